@@ -1,0 +1,148 @@
+"""Compress one language model: every DVC stage as one Prefect task, in dependency order, tracked under one MLflow run.
+
+`python -m flows.compress` runs params.yaml as it stands; `--profile tiny` another one; `--set sparsify.sparsity=0.9`
+changes single numbers. The flow adds order on a screen, not truth: `dvc repro` does the same work with the same bytes.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import networkx
+from dvc.repo import Repo
+from filelock import FileLock, Timeout
+from prefect import flow, get_run_logger
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from flows.repro import Outcome, quiet_dvc, repro
+from pipeline import profiles
+from pruneonce.errors import AlreadyRunning, PruneOnceError
+
+LOCK = Path(".pruneonce/run.lock")
+REPORT = Path("data/report/report.md")
+
+
+@flow(name="compress", validate_parameters=True, persist_result=False, log_prints=False)
+def compress(profile: str | None = None, overrides: list[str] | None = None) -> list[Outcome]:
+    """Run every stage that something changed for.
+
+    profile: a file of profiles/, or None for params.yaml as it stands. overrides: ["section.key=value", ...].
+    """
+    quiet_dvc()
+    with alone():
+        profiles.select(profile, overrides or [])
+        logger = get_run_logger()
+        done: list[Outcome] = []
+        with parent_run({"profile": profile or "params.yaml", "overrides": " ".join(overrides or [])}, done):
+            stages = order()
+            for number, stage in enumerate(stages, 1):
+                outcome = repro(stage)
+                done.append(outcome)
+                logger.info(
+                    "%d/%d %s: %s (%s) %.1f s", number, len(stages), stage, outcome.result, outcome.why, outcome.seconds
+                )
+        return done
+
+
+def order() -> list[str]:
+    """The stages of dvc.yaml, each after what it reads; those of one task in a row."""
+    with Repo() as repo:
+        graph = repo.index.graph.reverse()
+        stages = networkx.lexicographical_topological_sort(graph, key=lambda s: _rank(s.addressing))
+        return [stage.addressing for stage in stages]
+
+
+def _rank(name: str) -> tuple[int, str, str]:
+    """The paper's order: what serves all tasks first, then task by task."""
+    base, _, item = name.partition("@")
+    shared = base in ("fetch", "fetch_local", "prepare_task", "prepare_corpus", "prepare_teacher", "sparsify")
+    return (0, name, "") if shared else (1, item or "~", name)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One run in a folder at a time. Raises AlreadyRunning."""
+    LOCK.parent.mkdir(exist_ok=True)
+    holder = LOCK.with_suffix(".pid")
+    lock = FileLock(LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        pid = holder.read_text() if holder.exists() else "unknown"
+        raise AlreadyRunning(
+            f"expected no other run in this folder, found one (process {pid}). Wait for it, or stop it with kill {pid}."
+        ) from None
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def parent_run(parameters: dict[str, str], done: list[Outcome]) -> Iterator[None]:
+    """One MLflow run over this flow run, its stages' runs below it; none if there is nothing to do."""
+    if not pending():
+        yield
+        return
+    from pipeline import tracking  # MLflow takes seconds to import
+
+    run_id = tracking.start_flow("compress", parameters)
+    os.environ[tracking.PARENT] = run_id
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        del os.environ[tracking.PARENT]
+        tracking.end_flow(run_id, status, {outcome.stage: outcome.seconds for outcome in done})
+
+
+def pending() -> bool:
+    """Whether any stage would run or be restored."""
+    with Repo() as repo:
+        return bool(repo.status())
+
+
+def show(outcomes: list[Outcome], seconds: float) -> None:
+    """The closing tables: what each stage did, and what was measured."""
+    console = Console()
+    table = Table("stage", "outcome", "why", "seconds", title="Stages")
+    for o in outcomes:
+        table.add_row(o.stage, o.result, o.why if len(o.why) < 70 else f"{o.why[:67]}...", f"{o.seconds:.1f}")
+    console.print(table)
+    console.print(Markdown(REPORT.read_text()))
+    ran = sum(o.result == "ran" for o in outcomes)
+    console.print(f"{ran} of {len(outcomes)} stages ran in {seconds:.0f} s. The table is in {REPORT}.")
+
+
+def main() -> None:
+    """The command line of the flow. Every error a user can meet ends in one line and a non-zero exit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", help="a file of profiles/ without its suffix; default: params.yaml as it stands")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began = time.monotonic()
+    try:
+        outcomes = compress(args.profile, args.set)
+    except PruneOnceError as error:
+        sys.exit(f"\n{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped by Ctrl-C. Finished stages are kept; run again to go on.")
+    show(outcomes, time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    main()

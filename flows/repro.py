@@ -1,0 +1,95 @@
+"""One DVC stage as one Prefect task. DVC is the only cache, so Prefect's is off."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from dvc.exceptions import DvcException, ReproductionError
+from dvc.repo import Repo
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from pipeline import lineage
+from pruneonce.errors import PruneOnceError
+
+
+class StageFailed(PruneOnceError):
+    """A stage's command failed; what it said stands above."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage, why, and how many seconds it took."""
+
+    stage: str
+    result: Literal["ran", "restored from cache", "unchanged"]
+    why: str
+    seconds: float
+
+
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
+def repro(stage: str) -> Outcome:
+    """Bring `stage` up to date; its dependencies must already be. Raises StageFailed if its command fails."""
+    began = time.monotonic()
+    with Repo() as repo, tempfile.TemporaryDirectory() as folder:
+        why = reasons(repo, stage)
+        if not why:
+            return Outcome(stage, "unchanged", "deps, params and outs are those of dvc.lock", time.monotonic() - began)
+        mark = Path(folder) / "ran"
+        os.environ[lineage.IN_FLOW] = str(mark)
+        try:
+            with _end_children():
+                repo.reproduce(stage, single_item=True)
+        except ReproductionError as error:
+            cause = error.__cause__ or error
+            raise StageFailed(f"{stage} failed ({cause}). What it said stands above; finished stages are kept.") from None
+        except DvcException as error:
+            raise StageFailed(f"DVC could not run {stage}: {error}. Finished stages are kept.") from None
+        finally:
+            del os.environ[lineage.IN_FLOW]
+        ran = mark.exists()
+    lineage.seal()
+    return Outcome(stage, "ran" if ran else "restored from cache", why, time.monotonic() - began)
+
+
+def reasons(repo: Repo, stage: str) -> str:
+    """Why DVC would run the stage, e.g. "params sparsify modified"; empty if it would not."""
+    found: list[str] = []
+    for change in repo.status(targets=[stage], with_deps=False).get(stage, []):
+        if isinstance(change, str):
+            found.append(change)
+            continue
+        for kind, entries in change.items():
+            for name, state in entries.items():
+                if isinstance(state, dict):  # params: {"params.yaml": {"sparsify": "modified"}}
+                    found += [f"params {key} {how}" for key, how in state.items()]
+                else:
+                    found.append(f"{kind.removeprefix('changed ').removesuffix('s')} {name} {state}")
+    return ", ".join(found)
+
+
+@contextmanager
+def _end_children() -> Iterator[None]:
+    """A flow that is cancelled ends the stage it started: DVC's child and all of its own."""
+    try:
+        yield
+    except BaseException:
+        children = psutil.Process().children(recursive=True)
+        for child in children:
+            child.terminate()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        for child in alive:
+            child.kill()
+        raise
+
+
+def quiet_dvc() -> None:
+    """DVC's own log lines repeat what the flow says."""
+    logging.getLogger("dvc").setLevel(logging.WARNING)

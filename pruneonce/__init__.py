@@ -1,0 +1,1 @@
+"""Prune a Transformer language model once, for all tasks: masks, distillation, QAT, ONNX. Usable alone."""

@@ -1,0 +1,123 @@
+"""Models in and out of plain Hugging Face folders: safetensors, config, tokenizer; no pickles, no remote code."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from pruneonce.errors import ModelError
+from pruneonce.pruning import body
+
+RANGES = "ranges.json"
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved in `folder`. Raises ModelError if there is none, or it cannot mask."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"expected a tokenizer in {folder}, found none that loads: {error}") from None
+    if tokenizer.mask_token_id is None:
+        raise ModelError(f"expected a tokenizer with a [MASK] token in {folder}, found {type(tokenizer).__name__}.")
+    return tokenizer
+
+
+def load_masked_lm(folder: Path, *, attention: str, dropout: float | None = None) -> PreTrainedModel:
+    """A masked LM in fp32. A missing MLM head is new (drawn from torch's seed); a missing body is an error.
+
+    dropout: replaces every dropout rate of the configuration; None keeps them.
+    """
+    return _load(AutoModelForMaskedLM, folder, attention, dropout)
+
+
+def random_masked_lm(folder: Path, *, attention: str, dropout: float | None = None) -> PreTrainedModel:
+    """A masked LM of the folder's configuration with random weights (drawn from torch's seed)."""
+    config = _config(folder, dropout)
+    return AutoModelForMaskedLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+
+
+def load_classifier(folder: Path, *, attention: str, labels: list[str] | None = None, dropout: float | None = None):
+    """A sequence classifier in fp32, out of a classifier's folder or, with `labels`, out of a masked LM's: a new head."""
+    names = {} if labels is None else {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
+    return _load(AutoModelForSequenceClassification, folder, attention, dropout, **names)
+
+
+def load_sparse_classifier(sparse: Path, teacher: PreTrainedModel, *, attention: str, dropout: float | None):
+    """The sparse LM as a student of `teacher`: its body as it is, its head (pooler, classifier) a copy of the teacher's."""
+    names = {"id2label": teacher.config.id2label, "label2id": teacher.config.label2id}
+    student, info = _load_with_info(AutoModelForSequenceClassification, sparse, attention, dropout, **names)
+    source = {name: p.cpu() for name, p in teacher.named_parameters()}
+    with torch.no_grad():
+        for name in info["missing_keys"]:
+            student.get_parameter(name).copy_(source[name])
+    return student
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A plain folder; the same model gives the same bytes wherever it came from."""
+    model.config._name_or_path = ""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_ranges(ranges: dict[str, tuple[float, float]], folder: Path) -> None:
+    """Activation ranges beside the weights: transformers would drop them silently from the weights' own file."""
+    (folder / RANGES).write_text(json.dumps(ranges, indent=1, sort_keys=True) + "\n")
+
+
+def load_ranges(folder: Path) -> dict[str, tuple[float, float]]:
+    """The saved ranges by layer name. Raises ModelError if the model was not quantized."""
+    if not (folder / RANGES).exists():
+        raise ModelError(f"expected {RANGES} in {folder}, found none: this model did not go through `quantize`.")
+    return {name: (low, high) for name, (low, high) in json.loads((folder / RANGES).read_text()).items()}
+
+
+def _config(folder: Path, dropout: float | None, **changes):
+    try:
+        config = AutoConfig.from_pretrained(folder, **changes)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"expected a transformers model in {folder}, found none that loads: {error}") from None
+    if dropout is not None:
+        for key, value in config.to_dict().items():
+            if "drop" in key and isinstance(value, float):
+                setattr(config, key, dropout)
+    return config
+
+
+def _load(auto, folder: Path, attention: str, dropout: float | None, **changes) -> PreTrainedModel:
+    return _load_with_info(auto, folder, attention, dropout, **changes)[0]
+
+
+def _load_with_info(auto, folder: Path, attention: str, dropout: float | None, **changes) -> tuple[PreTrainedModel, dict]:
+    config = _config(folder, dropout, **changes)
+    logging.set_verbosity_error()  # a report of what a new head lacks: checked below, and an error where it matters
+    logging.disable_progress_bar()
+    try:
+        model, info = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"expected the weights of a {config.model_type} in {folder}, found: {error}") from None
+    inside = {f"{model.base_model_prefix}.{name}" for name, _ in body(model).named_parameters()}
+    missing = sorted(k for k in info["missing_keys"] if k in inside and ".pooler." not in k)
+    if missing:
+        raise ModelError(
+            f"expected every weight of the {config.model_type} body in {folder}, found {len(missing)} missing: "
+            f"{', '.join(missing[:4])}. Is this folder a {config.model_type} checkpoint?"
+        )
+    return model, info

@@ -1,0 +1,52 @@
+"""Sequence classification: the distilled loss and the validation score."""
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruneonce.distillation import hidden_loss, soft_loss
+from pruneonce.training import Batch, Loss
+
+
+def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Cross entropy against the labels: how a teacher learns."""
+    out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    return {"loss": F.cross_entropy(out.logits.float(), batch["labels"])}
+
+
+def distilled_loss(teacher: nn.Module, *, temperature: float, soft_ratio: float, hidden_weight: float) -> Loss:
+    """(1 - soft_ratio) hard + soft_ratio soft + hidden_weight hidden, as a loss on (student, batch)."""
+
+    def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        ours = student(**inputs, output_hidden_states=hidden_weight > 0)
+        with torch.no_grad():
+            theirs = teacher(**inputs, output_hidden_states=hidden_weight > 0)
+        parts = {
+            "hard": F.cross_entropy(ours.logits.float(), batch["labels"]),
+            "soft": soft_loss(ours.logits, theirs.logits, temperature),
+        }
+        total = (1 - soft_ratio) * parts["hard"] + soft_ratio * parts["soft"]
+        if hidden_weight > 0:
+            parts["hidden"] = hidden_loss(ours.hidden_states[1:], theirs.hidden_states[1:], batch["attention_mask"])
+            total = total + hidden_weight * parts["hidden"]
+        return {"loss": total, **parts}
+
+    return loss
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, batches: Iterable[Batch], *, engine: Accelerator) -> float:
+    """Share of rows whose largest logit is the label, in [0, 1]."""
+    model.eval().to(engine.device)
+    right = count = 0
+    for batch in batches:
+        batch = {k: v.to(engine.device) for k, v in batch.items()}
+        with engine.autocast():
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        right += int((logits.argmax(-1) == batch["labels"]).sum())
+        count += len(logits)
+    return right / count

@@ -1,0 +1,171 @@
+"""Text as blocks of tokens, and blocks as masked-language-modelling batches."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from torch import Tensor
+from tqdm import tqdm
+
+from pruneonce.training import Batch, mix
+
+IGNORED = -100  # label of a position that no loss reads, as in torch's cross_entropy
+
+
+def text_key(text: str, seed: int = 0) -> int:
+    """64-bit fingerprint of a text up to case and white space: equal texts, equal keys; uniform otherwise."""
+    normal = " ".join(text.casefold().split())
+    return int.from_bytes(hashlib.blake2b(normal.encode(), digest_size=8, salt=seed.to_bytes(8, "big")).digest(), "big")
+
+
+def pack(documents: Iterable[list[int]], *, block_tokens: int, first: int, last: int) -> Iterator[list[int]]:
+    """Join documents into blocks `[first] tokens... [last]` of exactly `block_tokens`, no padding.
+
+    A document ends with `last` ([SEP]) too and may span blocks. The incomplete block at the end is dropped.
+    """
+    room = block_tokens - 2
+    pending: list[int] = []
+    for tokens in documents:
+        pending += [*tokens, last]
+        while len(pending) >= room:
+            yield [first, *pending[:room], last]
+            del pending[:room]
+
+
+def write_blocks(path: Path, blocks: Iterable[list[int]], *, block_tokens: int, rows: int = 1024) -> int:
+    """Stream blocks into an Arrow file with one column `tokens`, int32[block_tokens]. Returns how many there were."""
+    schema = pa.schema({"tokens": pa.list_(pa.int32(), block_tokens)})
+    written, buffer = 0, []
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
+        for block in blocks:
+            buffer.append(block)
+            if len(buffer) == rows:
+                out.write_batch(pa.record_batch({"tokens": buffer}, schema=schema))
+                written, buffer = written + rows, []
+        if buffer:
+            out.write_batch(pa.record_batch({"tokens": buffer}, schema=schema))
+    return written + len(buffer)
+
+
+def read_blocks(path: Path) -> Dataset:
+    """The blocks as a memory-mapped data set: what is not asked for stays on disk."""
+    return Dataset.from_file(str(path)).with_format("numpy")
+
+
+def epoch_order(size: int, *, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Which rows the batch of `step` takes: a fresh shuffle each epoch, every row at most once an epoch."""
+    per_epoch = max(1, size // batch_size)
+    epoch, position = divmod(step, per_epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(size)
+    return order[position * batch_size : (position + 1) * batch_size]
+
+
+def mask_tokens(
+    tokens: Tensor,
+    *,
+    probability: float,
+    mask_token: int,
+    vocabulary: int,
+    special: list[int],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """BERT's masking: of the positions chosen, 80 % become [MASK], 10 % a random token, 10 % stay.
+
+    tokens: int64[batch, length]. Returns inputs and labels of that shape; labels are IGNORED where nothing was chosen.
+    Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1.
+    """
+    draw = torch.rand(tokens.shape, generator=generator)
+    chosen = (draw < probability) & ~torch.isin(tokens, torch.tensor(special))
+    labels = tokens.masked_fill(~chosen, IGNORED)
+    fate = torch.rand(tokens.shape, generator=generator)
+    noise = torch.randint(vocabulary, tokens.shape, generator=generator)
+    inputs = torch.where(chosen & (fate < 0.8), torch.full_like(tokens, mask_token), tokens)
+    return torch.where(chosen & (fate >= 0.9), noise, inputs), labels
+
+
+def write_corpus(
+    documents: Iterable[str],
+    tokenizer,
+    folder: Path,
+    *,
+    block_tokens: int,
+    held_out_ratio: float,
+    max_tokens: int | None,
+    exclude: Iterable[str],
+    seed: int,
+) -> dict[str, int]:
+    """Tokenise documents into `train.arrow` and `held_out.arrow`; returns what was kept and dropped, counted.
+
+    exclude: test texts; a document equal to one (up to case and white space) is dropped, as is a repeated document.
+    Which part a document goes to is decided by its own hash, so equal documents cannot stand on both sides.
+    Holds the documents in memory: a corpus must fit.
+    """
+    banned, seen = {text_key(text) for text in exclude}, set[int]()
+    counts = dict.fromkeys(("documents", "empty", "duplicate", "in_test"), 0)
+    parts: dict[str, list[str]] = {"train": [], "held_out": []}
+    for text in tqdm(documents, desc="read", unit="document", mininterval=1.0):
+        key = text_key(text)
+        reason = "empty" if not text else "in_test" if key in banned else "duplicate" if key in seen else "documents"
+        counts[reason] += 1
+        if reason == "documents":
+            seen.add(key)
+            held_out = text_key(text, seed + 1) < held_out_ratio * 2**64
+            parts["held_out" if held_out else "train"].append(text)
+
+    for part, texts in parts.items():
+        blocks = pack(
+            encode(texts, tokenizer, name=part),
+            block_tokens=block_tokens,
+            first=tokenizer.cls_token_id,
+            last=tokenizer.sep_token_id,
+        )
+        limit = None if max_tokens is None or part == "held_out" else max(1, max_tokens // block_tokens)
+        counts[f"{part}_blocks"] = write_blocks(folder / f"{part}.arrow", islice(blocks, limit), block_tokens=block_tokens)
+        counts[f"{part}_tokens"] = counts[f"{part}_blocks"] * block_tokens
+    return counts
+
+
+def encode(texts: list[str], tokenizer, *, name: str, at_once: int = 1000) -> Iterator[list[int]]:
+    """The token ids of each text, without special tokens, a batch at a time: the tokenizer works on all cores."""
+    for start in tqdm(range(0, len(texts), at_once), desc=f"tokenise {name}", unit=f"x{at_once} documents", mininterval=1.0):
+        yield from tokenizer(texts[start : start + at_once], add_special_tokens=False, truncation=False, verbose=False)[
+            "input_ids"
+        ]
+
+
+class MaskedBlocks:
+    """Batches for masked language modelling, a pure function of the step: `batches(step)`.
+
+    Each has input_ids, labels and attention_mask, int64[batch, length].
+    """
+
+    def __init__(self, blocks: Dataset, tokenizer, *, batch_size: int, probability: float, seed: int):
+        self.blocks, self.batch_size, self.probability, self.seed = blocks, batch_size, probability, seed
+        self.mask_token, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
+        self.special = sorted(tokenizer.all_special_ids)
+
+    def __call__(self, step: int) -> Batch:
+        rows = epoch_order(len(self.blocks), batch_size=self.batch_size, seed=self.seed, step=step)
+        return self.masked(rows, mix(self.seed, step))
+
+    def __len__(self) -> int:
+        """Batches in one epoch."""
+        return max(1, len(self.blocks) // self.batch_size)
+
+    def masked(self, rows: np.ndarray, seed: int) -> Batch:
+        """The batch of these rows, masked by this seed."""
+        tokens = torch.as_tensor(np.asarray(self.blocks[rows]["tokens"]), dtype=torch.int64)
+        inputs, labels = mask_tokens(
+            tokens,
+            probability=self.probability,
+            mask_token=self.mask_token,
+            vocabulary=self.vocabulary,
+            special=self.special,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return {"input_ids": inputs, "labels": labels, "attention_mask": torch.ones_like(inputs)}

@@ -1,0 +1,65 @@
+"""Every error that a user can cause or meet, as one small tree.
+
+    PruneOnceError
+    ├── ConfigError          params.yaml: a key missing, unknown, out of range, out of order
+    ├── SourceError          a source cannot be had: no index, no such revision, no such member or file
+    │   ├── ChecksumMismatch     it came, but it is not what was pinned
+    │   └── UnsafeArchive        a member would land outside its folder
+    ├── DataError            what a source holds is not what the task says: column, label, encoding, emptiness
+    ├── ModelError           a model without the layers, the weights or the head that were asked for
+    ├── LossNotFinite        training diverged; the optimizer was not stepped
+    ├── PatternBroken        a weight that was pruned is no longer zero
+    ├── ExportError          the exported graph is not what was trained: parity, kernels, zeros
+    ├── TrackerUnreachable   the MLflow server does not answer
+    └── AlreadyRunning       another run is going in this folder
+
+A message says what was expected, what was found and what to do next.
+"""
+
+
+class PruneOnceError(Exception):
+    """Base of all: caught once, at the top of a stage or a flow, and shown without a traceback."""
+
+
+class ConfigError(PruneOnceError):
+    """params.yaml or a profile is not valid."""
+
+
+class SourceError(PruneOnceError):
+    """A source cannot be fetched."""
+
+
+class ChecksumMismatch(SourceError):
+    """The sha256 of what arrived differs from the pinned one; nothing was unpacked."""
+
+
+class UnsafeArchive(SourceError):
+    """An archive member would be written outside its folder."""
+
+
+class DataError(PruneOnceError):
+    """A file does not hold what the task says it holds."""
+
+
+class ModelError(PruneOnceError):
+    """A model lacks the layers, weights or head that were asked for."""
+
+
+class LossNotFinite(PruneOnceError):
+    """Loss or gradient norm became inf or nan; the optimizer was not stepped."""
+
+
+class PatternBroken(PruneOnceError):
+    """A weight that was zero when the stage began is not zero when it ends."""
+
+
+class ExportError(PruneOnceError):
+    """The ONNX file does not compute what the model computes, or not with the kernels it must."""
+
+
+class TrackerUnreachable(PruneOnceError):
+    """The MLflow tracking server does not answer."""
+
+
+class AlreadyRunning(PruneOnceError):
+    """Another run is going in this folder."""

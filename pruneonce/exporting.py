@@ -1,0 +1,193 @@
+"""PyTorch to ONNX: one file with dynamic axes, int8 as QDQ, and the proof that it is the model that was trained."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from onnxscript import opset20 as op
+from torch import Tensor, nn
+
+from pruneonce import quantization, runtime
+from pruneonce.errors import ExportError, PatternBroken
+from pruneonce.training import Batch
+
+OPSET = 20
+PRUNABLE = "pruneonce.prunable"  # key in the file's metadata: the layers whose weights are named after them
+
+
+class _Logits(nn.Module):
+    """input_ids, attention_mask -> logits, a plain tensor out.
+
+    The mask is made here, ready to be added to the scores: what transformers traces for a 2-D mask is the same function
+    and some twenty nodes longer.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden_scores = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+        return self.model(input_ids=input_ids, attention_mask=hidden_scores).logits
+
+
+def _activation_qdq(x, scale, zero_point):
+    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+
+
+def _weight_dq(weight, scale):
+    return op.DequantizeLinear(weight, scale, axis=1)
+
+
+def export(model: nn.Module, path: Path) -> None:
+    """Write `model`, a sequence classifier, as one ONNX file: two inputs int64[batch, length], logits float[batch, classes].
+
+    An Int8Linear becomes QuantizeLinear/DequantizeLinear around a MatMul with an int8 initializer.
+    """
+    axes = {
+        0: torch.export.Dim("batch"),
+        1: torch.export.Dim("length", max=int(getattr(model.config, "max_position_embeddings", 0)) or None),
+    }
+    # Two tensors: were it one, the exporter would take both inputs for the same and read only the second.
+    example = (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which is not needed
+        program = torch.onnx.export(
+            _Logits(model).eval(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(axes, axes),
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            custom_translation_table={
+                quantization.fake_quantize_activation._opoverload: _activation_qdq,
+                quantization.dequantize_weight._opoverload: _weight_dq,
+            },
+            optimize=True,
+            verbose=False,
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if program is None:
+        raise ExportError("expected a program from the exporter, found none.")
+    program.save(path, external_data=False)
+
+
+def name_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Give every prunable weight in the file its layer's name, and list these names in the file's metadata.
+
+    The exporter transposes and renames weights; what is counted in a file must be found there without the model.
+    weights: [out, in] as trained (float) or as quantized (int8); they are found by content, in either orientation.
+    Raises ExportError for a weight that the file does not hold bit for bit.
+    """
+    proto = onnx.load(path)
+    stored = {_content(numpy_helper.to_array(t)): t for t in proto.graph.initializer}
+    renamed: dict[str, str] = {}
+    order: dict[str, str] = {}
+    for layer, weight in weights.items():
+        order[layer] = "out,in" if _content(weight) in stored else "in,out"
+        tensor = stored.get(_content(weight if order[layer] == "out,in" else weight.T))
+        if tensor is None:
+            raise ExportError(
+                f"expected the weight of {layer} in {path.name} bit for bit, found no initializer equal to it."
+            )
+        renamed[tensor.name] = f"{layer}.weight"
+        tensor.name = renamed[tensor.name]
+    for node in proto.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+    onnx.helper.set_model_props(proto, {PRUNABLE: json.dumps(order, sort_keys=True)})
+    onnx.save(proto, path)
+
+
+def _content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+    return array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes()
+
+
+def prunable_weights(path: Path) -> dict[str, np.ndarray]:
+    """The prunable matrices that the file says it holds: layer name -> array[out, in]."""
+    proto = onnx.load(path)
+    order = json.loads({p.key: p.value for p in proto.metadata_props}.get(PRUNABLE, "{}"))
+    stored = {t.name: t for t in proto.graph.initializer}
+    arrays = {layer: numpy_helper.to_array(stored[f"{layer}.weight"]) for layer in order}
+    return {layer: w if order[layer] == "out,in" else w.T for layer, w in arrays.items()}
+
+
+def matrix_zeros(path: Path) -> dict[str, tuple[int, int]]:
+    """(zeros, size) of each prunable matrix, counted in the file."""
+    return {layer: (int((w == 0).sum()), w.size) for layer, w in prunable_weights(path).items()}
+
+
+def check_zeros(path: Path, pattern: Mapping[str, np.ndarray]) -> None:
+    """Raises PatternBroken if a pruned weight is not zero in the file. pattern: bool[out, in], True where pruned."""
+    stored = prunable_weights(path)
+    for layer, zero in pattern.items():
+        if (zero & (stored[layer] != 0)).any():
+            raise PatternBroken(
+                f"expected the pruned weights of {layer} to be zero in {path.name}, found some that are not."
+            )
+
+
+class Audit:
+    """The graph as ONNX Runtime runs it: which kernel multiplies which weight, and which products stay float."""
+
+    def __init__(self, path: Path):
+        self.graph = onnx.load_from_string(runtime.optimised(path)).graph
+        self.stored = {t.name: t for t in self.graph.initializer}
+
+    def kernels(self, weights: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """layer name -> op type of the node that reads its weight, found by content: names do not survive fusion."""
+        consumer = {name: node.op_type for node in self.graph.node for name in node.input if name in self.stored}
+        by_content = {_content(numpy_helper.to_array(self.stored[name])): kernel for name, kernel in consumer.items()}
+        return {
+            layer: by_content.get(_content(w)) or by_content.get(_content(w.T)) or "not found"
+            for layer, w in weights.items()
+        }
+
+    def float_products(self) -> list[str]:
+        """Matrix products with a stored float matrix, by the name of that matrix."""
+        matrices = {n for n, t in self.stored.items() if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2}
+        products = [n for n in self.graph.node if "MatMul" in n.op_type or "Gemm" in n.op_type]
+        return sorted({name for node in products for name in node.input if name in matrices})
+
+
+def check_integer(kernels: Mapping[str, str]) -> None:
+    """Raises ExportError, by name, for every layer whose product ONNX Runtime does not run on integers."""
+    floats = {layer: kernel for layer, kernel in kernels.items() if not runtime.is_integer(kernel)}
+    if floats:
+        raise ExportError(f"expected an integer kernel for every quantized linear, found {floats}.")
+
+
+def parity(model: nn.Module, path: Path, batches: Iterable[Batch]) -> dict[str, float]:
+    """ONNX Runtime against PyTorch on the same inputs: largest difference of a logit, and share of equal decisions."""
+    session = runtime.session(path, threads=torch.get_num_threads())
+    differences, equal, scale, count = 0.0, 0, 0.0, 0
+    for batch in batches:
+        with torch.inference_mode():
+            ours = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().numpy()
+        theirs = runtime.logits(session, batch)
+        differences = max(differences, float(np.abs(ours - theirs).max()))
+        scale = max(scale, float(np.abs(ours).max()))
+        equal += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+        count += len(ours)
+    return {"max_difference": differences, "max_logit": scale, "same_decision": equal / count, "rows": count}
+
+
+def check_parity(found: Mapping[str, float], *, max_difference: float, same_decision: float) -> None:
+    """Raises ExportError if the two disagree by more than the tolerance.
+
+    max_difference: of logits, as a fraction of the largest one.
+    """
+    if found["max_difference"] > max_difference * found["max_logit"] or found["same_decision"] < same_decision:
+        raise ExportError(
+            f"expected ONNX Runtime within {max_difference:g} of the largest logit and {same_decision:.2%} equal decisions, "
+            f"found a difference of {found['max_difference']:.3g} with logits up to {found['max_logit']:.3g} and "
+            f"{found['same_decision']:.2%} equal."
+        )

@@ -1,0 +1,161 @@
+"""Unstructured pruning: which layers count, masks, the linear that wears one, pattern lock.
+
+A mask is a bool buffer shaped like its weight; False means pruned. The weight in use is weight * mask, so a
+pruned entry gets no gradient and keeps its last value: it may return at the next `prune`, never after `lock`.
+Checkpoints hold no masks: `bake` writes the zeros into the weights, `lock` reads them back.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruneonce.errors import ModelError, PatternBroken
+
+
+class MaskedLinear(nn.Linear):
+    """y = x (W * M)^T + b, sharing W and b with the linear it replaces."""
+
+    mask: Tensor
+
+    def __init__(self, linear: nn.Linear):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.register_buffer("mask", torch.ones_like(linear.weight, dtype=torch.bool), persistent=False)
+
+    @property
+    def effective_weight(self) -> Tensor:
+        """float[out, in]: the weight as it is used, pruned entries exactly 0."""
+        return self.weight * self.mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.effective_weight, self.bias)
+
+
+def prunable(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
+    """The linears of the language model's body whose name in the body matches `pattern`, by that name.
+
+    Names are relative to the body (`model.base_model` in transformers), so they are the same with an MLM head, a
+    task head, or none: `encoder.layer.0.attention.self.query`. Heads lie outside the body and are never pruned.
+    Raises ModelError if nothing matches.
+    Source: Zafrir et al. 2021, arXiv:2111.05754, "student pruning": every Linear of the encoder.
+    """
+    linears = {name: m for name, m in body(model).named_modules() if isinstance(m, nn.Linear)}
+    found = {name: m for name, m in linears.items() if re.search(pattern, name)}
+    if not found:
+        raise ModelError(
+            f"expected nn.Linear layers whose name matches {pattern!r}, found none in {type(model).__name__}; "
+            f"its linears are: {', '.join(list(linears)[:12]) or 'none'}. Change `common.prunable` in params.yaml."
+        )
+    return found
+
+
+def body(model: nn.Module) -> nn.Module:
+    """The model without its head: `base_model` of a transformers model, else the model itself."""
+    return getattr(model, "base_model", model)
+
+
+def mask_linears(
+    model: nn.Module, pattern: str, wrap: Callable[[nn.Linear], MaskedLinear] = MaskedLinear
+) -> dict[str, MaskedLinear]:
+    """Replace, in place, every prunable linear by a masked one (all kept). Returns them by name."""
+    masked = {name: wrap(linear) for name, linear in prunable(model, pattern).items()}
+    for name, linear in masked.items():
+        body(model).set_submodule(name, linear)
+    return masked
+
+
+def masked_linears(model: nn.Module) -> Iterator[MaskedLinear]:
+    """Every masked linear of the model, in definition order."""
+    return (m for m in model.modules() if isinstance(m, MaskedLinear))
+
+
+def pruned_count(sparsity: float, numel: int) -> int:
+    """How many of `numel` weights are pruned at `sparsity`: the nearest integer (halves to even). The only rounding."""
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity must be in [0, 1], got {sparsity}")
+    return round(sparsity * numel)
+
+
+def smallest(score: Tensor, count: int) -> Tensor:
+    """bool, shape of `score`: True at exactly `count` smallest entries; ties go to the lower index.
+
+    Selection instead of a sort: O(numel). `|w| > threshold` would prune every tie of the threshold with it.
+    """
+    flat = score.flatten()
+    if count == 0:
+        return torch.zeros_like(score, dtype=torch.bool)
+    threshold = flat.kthvalue(count).values
+    below, tied = flat < threshold, flat == threshold
+    return (below | (tied & (tied.cumsum(0) <= count - below.sum()))).view_as(score)
+
+
+@torch.no_grad()
+def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
+    """bool, shape of `weight`: False at exactly `pruned_count` entries, those of smallest |weight|."""
+    return ~smallest(weight.detach().float().abs(), pruned_count(sparsity, weight.numel()))
+
+
+def prune(model: nn.Module, sparsity: float) -> None:
+    """Magnitude pruning, uniform: every masked linear keeps its largest weights. Pruned weights may come back."""
+    for linear in masked_linears(model):
+        linear.mask.copy_(magnitude_mask(linear.weight, sparsity))
+
+
+def masked_sparsity(model: nn.Module) -> float:
+    """Fraction of the masked linears' weights that the masks prune, in [0, 1]."""
+    masks = [linear.mask for linear in masked_linears(model)]
+    return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
+
+def lock(model: nn.Module) -> None:
+    """Pattern lock: M = [W != 0]. What is zero now stays zero, whatever the optimizer does.
+
+    Source: Zafrir et al. 2021, arXiv:2111.05754, "pattern-lock".
+    """
+    for linear in masked_linears(model):
+        linear.mask.copy_(linear.weight != 0)
+
+
+@torch.no_grad()
+def bake(model: nn.Module) -> None:
+    """Write the masks into the weights (a pruned weight becomes 0.0) and put plain linears back."""
+    for name, linear in [(n, m) for n, m in model.named_modules() if isinstance(m, MaskedLinear)]:
+        linear.weight.mul_(linear.mask)
+        plain = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        plain.weight, plain.bias = linear.weight, linear.bias
+        model.set_submodule(name, plain)
+
+
+def zeros(model: nn.Module, pattern: str) -> dict[str, Tensor]:
+    """The sparsity pattern of a baked model: name -> bool[out, in], True where the weight is exactly zero."""
+    return {name: linear.weight.detach() == 0 for name, linear in prunable(model, pattern).items()}
+
+
+def check_pattern(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Raises PatternBroken, naming each matrix, if a weight that was zero before is not zero after."""
+    lost = {name: int((zero & ~after[name]).sum()) if name in after else "missing" for name, zero in before.items()}
+    broken = {name: count for name, count in lost.items() if count}
+    if broken:
+        raise PatternBroken(
+            f"expected every pruned weight to stay zero, found zeros lost in {len(broken)} of {len(before)} matrices: "
+            f"{dict(list(broken.items())[:5])}. The model was changed outside of the pattern lock: start from the sparse "
+            "model again."
+        )
+
+
+def check_sparsity(pattern: Mapping[str, Tensor], sparsity: float) -> None:
+    """Raises PatternBroken unless every matrix has at least the zeros that `sparsity` asks for."""
+    short = {
+        name: int(zero.sum()) for name, zero in pattern.items() if int(zero.sum()) < pruned_count(sparsity, zero.numel())
+    }
+    if short:
+        raise PatternBroken(f"expected sparsity {sparsity} in every matrix, found fewer zeros in {short}.")
+
+
+def sparsity(pattern: Mapping[str, Tensor]) -> float:
+    """Fraction of the prunable weights that are exactly zero, in [0, 1]."""
+    return sum(int(z.sum()) for z in pattern.values()) / sum(z.numel() for z in pattern.values())

@@ -1,0 +1,73 @@
+"""ONNX Runtime: sessions, logits, what the optimiser makes of a graph, how long an answer takes."""
+
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from tqdm import tqdm
+
+from pruneonce.training import Batch
+
+INTEGER_KERNELS = (
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "QLinearMatMul",
+    "QGemm",
+    "QAttention",
+)
+
+
+def is_integer(kernel: str) -> bool:
+    """Whether an operator of the optimised graph multiplies integers."""
+    return kernel in INTEGER_KERNELS
+
+
+def session(path: Path, *, threads: int, save_optimised: Path | None = None) -> ort.InferenceSession:
+    """A CPU session with `threads` threads inside an operator and one across, all optimisations on."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if save_optimised is not None:
+        options.optimized_model_filepath = str(save_optimised)
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def optimised(path: Path) -> bytes:
+    """The graph as ONNX Runtime runs it, serialized."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "optimised.onnx"
+        session(path, threads=1, save_optimised=saved)
+        return saved.read_bytes()
+
+
+def logits(running: ort.InferenceSession, batch: Batch) -> np.ndarray:
+    """float[batch, classes] for a batch of input_ids and attention_mask."""
+    feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    return running.run(["logits"], feeds)[0]
+
+
+def count_right(running: ort.InferenceSession, batches: Iterable[Batch], *, name: str) -> tuple[int, int]:
+    """(rows whose largest logit is the label, rows)."""
+    right = rows = 0
+    with tqdm(desc=name, unit="text", mininterval=1.0) as bar:
+        for batch in batches:
+            right += int((logits(running, batch).argmax(-1) == batch["labels"].numpy()).sum())
+            rows += len(batch["labels"])
+            bar.update(len(batch["labels"]))
+    return right, rows
+
+
+def latency_ms(running: ort.InferenceSession, batch: Batch, *, warmup_runs: int, runs: int) -> dict[str, float]:
+    """Wall time of one call in ms: median and 95th percentile over `runs` calls after `warmup_runs`."""
+    feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    times = []
+    for run in range(warmup_runs + runs):
+        began = time.perf_counter()
+        running.run(["logits"], feeds)
+        if run >= warmup_runs:
+            times.append(1e3 * (time.perf_counter() - began))
+    return {"median_ms": float(np.median(times)), "p95_ms": float(np.percentile(times, 95))}

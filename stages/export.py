@@ -1,0 +1,70 @@
+"""Every variant of a task as ONNX, and the proof that each file is the model that was trained.
+
+reads   dense, sparse, quantized   task models                   teach_task, finetune, quantize
+        splits   real text for parity                            prepare_task
+writes  dense_onnx, sparse_onnx, int8_onnx   one file each, dynamic batch and length; int8 as QDQ
+"""
+
+from pipeline.params import Common, Export
+from pipeline.stage import Dep, Item, Log, Metrics, Out, main
+from pruneonce import checkpoint, exporting, pruning, quantization, tasks, training
+
+
+def run(
+    item: Item,
+    dense: Dep,
+    sparse: Dep,
+    quantized: Dep,
+    splits: Dep,
+    dense_onnx: Out,
+    sparse_onnx: Out,
+    int8_onnx: Out,
+    *,
+    common: Common,
+    export: Export,
+    log: Log,
+) -> Metrics:
+    p = export
+    training.accelerator(common)
+    tokenizer = checkpoint.load_tokenizer(dense)
+    validation = tasks.read_split(splits / "validation.arrow")
+    texts = validation.select(range(min(p.parity_texts, len(validation))))
+    batches = list(tasks.evaluation_batches(texts, tokenizer))
+    metrics: dict[str, object] = {}
+
+    for variant, source, path in (
+        ("dense", dense, dense_onnx),
+        ("sparse", sparse, sparse_onnx),
+        ("int8", quantized, int8_onnx),
+    ):
+        # Eager attention: the fused one exports as a longer graph, and the two are the same function.
+        model = checkpoint.load_classifier(source, attention="eager", dropout=0.0).eval()
+        pattern = {name: zero.numpy() for name, zero in pruning.zeros(model, common.prunable).items()}
+        if variant == "int8":
+            pruning.mask_linears(model, common.prunable, quantization.FakeQuantLinear)
+            pruning.lock(model)
+            quantization.load_ranges(model, checkpoint.load_ranges(source))
+            weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
+        else:
+            weights = {name: m.weight.detach().numpy() for name, m in pruning.prunable(model, common.prunable).items()}
+        exporting.export(model, path)
+        exporting.name_weights(path, weights)
+        found = exporting.parity(model, path, batches)
+        tolerance = p.int8_tolerance if variant == "int8" else p.fp32_tolerance
+        agreement = p.same_decision_ratio if variant == "int8" else 1.0
+        exporting.check_parity(found, max_difference=tolerance, same_decision=agreement)
+        exporting.check_zeros(path, pattern)
+        graph = exporting.Audit(path)
+        kernels = graph.kernels(weights)
+        if variant == "int8":
+            exporting.check_integer(kernels)
+        metrics[variant] = {
+            "parity": found,
+            "kernels": {kernel: list(kernels.values()).count(kernel) for kernel in sorted(set(kernels.values()))},
+            "float_products": graph.float_products(),
+        }
+    return metrics
+
+
+if __name__ == "__main__":
+    main(run)

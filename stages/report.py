@@ -1,0 +1,37 @@
+"""One table over tasks and variants: score, sparsity, size, latency, as Markdown and as JSON.
+
+reads   scores     one metrics file a task                     evaluate
+        latencies  one file a task                             evaluate
+writes  page       the table as Markdown
+        table      the same as JSON
+        sizes      score against size, for DVC's scatter plot
+"""
+
+import json
+
+from pipeline.params import Report, TaskNames
+from pipeline.stage import Dep, Log, Metrics, Record, main
+from pruneonce import reporting
+
+
+def run(
+    scores: Dep,
+    latencies: Dep,
+    page: Record,
+    table: Record,
+    sizes: Record,
+    *,
+    tasks: TaskNames,
+    report: Report,
+    log: Log,
+) -> Metrics:
+    read = {t: [json.loads((folder / f"{t}.json").read_text()) for folder in (scores, latencies)] for t in tasks.names}
+    rows = [row for task, (score, latency) in read.items() for row in reporting.rows(task, score, latency)]
+    page.write_text(reporting.markdown(report.title, rows))
+    table.write_text(json.dumps(rows, indent=2) + "\n")
+    reporting.write_sizes(sizes, rows)
+    return {task: {row["variant"]: row["accuracy"] for row in rows if row["task"] == task} for task in tasks.names}
+
+
+if __name__ == "__main__":
+    main(run)

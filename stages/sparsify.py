@@ -1,0 +1,84 @@
+"""Student pruning: the student relearns the corpus from its dense self while its weights are pruned away.
+
+reads   teacher  dense masked LM                                   prepare_teacher
+        tokens   token blocks, int32[blocks, length]               prepare_corpus
+writes  model    same architecture; the pruned weights are exactly 0.0
+        history  losses and sparsity by step
+source  Zafrir et al. 2021, arXiv:2111.05754, "student pruning"
+cost    default profile: see README, "What it costs"
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from pipeline.params import Common, Sparsify
+from pipeline.stage import Dep, Log, Metrics, Out, Record, main
+from pruneonce import checkpoint, corpus, masked_lm, pruning, schedules, second_order, training
+
+
+def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Common, sparsify: Sparsify, log: Log) -> Metrics:
+    p = sparsify
+    engine = training.accelerator(common, micro_batches=p.micro_batches)
+    tokenizer = checkpoint.load_tokenizer(teacher)
+    mentor = checkpoint.load_masked_lm(teacher, attention=common.attention, dropout=0.0)
+    mentor = mentor.eval().requires_grad_(False).to(engine.device)
+    student = checkpoint.load_masked_lm(teacher, attention=common.attention, dropout=p.dropout).to(engine.device)
+    linears = pruning.mask_linears(student, common.prunable)
+    batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
+    train = batches(corpus.read_blocks(tokens / "train.arrow"), seed=common.seed + 1)  # not the teacher's order again
+
+    ramp: dict[str, int] = {"begin": p.prune_begin_steps, "end": p.prune_end_steps}
+
+    def sparsity(step: int) -> float:
+        return schedules.cubic_sparsity(step, **ramp, initial=p.initial_sparsity, target=p.sparsity)
+
+    prune: Callable[[float], None]
+    if p.criterion == "magnitude":
+        prune = partial(pruning.prune, student)
+    else:
+        prune = partial(second_order.prune, student, linears, train, batches=p.calibration_batches, engine=engine)
+    if p.schedule == "linear":
+        rate = schedules.linear_decay
+    else:
+        rate = partial(schedules.rewound_decay, **ramp, every=p.prune_every_steps)
+
+    def before_step(step: int) -> dict[str, float]:
+        due = (step - p.prune_begin_steps) % p.prune_every_steps == 0 or step == p.freeze_masks_steps
+        if due and p.prune_begin_steps <= step <= p.freeze_masks_steps:
+            prune(sparsity(step))
+        return {"sparsity": pruning.masked_sparsity(student)}
+
+    training.fit(
+        student,
+        train,
+        masked_lm.distilled_loss(
+            mentor,
+            hard_weight=p.hard_weight,
+            soft_weight=p.soft_weight,
+            hidden_weight=p.hidden_weight,
+            temperature=p.temperature,
+            everywhere=p.soft_positions == "all",
+        ),
+        engine=engine,
+        learning_rate=partial(rate, steps=p.steps, warmup=p.warmup_steps, peak=p.learning_rate),
+        steps=p.steps,
+        weight_decay=p.weight_decay,
+        clip_norm=p.clip_norm,
+        seed=common.seed,
+        before_step=before_step,
+        log=log,
+        name="sparsify",
+        checkpoint=log.scratch / "state.safetensors",
+    )
+    pruning.bake(student)
+    pattern = pruning.zeros(student, common.prunable)
+    pruning.check_sparsity(pattern, p.sparsity)
+    checkpoint.save(student, tokenizer, model)
+    log.write_history(history)
+    held_out = batches(corpus.read_blocks(tokens / "held_out.arrow"), seed=common.seed)
+    scores = masked_lm.held_out(student, held_out, engine=engine, limit=p.held_out_batches)
+    return {**scores, "sparsity": pruning.sparsity(pattern)}
+
+
+if __name__ == "__main__":
+    main(run)

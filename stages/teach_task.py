@@ -1,0 +1,52 @@
+"""The dense LM learns the task: teacher of the sparse model, and the dense baseline it is compared with.
+
+reads   base     dense masked LM                                prepare_teacher
+        splits   tokenised train, validation, test              prepare_task
+writes  model    dense task model
+        history  loss by step
+"""
+
+import json
+from functools import partial
+
+from pipeline.params import Common, TeachTask
+from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
+from pruneonce import checkpoint, classification, schedules, tasks, training
+
+
+def run(
+    item: Item, base: Dep, splits: Dep, model: Out, history: Record, *, common: Common, teach_task: TeachTask, log: Log
+) -> Metrics:
+    p = teach_task
+    engine = training.accelerator(common, micro_batches=p.micro_batches)
+    tokenizer = checkpoint.load_tokenizer(base)
+    labels = json.loads((splits / "labels.json").read_text())
+    teacher = checkpoint.load_classifier(base, attention=common.attention, labels=labels, dropout=p.dropout)
+    train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
+    batches = tasks.Batches(train, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
+    steps = p.epochs * len(batches)
+
+    training.fit(
+        teacher,
+        batches,
+        classification.hard_loss,
+        engine=engine,
+        learning_rate=partial(
+            schedules.linear_decay, steps=steps, warmup=round(p.warmup_ratio * steps), peak=p.learning_rate
+        ),
+        steps=steps,
+        weight_decay=p.weight_decay,
+        clip_norm=p.clip_norm,
+        seed=common.seed,
+        log=log,
+        name=f"teach_task {item}",
+        checkpoint=log.scratch / "state.safetensors",
+    )
+    checkpoint.save(teacher, tokenizer, model)
+    log.write_history(history)
+    score = classification.accuracy(teacher, tasks.evaluation_batches(validation, tokenizer), engine=engine)
+    return {"validation_accuracy": score}
+
+
+if __name__ == "__main__":
+    main(run)

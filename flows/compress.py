@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from flows.repro import Outcome, quiet_dvc, repro
+from flows.repro import Outcome, quiet_logs, repro
 from pipeline import profiles
 from pruneonce.errors import AlreadyRunning, PruneOnceError
 
@@ -35,7 +35,7 @@ def compress(profile: str | None = None, overrides: list[str] | None = None) -> 
 
     profile: a file of profiles/, or None for params.yaml as it stands. overrides: ["section.key=value", ...].
     """
-    quiet_dvc()
+    quiet_logs()
     with alone():
         profiles.select(profile, overrides or [])
         logger = get_run_logger()
@@ -117,10 +117,10 @@ def pending() -> bool:
 
 def show(outcomes: list[Outcome], seconds: float) -> None:
     """The closing tables: what each stage did, and what was measured."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table("stage", "outcome", "why", "seconds", title="Stages")
     for o in outcomes:
-        table.add_row(o.stage, o.result, o.why if len(o.why) < 70 else f"{o.why[:67]}...", f"{o.seconds:.1f}")
+        table.add_row(o.stage, o.result, o.why if len(o.why) < 100 else f"{o.why[:97]}...", f"{o.seconds:.1f}")
     console.print(table)
     console.print(Markdown(REPORT.read_text()))
     ran = sum(o.result == "ran" for o in outcomes)

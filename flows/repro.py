@@ -62,7 +62,10 @@ def repro(stage: str) -> Outcome:
 def reasons(repo: Repo, stage: str) -> str:
     """Why DVC would run the stage, e.g. "params sparsify modified"; empty if it would not."""
     found: list[str] = []
-    for change in repo.status(targets=[stage], with_deps=False).get(stage, []):
+    changes = repo.status(targets=[stage], with_deps=False).get(stage, [])
+    if changes and stage not in lineage.locked():
+        return "it never ran"
+    for change in changes:
         if isinstance(change, str):
             found.append(change)
             continue
@@ -90,6 +93,14 @@ def _end_children() -> Iterator[None]:
         raise
 
 
-def quiet_dvc() -> None:
-    """DVC's own log lines repeat what the flow says."""
+def quiet_logs() -> None:
+    """DVC's log lines repeat what the flow says, and an error with a message of ours needs no traceback above it."""
     logging.getLogger("dvc").setLevel(logging.WARNING)
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], PruneOnceError):
+        record.exc_info = None
+    return True

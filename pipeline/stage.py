@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pipeline import lineage, params, tracking
 from pruneonce.errors import PruneOnceError
@@ -37,8 +37,12 @@ def contract(run: Callable[..., Metrics]) -> dict[str, list[str]]:
     hints = get_type_hints(run, include_extras=True)
     hints.pop("return", None)
     named = {kind: [n for n, t in hints.items() if t == mark] for kind, mark in KINDS.items()}
-    named["section"] = [n for n, t in hints.items() if inspect.isclass(t) and issubclass(t, params.Section)]
+    named["section"] = [n for n, t in hints.items() if all(_is_section(kind) for kind in get_args(t) or (t,))]
     return named
+
+
+def _is_section(hint: object) -> bool:
+    return inspect.isclass(hint) and issubclass(hint, params.Section)
 
 
 @dataclass

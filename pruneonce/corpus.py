@@ -1,7 +1,7 @@
 """Text as blocks of tokens, and blocks as masked-language-modelling batches."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def mask_tokens(
 
 
 def write_corpus(
-    documents: Iterable[str],
+    documents: Callable[[], Iterable[str]],
     tokenizer,
     folder: Path,
     *,
@@ -101,41 +101,40 @@ def write_corpus(
 ) -> dict[str, int]:
     """Tokenise documents into `train.arrow` and `held_out.arrow`; returns what was kept and dropped, counted.
 
+    documents: called once a part, so that nothing but one key a document is held in memory.
     exclude: test texts; a document equal to one (up to case and white space) is dropped, as is a repeated document.
     Which part a document goes to is decided by its own hash, so equal documents cannot stand on both sides.
-    Holds the documents in memory: a corpus must fit.
     """
-    banned, seen = {text_key(text) for text in exclude}, set[int]()
-    counts = dict.fromkeys(("documents", "empty", "duplicate", "in_test"), 0)
-    parts: dict[str, list[str]] = {"train": [], "held_out": []}
-    for text in tqdm(documents, desc="read", unit="document", mininterval=1.0):
-        key = text_key(text)
-        reason = "empty" if not text else "in_test" if key in banned else "duplicate" if key in seen else "documents"
-        counts[reason] += 1
-        if reason == "documents":
+    banned = {text_key(text) for text in exclude}
+    counts: dict[str, int] = {}
+
+    def part_of(part: str) -> Iterator[str]:
+        counts.update(dict.fromkeys(("documents", "empty", "duplicate", "in_test"), 0))
+        seen: set[int] = set()
+        for text in tqdm(documents(), desc=f"tokenise {part}", unit=" documents", mininterval=1.0):
+            key = text_key(text)
+            fate = "empty" if not text else "in_test" if key in banned else "duplicate" if key in seen else "documents"
+            counts[fate] += 1
             seen.add(key)
             held_out = text_key(text, seed + 1) < held_out_ratio * 2**64
-            parts["held_out" if held_out else "train"].append(text)
+            if fate == "documents" and held_out == (part == "held_out"):
+                yield text
 
-    for part, texts in parts.items():
-        blocks = pack(
-            encode(texts, tokenizer, name=part),
-            block_tokens=block_tokens,
-            first=tokenizer.cls_token_id,
-            last=tokenizer.sep_token_id,
-        )
-        limit = None if max_tokens is None or part == "held_out" else max(1, max_tokens // block_tokens)
-        counts[f"{part}_blocks"] = write_blocks(folder / f"{part}.arrow", islice(blocks, limit), block_tokens=block_tokens)
-        counts[f"{part}_tokens"] = counts[f"{part}_blocks"] * block_tokens
-    return counts
+    edges = {"first": tokenizer.cls_token_id, "last": tokenizer.sep_token_id}
+    sizes: dict[str, int] = {}
+    for part, limit in (("train", max_tokens), ("held_out", None)):
+        blocks = pack(encode(part_of(part), tokenizer), block_tokens=block_tokens, **edges)
+        most = None if limit is None else max(1, limit // block_tokens)
+        sizes[f"{part}_blocks"] = write_blocks(folder / f"{part}.arrow", islice(blocks, most), block_tokens=block_tokens)
+        sizes[f"{part}_tokens"] = sizes[f"{part}_blocks"] * block_tokens
+    return counts | sizes
 
 
-def encode(texts: list[str], tokenizer, *, name: str, at_once: int = 1000) -> Iterator[list[int]]:
-    """The token ids of each text, without special tokens, a batch at a time: the tokenizer works on all cores."""
-    for start in tqdm(range(0, len(texts), at_once), desc=f"tokenise {name}", unit=f"x{at_once} documents", mininterval=1.0):
-        yield from tokenizer(texts[start : start + at_once], add_special_tokens=False, truncation=False, verbose=False)[
-            "input_ids"
-        ]
+def encode(texts: Iterable[str], tokenizer, *, at_once: int = 1000) -> Iterator[list[int]]:
+    """The token ids of each text, without special tokens, many texts at a time: the tokenizer works on all cores."""
+    waiting = iter(texts)
+    while batch := list(islice(waiting, at_once)):
+        yield from tokenizer(batch, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
 
 
 class MaskedBlocks:

@@ -26,7 +26,7 @@ def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: Pr
 
     tokens.mkdir(parents=True, exist_ok=True)
     counts = corpus.write_corpus(
-        documents(),
+        documents,
         tokenizer,
         tokens,
         block_tokens=p.block_tokens,

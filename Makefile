@@ -1,0 +1,38 @@
+# The few commands there are. `make` lists them.
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+TORCH   ?= torch==2.13.0  # another build: TORCH="torch==2.13.0 --index-url URL"
+PROFILE ?=
+SET     ?=
+BIN     := .venv/bin
+ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(SET),--set $(s))
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help install run test check clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+
+install: .venv/installed  ## create .venv with the exact versions of requirements.lock
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+run: install  ## run the pipeline: params.yaml as it stands, or PROFILE=tiny, SET="sparsify.sparsity=0.9"
+	$(BIN)/python -m flows.compress $(ARGS)
+
+check: install  ## format, lint, types, unit and property tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/unit tests/property
+
+test: check  ## everything that CI runs: check, integration and end-to-end tests
+	$(BIN)/pytest tests/integration tests/e2e
+
+clean:  ## remove the virtual environment and scratch files; results and DVC's cache stay
+	rm -rf .venv .pruneonce .pytest_cache .mypy_cache .ruff_cache

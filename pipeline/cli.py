@@ -1,0 +1,101 @@
+"""`pruneonce trace FILE`: where a file came from, back to the sources."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import lineage
+from pipeline.lineage import Stage
+from pruneonce.errors import DataError, PruneOnceError
+
+
+def main() -> None:
+    """The command line. Every error a user can meet ends in one line and exit code 1."""
+    parser = argparse.ArgumentParser(prog="pruneonce", description="Lineage of compressed models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("trace", help="print the stages, md5s, parameters and MLflow runs behind a file")
+    command.add_argument("file", type=Path, help="an exported model, here or copied elsewhere, or any DVC-tracked out")
+    commands.add_parser("seal", help="write the md5s of dvc.lock into the MLflow runs that wait for them")
+    args = parser.parse_args()
+    try:
+        lines = trace(args.file) if args.command == "trace" else iter(lineage.seal())
+        print("\n".join(lines))
+    except PruneOnceError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def trace(file: Path) -> Iterator[str]:
+    """The tree of stages behind `file`, a line at a time: it stands first, its sources last.
+
+    The file is found by its path, or, if it was copied elsewhere, by its md5.
+    Raises DataError for a file that no stage of dvc.lock wrote, or whose content is not what was recorded.
+    """
+    lineage.seal()
+    stages = lineage.locked()
+    path, md5 = _identify(file, stages)
+    yield f"{file}  md5 {md5}"
+    seen: set[str] = set()
+    for stage in lineage.producers(path, stages):
+        yield from _tree(stage, stages, "", seen)
+
+
+def _identify(file: Path, stages: dict[str, Stage]) -> tuple[str, str]:
+    """(path as dvc.lock has it, md5) of the out that `file` is."""
+    outs = {path: md5 for stage in stages.values() for path, md5 in stage.outs.items()}
+    if not outs:
+        raise DataError("expected stages in dvc.lock, found none. Run the pipeline first, in this folder.")
+    known = file.resolve().relative_to(Path.cwd()).as_posix() if file.resolve().is_relative_to(Path.cwd()) else str(file)
+    if not file.exists():
+        if known in outs:  # not checked out, but recorded
+            return known, outs[known]
+        raise DataError(f"expected a file at {file}, found none. Outs are e.g. {', '.join(sorted(outs)[:8])}.")
+    md5 = lineage.file_md5(file)
+    if known in outs:
+        if outs[known] != md5:
+            raise DataError(
+                f"expected {file} with md5 {outs[known]} as dvc.lock has it, found {md5}: it was changed since. "
+                f"Get it back with: dvc checkout {known}"
+            )
+        return known, md5
+    inside = [path for path in outs if known.startswith(f"{path}/")]
+    same = [path for path, recorded in outs.items() if recorded == md5]
+    if inside or same:
+        return (inside or same)[0], md5
+    raise DataError(f"expected a file that a stage of dvc.lock wrote, found md5 {md5}, which none did.")
+
+
+def _tree(stage: Stage, stages: dict[str, Stage], indent: str, seen: set[str]) -> Iterator[str]:
+    if stage.name in seen:
+        yield f"{indent}└─ {stage.name}  (above)"
+        return
+    seen.add(stage.name)
+    yield f"{indent}└─ {stage.name}"
+    inner = indent + "   "
+    yield f"{inner}run     {_runs(stage)}"
+    for path, md5 in stage.outs.items():
+        yield f"{inner}out     {path}  {md5}"
+    for key, value in sorted(stage.params.items()):
+        yield f"{inner}params  {key}: {value}"
+    below: dict[str, Stage] = {}
+    for path, md5 in stage.deps.items():
+        kind = "code  " if path.endswith(".py") else "dep   "
+        yield f"{inner}{kind}  {path}  {md5}"
+        below |= {s.name: s for s in lineage.producers(path, stages) if s.name != stage.name}
+    for name in sorted(below):
+        yield from _tree(below[name], stages, inner, seen)
+
+
+def _runs(stage: Stage) -> str:
+    """The MLflow runs that computed the stage's outs, also if they were restored from the cache since."""
+    from pipeline import tracking  # imports MLflow, which takes seconds
+
+    try:
+        runs = tracking.runs_of(stage)
+    except PruneOnceError as error:
+        return f"unknown: {error}"
+    return ", ".join(runs) if runs else f"none in {tracking.uri()}: computed elsewhere, or its run was deleted"
+
+
+if __name__ == "__main__":
+    main()

@@ -36,6 +36,8 @@ def compress(profile: str | None = None, overrides: list[str] | None = None) -> 
     profile: a file of profiles/, or None for params.yaml as it stands. overrides: ["section.key=value", ...].
     """
     quiet_logs()
+    # dvc.yaml says `python`: it must be this one, also where nobody activated its environment.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with alone():
         profiles.select(profile, overrides or [])
         logger = get_run_logger()

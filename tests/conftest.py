@@ -1,0 +1,145 @@
+"""Shared by all tests: a tiny BERT out of tests/tiny/model, its tokenizer, its ONNX files; laws without chance."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches for the network
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from pruneonce import checkpoint, exporting, pruning, quantization, training
+
+settings.register_profile("laws", derandomize=True, deadline=None, max_examples=30, database=None)
+settings.load_profile("laws")
+
+TINY = Path(__file__).parent / "tiny"
+PRUNABLE = r"^encoder\."
+
+
+@dataclass
+class Cpu:
+    """A `training.Compute`: fp32 on one thread."""
+
+    seed: int = 1
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int = 1
+
+
+@dataclass
+class Exported:
+    """An ONNX file, the model it was made of, its prunable weights and its zeros by layer."""
+
+    path: Path
+    model: torch.nn.Module
+    weights: dict[str, np.ndarray]
+    pattern: dict[str, np.ndarray]
+
+
+@pytest.fixture
+def tiny_folder() -> Path:
+    """Configuration and vocabulary of a two-layer BERT with 12 prunable linears."""
+    return TINY / "model"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return checkpoint.load_tokenizer(TINY / "model")
+
+
+@pytest.fixture
+def engine():
+    """An Accelerator on the CPU, fp32. Made anew: Accelerate shares the number of micro-batches among all of them."""
+    return training.accelerator(Cpu())
+
+
+@pytest.fixture
+def make_engine() -> Callable[[int], object]:
+    """micro_batches -> an Accelerator on the CPU, fp32."""
+    return lambda micro_batches: training.accelerator(Cpu(), micro_batches=micro_batches)
+
+
+def random_masked_lm(seed: int = 0):
+    torch.manual_seed(seed)
+    return checkpoint.random_masked_lm(TINY / "model", attention="eager", dropout=0.0).eval()
+
+
+def random_classifier(seed: int = 0, classes: int = 3):
+    torch.manual_seed(seed)
+    config = AutoConfig.from_pretrained(TINY / "model", num_labels=classes)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    for linear in pruning.prunable(model, PRUNABLE).values():
+        torch.nn.init.normal_(linear.bias, std=0.1)  # an exporter that lost biases of 0 would go unseen
+    return model
+
+
+@pytest.fixture
+def masked_lm():
+    """A BERT with random weights, no dropout, in evaluation mode."""
+    return random_masked_lm()
+
+
+@pytest.fixture
+def classifier():
+    """A three-class BERT with random weights in evaluation mode."""
+    return random_classifier()
+
+
+def token_batch(seed: int = 0, rows: int = 4, length: int = 10):
+    """Random tokens; row i ends i positions early."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 162, (rows, length), generator=generator)
+    mask = (torch.arange(length) < length - torch.arange(rows)[:, None] % length).long()
+    labels = torch.randint(0, 3, (rows,), generator=generator)
+    return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels}
+
+
+@pytest.fixture
+def batch():
+    """Tokens of four rows with padding, and one of three labels a row."""
+    return token_batch()
+
+
+def quantized_classifier(sparsity: float = 0.8):
+    """A classifier with its encoder pruned, locked and fake-quantized, ranges found and frozen."""
+    model = random_classifier()
+    linears = pruning.mask_linears(model, PRUNABLE, quantization.FakeQuantLinear)
+    pruning.prune(model, sparsity)
+    with torch.no_grad():
+        for linear in linears.values():
+            linear.weight.mul_(linear.mask)
+    pruning.lock(model)
+    quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(4)], engine=training.accelerator(Cpu()))
+    quantization.observe(model, False)
+    return model
+
+
+def _exported(model, weights, pattern, path: Path) -> Exported:
+    exporting.export(model, path)
+    exporting.name_weights(path, weights)
+    return Exported(path, model, weights, pattern)
+
+
+@pytest.fixture(scope="session")
+def dense_onnx(tmp_path_factory) -> Exported:
+    """A dense classifier in ONNX."""
+    model = random_classifier()
+    weights = {name: m.weight.detach().numpy() for name, m in pruning.prunable(model, PRUNABLE).items()}
+    pattern = {name: w == 0 for name, w in weights.items()}
+    return _exported(model, weights, pattern, tmp_path_factory.mktemp("dense") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def int8_onnx(tmp_path_factory) -> Exported:
+    """A classifier with 80 % zeros in ONNX, its encoder in int8. `model` computes on the same integers."""
+    model = quantized_classifier(0.8)
+    pattern = {name: ~m.mask.numpy() for name, m in quantization.quantized_linears(model).items()}
+    weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
+    return _exported(model, weights, pattern, tmp_path_factory.mktemp("int8") / "model.onnx")

@@ -1,0 +1,214 @@
+"""The whole pipeline on the tiny profile, in a copy of the repository: by the flow, again, after one change, by DVC alone."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from mlflow import MlflowClient
+
+from pipeline import lineage
+
+ROOT = Path(__file__).parents[2]
+STAGES = 13  # three sources, and each of the ten other stages once: tiny has one task
+# Depends on the clock: latency is measured, and the report shows it.
+TIMED = ("data/latency", "data/report", "data/metrics/report.json")
+
+pytestmark = pytest.mark.slow
+
+
+def copy_of_repository(folder: Path) -> Path:
+    """What git would commit, in a repository of its own."""
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in files.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith("data/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "copy"],
+    ):
+        subprocess.run(command, cwd=folder, check=True)
+    return folder
+
+
+def run(command: list[str], cwd: Path, *, expect: int = 0, **changes: str) -> str:
+    """Run a command in the copy and return all it printed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "PRUNEONCE_"))}
+    environment |= {"PREFECT_HOME": str(cwd / ".pruneonce/prefect"), "PYTHONPATH": str(cwd), "COLUMNS": "150"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(command, cwd=cwd, env=environment | changes, capture_output=True, text=True, timeout=900)
+    output = done.stdout + done.stderr
+    assert done.returncode == expect, output[-6000:]
+    return output
+
+
+def compress(cwd: Path, *arguments: str, **options) -> str:
+    return run([sys.executable, "-m", "flows.compress", *arguments], cwd, **options)
+
+
+def outcomes(output: str) -> dict[str, str]:
+    """stage -> outcome, from the flow's log."""
+    return dict(re.findall(r"\d+/\d+ (\S+): (ran|restored from cache|unchanged) \(", output))
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    return copy_of_repository(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="module")
+def first(copy: Path) -> str:
+    """The output of the first run."""
+    return compress(copy, "--profile", "tiny")
+
+
+def test_first_run_runs_everything_and_ends_with_the_table(copy: Path, first: str):
+    done = outcomes(first)
+    assert len(done) == STAGES
+    assert set(done.values()) == {"ran"}
+    assert f"{STAGES} of {STAGES} stages ran" in first
+    table = json.loads((copy / "data/report/report.json").read_text())
+    assert [(row["task"], row["variant"]) for row in table] == [("topic", v) for v in ("dense", "sparse", "int8")]
+    for row in table[1:]:
+        assert row["sparsity"] == pytest.approx(0.85, abs=0.01)
+        assert f"{row['accuracy']:.2%}" in first
+
+
+def test_mlflow_holds_one_sealed_run_a_stage_under_one_parent(copy: Path, first: str):
+    client = MlflowClient(f"sqlite:///{copy}/mlflow.db")
+    experiment = client.get_experiment_by_name("pruneonce").experiment_id
+    runs = client.search_runs([experiment], max_results=100)
+    parents = [r for r in runs if "pruneonce.flow" in r.data.tags]
+    children = {r.data.tags["pruneonce.stage"]: r for r in runs if "pruneonce.stage" in r.data.tags}
+    assert len(parents) == 1
+    assert len(children) == STAGES
+    stages = lineage.locked(copy)
+    for name, child in children.items():
+        assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert len(child.data.tags["mlflow.source.git.commit"]) == 40
+        for path, md5 in stages[name].outs.items():
+            assert child.data.tags[f"out.{path}"] == md5
+        for path, md5 in stages[name].deps.items():
+            assert child.data.tags[f"dep.{path}"] == md5
+    sparsify = children["sparsify"]
+    assert sparsify.data.params["sparsify.sparsity"] == "0.85"
+    assert len(client.get_metric_history(sparsify.info.run_id, "sparsity")) == 40
+    assert {"hard", "hidden", "loss", "tokens_per_second"} <= set(sparsify.data.metrics)
+
+
+def test_second_run_computes_nothing(copy: Path, first: str):
+    done = outcomes(compress(copy))
+    assert len(done) == STAGES
+    assert set(done.values()) == {"unchanged"}
+    assert "Data and pipelines are up to date" in run(["dvc", "status"], copy)
+
+
+def test_one_number_reruns_what_is_below_it_and_back_is_restored(copy: Path, first: str):
+    below = {"quantize@topic", "export@topic", "evaluate@topic", "report"}
+    done = outcomes(compress(copy, "--set", "quantize.learning_rate=0.0002"))
+    assert {stage for stage, outcome in done.items() if outcome == "ran"} == below
+    assert sum(outcome == "unchanged" for outcome in done.values()) == STAGES - len(below)
+
+    done = outcomes(compress(copy, "--profile", "tiny"))
+    assert done["quantize@topic"] == "restored from cache"
+    assert "ran" not in done.values()
+
+
+def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_path: Path):
+    moved = tmp_path / "deployed.onnx"
+    shutil.copy(copy / "data/export/topic/int8.onnx", moved)
+    for file in ("data/export/topic/int8.onnx", str(moved)):
+        tree = run([sys.executable, "-m", "pipeline.cli", "trace", file], copy)
+        for stage in (
+            "export@topic",
+            "quantize@topic",
+            "finetune@topic",
+            "sparsify",
+            "prepare_teacher",
+            "fetch_local@tiny-bert",
+        ):
+            run_line = tree[tree.index(f"└─ {stage}\n") :].splitlines()[1]
+            assert re.search(r"run +[0-9a-f]{32}", run_line), run_line
+        assert "params  fetch_local.tiny-bert: {'path': 'tests/tiny/model'" in tree
+    moved.write_bytes(b"something else")
+    assert "DataError" in run([sys.executable, "-m", "pipeline.cli", "trace", str(moved)], copy, expect=1)
+
+
+def test_dvc_alone_gives_the_same_bytes_and_seals_its_runs(copy: Path, first: str, tmp_path: Path):
+    alone = copy_of_repository(tmp_path)
+    shutil.copy(alone / "profiles/tiny.yaml", alone / "params.yaml")
+    run(["dvc", "repro"], alone)
+
+    def outs(folder: Path) -> dict[str, str]:
+        stages = lineage.locked(folder).values()
+        return {p: md5 for s in stages for p, md5 in s.outs.items() if not p.startswith(TIMED)}
+
+    assert len(outs(alone)) >= 25
+    assert outs(alone) == outs(copy)
+
+    client = MlflowClient(f"sqlite:///{alone}/mlflow.db")
+    experiment = client.get_experiment_by_name("pruneonce").experiment_id
+    for _ in range(60):  # sealing follows the end of dvc by seconds
+        sealed = client.search_runs([experiment], "tags.`pruneonce.sealed` = 'true'")
+        if len(sealed) == STAGES:
+            break
+        time.sleep(1)
+    assert len(sealed) == STAGES
+
+
+def test_every_command_of_the_readme(copy: Path, first: str):
+    """In order, in one shell, on the tiny profile. `make test` is not run again: it is what runs this."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line != "make test"]
+    assert len(commands) == 12
+    script = "\n".join(commands).replace("/r8/", "/topic/")
+    # The environment that runs the tests is the one `make run` would install.
+    script = re.sub(r"^make run$", "make run PROFILE=tiny", script, flags=re.MULTILINE)
+    script = script.replace("make run", "make -o install run")
+    if not (copy / ".venv").exists():
+        (copy / ".venv").symlink_to(sys.prefix)
+    commit = "git add -A; git -c user.name=t -c user.email=t@localhost commit -qm results || true"
+    output = run(["bash", "-euo", "pipefail", "-c", f"{commit}\n{script}"], copy, GIT_PAGER="cat", PAGER="cat")
+    assert "sparsify.sparsity" in output  # dvc exp show
+    assert "data/metrics/report.json" in output  # dvc metrics show
+    assert "index.html" in output  # dvc plots show
+    assert "└─ export@topic" in output  # pruneonce trace
+    table = json.loads((copy / "data/report/report.json").read_text())
+    assert [row["sparsity"] >= 0.89 for row in table] == [False, True, True]  # the last command set it to 0.9
+
+
+def test_a_second_run_in_the_same_folder_is_refused(copy: Path, first: str):
+    (copy / ".pruneonce").mkdir(exist_ok=True)
+    with FileLock(copy / ".pruneonce/run.lock"):
+        output = compress(copy, expect=1)
+    assert "AlreadyRunning: expected no other run in this folder" in output
+
+
+def test_ctrl_c_keeps_what_was_finished(copy: Path, first: str):
+    before = lineage.locked(copy)
+    command = [sys.executable, "-m", "flows.compress", "--set", "sparsify.steps=4000"]
+    environment = os.environ | {"PREFECT_HOME": str(copy / ".pruneonce/prefect"), "PYTHONPATH": str(copy)}
+    log = (copy / ".pruneonce/interrupted.log").open("w+")
+    process = subprocess.Popen(
+        command, cwd=copy, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    for _ in range(120):
+        if "tokens/s" in Path(log.name).read_text():
+            break
+        time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    text = Path(log.name).read_text()
+    assert "stopped by Ctrl-C" in text, text[-3000:]
+    assert lineage.locked(copy) == before

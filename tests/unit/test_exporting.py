@@ -1,0 +1,143 @@
+"""ONNX files of a tiny BERT: the same function, the same zeros, the kernels that were asked for."""
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from pruneonce import exporting, runtime
+from pruneonce.errors import ExportError, PatternBroken
+from tests.conftest import token_batch
+
+LAYER = "encoder.layer.0.attention.self.query"
+
+
+@pytest.fixture(params=["dense", "int8"])
+def exported(request):
+    return request.getfixturevalue(f"{request.param}_onnx")
+
+
+def test_parity(exported):
+    batches = [token_batch(seed, rows, length) for seed, (rows, length) in enumerate([(4, 10), (1, 7), (9, 33)])]
+    found = exporting.parity(exported.model, exported.path, batches)
+    assert found["rows"] == 14
+    assert found["same_decision"] == 1
+    exact = exported.weights[LAYER].dtype == np.float32
+    # int8: a value on the edge of two steps of a grid may fall to either side
+    assert found["max_difference"] < (1e-5 if exact else 0.05) * found["max_logit"]
+    exporting.check_parity(found, max_difference=1e-4 if exact else 0.05, same_decision=1.0)
+
+
+def test_parity_is_measured_not_assumed(dense_onnx):
+    """Another model against the file: it must be told apart."""
+    import copy
+
+    other = copy.deepcopy(dense_onnx.model)
+    with torch.no_grad():
+        other.classifier.bias[0] += 0.5
+    found = exporting.parity(other, dense_onnx.path, [token_batch(0, 8, 12)])
+    assert found["max_difference"] == pytest.approx(0.5, abs=1e-4)
+    with pytest.raises(ExportError, match="largest logit"):
+        exporting.check_parity(found, max_difference=1e-4, same_decision=0.0)
+
+
+def test_check_parity_wants_equal_decisions():
+    found = {"max_difference": 0.0, "max_logit": 1.0, "same_decision": 0.97, "rows": 100}
+    exporting.check_parity(found, max_difference=0.1, same_decision=0.97)
+    with pytest.raises(ExportError, match="97.00% equal"):
+        exporting.check_parity(found, max_difference=0.1, same_decision=0.98)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (1, 5), (3, 17), (2, 64)])
+def test_batch_and_length_are_dynamic(exported, shape):
+    running = runtime.session(exported.path, threads=1)
+    found = runtime.logits(running, token_batch(1, *shape))
+    assert found.shape == (shape[0], 3)
+    assert np.isfinite(found).all()
+
+
+def test_padding_changes_nothing(exported):
+    running, text = runtime.session(exported.path, threads=1), token_batch(2, 1, 9)
+    padded = {k: torch.nn.functional.pad(text[k], (0, 6)) for k in ("input_ids", "attention_mask")}
+    np.testing.assert_allclose(runtime.logits(running, padded), runtime.logits(running, text), atol=1e-5)
+    seen = padded | {"attention_mask": torch.ones_like(padded["attention_mask"])}
+    assert np.abs(runtime.logits(running, seen) - runtime.logits(running, text)).max() > 1e-3
+
+
+def test_one_file_with_two_inputs(exported):
+    proto = onnx.load(exported.path)
+    assert [i.name for i in proto.graph.input] == ["input_ids", "attention_mask"]
+    assert [o.name for o in proto.graph.output] == ["logits"]
+    assert len(list(exported.path.parent.iterdir())) == 1
+    assert {t.data_location for t in proto.graph.initializer} == {onnx.TensorProto.DEFAULT}
+
+
+def test_prunable_weights_are_found_by_name_as_trained(exported):
+    found = exporting.prunable_weights(exported.path)
+    assert set(found) == set(exported.weights)
+    assert len(found) == 12
+    for layer, weight in exported.weights.items():
+        np.testing.assert_array_equal(found[layer], weight)
+        assert found[layer].dtype == weight.dtype
+
+
+def test_zeros_are_counted_in_the_file(int8_onnx):
+    zeros = exporting.matrix_zeros(int8_onnx.path)
+    for layer, weight in int8_onnx.weights.items():
+        assert zeros[layer] == (int((weight == 0).sum()), weight.size)
+        assert zeros[layer][0] >= round(0.8 * weight.size)
+
+
+def test_a_zero_that_was_tampered_with_is_found(int8_onnx, tmp_path):
+    exporting.check_zeros(int8_onnx.path, int8_onnx.pattern)
+    path = tmp_path / "tampered.onnx"
+    shutil.copy(int8_onnx.path, path)
+    proto = onnx.load(path)
+    tensor = next(t for t in proto.graph.initializer if t.name == f"{LAYER}.weight")
+    weight = numpy_helper.to_array(tensor).copy()  # [in, out]
+    row, column = np.argwhere(int8_onnx.pattern[LAYER].T)[0]
+    weight[row, column] = 1
+    tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+    onnx.save(proto, path)
+    with pytest.raises(PatternBroken, match=LAYER):
+        exporting.check_zeros(path, int8_onnx.pattern)
+
+
+def test_a_weight_that_the_file_does_not_hold_is_an_error(dense_onnx, tmp_path):
+    path = tmp_path / "model.onnx"
+    shutil.copy(dense_onnx.path, path)
+    changed = dense_onnx.weights[LAYER].copy()
+    changed[0, 0] = np.nextafter(changed[0, 0], 1)
+    with pytest.raises(ExportError, match=LAYER):
+        exporting.name_weights(path, {LAYER: changed})
+
+
+def test_int8_runs_on_integers_and_only_the_head_in_float(int8_onnx):
+    audit = exporting.Audit(int8_onnx.path)
+    kernels = audit.kernels(int8_onnx.weights)
+    assert len(kernels) == 12
+    assert set(kernels.values()) == {"MatMulIntegerToFloat"}
+    exporting.check_integer(kernels)
+    assert len(audit.float_products()) == 2  # pooler and classifier
+
+
+def test_a_float_layer_does_not_pass_for_an_integer_one(dense_onnx):
+    audit = exporting.Audit(dense_onnx.path)
+    kernels = audit.kernels(dense_onnx.weights)
+    assert len(audit.float_products()) == 14
+    with pytest.raises(ExportError, match=LAYER):
+        exporting.check_integer(kernels)
+
+
+@pytest.mark.parametrize("kernel", ["MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "not found"])
+def test_check_integer_names_the_layer(kernel):
+    with pytest.raises(ExportError, match=f"'b': '{kernel}'"):
+        exporting.check_integer({"a": "MatMulIntegerToFloat", "b": kernel})
+
+
+def test_a_weight_of_another_model_is_not_found(int8_onnx):
+    other = {"x": np.ones((3, 4), np.int8)}
+    assert exporting.Audit(int8_onnx.path).kernels(other) == {"x": "not found"}

@@ -1,0 +1,129 @@
+"""Masks, lock and bake on matrices small enough to check by eye."""
+
+import pytest
+import torch
+from torch import nn
+
+from pruneonce import pruning
+from pruneonce.errors import ModelError, PatternBroken
+
+
+def linear(weight, bias=True) -> nn.Linear:
+    weight = torch.tensor(weight, dtype=torch.float32)
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias)
+    made.weight.data.copy_(weight)
+    return made
+
+
+def test_magnitude_mask_by_hand():
+    weight = torch.tensor([[0.3, -0.1, 2.0], [-5.0, 0.2, -0.4]])
+    expected = torch.tensor([[False, False, True], [True, False, True]])
+    assert torch.equal(pruning.magnitude_mask(weight, 0.5), expected)
+
+
+@pytest.mark.parametrize(("sparsity", "count"), [(0.0, 0), (0.04, 0), (0.06, 1), (0.5, 5), (0.85, 8), (0.95, 10), (1.0, 10)])
+def test_fault_3_ties_constant_weights_lose_exactly_k(sparsity, count):
+    """`|w| > threshold` would prune all of them."""
+    mask = pruning.magnitude_mask(torch.full((2, 5), -0.7), sparsity)
+    assert int((~mask).sum()) == count
+    assert (~mask).flatten()[:count].all()  # ties go to the lower index
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.1, float("nan")])
+def test_a_sparsity_outside_of_0_and_1_is_an_error(sparsity):
+    with pytest.raises(ValueError, match="sparsity"):
+        pruning.pruned_count(sparsity, 10)
+
+
+def test_prunable_is_every_linear_of_the_encoder_and_no_head(masked_lm, classifier):
+    names = set(pruning.prunable(masked_lm, r"^encoder\."))
+    parts = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+    parts += ("intermediate.dense", "output.dense")
+    assert names == {f"encoder.layer.{i}.{part}" for i in range(2) for part in parts}
+    assert set(pruning.prunable(classifier, r"^encoder\.")) == names
+    assert set(pruning.prunable(classifier, "")) == names | {"pooler.dense"}
+
+
+def test_prunable_names_what_is_there_when_nothing_matches(masked_lm):
+    with pytest.raises(ModelError, match=r"encoder\.layer\.0\.attention\.self\.query"):
+        pruning.prunable(masked_lm, "^transformer")
+
+
+def test_a_masked_linear_shares_its_weight_and_multiplies_with_the_mask():
+    plain = linear([[1.0, 2.0], [3.0, 4.0]])
+    masked = pruning.MaskedLinear(plain)
+    assert masked.weight is plain.weight
+    assert masked.bias is plain.bias
+    masked.mask.copy_(torch.tensor([[True, False], [False, True]]))
+    x = torch.tensor([[10.0, 100.0]])
+    assert torch.equal(masked(x), torch.tensor([[10.0, 400.0]]) + plain.bias)
+    masked(x).sum().backward()
+    assert torch.equal(masked.weight.grad, torch.tensor([[10.0, 0.0], [0.0, 100.0]]))
+
+
+def test_a_pruned_weight_comes_back_until_the_pattern_is_locked():
+    model = nn.Sequential(linear([[4.0, 3.0, 2.0, 1.0]]))
+    masked = pruning.mask_linears(model, "0")["0"]
+    pruning.prune(model, 0.5)
+    assert masked.mask.tolist() == [[True, True, False, False]]
+    with torch.no_grad():
+        masked.weight.copy_(torch.tensor([[1.0, 3.0, 2.0, 0.5]]))
+    pruning.prune(model, 0.5)
+    assert masked.mask.tolist() == [[False, True, True, False]]
+
+
+def test_pruning_is_uniform_and_counted():
+    model = nn.Sequential(nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 4))
+    with torch.no_grad():
+        model[0].weight.mul_(1000)  # a global threshold would spare this one
+    masked = pruning.mask_linears(model, "")
+    pruning.prune(model, 0.7)
+    assert {name: int((~m.mask).sum()) for name, m in masked.items()} == {"0": 70, "2": 28}
+    assert pruning.masked_sparsity(model) == pytest.approx(0.7)
+
+
+def test_lock_reads_the_zeros():
+    model = nn.Sequential(linear([[0.0, 1.0], [-0.0, -2.0]]))
+    masked = pruning.mask_linears(model, "0")["0"]
+    pruning.lock(model)
+    assert masked.mask.tolist() == [[False, True], [False, True]]
+
+
+def test_bake_writes_positive_zeros_and_puts_plain_linears_back():
+    """A zero with a sign bit is a zero to `==` and noise to a compressor."""
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 2, bias=False))
+    pruning.mask_linears(model, "")
+    pruning.prune(model, 0.5)
+    masks = {name: m.mask.clone() for name, m in model.named_modules() if isinstance(m, pruning.MaskedLinear)}
+    before = {name: m.weight.detach().clone() for name, m in model.named_modules() if isinstance(m, pruning.MaskedLinear)}
+    pruning.bake(model)
+    assert [type(m) for m in model] == [nn.Linear, nn.Linear]
+    assert model[1].bias is None
+    for name, mask in masks.items():
+        weight = model.get_submodule(name).weight
+        assert torch.equal(weight[mask], before[name][mask])
+        assert (weight[~mask].view(torch.int32) == 0).all()
+    assert not any("mask" in key for key in model.state_dict())
+
+
+def test_masks_are_no_part_of_a_checkpoint():
+    model = nn.Sequential(nn.Linear(3, 3))
+    pruning.mask_linears(model, "")
+    assert set(model.state_dict()) == {"0.weight", "0.bias"}
+
+
+def test_check_pattern_names_the_matrix_and_the_count():
+    before = {"a": torch.tensor([True, True, False]), "b": torch.tensor([True])}
+    pruning.check_pattern(before, {"a": torch.tensor([True, True, True]), "b": torch.tensor([True])})
+    with pytest.raises(PatternBroken, match=r"1 of 2 matrices: \{'a': 1\}"):
+        pruning.check_pattern(before, {"a": torch.tensor([True, False, True]), "b": torch.tensor([True])})
+    with pytest.raises(PatternBroken, match=r"\{'b': 'missing'\}"):
+        pruning.check_pattern(before, {"a": before["a"]})
+
+
+def test_check_sparsity_wants_every_matrix():
+    pattern = {"a": torch.tensor([True, True, False, False]), "b": torch.tensor([True, False, False, False])}
+    pruning.check_sparsity(pattern, 0.25)
+    with pytest.raises(PatternBroken, match=r"\{'b': 1\}"):
+        pruning.check_sparsity(pattern, 0.5)
+    assert pruning.sparsity(pattern) == pytest.approx(3 / 8)

@@ -1,0 +1,182 @@
+"""Fake quantization against plain numpy: q = clamp(round(x / scale) + zero_point); integers against a product of integers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pruneonce import pruning, quantization
+from pruneonce.quantization import (
+    FakeQuantLinear,
+    Int8Linear,
+    activation_grid,
+    fake_quantize_activation,
+    fake_quantize_weight,
+    quantize_weight,
+    weight_scale,
+)
+from tests.conftest import quantized_classifier, token_batch
+
+
+def quantized(x, scale, zero_point, low, high):
+    """The formula of the module, in numpy."""
+    return np.clip(np.round(x / scale) + zero_point, low, high)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.5, 2.0), (-4.0, -1.0), (-1e-3, 1e-3)])
+def test_activations_are_the_formula(low, high):
+    x = np.random.default_rng(0).uniform(low * 1.5 - 0.1, high * 1.5 + 0.1, 1000).astype(np.float32)
+    scale, zero_point = activation_grid(torch.tensor(low), torch.tensor(high))
+    expected = (quantized(x, scale.item(), zero_point.item(), 0, 255) - zero_point.item()) * scale.item()
+    found = fake_quantize_activation(torch.tensor(x), scale, zero_point)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "scale", "zero_point"),
+    [(-1.0, 1.55, 0.01, 100), (0.0, 255.0, 1.0, 0), (-51.0, 0.0, 0.2, 255), (1.0, 5.1, 0.02, 0), (-2.55, -1.0, 0.01, 255)],
+)
+def test_the_grid_by_hand_always_holds_zero(low, high, scale, zero_point):
+    found = activation_grid(torch.tensor(low), torch.tensor(high))
+    assert found[0].item() == pytest.approx(scale)
+    assert found[1].item() == zero_point
+    assert found[1].dtype == torch.uint8
+
+
+def test_a_constant_activation_has_a_grid():
+    scale, zero_point = activation_grid(torch.tensor(0.0), torch.tensor(0.0))
+    assert scale > 0
+    assert torch.equal(fake_quantize_activation(torch.zeros(3), scale, zero_point), torch.zeros(3))
+
+
+def test_weights_are_the_formula_row_by_row():
+    weight = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32) * np.array([[1e-3], [1], [9], [0], [50], [2]])
+    weight = weight.astype(np.float32)
+    scale = np.maximum(np.abs(weight).max(1, keepdims=True) / 127, 1e-8).astype(np.float32)
+    np.testing.assert_allclose(weight_scale(torch.tensor(weight)).numpy(), scale[:, 0])
+    integers = quantized(weight, scale, 0, -127, 127)
+    found = fake_quantize_weight(torch.tensor(weight), torch.tensor(scale[:, 0]))
+    np.testing.assert_allclose(found.numpy(), integers * scale, rtol=1e-6)
+    np.testing.assert_array_equal(quantize_weight(torch.tensor(weight)).numpy(), integers)
+
+
+def test_the_integers_are_those_of_training_to_the_last_one():
+    """w / scale and w * (1 / scale) round apart once in some hundred thousand weights."""
+    torch.manual_seed(0)
+    weight = torch.randn(500, 4000)
+    scale = weight_scale(weight)
+    assert torch.equal(quantize_weight(weight).float() * scale[:, None], fake_quantize_weight(weight, scale))
+
+
+def test_fault_7_the_symmetric_maximum_is_127():
+    weight = torch.tensor([[3.0, -3.0, 1.5], [-0.5, 0.25, 0.0]])
+    assert quantize_weight(weight).tolist()[0][:2] == [127, -127]
+    assert quantize_weight(weight).abs().max() == 127
+    assert fake_quantize_weight(torch.tensor([[9.0, -9.0]]), torch.tensor([1 / 127])).tolist() == [[1.0, -1.0]]
+
+
+def test_the_gradient_of_an_activation_passes_inside_the_range_only():
+    scale, zero_point = torch.tensor(0.1), torch.tensor(100, dtype=torch.uint8)  # -10.0 to 15.5
+    x = torch.tensor([-20.0, -10.06, -10.04, -9.0, 0.0, 15.4, 15.54, 15.56, 99.0], requires_grad=True)
+    (fake_quantize_activation(x, scale, zero_point) * 3).sum().backward()
+    assert x.grad.tolist() == [0, 0, 3, 3, 3, 3, 3, 0, 0]
+
+
+def test_the_gradient_of_a_weight_passes_as_it_is():
+    weight = torch.randn(3, 4, requires_grad=True)
+    upstream = torch.randn(3, 4)
+    (fake_quantize_weight(weight, weight_scale(weight)) * upstream).sum().backward()
+    assert torch.equal(weight.grad, upstream)
+
+
+def test_the_operators_are_registered_as_torch_wants_them():
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    scale, zero_point = activation_grid(torch.tensor(-1.0), torch.tensor(2.0))
+    activation = (torch.randn(4, requires_grad=True), scale, zero_point)
+    torch.library.opcheck(fake_quantize_activation, activation, test_utils=checks)
+    weight = torch.randn(2, 3, requires_grad=True)
+    torch.library.opcheck(fake_quantize_weight, (weight, weight_scale(weight)), test_utils=checks)
+
+
+def test_the_range_is_a_moving_average_that_the_first_tensor_sets():
+    linear = FakeQuantLinear(nn.Linear(2, 2), momentum=0.25)
+    linear(torch.tensor([[-4.0, 8.0]]))
+    assert (linear.low.item(), linear.high.item()) == (-4, 8)
+    linear(torch.tensor([[0.0, 4.0]]))
+    assert (linear.low.item(), linear.high.item()) == (-3, 7)
+    linear.observe = False
+    linear(torch.tensor([[-100.0, 100.0]]))
+    assert (linear.low.item(), linear.high.item()) == (-3, 7)
+
+
+def frozen(bias: bool = True) -> FakeQuantLinear:
+    torch.manual_seed(0)
+    linear = FakeQuantLinear(nn.Linear(24, 10, bias=bias))
+    linear.mask.copy_(pruning.magnitude_mask(linear.weight, 0.5))
+    linear(torch.randn(50, 24))
+    linear.observe = False
+    return linear
+
+
+def test_the_linear_multiplies_integers():
+    """Independent of torch: an int64 product, scaled at the end."""
+    linear, x = frozen(), torch.randn(7, 24)
+    scale, zero_point = (v.item() for v in activation_grid(linear.low, linear.high))
+    weight = (linear.weight * linear.mask).detach().double().numpy()
+    weight_scales = np.abs(weight).max(1) / 127
+    qx = quantized(x.double().numpy(), scale, zero_point, 0, 255).astype(np.int64) - zero_point
+    qw = quantized(weight, weight_scales[:, None], 0, -127, 127).astype(np.int64)
+    expected = (qx @ qw.T) * scale * weight_scales + linear.bias.detach().numpy()
+    np.testing.assert_allclose(linear(x).detach().numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_int8_linear_is_the_frozen_fake_quantized_one(bias):
+    linear, x = frozen(bias), torch.randn(3, 7, 24)
+    shipped = Int8Linear(linear)
+    assert shipped.weight.dtype == torch.int8
+    assert shipped.weight.shape == (24, 10)
+    torch.testing.assert_close(shipped(x), linear(x), atol=1e-6, rtol=1e-6)
+    assert (shipped.weight.T[~linear.mask] == 0).all()
+
+
+def test_fault_7_training_and_evaluation_use_the_same_number_system():
+    linear, x = frozen(), torch.randn(5, 24)
+    assert torch.equal(linear.train()(x), linear.eval()(x))
+    weight = linear.effective_weight
+    steps = fake_quantize_weight(weight, weight_scale(weight)) / weight_scale(weight)[:, None]
+    torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
+
+
+def test_calibrate_and_ranges_round_trip():
+    model = quantized_classifier()
+    found = quantization.ranges(model)
+    assert len(found) == 12
+    assert all(low < high for low, high in found.values())
+    batch = token_batch(9)
+    wanted = model(batch["input_ids"], batch["attention_mask"]).logits
+    for linear in quantization.quantized_linears(model).values():
+        linear.low.fill_(0.0)
+        linear.high.fill_(0.5)
+        linear.observe = True
+    quantization.load_ranges(model, found)
+    assert quantization.ranges(model) == found
+    assert torch.equal(model(batch["input_ids"], batch["attention_mask"]).logits, wanted)
+    assert quantization.ranges(model) == found  # they are frozen
+
+
+def test_a_layer_without_a_saved_range_is_an_error():
+    model = quantized_classifier()
+    with pytest.raises(KeyError, match="encoder"):
+        quantization.load_ranges(model, {})
+
+
+def test_to_int8_replaces_every_quantized_linear_and_keeps_the_function():
+    model, batch = quantized_classifier(), token_batch(3)
+    with torch.no_grad():
+        wanted = model(batch["input_ids"], batch["attention_mask"]).logits
+        made = quantization.to_int8(model)
+        found = model(batch["input_ids"], batch["attention_mask"]).logits
+    assert len(made) == 12
+    assert not quantization.quantized_linears(model)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,77 @@
+"""The closing table, worked by hand."""
+
+import csv
+
+import pytest
+
+from pruneonce import reporting
+
+
+def score(accuracy, sparsity, file_bytes, compressed):
+    return {
+        "accuracy": accuracy,
+        "accuracy_low": accuracy - 0.01,
+        "accuracy_high": accuracy + 0.01,
+        "rows": 200,
+        "sparsity": sparsity,
+        "file_bytes": file_bytes,
+        "compressed_bytes": compressed,
+    }
+
+
+@pytest.fixture
+def table():
+    scores = {
+        "dense": score(0.95, 0.0, 90_000_000, 80_000_000),
+        "sparse": score(0.94, 0.85, 90_000_000, 20_000_000),
+        "int8": score(0.955, 0.85, 25_000_000, 10_000_000),
+    }
+    latencies = {
+        name: {"median_ms": ms, "p95_ms": ms + 1, "tokens": 128, "threads": 2}
+        for name, ms in (("int8", 4.0), ("dense", 10.0), ("sparse", 10.0))
+    }
+    return reporting.rows("r8", scores, latencies)
+
+
+def test_rows_compare_to_the_dense_variant(table):
+    assert [r["variant"] for r in table] == ["dense", "sparse", "int8"]
+    assert [r["accuracy_change"] for r in table] == pytest.approx([0, -0.01, 0.005])
+    assert [r["times_smaller"] for r in table] == pytest.approx([1, 4, 8])
+    assert [r["times_faster"] for r in table] == pytest.approx([1, 1, 2.5])
+    assert {r["task"] for r in table} == {"r8"}
+
+
+def test_cells_stand_under_their_headers(table):
+    assert dict(zip(reporting.HEADER, reporting.cells(table[2]), strict=True)) == {
+        "task": "r8",
+        "variant": "int8",
+        "accuracy": "95.50%",
+        "95 % interval": "94.5% to 96.5%",
+        "to dense": "+0.50",
+        "sparsity": "85.00%",
+        "file": "25.0 MB",
+        "compressed": "10.0 MB",
+        "batch 1": "4.0 ms",
+        "p95": "5.0 ms",
+        "speed": "2.50 x",
+    }
+
+
+def test_markdown_is_one_table_with_a_legend(table):
+    lines = reporting.markdown("Title", table).splitlines()
+    assert lines[0] == "# Title"
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 5
+    assert {row.count("|") for row in rows} == {len(reporting.HEADER) + 1}
+    assert any("128 tokens, 2 threads" in line for line in lines)
+
+
+def test_sizes_are_a_csv_file(table, tmp_path):
+    reporting.write_sizes(tmp_path / "sizes.csv", table)
+    with (tmp_path / "sizes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["variant"], float(r["compressed_megabytes"]), float(r["accuracy"])) for r in rows] == [
+        ("dense", 80.0, 0.95),
+        ("sparse", 20.0, 0.94),
+        ("int8", 10.0, 0.955),
+    ]

@@ -1,0 +1,43 @@
+"""Intervals against published numbers; bytes against zlib."""
+
+import zlib
+
+import pytest
+
+from pruneonce.scores import CHUNK, compressed_bytes, wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval(correct, total, low, high):
+    assert wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_interval_rejects_what_is_no_proportion(correct, total):
+    with pytest.raises(ValueError, match="need 0 <= correct"):
+        wilson_interval(correct, total)
+
+
+def test_compressed_bytes_is_zlib_over_the_whole_file(tmp_path):
+    path = tmp_path / "file"
+    content = bytes(range(256)) * (CHUNK // 200)
+    path.write_bytes(content)
+    assert len(content) > CHUNK
+    assert compressed_bytes(path) == len(zlib.compress(content, 6))
+    assert compressed_bytes(path, level=1) == len(zlib.compress(content, 1))
+
+
+def test_an_empty_file_has_the_bytes_of_an_empty_stream(tmp_path):
+    (tmp_path / "file").touch()
+    assert compressed_bytes(tmp_path / "file") == len(zlib.compress(b""))

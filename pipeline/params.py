@@ -263,7 +263,7 @@ class Params(Section):
     export: Export
     evaluate: Evaluate
     report: Report
-    tasks: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    tasks: Annotated[dict[Name, dict[str, dict[str, Any]]], Field(min_length=1)]
 
     def section(self, stage: str, item: str | None = None) -> Section:
         """The section of `stage`; for a task or a source, its own."""

@@ -5,6 +5,7 @@ run, calls `run` once, and writes its metrics. Every error a user can meet ends 
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import inspect
@@ -49,26 +50,36 @@ def _is_section(hint: object) -> bool:
 class Log:
     """What a stage says while it works: metrics by step, to MLflow and, if asked for, to a CSV that DVC plots.
 
-    Calling it with a step and metrics records them; `scratch` is a folder for checkpoints that is this run's own.
+    Calling it with a step and metrics records them. `scratch` is a folder for checkpoints that is this run's own; the
+    rows stand there too, so that a resumed run ends with the same CSV as one that was never interrupted.
     """
 
     scratch: Path
     track: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
         self.track(step, metrics)
         if step % HISTORY_EVERY_STEPS == 0:
             # Speed is not a function of deps and params: it goes to MLflow, never into an out.
-            self.rows.append({"step": step, **{k: v for k, v in metrics.items() if k != "tokens_per_second"}})
+            row = {"step": step, **{k: v for k, v in metrics.items() if k != "tokens_per_second"}}
+            self.rows[step] = row
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            with (self.scratch / "history.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def write_history(self, path: Path) -> None:
         """The recorded steps as CSV, one row a step, 6 significant digits."""
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        steps: dict[int, dict[str, float]] = {}
+        for line in (self.scratch / "history.jsonl").read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill; the step was run again
+                steps |= {(row := json.loads(line))["step"]: row}
+        rows = [row for _, row in sorted((steps | self.rows).items())]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
         with path.open("w", newline="") as file:
             out = csv.DictWriter(file, columns, lineterminator="\n")
             out.writeheader()
-            out.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in self.rows)
+            out.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in rows)
 
 
 def main(run: Callable[..., Metrics]) -> None:

@@ -124,7 +124,7 @@ def lock(model: nn.Module) -> None:
 def bake(model: nn.Module) -> None:
     """Write the masks into the weights (a pruned weight becomes 0.0) and put plain linears back."""
     for name, linear in [(n, m) for n, m in model.named_modules() if isinstance(m, MaskedLinear)]:
-        linear.weight.mul_(linear.mask)
+        linear.weight.masked_fill_(~linear.mask, 0.0)  # a product would leave -0.0, whose sign bits do not compress
         plain = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         plain.weight, plain.bias = linear.weight, linear.bias
         model.set_submodule(name, plain)

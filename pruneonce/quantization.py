@@ -62,7 +62,8 @@ def weight_scale(weight: Tensor) -> Tensor:
 
 def quantize_weight(weight: Tensor) -> Tensor:
     """int8[out, in]: the integers that `fake_quantize_weight` stands for."""
-    return (weight.detach() / weight_scale(weight)[:, None]).round().clamp(-127, 127).to(torch.int8)
+    scale = weight_scale(weight)  # through the operator itself: w / scale and w * (1 / scale) can round apart
+    return (fake_quantize_weight(weight.detach(), scale) / scale[:, None]).round().to(torch.int8)
 
 
 def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

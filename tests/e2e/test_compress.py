@@ -1,4 +1,4 @@
-"""The whole pipeline on the tiny profile, in a copy of the repository: by the flow, again, after one change, by DVC alone."""
+"""The whole pipeline on the tiny profile, in a copy: by the flow, again, after one change, by DVC alone."""
 
 import json
 import os

@@ -25,15 +25,15 @@ def pruned(linear: nn.Linear, x: torch.Tensor, sparsity: float) -> pruning.Maske
 
 
 @pytest.mark.parametrize("features", [32, 200])
-@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.85])
-def test_the_output_moves_less_than_under_magnitude_pruning(features, sparsity):
+@pytest.mark.parametrize(("sparsity", "share"), [(0.3, 0.2), (0.5, 0.5), (0.85, 0.9)])
+def test_the_output_moves_less_than_under_magnitude_pruning(features, sparsity, share):
     torch.manual_seed(0)
     linear, x = nn.Linear(features, 16), correlated(features)
     ours = pruned(linear, x, sparsity)
     magnitude = linear.weight * pruning.magnitude_mask(linear.weight, sparsity)
     wanted = linear(x)
     error = (ours(x) - wanted).square().mean()
-    assert error < 0.5 * (nn.functional.linear(x, magnitude, linear.bias) - wanted).square().mean()
+    assert error < share * (nn.functional.linear(x, magnitude, linear.bias) - wanted).square().mean()
 
 
 @pytest.mark.parametrize("features", [5, 128, 129, 300])
@@ -105,6 +105,6 @@ def test_a_language_model_is_pruned_on_what_it_reads(masked_lm, engine):
 
     second_order.prune(masked_lm, linears, sample, 0.6, batches=3, engine=engine)
     assert read == [0, 1, 2]
-    counts = {int((~m.mask).sum()) / m.mask.numel() for m in linears.values()}
     assert len(linears) == 12
-    assert counts == {pytest.approx(0.6, abs=1e-3)}
+    for linear in linears.values():
+        assert int((~linear.mask).sum()) == pruning.pruned_count(0.6, linear.mask.numel())

@@ -1,0 +1,106 @@
+"""The tiny pipeline, run once a session, and copies of the repository for what must not touch it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.integration import tiny
+
+
+@pytest.fixture(scope="session")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[tiny.Result, tiny.Result]:
+    """The whole tiny pipeline in this process and, meanwhile, in another one with another hash seed and another path."""
+    import torch
+
+    threads = torch.get_num_threads()
+    here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("another-path")
+    log = (there / "log").open("w")
+    env = {**os.environ, "PYTHONHASHSEED": "4711"}
+    command = [sys.executable, "-m", "tests.integration.tiny", str(there)]
+    with log, subprocess.Popen(command, cwd=tiny.ROOT, env=env, stdout=log, stderr=log) as other:
+        try:
+            first = tiny.run_all(here)
+            assert other.wait(timeout=300) == 0, (there / "log").read_text()[-3000:]
+        finally:
+            other.kill()
+            torch.set_num_threads(threads)
+    return first, tiny.Result(there, json.loads((there / "metrics.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def first(twice) -> tiny.Result:
+    return twice[0]
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One store for all: creating it takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@dataclass
+class Project:
+    """A copy of the tracked files in a git repository of its own, with the tiny profile as params.yaml."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def edit(self, change: Callable[[dict[str, Any]], None] = lambda document: None) -> None:
+        """Write params.yaml: the tiny profile after `change`."""
+        document, out = tiny.document(), StringIO()
+        change(document)
+        YAML().dump(document, out)
+        (self.folder / "params.yaml").write_text(out.getvalue())
+
+    def command(self, name: str) -> list[str]:
+        """The command line of a stage, e.g. "finetune@topic", as dvc.yaml has it."""
+        (found,) = [c for c in tiny.commands(tiny.document()) if c.name == name]
+        item = ["--item", found.item] if found.item else []
+        paths = [word for key, path in found.flags.items() for word in (f"--{key.replace('_', '-')}", path)]
+        return [sys.executable, "-m", f"stages.{found.stage}", *item, *paths]
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**self.environment, **environment}
+        return subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=120)
+
+    def snapshot(self) -> Mapping[str, bytes]:
+        """Every file below data/."""
+        files = sorted(p for p in (self.folder / "data").rglob("*") if p.is_file())
+        return {p.relative_to(self.folder).as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.fixture
+def project(tmp_path: Path, tracking_uri: str) -> Project:
+    folder = tmp_path / "project"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=tiny.ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (tiny.ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tiny.ROOT / name, folder / name)
+    for words in (
+        ["init", "--quiet"],
+        ["add", "--all"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "copy"],
+    ):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PRUNEONCE_", "PIP_", "PYTHONPATH"))}
+    made = Project(folder, {**inherited, "MLFLOW_TRACKING_URI": tracking_uri})
+    made.edit()
+    return made
+
+
+@pytest.fixture
+def computed(project: Project, first: tiny.Result) -> Project:
+    """A project in which every stage has run."""
+    shutil.copytree(first.folder / "data", project.folder / "data")
+    return project

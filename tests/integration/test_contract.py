@@ -1,0 +1,199 @@
+"""dvc.yaml, the signatures of the stages, params.yaml, git and the README say the same thing."""
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import params
+from pipeline.stage import contract
+from tests.integration.tiny import ROOT, flags, stages
+
+STAGES = [
+    "fetch",
+    "fetch_local",
+    "prepare_task",
+    "prepare_corpus",
+    "prepare_teacher",
+    "sparsify",
+    "teach_task",
+    "finetune",
+    "quantize",
+    "export",
+    "evaluate",
+    "report",
+]
+# Cannot change a byte of an out: the texts of errors, and a docstring.
+NOT_SCIENCE = {"pruneonce/errors.py", "pruneonce/__init__.py"}
+
+
+def wants(stage: str) -> dict[str, list[str]]:
+    return contract(importlib.import_module(f"stages.{stage}").run)
+
+
+def listed(block: dict, *keys: str) -> dict[str, bool]:
+    """path -> whether DVC caches it, out of dvc.yaml's two ways to write an out."""
+    found: dict[str, bool] = {}
+    for entry in [e for key in keys for e in block.get(key, [])]:
+        name, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+        assert name not in found, f"{name} stands twice"
+        found[name] = options.get("cache", True)
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} has a relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def reached(path: Path) -> set[str]:
+    """`path` and every module of pruneonce that it imports, directly or not."""
+    found, waiting = set[str](), [path]
+    while waiting:
+        path = waiting.pop()
+        name = path.relative_to(ROOT).as_posix()
+        if name in found:
+            continue
+        found.add(name)
+        modules = [ROOT / (m.replace(".", "/") + ".py") for m in imported(path) if m.startswith("pruneonce.")]
+        waiting += [m for m in modules if m.is_file()]
+    return found - NOT_SCIENCE
+
+
+def tracked(*folders: str) -> list[str]:
+    return subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+
+def test_the_stages_are_those_of_the_paper_and_each_has_one_file():
+    files = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
+    assert list(stages()) == STAGES
+    assert files == sorted(STAGES)
+    assert len(files) == 12
+
+
+def test_every_section_of_params_belongs_to_a_stage():
+    sections = set(params.Params.model_fields)
+    assert sections == {"common", "tasks", *STAGES}
+    for profile in [ROOT / "params.yaml", *(ROOT / "profiles").glob("*.yaml")]:
+        assert set(params.read_yaml(profile)) == sections, profile.name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_flags_are_the_parameters_of_run(stage):
+    block, want = stages()[stage], wants(stage)
+    words = shlex.split(block["cmd"])
+    assert words[:3] == ["python", "-m", f"stages.{stage}"]
+    assert all(word.startswith("--") and "_" not in word for word in words[3::2]), words[3::2]
+    names = [*want["dep"], *want["out"], *want["record"], *want["item"], "metrics"]
+    assert sorted(flags(block["cmd"])) == sorted(names)
+    assert len(words[3::2]) == len(names)
+    foreach = "foreach" in params.read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+    assert want["item"] == (["item"] if foreach else [])
+    assert not foreach or flags(block["cmd"])["item"] == "${key}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_outs_are_what_run_writes(stage):
+    block, want = stages()[stage], wants(stage)
+    given = flags(block["cmd"])
+    cached = {given[name]: True for name in want["out"]}
+    small = {given[name]: False for name in [*want["record"], "metrics"]}
+    assert listed(block, "outs", "metrics", "plots") == {**cached, **small}
+    assert len(cached) + len(small) == len(want["out"]) + len(want["record"]) + 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_what_run_reads_and_the_code_that_can_change_it(stage):
+    block, want = stages()[stage], wants(stage)
+    given = flags(block["cmd"])
+    code = reached(ROOT / f"stages/{stage}.py")
+    assert f"stages/{stage}.py" in code
+    assert len(code) >= 2, "a stage without science"
+    assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | code)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_the_sections_that_run_takes(stage):
+    block, sections = stages()[stage], wants(stage)["section"]
+    if stage in ("fetch", "fetch_local"):
+        expected = [f"{stage}.${{key}}"]
+        assert sections == [stage]
+    else:
+        expected = sections + [f"tasks.${{key}}.{name}" for name in sections if name in params.TASK_STAGES]
+        assert stage in sections
+    assert sorted(block["params"]) == sorted(expected)
+
+
+def test_the_four_task_sections_are_read_by_their_own_stage_only():
+    read = {stage: set(wants(stage)["section"]) & set(params.TASK_STAGES) for stage in STAGES}
+    assert {stage: names for stage, names in read.items() if names} == {name: {name} for name in params.TASK_STAGES}
+    assert len(params.TASK_STAGES) == 4
+
+
+def test_all_science_is_a_dep_of_some_stage():
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pruneonce").glob("*.py")} - NOT_SCIENCE
+    read = {dep for block in stages().values() for dep in block["deps"] if dep.startswith("pruneonce/")}
+    assert read == modules
+    assert len(modules) >= 15
+
+
+def test_no_two_stages_write_the_same_path():
+    # fetch and fetch_local share data/raw/<name>: params refuses a name that stands in both.
+    paths = Counter(path for block in stages().values() for path in listed(block, "outs", "metrics", "plots"))
+    assert [path for path, count in paths.items() if count > 1] == ["data/raw/${key}"]
+    assert len(paths) >= 30
+
+
+def test_git_ignores_what_dvc_caches_and_keeps_the_rest():
+    outs = {
+        path: cached for block in stages().values() for path, cached in listed(block, "outs", "metrics", "plots").items()
+    }
+    for path, cached in outs.items():
+        example = path.replace("${key}", "some-task")
+        assert "$" not in example
+        done = subprocess.run(["git", "check-ignore", "--no-index", "--quiet", example], cwd=ROOT)
+        assert done.returncode == (0 if cached else 1), f"{path} is {'not ' if cached else ''}ignored"
+    assert (sum(outs.values()), len(outs) - sum(outs.values())) == (11, 21)
+
+
+def test_every_plot_of_dvc_yaml_reads_an_out():
+    outs = {path for block in stages().values() for path in listed(block, "outs", "metrics", "plots")}
+    plots = [(name, body) for entry in params.read_yaml(ROOT / "dvc.yaml")["plots"] for name, body in entry.items()]
+    read = [path for name, body in plots for path in (body["y"] if isinstance(body.get("y"), dict) else [name])]
+    assert len(read) == 4
+    assert set(read) <= outs
+
+
+def tree() -> str:
+    """The indented block of the README that draws the tree."""
+    blocks = re.findall(r"(?:^    .*\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
+    folders = ("flows/", "stages/", "pipeline/", "pruneonce/")
+    (found,) = [block for block in blocks if all(re.search(rf"(?m)^ +{folder}", block) for folder in folders)]
+    return found
+
+
+def test_the_readme_has_a_line_for_every_file():
+    drawn = Counter(re.findall(r"[\w-]+\.py\b", tree()))
+    files = [f for f in tracked("flows", "stages", "pipeline", "pruneonce") if not f.endswith("/__init__.py")]
+    need = Counter(Path(file).name for file in files)
+    assert len(files) >= 35
+    assert {name: count for name, count in need.items() if drawn[name] < count} == {}
+
+
+def test_the_readme_draws_no_file_that_is_not_there():
+    folders = ("flows", "stages", "pipeline", "pruneonce", "tests", "benchmarks")
+    there = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    drawn = set(re.findall(r"[\w-]+\.py\b", tree()))
+    assert len(drawn) >= 35
+    assert drawn <= there

@@ -1,0 +1,115 @@
+"""The tiny profile run through every stage, in one process, with the paths that dvc.yaml names.
+
+`python -m tests.integration.tiny FOLDER` does it in a process of its own and leaves the metrics in FOLDER/metrics.json.
+"""
+
+import importlib
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import params
+from pipeline.stage import Log, contract
+
+ROOT = Path(__file__).parents[2]
+PROFILE = ROOT / "profiles/tiny.yaml"
+TASK = "topic"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of dvc.yaml for one item. flags: parameter of `run` -> path relative to the repository."""
+
+    stage: str
+    item: str | None
+    flags: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}@{self.item}" if self.item else self.stage
+
+
+@dataclass
+class Result:
+    """What the stages left in `folder`, and what they returned by name."""
+
+    folder: Path
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, path: str) -> Path:
+        return self.folder / "data" / path
+
+
+def document() -> dict[str, Any]:
+    """profiles/tiny.yaml with one thread, so that what else runs on this machine neither slows nor changes it."""
+    tiny = params.read_yaml(PROFILE)
+    tiny["common"]["threads"] = 1
+    return tiny
+
+
+def stages() -> dict[str, dict[str, Any]]:
+    """dvc.yaml: stage -> its block, `do` taken out of foreach."""
+    found = params.read_yaml(ROOT / "dvc.yaml")["stages"]
+    return {name: block.get("do", block) for name, block in found.items()}
+
+
+def flags(cmd: str) -> dict[str, str]:
+    """The flags of a command as parameter names: --dense-onnx x -> {"dense_onnx": "x"}."""
+    words = shlex.split(cmd)
+    return {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(words[3::2], words[4::2], strict=True)}
+
+
+def commands(tiny: dict[str, Any]) -> Iterator[Command]:
+    """Every command of dvc.yaml with its templates filled in, in the file's order, which is a topological one."""
+    for stage, block in params.read_yaml(ROOT / "dvc.yaml")["stages"].items():
+        if "foreach" not in block:
+            yield Command(stage, None, flags(_fill(block["cmd"], tiny)))
+            continue
+        for key, item in tiny[block["foreach"].strip("${}")].items():
+            cmd = _fill(block["do"]["cmd"], {**tiny, "key": key, "item": item})
+            yield Command(stage, key, {k: v for k, v in flags(cmd).items() if k != "item"})
+
+
+def _fill(text: str, scope: dict[str, Any]) -> str:
+    def value(match: re.Match[str]) -> str:
+        found: Any = scope
+        for key in match[1].split("."):
+            found = found[key]
+        return str(found)
+
+    return re.sub(r"\$\{([^}]+)\}", value, text)
+
+
+def run(command: Command, folder: Path, tiny: dict[str, Any]) -> Any:
+    """One stage's `run` on files below `folder`; writes the metrics file as the command line would."""
+    function = importlib.import_module(f"stages.{command.stage}").run
+    wants = contract(function)
+    loaded = params.parse(tiny, "tiny")
+    paths = {name: folder / path for name, path in command.flags.items()}
+    if command.stage == "fetch_local":
+        paths["path"] = ROOT / command.flags["path"]
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    report = paths.pop("metrics")
+    sections = {name: loaded.section(name, command.item) for name in wants["section"]}
+    item = dict.fromkeys(wants["item"], command.item)
+    metrics = function(**item, **paths, **sections, log=Log(folder / "scratch" / command.name))
+    report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    return metrics
+
+
+def run_all(folder: Path) -> Result:
+    tiny, result = document(), Result(folder)
+    for command in commands(tiny):
+        result.metrics[command.name] = run(command, folder, tiny)
+    return result
+
+
+if __name__ == "__main__":
+    done = run_all(Path(sys.argv[1]))
+    (done.folder / "metrics.json").write_text(json.dumps(done.metrics))

@@ -1,6 +1,6 @@
-# The few commands there are. `make` lists them.
+# The few commands there are. `make` lists them. Another torch build: make run TORCH="torch==2.13.0 --index-url URL"
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
-TORCH   ?= torch==2.13.0  # another build: TORCH="torch==2.13.0 --index-url URL"
+TORCH   ?= torch==2.13.0
 PROFILE ?=
 SET     ?=
 BIN     := .venv/bin
@@ -18,7 +18,7 @@ install: .venv/installed  ## create .venv with the exact versions of requirement
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 

@@ -325,11 +325,17 @@ def parse(document: Any, name: str) -> Params:
 def read_yaml(path: Path) -> Any:
     """The file with the parser DVC uses, ruamel (PyYAML would read 1e-4 as a string)."""
     try:
-        return YAML(typ="safe").load(path)
+        return parse_yaml(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise ConfigError(f"expected the file {path}, found none. Run inside the repository.") from None
+
+
+def parse_yaml(text: str | bytes, name: str, yaml: YAML | None = None) -> Any:
+    """YAML out of `text`, which came from `name`. Raises ConfigError."""
+    try:
+        return (yaml or YAML(typ="safe")).load(text)
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"expected YAML in {path}, found: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"expected YAML in {name}, found: {' '.join(str(error).split())}") from None
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

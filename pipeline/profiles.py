@@ -4,6 +4,7 @@ A profile is a whole params file in profiles/. Using one replaces params.yaml, s
 the next run see what was run; edits that git does not have are never overwritten.
 """
 
+import hashlib
 import subprocess
 from collections.abc import Sequence
 from io import StringIO
@@ -29,13 +30,13 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
 
     Raises ConfigError for an unknown profile or key, a bad value, or edits that would be lost.
     """
+    if not PARAMS.is_file():
+        raise ConfigError(f"expected the file {PARAMS}, found none. Run inside the repository.")
     before = PARAMS.read_text()
+    source = str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
     text = before if profile is None else _text_of(profile)
-    text = _override(text, overrides) if overrides else text
-    chosen = params.parse(
-        YAML(typ="safe").load(text),
-        f"{profile or 'params.yaml'} with {list(overrides)}" if overrides else "params.yaml",
-    )
+    text = _override(text, overrides, source) if overrides else text
+    chosen = params.parse(params.parse_yaml(text, source), f"{source} with {list(overrides)}" if overrides else source)
     if text != before:
         if profile is not None and not _known(before):
             raise ConfigError(
@@ -61,28 +62,41 @@ def _committed(path: Path) -> str:
 
 
 def _known(text: str) -> bool:
-    """Whether this text is kept somewhere: in git, in a profile, or as a profile with overrides of ours."""
+    """Whether this text is kept somewhere: in git, in a profile, or as a profile with overrides of ours, unedited since."""
     kept = [_committed(PARAMS), *(path.read_text() for path in FOLDER.glob("*.yaml"))]
-    return text in kept or text.startswith(MARK)
+    return text in kept or _marked(text)
 
 
 MARK = "# Written by a run with overrides: "
 
 
-def _override(text: str, overrides: Sequence[str]) -> str:
-    """The text with each `a.b.c=value` set; comments and order are kept, and a first line says what was changed."""
+def _marked(text: str) -> bool:
+    first, _, body = text.partition("\n")
+    return first.startswith(MARK) and first.endswith(f"({_digest(body)})")
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:12]
+
+
+def _override(text: str, overrides: Sequence[str], source: str) -> str:
+    """The text with each `a.b.c=value` set; comments and order are kept.
+
+    A first line says what was changed, and carries a digest: without one, edits made by hand before or since would pass
+    for ours, and be overwritten.
+    """
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 120, True
-    document = yaml.load(text)
+    document = params.parse_yaml(text, source, yaml)
     for override in overrides:
         key, found, value = override.partition("=")
         if not found:
             raise ConfigError(f"expected an override like sparsify.sparsity=0.9, found {override!r}.")
-        _set(document, key.strip().split("."), YAML(typ="safe").load(value), override)
+        _set(document, key.strip().split("."), params.parse_yaml(value, f"override {override!r}"), override)
     out = StringIO()
     yaml.dump(document, out)
     body = out.getvalue().split("\n", 1)[1] if out.getvalue().startswith(MARK) else out.getvalue()
-    return f"{MARK}{' '.join(overrides)}\n{body}"
+    return f"{MARK}{' '.join(overrides)} ({_digest(body)})\n{body}" if _known(text) else body
 
 
 def _set(document: Any, path: list[str], value: Any, override: str) -> None:

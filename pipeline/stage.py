@@ -10,6 +10,7 @@ import csv
 import hashlib
 import inspect
 import json
+import re
 import shutil
 import signal
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from pipeline import lineage, params, tracking
-from pruneonce.errors import PruneOnceError
+from pruneonce.errors import DataError, PruneOnceError
 
 Dep = Annotated[Path, "dep"]  # a path the stage reads
 Out = Annotated[Path, "out"]  # a path the stage writes; no other stage writes it
@@ -93,10 +94,15 @@ def main(run: Callable[..., Metrics]) -> None:
     except KeyboardInterrupt:
         print(f"\n{stage}: stopped by Ctrl-C. Finished stages are kept; run again to go on.", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:
-        if error.errno not in (28, 122):  # ENOSPC, EDQUOT
+    except Exception as error:
+        if not _disk_is_full(error):
             raise
         sys.exit(f"\n{stage}: the disk is full ({error}). Finished stages are kept; free some space and run again.")
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether it is ENOSPC or EDQUOT; libraries written in Rust (safetensors) say so in words only."""
+    return getattr(error, "errno", None) in (28, 122) or re.search(r"\(os error (28|122)\)", str(error)) is not None
 
 
 def _main(run: Callable[..., Metrics], stage: str) -> None:
@@ -106,6 +112,9 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     sections = {name: params.load().section(name, item) for name in wants["section"]}
     flat = {f"{s}.{k}": v for s, section in sections.items() for k, v in section.model_dump().items()}
     name = f"{stage}@{item}" if item else stage
+    for path in (args[n] for n in wants["dep"]):
+        if not path.exists():
+            raise DataError(f"expected {path}, which this stage reads, found none. Get it with: dvc repro {name}")
     deps = {str(args[n]): lineage.file_md5(args[n]) for n in wants["dep"]}
     report = args.pop("metrics")
     for path in [report, *(args[n] for n in (*wants["out"], *wants["record"]))]:

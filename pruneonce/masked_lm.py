@@ -34,7 +34,9 @@ def forward_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: boo
 
 
 def hard_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy. logits: float[n, vocabulary] at every position whose label is not IGNORED, in order."""
+    """Mean cross entropy, 0 of nothing. logits: float[n, vocabulary] wherever the label is not IGNORED, in order."""
+    if not len(logits):
+        return logits.float().sum()  # a small batch may have no masked token; a mean over nothing would be nan
     return F.cross_entropy(logits.float(), labels[labels != IGNORED])
 
 

@@ -83,7 +83,8 @@ def copy_local(path: Path, members: Mapping[str, str], sha256: str | None, folde
         elif origin.is_file():
             shutil.copyfile(origin, target)
         else:
-            raise SourceError(f"expected {member} in {path}, found {sorted(p.name for p in path.iterdir())[:12]}.")
+            found = sorted(p.name for p in path.iterdir())[:12] if path.is_dir() else "a file (its member is `.`)"
+            raise SourceError(f"expected {member} in {path}, found {found}.")
 
 
 def verify(path: Path, sha256: str) -> None:
@@ -133,8 +134,8 @@ def _take(files: Mapping[str, object], read, members: Mapping[str, str], folder:
         found = {f: name for f in files if f == member}
         found |= {f: str(PurePosixPath(name) / f.removeprefix(prefix)) for f in files if f.startswith(prefix)}
         if not found:
-            near = [f for f in files if PurePosixPath(f).suffix == PurePosixPath(member).suffix][:8]
-            raise SourceError(f"expected member {member!r} in {archive}, found none; it holds e.g. {near}.")
+            near = [f for f in files if PurePosixPath(f).suffix == PurePosixPath(member).suffix] or list(files)
+            raise SourceError(f"expected member {member!r} in {archive}, found none; it holds e.g. {near[:8]}.")
         plan |= {f: inside(folder, target) for f, target in found.items()}
     for name, target in plan.items():
         target.parent.mkdir(parents=True, exist_ok=True)

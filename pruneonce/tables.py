@@ -58,6 +58,8 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict]:
             for number, line in enumerate(file):
                 if line.strip():
                     row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise DataError(f"expected an object in line {number + 1} of {path}, found {type(row).__name__}.")
                     _check_columns(path, columns, row, f"line {number + 1} of ")
                     yield row
     elif path.suffix == ".parquet":

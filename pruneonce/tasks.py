@@ -90,8 +90,9 @@ def write_split(path: Path, rows: Sequence[Example], names: Sequence[str], token
         for start in range(0, len(rows), 1000):
             texts = [text for text, _ in rows[start : start + 1000]]
             labels = [index[label] for _, label in rows[start : start + 1000]]
-            ids = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
-            cut += sum(len(i) == max_tokens for i in ids)
+            whole = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+            cut += sum(len(i) > max_tokens for i in whole)
+            ids = [i if len(i) <= max_tokens else [*i[: max_tokens - 1], i[-1]] for i in whole]
             out.write_batch(pa.record_batch({"text": texts, "label": labels, "input_ids": ids}, schema=schema))
     return cut
 

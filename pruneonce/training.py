@@ -140,7 +140,8 @@ def _shares(batch: Batch, engine: Accelerator) -> list[Batch]:
     pieces = engine.num_processes * engine.gradient_accumulation_steps
     if pieces == 1:
         return [{k: v.to(engine.device) for k, v in batch.items()}]
-    mine = range(engine.process_index, pieces, engine.num_processes)
+    rows = len(batch["attention_mask"])  # the last batch of an epoch may have fewer rows than pieces: some are shared then
+    mine = [piece % rows for piece in range(engine.process_index, pieces, engine.num_processes)]
     return [{k: v[i::pieces].to(engine.device) for k, v in batch.items()} for i in mine]
 
 

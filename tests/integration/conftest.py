@@ -25,7 +25,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[tiny.Result, tiny.R
     threads = torch.get_num_threads()
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("another-path")
     log = (there / "log").open("w")
-    env = {**os.environ, "PYTHONHASHSEED": "4711"}
+    env = {**os.environ, "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.integration.tiny", str(there)]
     with log, subprocess.Popen(command, cwd=tiny.ROOT, env=env, stdout=log, stderr=log) as other:
         try:

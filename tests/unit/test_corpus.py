@@ -89,16 +89,16 @@ def test_masked_blocks_are_a_function_of_the_step(blocks, tokenizer):
     assert not torch.equal(one(0)["input_ids"], one(2)["input_ids"])
     assert not torch.equal(one(0)["labels"], batches(2)(0)["labels"])
     batch = one(0)
-    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
-        k: ((4, 16), torch.int64) for k in ("input_ids", "labels", "attention_mask")
-    }
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == dict.fromkeys(
+        ("input_ids", "labels", "attention_mask"), ((4, 16), torch.int64)
+    )
     assert (batch["labels"] != IGNORED).any()
     assert int(batch["input_ids"].max()) < len(tokenizer)
 
 
 def write(tmp_path, tokenizer, documents, **changes):
     settings = {"block_tokens": 8, "held_out_ratio": 0.3, "max_tokens": None, "exclude": (), "seed": 0}
-    return corpus.write_corpus(documents, tokenizer, tmp_path, **settings | changes)
+    return corpus.write_corpus(lambda: iter(documents), tokenizer, tmp_path, **settings | changes)
 
 
 def test_write_corpus_counts_what_it_drops(tmp_path, tokenizer):
@@ -139,7 +139,7 @@ def test_max_tokens_limits_training_only(tmp_path, tokenizer):
 
 def test_encode_has_no_special_tokens_and_cuts_nothing(tokenizer):
     texts = ["apple pie", "a " * 200, "b"]
-    found = list(corpus.encode(texts, tokenizer, name="test", at_once=2))
+    found = list(corpus.encode(iter(texts), tokenizer, at_once=2))
     assert [len(ids) for ids in found] == [len(tokenizer.tokenize(t)) for t in texts]
     assert len(found[1]) == 200
     assert tokenizer.cls_token_id not in found[0]

@@ -1,4 +1,4 @@
-"""Fake quantization against plain numpy: q = clamp(round(x / scale) + zero_point); integers against a product of integers."""
+"""Fake quantization against plain numpy, q = clamp(round(x / scale) + zero_point), and against a product of integers."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,104 @@
+"""A copy of the project to run in, with its own Prefect home and its own MLflow runs; processes that are ended for sure."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def copy_project(folder: Path) -> Path:
+    """The project as it stands, without anything that was computed, as a git repository of one commit."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    for name in listed:
+        if name == "dvc.lock" or name.startswith("data/") or not (ROOT / name).is_file():
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "copy"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def environment(project: Path, home: Path) -> dict[str, str]:
+    """What a process in the copy sees: this interpreter, the copy's code, Prefect in `home`, MLflow in the copy."""
+    own = ("PREFECT_", "MLFLOW_", "DVC_", "PRUNEONCE_", "GIT_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
+    return {
+        **kept,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(project), kept.get("PYTHONPATH")])),
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "NO_COLOR": "1",
+    }
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(what: str, ask: Callable[[], Any], *, seconds: float, every: float = 1.0, log: Path | None = None) -> Any:
+    """Ask until the answer is true, and return it. Fails with the end of `log` when the time is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answer := ask():
+            return answer
+        time.sleep(every)
+    said = log.read_text()[-3000:] if log else ""
+    pytest.fail(f"waited {seconds:.0f} s for {what}\n{said}")
+
+
+@contextmanager
+def started(command: str, *, cwd: Path, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A shell command that stays: its output goes to `log`, and on leaving its whole process group is ended."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"],
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # A shell's background jobs ignore Ctrl-C and hand that on; Prefect's worker stops by it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        try:
+            yield process
+        finally:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            process.terminate()
+            _, alive = psutil.wait_procs(family, timeout=20)
+            for child in alive:
+                child.kill()
+            process.wait()
+
+
+def bash_blocks(page: Path) -> dict[str, list[str]]:
+    """The ```bash blocks of a page by the heading above them."""
+    sections = re.split(r"^##+ +(.*)$", page.read_text(), flags=re.MULTILINE)
+    pairs = zip(sections[1::2], sections[2::2], strict=True)
+    return {heading: re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) for heading, text in pairs}

@@ -1,0 +1,573 @@
+"""Everything a user can get wrong or meet: one clear message, a non-zero exit, and what was computed before is kept."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from pipeline import params, profiles, stage, tracking
+from pipeline.stage import Log
+from pruneonce.errors import ConfigError, LossNotFinite, TrackerUnreachable
+from tests.integration import tiny
+from tests.integration.conftest import Project
+from tests.integration.tiny import TASK
+
+Document = dict[str, Any]
+
+
+def put(path: str, value: Any) -> Callable[[Document], None]:
+    """A change of params.yaml: put("sparsify.sparsity", 1.5)."""
+
+    def change(document: Document) -> None:
+        *sections, key = path.split(".")
+        for name in sections:
+            document = document[name]
+        document[key] = value
+
+    return change
+
+
+def drop(path: str) -> Callable[[Document], None]:
+    def change(document: Document) -> None:
+        *sections, key = path.split(".")
+        for name in sections:
+            document = document[name]
+        del document[key]
+
+    return change
+
+
+RECIPE = f"in finetune with tasks.{TASK}.finetune: "
+BAD_PARAMS = {
+    "unknown key": (put("sparsify.sparsty", 0.9), "sparsify.sparsty: Extra inputs are not permitted, found 0.9"),
+    "unknown section": (put("prune", {}), "prune: Extra inputs are not permitted"),
+    "missing key": (drop("sparsify.steps"), "sparsify.steps: Field required"),
+    "missing section": (drop("quantize"), "quantize: Field required"),
+    "empty section": (put("sparsify", None), "sparsify: Input should be a valid dictionary"),
+    "out of range": (put("sparsify.sparsity", 1.5), "sparsify.sparsity: Input should be less than 1, found 1.5"),
+    "below range": (
+        put("prepare_teacher.learning_rate", 0.0),
+        "prepare_teacher.learning_rate: Input should be greater than 0",
+    ),
+    "infinite": (put("sparsify.learning_rate", float("inf")), "sparsify.learning_rate: Input should be a finite number"),
+    "wrong type": (put("sparsify.steps", "40"), "sparsify.steps: Input should be a valid integer, found '40'"),
+    "fraction of a step": (put("sparsify.steps", 40.5), "sparsify.steps: Input should be a valid integer, found 40.5"),
+    "yes for a number": (put("common.seed", True), "common.seed: Input should be a valid integer, found True"),
+    "no such choice": (
+        put("sparsify.criterion", "random"),
+        "sparsify.criterion: Input should be 'magnitude' or 'second_order'",
+    ),
+    "end after freeze": (
+        put("sparsify.prune_end_steps", 30),
+        "prune_begin_steps <= prune_end_steps <= freeze_masks_steps < steps",
+    ),
+    "begin after end": (put("sparsify.prune_begin_steps", 25), "prune_begin_steps <= prune_end_steps"),
+    "freeze after the last step": (put("sparsify.freeze_masks_steps", 40), "freeze_masks_steps < steps"),
+    "falling sparsity": (put("sparsify.initial_sparsity", 0.9), "need initial_sparsity <= sparsity, found 0.9 and 0.85"),
+    "no loss": (put("sparsify.hidden_weight", 0.0), None),  # hard_weight is left: valid
+    "endless warm-up": (put("prepare_teacher.warmup_steps", 60), "need warmup_steps < steps, found 60 and 60"),
+    "uneven micro-batches": (put("sparsify.micro_batches", 3), "batch_size 8 must be a multiple of micro_batches 3"),
+    "no regular expression": (put("common.prunable", "("), "common: prunable is not a regular expression"),
+    "unknown model": (
+        put("common.model", "gpt"),
+        "common.model names source 'gpt', found sources ['corpus', 'tiny-bert', 'topic']",
+    ),
+    "unknown source of a task": (
+        put(f"tasks.{TASK}.prepare_task.source", "topics"),
+        f"tasks.{TASK}.prepare_task.source names source 'topics'",
+    ),
+    "unknown source of the corpus": (
+        lambda d: d["prepare_corpus"]["documents"][0].update(source="books"),
+        "prepare_corpus.documents[0].source names source 'books'",
+    ),
+    "one name for two sources": (
+        lambda d: d["fetch"].update(topic={"package": "a==1", "sha256": "0" * 64, "members": {"a": "b"}}),
+        "source names stand in fetch and in fetch_local: ['topic']",
+    ),
+    "a package without its version": (
+        lambda d: d["fetch"].update(x={"package": "a", "sha256": "0" * 64, "members": {"a": "b"}}),
+        "fetch.x.package.package: String should match pattern",
+    ),
+    "a task without a section": (
+        drop(f"tasks.{TASK}.quantize"),
+        f"tasks.{TASK} needs exactly the keys ['finetune', 'prepare_task'",
+    ),
+    "a task with an empty section": (
+        put(f"tasks.{TASK}.finetune", None),
+        f"tasks.{TASK}.finetune: Input should be a valid dict",
+    ),
+    "a task with an unknown key": (
+        put(f"tasks.{TASK}.finetune", {"epoch": 3}),
+        f"{RECIPE}epoch: Extra inputs are not permitted",
+    ),
+    "a task out of range": (
+        put(f"tasks.{TASK}.finetune", {"soft_ratio": 2.0}),
+        f"{RECIPE}soft_ratio: Input should be less than",
+    ),
+    "a recipe out of range": (put("finetune.soft_ratio", 2.0), f"{RECIPE}soft_ratio: Input should be less than"),
+    "no tasks": (put("tasks", {}), "tasks: Dictionary should have at least 1 item"),
+    "a task that is a path": (lambda d: d["tasks"].update({"../x": d["tasks"][TASK]}), "tasks.../x"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PARAMS)
+def test_params_that_are_not_valid(case):
+    document = tiny.document()
+    change, message = BAD_PARAMS[case]
+    params.parse(document, "params.yaml")
+    change(document)
+    if message is None:
+        params.parse(document, "params.yaml")
+        return
+    with pytest.raises(ConfigError) as caught:
+        params.parse(document, "params.yaml")
+    assert str(caught.value).startswith("params.yaml is not valid. ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once():
+    document = tiny.document()
+    put("sparsify.sparsity", 1.5)(document)
+    drop("evaluate.threads")(document)
+    with pytest.raises(ConfigError, match=r"sparsify\.sparsity: .*; evaluate\.threads: Field required"):
+        params.parse(document, "params.yaml")
+    assert len(BAD_PARAMS) == 32
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "expected YAML in .*, line 1"),
+        (b"a: 1\na: 2\n", "duplicate key"),
+        (b"a: \xff\n", "invalid leading UTF-8"),
+        (b"a: !!python/object:os.system x\n", "could not determine a constructor"),
+        (b"- 1\n", "Input should be a valid dictionary"),
+        (b"", "Input should be a valid dictionary"),
+        (None, "expected the file .*, found none"),
+    ],
+)
+def test_a_file_that_is_not_params(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        params.load(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path):
+    (tmp_path / "a.yaml").write_text("rate: 1e-4\n")
+    assert params.read_yaml(tmp_path / "a.yaml") == {"rate": 1e-4}
+
+
+def failed(done: subprocess.CompletedProcess[str], message: str, *, code: int = 1) -> None:
+    """The command ended with `code`, its last line is the message, and no traceback was shown."""
+    assert done.returncode == code, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert message in done.stderr.strip().splitlines()[-1], done.stderr[-3000:]
+
+
+def columns(project: Project) -> None:
+    project.edit(put(f"tasks.{TASK}.prepare_task.text", "body"))
+
+
+def labels(project: Project) -> None:
+    project.edit(put(f"tasks.{TASK}.prepare_task.labels", ["kitchen", "sport"]))
+
+
+def empty(project: Project) -> None:
+    (project.folder / "data/raw/topic/train.tsv").write_bytes(b"")
+
+
+def latin1(project: Project) -> None:
+    with (project.folder / "data/raw/topic/train.tsv").open("ab") as file:
+        file.write("ein S\u00fcppchen\tkitchen\n".encode("latin1"))
+
+
+def no_train(project: Project) -> None:
+    (project.folder / "data/raw/topic/train.tsv").rename(project.folder / "data/raw/topic/training.tsv")
+
+
+def checksum(project: Project) -> None:
+    project.edit(put("fetch_local.corpus.sha256", "0" * 64))
+
+
+def gone(project: Project) -> None:
+    (project.folder / "tests/tiny/text/corpus.txt").rename(project.folder / "tests/tiny/text/corpora.txt")
+
+
+def layers(project: Project) -> None:
+    project.edit(put("common.prunable", r"^decoder\."))
+
+
+def diverging(project: Project) -> None:
+    project.edit(put("prepare_teacher.learning_rate", 1e30))
+
+
+def invalid(project: Project) -> None:
+    (project.folder / "params.yaml").write_text("common: [")
+
+
+BAD_RUNS = {
+    columns: (f"prepare_task@{TASK}", "prepare_task: DataError: expected column 'body' in data/raw/topic/train.tsv"),
+    labels: (f"prepare_task@{TASK}", "DataError: expected labels ['kitchen', 'sport'], found also ['weather']"),
+    empty: (f"prepare_task@{TASK}", "DataError: expected rows in data/raw/topic/train.tsv, found an empty file"),
+    latin1: (f"prepare_task@{TASK}", "DataError: expected UTF-8 in data/raw/topic/train.tsv, found byte 0xfc"),
+    no_train: (
+        f"prepare_task@{TASK}",
+        "DataError: expected a file train.* in source 'topic', found ['test.tsv', 'training.tsv']",
+    ),
+    checksum: ("fetch_local@corpus", f"fetch_local: ChecksumMismatch: expected sha256 {'0' * 64} for corpus.txt, found "),
+    layers: ("sparsify", "sparsify: ModelError: expected nn.Linear layers whose name matches '^decoder\\\\.', found none"),
+    diverging: ("prepare_teacher", "prepare_teacher: LossNotFinite: expected a finite loss, found loss "),
+    invalid: ("report", "report: ConfigError: expected YAML in params.yaml, found: "),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_RUNS, ids=lambda spoil: spoil.__name__)
+def test_a_stage_that_cannot_go_on(computed, spoil):
+    name, message = BAD_RUNS[spoil]
+    spoil(computed)
+    command = next(c for c in tiny.commands(tiny.document()) if c.name == name)
+    before = computed.snapshot()
+    failed(computed.run(*computed.command(name)), message)
+    own = tuple(path for flag, path in command.flags.items() if flag in ("source", "splits", "model", "history"))
+    kept = {path: content for path, content in before.items() if not path.startswith(own)}
+    after = computed.snapshot()
+    assert {path: after.get(path) for path in kept} == kept
+    assert command.flags["metrics"] in kept, "the metrics of a stage that failed are not written"
+    assert len(kept) > 40
+
+
+def test_a_local_source_that_is_not_there(project):
+    gone(project)
+    done = project.run(*project.command("fetch_local@corpus"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert "corpus.txt" in done.stderr.strip().splitlines()[-1]
+
+
+def test_no_package_index(project):
+    source = {"package": "no-such-package-here==1.0", "sha256": "0" * 64, "members": {".": "model"}}
+    project.edit(lambda d: d["fetch"].update(ghost=source))
+    command = [
+        sys.executable,
+        "-m",
+        "stages.fetch",
+        "--item",
+        "ghost",
+        "--source",
+        "data/raw/ghost",
+        "--metrics",
+        "data/m.json",
+    ]
+    done = project.run(*command, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
+    failed(done, "fetch: SourceError: expected no-such-package-here==1.0 from the package index, found: ")
+    assert not (project.folder / "data/raw/ghost").exists()
+    assert not (project.folder / "data/m.json").exists()
+
+
+def test_a_tracking_server_that_does_not_answer(computed):
+    before, began = computed.snapshot(), time.monotonic()
+    done = computed.run(*computed.command("prepare_teacher"), MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    failed(done, "prepare_teacher: TrackerUnreachable: expected an MLflow tracking store at http://127.0.0.1:9, found: ")
+    assert "Nothing was started" in done.stderr
+    assert "step/s" not in done.stderr
+    assert time.monotonic() - began < 60
+    assert computed.snapshot() == before
+
+
+def test_asking_an_unreachable_tracker_takes_seconds(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(TrackerUnreachable):
+        tracking.connect()
+    assert time.monotonic() - began < 30
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"), [("prepare_corpus", "--tokens"), ("prepare_teacher", "--model"), ("fetch_local@corpus", "--source")]
+)
+def test_a_full_disk(computed, small_disk, name, flag):
+    (small_disk / "ballast").write_bytes(b"x" * 60_000)
+    computed.edit(put("prepare_teacher.steps", 10))
+    command = computed.command(name)
+    command[command.index(flag) + 1] = str(small_disk / "out")
+    before = computed.snapshot()
+    done = computed.run(*command)
+    failed(done, f"{name.partition('@')[0]}: the disk is full (")
+    assert "free some space and run again" in done.stderr
+    kept = {path: content for path, content in before.items() if not path.endswith(".csv")}
+    after = computed.snapshot()
+    assert {path: after.get(path) for path in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full ([Errno 28] No space left on device)"),
+        (OSError(122, "Disk quota exceeded"), "the disk is full ("),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full ("),
+    ],
+)
+def test_errors_that_say_the_disk_is_full(monkeypatch, error, message):
+    def raising(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stage, "_main", raising)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        stage.main(raising)
+    assert message in str(caught.value.code)
+
+
+@pytest.mark.parametrize("error", [OSError(13, "Permission denied"), ZeroDivisionError("a defect")])
+def test_a_defect_is_not_dressed_up(monkeypatch, error):
+    def raising(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stage, "_main", raising)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(type(error)):
+        stage.main(raising)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(signal.SIGINT, 130, "stopped by Ctrl-C. Finished stages are kept"), (signal.SIGTERM, 143, "")],
+)
+def test_a_stage_that_is_stopped(computed, tracking_uri, number, code, message):
+    computed.edit(put("prepare_teacher.steps", 100_000))
+    before, log = computed.snapshot(), computed.folder / "log"
+    with log.open("w") as err:
+        started = subprocess.Popen(
+            computed.command("prepare_teacher"),
+            cwd=computed.folder,
+            env=computed.environment,
+            stderr=err,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+        )
+        try:
+            until = time.monotonic() + 90
+            while "step/s, " not in log.read_text() and time.monotonic() < until and started.poll() is None:
+                time.sleep(0.1)
+            started.send_signal(number)
+            assert started.wait(timeout=30) == code, log.read_text()[-3000:]
+        finally:
+            started.kill()
+    assert "Traceback" not in log.read_text()
+    assert message in log.read_text().splitlines()[-1]
+    assert computed.snapshot() == before
+    client = MlflowClient(tracking_uri)
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    run = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"], max_results=1)[0]
+    assert (run.info.run_name, run.info.status) == ("prepare_teacher", "KILLED")
+    assert run.data.params["prepare_teacher.steps"] == "100000"
+
+
+class Deaf:
+    """An MLflow client whose server is lost after `answers` requests."""
+
+    def __init__(self, answers: int):
+        self.answers, self.asked = answers, 0
+        self.metrics: list[Metric] = []
+        self.status = ""
+
+    def _ask(self) -> None:
+        self.asked += 1
+        if self.asked > self.answers:
+            raise ConnectionError("gone")
+
+    def create_run(self, *_: object, **__: object):
+        self._ask()
+        return type("Run", (), {"info": type("Info", (), {"run_id": "r"})})
+
+    def log_batch(self, run_id: str, metrics=(), params=(), tags=()) -> None:
+        self._ask()
+        self.metrics += metrics
+
+    def set_terminated(self, run_id: str, status: str) -> None:
+        self._ask()
+        self.status = status
+
+
+def test_a_tracker_lost_in_training_is_told_once_and_survived(monkeypatch, capsys):
+    client = Deaf(answers=3)  # create_run, params, the first flush
+    monkeypatch.setattr(tracking, "connect", lambda: (client, "0"))
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", -1.0)
+    with tracking.stage_run("sparsify", {"sparsify.steps": 3}, {"data/x": "md5"}) as tracked:
+        for step in range(5):
+            tracked.log_step(step, {"loss": 1.0})
+        tracked.log_result({"held_out_loss": 2.0, "names": ["not a number"]}, seconds=1.0)
+    assert client.asked == 3 + 4 + 1 + 1, "each step, the result and the end were tried"
+    assert [(m.key, m.step) for m in client.metrics] == [("loss", 0)]
+    said = capsys.readouterr().err
+    assert said.count("no longer answers (ConnectionError); the stage goes on") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (LossNotFinite("x"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")],
+)
+def test_a_run_ends_as_its_stage_did(monkeypatch, error, status):
+    client = Deaf(answers=100)
+    monkeypatch.setattr(tracking, "connect", lambda: (client, "0"))
+
+    def work() -> None:
+        with tracking.stage_run("report", {}, {}) as tracked:
+            tracked.log_step(0, {"loss": 1.0})
+            if error:
+                raise error
+
+    if error is None:
+        work()
+    else:
+        with pytest.raises(type(error)):
+            work()
+    assert client.status == status
+    assert [m.key for m in client.metrics] == ["loss"], "what was logged before is sent"
+
+
+def test_a_failing_stage_ends_its_run_as_failed(project, tracking_uri):
+    """Through the command line, on a real store."""
+    checksum(project)
+    failed(project.run(*project.command("fetch_local@corpus")), "ChecksumMismatch")
+    client = MlflowClient(tracking_uri)
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    run = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"], max_results=1)[0]
+    assert (run.info.run_name, run.info.status) == ("fetch_local@corpus", "FAILED")
+    assert not (project.folder / ".pruneonce/unsealed").exists()
+
+
+class TestProfiles:
+    """What `--profile` and `--set` refuse; params.yaml is as it was after each refusal."""
+
+    @pytest.fixture(autouse=True)
+    def _inside(self, project, monkeypatch):
+        subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=project.folder, check=True)
+        monkeypatch.chdir(project.folder)
+
+    @pytest.mark.parametrize(
+        ("profile", "overrides", "message"),
+        [
+            ("no-such", [], r"expected one of the profiles \['default', .*'tiny'\], found 'no-such'"),
+            ("tiny", ["sparsify.sparsty=0.9"], "found 'sparsty' in override"),
+            ("tiny", ["sparsefy.sparsity=0.9"], "found 'sparsefy' in override"),
+            ("tiny", ["tasks.other.finetune.epochs=2"], "found 'other' in override"),
+            ("tiny", ["sparsify.sparsity.deep=1"], r"expected a section at sparsify\.sparsity"),
+            (
+                "tiny",
+                ["sparsify.sparsity"],
+                r"expected an override like sparsify\.sparsity=0\.9, found 'sparsify\.sparsity'",
+            ),
+            ("tiny", ["sparsify.sparsity=1.5"], r"sparsify\.sparsity: Input should be less than 1, found 1\.5"),
+            ("tiny", ["sparsify.sparsity=high"], r"sparsify\.sparsity: Input should be a valid number, found 'high'"),
+            ("tiny", ["sparsify.sparsity="], r"sparsify\.sparsity: Input should be a valid number, found None"),
+            ("tiny", ["sparsify.sparsity=[0.9"], r"'sparsify\.sparsity=\[0\.9'"),
+            ("tiny", [f"tasks.{TASK}.finetune.epoch=2"], "epoch: Extra inputs are not permitted"),
+            (None, ["sparsify.steps=0"], r"sparsify\.steps: Input should be greater than 0"),
+            ("broken", [], r"expected YAML in profiles/broken\.yaml"),
+            ("broken", ["sparsify.steps=9"], r"expected YAML in profiles/broken\.yaml"),
+        ],
+    )
+    def test_refused(self, profile, overrides, message):
+        Path("profiles/broken.yaml").write_text("common: [")
+        before = Path("params.yaml").read_bytes()
+        with pytest.raises(ConfigError, match=message):
+            profiles.select(profile, overrides)
+        assert Path("params.yaml").read_bytes() == before
+
+    def test_without_a_params_file(self):
+        Path("params.yaml").unlink()
+        with pytest.raises(ConfigError, match=r"expected the file params\.yaml, found none"):
+            profiles.select(None)
+
+    def test_edits_that_would_be_lost(self):
+        edited = Path("params.yaml").read_text() + "# mine\n"
+        Path("params.yaml").write_text(edited)
+        with pytest.raises(ConfigError, match="found edits that profile 'tiny' would overwrite"):
+            profiles.select("tiny")
+        with pytest.raises(ConfigError, match="found edits that profile 'default' would overwrite"):
+            profiles.select("default")
+        assert Path("params.yaml").read_text() == edited
+
+    def test_edits_on_top_of_an_override(self):
+        profiles.select("tiny", ["sparsify.sparsity=0.5"])
+        edited = Path("params.yaml").read_text() + "# mine\n"
+        Path("params.yaml").write_text(edited)
+        with pytest.raises(ConfigError, match="would overwrite"):
+            profiles.select("default")
+        assert Path("params.yaml").read_text() == edited
+
+    def test_edits_below_an_override(self):
+        Path("params.yaml").write_text(Path("params.yaml").read_text() + "# mine\n")
+        profiles.select(None, ["sparsify.sparsity=0.8"])
+        edited = Path("params.yaml").read_text()
+        assert "# mine" in edited
+        with pytest.raises(ConfigError, match="would overwrite"):
+            profiles.select("default")
+        assert Path("params.yaml").read_text() == edited
+
+    def test_a_profile_with_overrides(self):
+        overrides = ["sparsify.sparsity=0.5", f"tasks.{TASK}.finetune.epochs=1"]
+        chosen = profiles.select("tiny", overrides)
+        text = Path("params.yaml").read_text()
+        assert chosen == params.load()
+        assert (chosen.sparsify.sparsity, chosen.section("finetune", TASK).epochs) == (0.5, 1)
+        assert text.startswith("# Written by a run with overrides: sparsify.sparsity=0.5")
+        assert "# eager is the faster on CPUs" in text, "comments are kept"
+        profile = params.load(Path("profiles/tiny.yaml"))
+        assert chosen.model_copy(update={"sparsify": profile.sparsify, "tasks": profile.tasks}) == profile
+        profiles.select("tiny", overrides)
+        assert Path("params.yaml").read_text() == text, "again: not a byte changes"
+
+    def test_there_and_back(self):
+        committed = Path("params.yaml").read_bytes()
+        for profile, overrides in [
+            ("tiny", []),
+            ("default", []),
+            ("tiny", ["sparsify.steps=41"]),
+            ("tiny", []),
+            ("default", []),
+        ]:
+            profiles.select(profile, overrides)
+        assert Path("params.yaml").read_bytes() == committed
+        assert set(profiles.names()) >= {"default", "tiny"}
+
+
+def test_a_log_keeps_every_fifth_step_and_no_speed(tmp_path):
+    sent: list[int] = []
+    log = Log(tmp_path / "scratch", lambda step, metrics: sent.append(step))
+    for step in range(7):
+        log(step, {"loss": 1 / (step + 1), "tokens_per_second": 5.0})
+    log.write_history(tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").read_text() == "step,loss\n0,1\n5,0.166667\n"
+    assert sent == list(range(7))
+
+
+def test_the_committed_profiles_are_valid():
+    found = [tiny.ROOT / "params.yaml", *sorted((tiny.ROOT / "profiles").glob("*.yaml"))]
+    loaded = [params.load(path) for path in found]
+    assert len(loaded) >= 3
+    assert all(json.loads(p.model_dump_json()) for p in loaded)

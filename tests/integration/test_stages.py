@@ -1,0 +1,370 @@
+"""Every stage on the tiny profile: the same bytes twice, and what each stage promises."""
+
+import csv
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from pipeline import params
+from pruneonce import checkpoint, exporting, pruning, runtime, schedules, tables, tasks
+from pruneonce.errors import ExportError, ModelError, PatternBroken
+from tests.integration import tiny
+from tests.integration.tiny import TASK, Result
+
+TIMES = ("median_ms", "p95_ms", "times_faster")
+TARGET = 0.85
+
+
+def digests(result: Result) -> dict[str, str]:
+    """path -> sha256 of every file below data/."""
+    files = sorted(p for p in (result.folder / "data").rglob("*") if p.is_file())
+    return {p.relative_to(result.folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def matrices(folder: Path) -> dict[str, np.ndarray]:
+    """The prunable matrices as they lie in a checkpoint, by their name inside the body: read without the library."""
+    stored = load_file(folder / "model.safetensors")
+    found = {name.removeprefix("bert."): w.numpy() for name, w in stored.items() if name.startswith("bert.encoder.")}
+    return {name.removesuffix(".weight"): w for name, w in found.items() if name.endswith(".weight") and w.ndim == 2}
+
+
+def stored_in(path: Path) -> dict[str, np.ndarray]:
+    """The matrices of an ONNX file that bear a layer's name, [out, in], read without the library."""
+    proto = onnx.load(path)
+    order = json.loads(next(p.value for p in proto.metadata_props if p.key == "pruneonce.prunable"))
+    arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer if t.name.endswith(".weight")}
+    named = {name.removesuffix(".weight"): array for name, array in arrays.items() if name.removesuffix(".weight") in order}
+    return {name: array if order[name] == "out,in" else array.T for name, array in named.items()}
+
+
+def again(result: Result, folder: Path, name: str, *copies: str, **changes: Mapping[str, Any]) -> Any:
+    """Run one stage once more in `folder`, on copies of what it read, with other params (section -> values)."""
+    document = tiny.document()
+    for section, values in changes.items():
+        document[section].update(values)
+    for path in copies:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if not (folder / path).exists():
+            shutil.copytree(result.folder / path, folder / path)
+    (command,) = [c for c in tiny.commands(document) if c.name == name]
+    return tiny.run(command, folder, document)
+
+
+class TestTwice:
+    def test_every_command_of_dvc_yaml_ran(self, twice):
+        names = [command.name for command in tiny.commands(tiny.document())]
+        expected = ["fetch_local@tiny-bert", "fetch_local@topic", "fetch_local@corpus", "prepare_task@topic"]
+        expected += ["prepare_corpus", "prepare_teacher", "sparsify", "teach_task@topic", "finetune@topic"]
+        expected += ["quantize@topic", "export@topic", "evaluate@topic", "report"]
+        assert names == expected
+        for result in twice:
+            assert list(result.metrics) == names
+
+    def test_every_out_has_the_same_bytes(self, twice):
+        here, there = map(digests, twice)
+        timed = {"data/latency/topic.json", "data/report/report.md", "data/report/report.json"}
+        assert sorted(here) == sorted(there)
+        assert timed < set(here)
+        assert {path for path in here if here[path] != there[path]} <= timed
+        assert len(here) - len(timed) >= 50
+
+    def test_the_report_differs_in_times_only(self, twice):
+        tables = [json.loads(result["report/report.json"].read_text()) for result in twice]
+        bare = [[{k: v for k, v in row.items() if k not in TIMES} for row in table] for table in tables]
+        assert bare[0] == bare[1]
+        assert [len(row) for row in bare[0]] == [len(tables[0][0]) - len(TIMES)] * 3
+
+    def test_metrics_are_the_same(self, twice):
+        here, there = (json.loads(json.dumps(result.metrics)) for result in twice)
+        assert here == there
+        assert len(here) == 13
+
+    def test_no_out_names_the_folder_it_was_made_in(self, first):
+        files = [first.folder / path for path in digests(first)]
+        assert [f.name for f in files if str(first.folder).encode() in f.read_bytes()] == []
+        assert len(files) >= 50
+
+
+class TestPreparation:
+    def test_sources_are_copied_as_they_are(self, first):
+        documents = {"tiny-bert/vocab.txt": "model/vocab.txt", "topic/test.tsv": "text/topic-test.tsv"}
+        documents["corpus/train.txt"] = "text/corpus.txt"
+        for copy, origin in documents.items():
+            assert (first["raw"] / copy).read_bytes() == (tiny.ROOT / "tests/tiny" / origin).read_bytes()
+        assert first.metrics["fetch_local@tiny-bert"]["files"] == 3
+
+    def test_the_splits_share_no_text(self, first):
+        splits = {name: tasks.read_split(first[f"tasks/{TASK}/{name}.arrow"])["text"][:] for name in tasks.SPLITS}
+        assert {name: len(texts) for name, texts in splits.items()} == {"train": 144, "validation": 16, "test": 60}
+        assert len({text for texts in splits.values() for text in texts}) == 144 + 16 + 60
+        given = [row["text"] for row in tables.read(tiny.ROOT / "tests/tiny/text/topic-test.tsv", ["text"])]
+        assert splits["test"] == given
+
+    def test_train_rows_that_stand_in_test_are_dropped_and_counted(self, first, tmp_path):
+        test = next(tables.read(tiny.ROOT / "tests/tiny/text/topic-test.tsv", ["text", "label"]))
+        shutil.copytree(first["raw"], tmp_path / "data/raw")
+        with (tmp_path / "data/raw/topic/train.tsv").open("a") as file:
+            file.write(f"  {test['text'].upper()}\t{test['label']}\n\tkitchen\n")
+        found = again(first, tmp_path, f"prepare_task@{TASK}")
+        assert found["dropped"]["train"] == {"empty": 1, "duplicate": 0, "held_out": 1}
+        assert found["train"]["rows"] == 144
+        for name in tasks.SPLITS:
+            path = f"tasks/{TASK}/{name}.arrow"
+            assert (tmp_path / "data" / path).read_bytes() == first[path].read_bytes()
+
+    def test_the_corpus_holds_no_test_text(self, first, tmp_path):
+        test = next(tables.read(tiny.ROOT / "tests/tiny/text/topic-test.tsv", ["text"]))["text"]
+        shutil.copytree(first["raw"], tmp_path / "data/raw")
+        corpus = tmp_path / "data/raw/corpus/train.txt"
+        lines = corpus.read_text().splitlines()
+        corpus.write_text("\n".join([*lines[:100], test, *lines[100:], f" {test.upper()}  ", "", lines[0]]) + "\n")
+        found = again(first, tmp_path, "prepare_corpus", "data/tasks")
+        assert {k: found[k] for k in ("documents", "in_test", "empty", "duplicate")} == {
+            "documents": 300,
+            "in_test": 2,
+            "empty": 1,
+            "duplicate": 1,
+        }
+        for part in ("train", "held_out"):
+            path = f"prepare_corpus/tokens/{part}.arrow"
+            assert (tmp_path / "data" / path).read_bytes() == first[path].read_bytes()
+        shutil.rmtree(tmp_path / "data/tasks")
+        (tmp_path / "data/tasks").mkdir()
+        assert again(first, tmp_path, "prepare_corpus")["documents"] == 301, "without tasks the text is nobody's test"
+
+
+class TestTraining:
+    def test_the_teacher_has_learned_something(self, first):
+        vocabulary = len((tiny.ROOT / "tests/tiny/model/vocab.txt").read_text().split())
+        found = first.metrics["prepare_teacher"]
+        assert math.isfinite(found["held_out_loss"])
+        assert found["held_out_loss"] < math.log(vocabulary)
+        assert found["held_out_perplexity"] == pytest.approx(math.exp(found["held_out_loss"]))
+
+    def test_the_teacher_is_dense(self, first):
+        for folder in ("prepare_teacher/model", f"teach_task/{TASK}"):
+            weights = matrices(first[folder])
+            assert len(weights) == 12
+            assert all(np.count_nonzero(w) == w.size for w in weights.values())
+
+    def test_every_prunable_matrix_reaches_the_target(self, first):
+        weights = matrices(first["sparsify/model"])
+        assert len(weights) == 12
+        for name, weight in weights.items():
+            assert (weight == 0).sum() == round(TARGET * weight.size), name
+        zeros, size = (sum(f(w) for w in weights.values()) for f in (lambda w: (w == 0).sum(), np.size))
+        assert first.metrics["sparsify"]["sparsity"] == pytest.approx(zeros / size, abs=1e-12)
+        assert math.isfinite(first.metrics["sparsify"]["held_out_loss"])
+
+    @pytest.mark.parametrize("stage", ["finetune", "quantize"])
+    def test_what_was_pruned_once_stays_pruned(self, first, stage):
+        before, after = matrices(first["sparsify/model"]), matrices(first[f"{stage}/{TASK}"])
+        assert before.keys() == after.keys()
+        assert len(after) == 12
+        for name, weight in before.items():
+            assert (after[name][weight == 0] == 0).all(), name
+            assert not np.signbit(after[name][weight == 0]).any(), "a zero with a sign bit does not compress"
+        assert sum((after[n] != before[n]).sum() for n in after) > 1000, "nothing was trained"
+        assert first.metrics[f"{stage}@{TASK}"]["sparsity"] >= first.metrics["sparsify"]["sparsity"]
+
+    def test_every_quantized_linear_has_a_range_that_holds_zero_and_more(self, first):
+        ranges = json.loads((first[f"quantize/{TASK}"] / "ranges.json").read_text())
+        assert sorted(ranges) == sorted(matrices(first[f"quantize/{TASK}"]))
+        assert all(low < high for low, high in ranges.values())
+
+    def test_histories_have_a_row_every_fifth_step(self, first):
+        steps = {"prepare_teacher": 60, "sparsify": 40, f"teach_task/{TASK}": 90, f"finetune/{TASK}": 90}
+        steps[f"quantize/{TASK}"] = 36
+        for name, count in steps.items():
+            with first[f"plots/{name}.csv"].open() as file:
+                rows = list(csv.DictReader(file))
+            assert [int(row["step"]) for row in rows] == list(range(0, count, 5)), name
+            assert all(math.isfinite(float(row["loss"])) for row in rows), name
+            assert "tokens_per_second" not in rows[0]
+
+    def test_sparsity_rises_to_the_target_and_stays(self, first):
+        with first["plots/sparsify.csv"].open() as file:
+            found = [(int(row["step"]), float(row["sparsity"])) for row in csv.DictReader(file)]
+        values = [sparsity for _, sparsity in found]
+        assert values == sorted(values)
+        assert values[0] == pytest.approx(0.5, abs=1e-3)
+        assert all(sparsity == pytest.approx(TARGET, abs=1e-3) for step, sparsity in found if step >= 24)
+
+
+class TestFiles:
+    def test_the_files_hold_the_weights_and_zeros_that_were_trained(self, first):
+        export = first[f"export/{TASK}"]
+        dense, sparse, int8 = (stored_in(export / f"{v}.onnx") for v in ("dense", "sparse", "int8"))
+        taught, tuned = matrices(first[f"teach_task/{TASK}"]), matrices(first[f"finetune/{TASK}"])
+        pruned = matrices(first["sparsify/model"])
+        assert set(dense) == set(sparse) == set(int8) == set(pruned)
+        assert len(pruned) == 12
+        for name, weight in pruned.items():
+            assert np.array_equal(dense[name], taught[name])
+            assert np.array_equal(sparse[name], tuned[name])
+            assert (sparse[name][weight == 0] == 0).all()
+            assert int8[name].dtype == np.int8
+            assert (int8[name][weight == 0] == 0).all()
+            assert (int8[name] != 0).any()
+
+    def test_int8_runs_on_integers_and_the_others_do_not(self, first):
+        found = first.metrics[f"export@{TASK}"]
+        assert list(found) == ["dense", "sparse", "int8"]
+        assert sum(found["int8"]["kernels"].values()) == 12
+        assert set(found["int8"]["kernels"]) <= set(runtime.INTEGER_KERNELS)
+        for variant in found:
+            graph = onnx.load_from_string(runtime.optimised(first[f"export/{TASK}/{variant}.onnx"])).graph
+            integer = [node.op_type for node in graph.node if node.op_type in runtime.INTEGER_KERNELS]
+            assert len(integer) == (12 if variant == "int8" else 0)
+            assert variant == "int8" or not set(found[variant]["kernels"]) & set(runtime.INTEGER_KERNELS)
+
+    @pytest.mark.parametrize(("variant", "folder"), [("dense", "teach_task"), ("sparse", "finetune")])
+    def test_the_score_is_that_of_the_model_in_pytorch(self, first, variant, folder):
+        model = AutoModelForSequenceClassification.from_pretrained(first[f"{folder}/{TASK}"]).eval()
+        tokenizer = AutoTokenizer.from_pretrained(first[f"teach_task/{TASK}"])
+        rows = list(tables.read(tiny.ROOT / "tests/tiny/text/topic-test.tsv", ["text", "label"]))
+        inputs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            decisions = model(**inputs).logits.argmax(-1).tolist()
+        right = [model.config.id2label[d] == row["label"] for d, row in zip(decisions, rows, strict=True)]
+        found = first.metrics[f"evaluate@{TASK}"][variant]
+        assert (found["rows"], found["accuracy"]) == (60, pytest.approx(sum(right) / 60))
+        assert found["accuracy"] > 0.8, "the task can be learned"
+
+    def test_evaluation_counts_what_the_files_hold(self, first):
+        found = first.metrics[f"evaluate@{TASK}"]
+        assert list(found) == ["dense", "sparse", "int8"]
+        for variant, score in found.items():
+            path = first[f"export/{TASK}/{variant}.onnx"]
+            weights = stored_in(path)
+            assert score["file_bytes"] == path.stat().st_size
+            assert 0 < score["compressed_bytes"] < score["file_bytes"]
+            assert score["sparsity_of"] == pytest.approx({n: (w == 0).mean() for n, w in weights.items()})
+            assert score["accuracy_low"] <= score["accuracy"] <= score["accuracy_high"]
+        assert found["dense"]["sparsity"] < 0.01
+        assert found["int8"]["sparsity"] >= found["sparse"]["sparsity"] == pytest.approx(TARGET, abs=1e-3)
+        sizes = [found[v]["compressed_bytes"] for v in ("dense", "sparse", "int8")]
+        assert sizes == sorted(sizes, reverse=True)
+
+    def test_latencies_are_recorded_apart(self, first):
+        times = json.loads(first[f"latency/{TASK}.json"].read_text())
+        assert sorted(times) == ["dense", "int8", "sparse"]
+        assert all(0 < t["median_ms"] <= t["p95_ms"] and t["tokens"] == 32 and t["runs"] == 20 for t in times.values())
+
+    def test_the_report_has_a_row_for_each_variant(self, first):
+        rows = json.loads(first["report/report.json"].read_text())
+        assert [(row["task"], row["variant"]) for row in rows] == [(TASK, v) for v in ("dense", "sparse", "int8")]
+        scores = first.metrics[f"evaluate@{TASK}"]
+        assert first.metrics["report"] == {TASK: {v: scores[v]["accuracy"] for v in scores}}
+        page = first["report/report.md"].read_text()
+        lines = [line for line in page.splitlines() if line.startswith(f"| {TASK} ")]
+        assert page.startswith("# Two-layer BERT, pruned once to 85 %\n")
+        for line, row in zip(lines, rows, strict=True):
+            assert f" {row['variant']} " in line
+            assert f" {row['accuracy']:.2%} " in line
+            assert f" {row['sparsity']:.2%} " in line
+        with first["plots/sizes.csv"].open() as file:
+            assert [row["variant"] for row in csv.DictReader(file)] == ["dense", "sparse", "int8"]
+
+
+class TestBrokenPromises:
+    """A stage that does not keep its promise ends in a named error and writes no model."""
+
+    def test_a_tampered_zero_is_found(self, first):
+        given = {name: torch.from_numpy(w == 0) for name, w in matrices(first["sparsify/model"]).items()}
+        kept = {name: torch.from_numpy(w == 0) for name, w in matrices(first[f"finetune/{TASK}"]).items()}
+        pruning.check_pattern(given, kept)
+        name = sorted(given)[3]
+        row, column = given[name].nonzero()[0].tolist()
+        tampered = {**kept, name: kept[name].clone()}
+        tampered[name][row, column] = False
+        with pytest.raises(PatternBroken, match=rf"1 of 12 matrices: \{{'{name}': 1\}}"):
+            pruning.check_pattern(given, tampered)
+        with pytest.raises(PatternBroken, match="missing"):
+            pruning.check_pattern(given, {k: v for k, v in kept.items() if k != name})
+
+    @pytest.mark.parametrize("stage", ["finetune", "quantize"])
+    def test_a_student_that_is_not_locked(self, first, tmp_path, monkeypatch, stage):
+        monkeypatch.setattr(pruning, "lock", lambda model: None)
+        reads = [f"data/teach_task/{TASK}", f"data/tasks/{TASK}", f"data/finetune/{TASK}", "data/sparsify"]
+        copies = [path for path in reads if path != f"data/{stage}/{TASK}"]
+        with pytest.raises(PatternBroken, match="zeros lost in 12 of 12 matrices"):
+            again(first, tmp_path, f"{stage}@{TASK}", *copies, **{stage: {"epochs": 1}})
+        assert not (tmp_path / f"data/{stage}/{TASK}").exists()
+
+    def test_a_student_that_is_not_pruned_enough(self, first, tmp_path, monkeypatch):
+        monkeypatch.setattr(schedules, "cubic_sparsity", lambda step, **ramp: 0.8)
+        with pytest.raises(PatternBroken, match=r"expected sparsity 0\.85 in every matrix"):
+            again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus")
+        assert not (tmp_path / "data/sparsify/model").exists()
+
+    def test_a_file_without_the_zeros(self, first):
+        pattern = {name: w == 0 for name, w in matrices(first["sparsify/model"]).items()}
+        for variant in ("sparse", "int8"):
+            exporting.check_zeros(first[f"export/{TASK}/{variant}.onnx"], pattern)
+        with pytest.raises(PatternBroken, match=r"to be zero in dense\.onnx"):
+            exporting.check_zeros(first[f"export/{TASK}/dense.onnx"], pattern)
+
+    def test_a_file_that_multiplies_floats(self, first):
+        path = first[f"export/{TASK}/sparse.onnx"]
+        kernels = exporting.Audit(path).kernels(stored_in(path))
+        assert len(kernels) == 12
+        with pytest.raises(ExportError, match="expected an integer kernel for every quantized linear"):
+            exporting.check_integer(kernels)
+
+    def test_a_file_that_is_not_the_model(self, first, tmp_path, monkeypatch):
+        measured = runtime.logits
+        monkeypatch.setattr(runtime, "logits", lambda session, batch: measured(session, batch) * 1.01)
+        folders = (f"data/{s}/{TASK}" for s in ("teach_task", "finetune", "quantize", "tasks"))
+        with pytest.raises(ExportError, match=r"expected ONNX Runtime within 0\.0001 of the largest logit"):
+            again(first, tmp_path, f"export@{TASK}", *folders)
+
+    def test_a_model_that_did_not_go_through_quantize(self, first):
+        assert len(checkpoint.load_ranges(first[f"quantize/{TASK}"])) == 12
+        with pytest.raises(ModelError, match=r"expected ranges\.json"):
+            checkpoint.load_ranges(first[f"finetune/{TASK}"])
+
+    def test_a_folder_without_weights(self, first, tmp_path):
+        with pytest.raises(ModelError, match="expected the weights of a bert"):
+            again(
+                first,
+                tmp_path,
+                "prepare_teacher",
+                "data/raw",
+                "data/prepare_corpus",
+                prepare_teacher={"weights": "pretrained"},
+            )
+
+
+def test_the_paper_s_recipe_runs_too(first, tmp_path):
+    """Magnitude, the rewound schedule, hard and soft loss at every position, micro-batches: the other branches."""
+    changes = {"criterion": "magnitude", "schedule": "rewound", "hard_weight": 0.5, "soft_weight": 0.5}
+    changes |= {"hidden_weight": 0.0, "soft_positions": "all", "micro_batches": 2, "dropout": 0.1}
+    found = again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus", sparsify=changes)
+    weights = matrices(tmp_path / "data/sparsify/model")
+    assert all((w == 0).sum() == round(TARGET * w.size) for w in weights.values())
+    assert len(weights) == 12
+    assert math.isfinite(found["held_out_loss"])
+    with (tmp_path / "data/plots/sparsify.csv").open() as file:
+        assert {"hard", "soft"} < set(next(csv.DictReader(file)))
+
+
+def test_a_task_s_own_numbers_replace_those_of_the_recipe():
+    document = tiny.document()
+    document["tasks"][TASK]["finetune"] = {"epochs": 7}
+    loaded = params.parse(document, "tiny")
+    recipe = params.parse(tiny.document(), "tiny").section("finetune", TASK)
+    assert loaded.section("finetune", TASK) == recipe.model_copy(update={"epochs": 7})
+    assert loaded.section("teach_task", TASK).epochs == 5

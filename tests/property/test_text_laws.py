@@ -1,0 +1,110 @@
+"""Laws of texts, blocks and batches."""
+
+import string
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruneonce import corpus, scores, tasks
+
+words = st.lists(st.text(string.ascii_letters + string.digits + "äöüßéñ東京.,!", min_size=1, max_size=8), max_size=8)
+gaps = st.sampled_from([" ", "  ", "\n", "\t ", "\u00a0", "\r\n"])
+
+
+@given(words, st.lists(gaps, min_size=10, max_size=10), st.integers(0, 1000))
+def test_text_key_ignores_case_and_white_space(text, between, seed):
+    key = corpus.text_key(" ".join(text), seed)
+    spread = between[9] + "".join(word + gap for word, gap in zip(text, between, strict=False))
+    for variant in (spread, spread.upper(), spread.lower(), spread.swapcase()):
+        assert corpus.text_key(variant, seed) == key
+    assert 0 <= key < 2**64
+
+
+@given(st.lists(words.map(" ".join), unique_by=lambda t: t.casefold(), max_size=30))
+def test_different_texts_have_different_keys(texts):
+    assert len({corpus.text_key(t) for t in texts}) == len({" ".join(t.casefold().split()) for t in texts})
+
+
+documents = st.lists(st.lists(st.integers(10, 99), max_size=15), max_size=12)
+
+
+@given(documents, st.integers(3, 12))
+def test_pack_keeps_every_token_in_order(documents, block_tokens):
+    blocks = list(corpus.pack(documents, block_tokens=block_tokens, first=2, last=3))
+    assert all(len(b) == block_tokens and b[0] == 2 and b[-1] == 3 for b in blocks)
+    stream = [token for tokens in documents for token in (*tokens, 3)]
+    packed = [token for block in blocks for token in block[1:-1]]
+    assert packed == stream[: len(packed)]
+    assert len(stream) - len(packed) < block_tokens - 2  # an incomplete block is all that is lost
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 2**31), st.integers(0, 5))
+def test_an_epoch_shows_no_row_twice(size, batch_size, seed, epoch):
+    per_epoch = max(1, size // batch_size)
+    steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+    rows = np.concatenate([corpus.epoch_order(size, batch_size=batch_size, seed=seed, step=s) for s in steps])
+    assert len(set(rows)) == len(rows) == min(size, per_epoch * batch_size)
+    assert set(rows) <= set(range(size))
+
+
+@given(st.integers(0, 2**31), st.floats(0.01, 0.99), st.integers(1, 6), st.integers(3, 20))
+def test_masking_changes_chosen_tokens_only_and_is_a_function_of_its_seed(seed, probability, rows, length):
+    tokens = torch.randint(0, 50, (rows, length), generator=torch.Generator().manual_seed(seed + 1))
+
+    def masked():
+        return corpus.mask_tokens(
+            tokens,
+            probability=probability,
+            mask_token=4,
+            vocabulary=50,
+            special=[0, 1, 2, 3, 4],
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    inputs, labels = masked()
+    chosen = labels != corpus.IGNORED
+    assert torch.equal(inputs[~chosen], tokens[~chosen])
+    assert torch.equal(labels[chosen], tokens[chosen])
+    assert (tokens[chosen] > 4).all()
+    assert all(torch.equal(a, b) for a, b in zip(masked(), (inputs, labels), strict=True))
+
+
+rows = st.lists(st.tuples(words.map(" ".join), st.sampled_from(["", "a", "b", "c"])), max_size=40)
+
+
+@given(rows, rows, st.floats(0.05, 0.9), st.integers(0, 100))
+def test_splits_share_no_text_and_lose_no_row_uncounted(train, test, ratio, seed):
+    kept_test, dropped_test = tasks.clean(test, keep_duplicates=True)
+    kept, dropped = tasks.clean(train, exclude=kept_test)
+    rest, carved = tasks.carve(kept, ratio, seed=seed)
+    splits = [{corpus.text_key(t) for t, _ in part} for part in (rest, carved, kept_test)]
+    assert sum(map(len, splits)) == len(set.union(*splits))
+    assert len(rest) + len(carved) + dropped.empty + dropped.duplicate + dropped.held_out == len(train)
+    assert len(kept_test) + dropped_test.empty == len(test)
+    for label in "abc":
+        total = sum(row[1] == label for row in kept)
+        assert sum(row[1] == label for row in carved) == round(ratio * total)
+
+
+@given(st.lists(st.lists(st.integers(5, 99), max_size=20), min_size=1, max_size=8), st.integers(3, 30))
+def test_collate_pads_cuts_and_keeps_the_last_token(texts, max_tokens):
+    batch = tasks.collate([[2, *t, 3] for t in texts], [0] * len(texts), pad=0, max_tokens=max_tokens, last=3)
+    assert batch["input_ids"].shape[1] == min(max_tokens, max(map(len, texts)) + 2)
+    for ids, mask, text in zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), texts, strict=True):
+        length = sum(mask)
+        assert mask == [1] * length + [0] * (len(mask) - length)
+        assert length == min(len(text) + 2, max_tokens)
+        assert ids[:length] == [2, *text[: length - 2], 3]
+        assert set(ids[length:]) <= {0}
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1))
+def test_an_interval_holds_its_proportion_and_mirrors(total, share):
+    correct = round(share * total)
+    low, high = scores.wilson_interval(correct, total)
+    assert 0 <= low <= correct / total + 1e-12
+    assert correct / total - 1e-12 <= high <= 1
+    mirrored = scores.wilson_interval(total - correct, total)
+    np.testing.assert_allclose(mirrored, (1 - high, 1 - low), atol=1e-9)

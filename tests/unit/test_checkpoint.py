@@ -1,0 +1,139 @@
+"""Models in and out of plain folders."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pruneonce import checkpoint, pruning
+from pruneonce.errors import ModelError
+from tests.conftest import random_classifier
+
+
+@pytest.fixture
+def folder(masked_lm, tokenizer, tmp_path):
+    """A masked LM's folder."""
+    checkpoint.save(masked_lm, tokenizer, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def same(one, two):
+    two = dict(two.named_parameters())
+    return all(torch.equal(p, two[name]) for name, p in one.named_parameters())
+
+
+def digest(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_a_masked_lm_round_trips(folder, masked_lm, tokenizer):
+    loaded = checkpoint.load_masked_lm(folder, attention="eager")
+    assert same(loaded, masked_lm)
+    assert checkpoint.load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
+    assert not any(p.suffix in (".bin", ".pt", ".pkl") for p in folder.iterdir())
+
+
+def test_the_same_model_gives_the_same_bytes_wherever_it_came_from(folder, tokenizer, tmp_path):
+    checkpoint.save(checkpoint.load_masked_lm(folder, attention="eager"), tokenizer, tmp_path / "copy")
+    assert digest(tmp_path / "copy") == digest(folder)
+    assert str(tmp_path) not in (folder / "config.json").read_text()
+
+
+def test_dropout_is_replaced_or_kept(folder):
+    kept = checkpoint.load_masked_lm(folder, attention="eager", dropout=0.25)
+    rates = {m.p for m in kept.modules() if isinstance(m, torch.nn.Dropout)}
+    assert rates == {0.25}
+    fresh = checkpoint.random_masked_lm(folder, attention="eager", dropout=0.0)
+    assert {m.p for m in fresh.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+def test_a_half_precision_checkpoint_is_loaded_in_fp32(folder, masked_lm, tokenizer, tmp_path):
+    checkpoint.save(masked_lm.to(torch.bfloat16), tokenizer, tmp_path / "half")
+    loaded = checkpoint.load_masked_lm(tmp_path / "half", attention="eager")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_random_weights_hang_on_the_seed(tiny_folder):
+    made = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        made.append(checkpoint.random_masked_lm(tiny_folder, attention="eager"))
+    assert same(made[0], made[1])
+    assert not same(made[0], made[2])
+
+
+def rewrite(folder, keep):
+    tensors = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if keep(k)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_missing_mlm_head_is_new(folder, masked_lm):
+    rewrite(folder, lambda key: not key.startswith("cls."))
+    loaded = checkpoint.load_masked_lm(folder, attention="eager")
+    assert same(loaded.bert, masked_lm.bert)
+    assert not torch.equal(loaded.cls.predictions.transform.dense.weight, masked_lm.cls.predictions.transform.dense.weight)
+
+
+def test_a_missing_weight_of_the_body_is_an_error(folder):
+    rewrite(folder, lambda key: "layer.1.output.dense" not in key)
+    with pytest.raises(ModelError, match=r"2 missing: bert\.encoder\.layer\.1\.output\.dense\.bias"):
+        checkpoint.load_masked_lm(folder, attention="eager")
+
+
+def test_a_weight_of_another_shape_is_an_error(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    with pytest.raises(ModelError, match="expected the weights of a bert"):
+        checkpoint.load_masked_lm(folder, attention="eager")
+
+
+def test_no_model_and_no_tokenizer_are_errors(tmp_path, folder):
+    with pytest.raises(ModelError, match="expected a transformers model"):
+        checkpoint.load_masked_lm(tmp_path / "nothing", attention="eager")
+    with pytest.raises(ModelError, match="expected a tokenizer"):
+        checkpoint.load_tokenizer(tmp_path / "nothing")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="expected the weights"):
+        checkpoint.load_masked_lm(folder, attention="eager")
+
+
+def test_a_masked_lm_becomes_a_classifier_with_named_classes(folder, masked_lm):
+    loaded = checkpoint.load_classifier(folder, attention="eager", labels=["no", "yes", "maybe"])
+    assert loaded.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+    assert loaded.config.label2id == {"no": 0, "yes": 1, "maybe": 2}
+    assert loaded.classifier.weight.shape == (3, 48)
+    assert same(masked_lm.bert, loaded.bert)
+
+
+def test_a_classifier_round_trips(classifier, tokenizer, tmp_path):
+    checkpoint.save(classifier, tokenizer, tmp_path / "model")
+    assert same(classifier, checkpoint.load_classifier(tmp_path / "model", attention="eager"))
+
+
+def test_a_sparse_student_has_its_own_body_and_its_teachers_head(folder, masked_lm, tokenizer, tmp_path):
+    pruning.mask_linears(masked_lm, r"^encoder\.")
+    pruning.prune(masked_lm, 0.7)
+    pruning.bake(masked_lm)
+    checkpoint.save(masked_lm, tokenizer, folder)
+    teacher = random_classifier(5)
+    student = checkpoint.load_sparse_classifier(folder, teacher, attention="eager", dropout=0.0)
+    assert same(masked_lm.bert, student.bert)
+    assert pruning.sparsity(pruning.zeros(student, r"^encoder\.")) == pytest.approx(0.7, abs=1e-3)
+    for name in ("bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"):
+        assert torch.equal(student.get_parameter(name), teacher.get_parameter(name)), name
+    assert student.config.id2label == teacher.config.id2label
+    student.classifier.weight.data.zero_()
+    assert teacher.classifier.weight.abs().sum() > 0  # a copy
+
+
+def test_ranges_round_trip_to_the_last_bit(tmp_path):
+    ranges = {"b": (-0.1, 1 / 3), "a": (0.0, 1e-30)}
+    checkpoint.save_ranges(ranges, tmp_path)
+    assert checkpoint.load_ranges(tmp_path) == ranges
+
+
+def test_a_model_that_was_not_quantized_has_no_ranges(tmp_path):
+    with pytest.raises(ModelError, match="did not go through `quantize`"):
+        checkpoint.load_ranges(tmp_path)

@@ -1,0 +1,120 @@
+"""Masked language modelling on a tiny BERT, against the full forward."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pruneonce import corpus
+from pruneonce import masked_lm as mlm
+from pruneonce.corpus import IGNORED
+from pruneonce.distillation import hidden_loss, soft_loss
+from tests.conftest import random_masked_lm
+
+WEIGHTS = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 2.0, "temperature": 2.0, "everywhere": True}
+
+
+@pytest.fixture
+def masked(batch):
+    """Two chosen positions a row, never padding."""
+    labels = torch.full_like(batch["input_ids"], IGNORED)
+    labels[:, [1, 4]] = torch.tensor([[7, 8], [9, 10], [11, 12], [13, 14]])
+    return batch | {"labels": labels}
+
+
+def full(model, batch):
+    with torch.no_grad():
+        return model(batch["input_ids"], batch["attention_mask"], output_hidden_states=True)
+
+
+def test_forward_at_is_the_full_forward_at_these_positions(masked_lm, masked):
+    positions = masked["labels"] != IGNORED
+    logits, states = mlm.forward_at(masked_lm, masked, positions, hidden=True)
+    wanted = full(masked_lm, masked)
+    torch.testing.assert_close(logits, wanted.logits[positions], atol=1e-5, rtol=1e-5)
+    assert logits.shape == (8, 162)
+    assert len(states) == 2
+    for ours, theirs in zip(states, wanted.hidden_states[1:], strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert full(masked_lm, masked).logits.shape == (4, 10, 162)  # the hook is gone
+
+
+def test_hard_loss_is_cross_entropy_of_the_masked_tokens():
+    labels = torch.tensor([[IGNORED, 2], [0, IGNORED]])
+    logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
+    expected = [math.log(1 + math.exp(-1) + math.exp(-2)), math.log(1 + 2 * math.exp(-3))]
+    assert float(mlm.hard_loss(logits, labels)) == pytest.approx(sum(expected) / 2, rel=1e-6)
+
+
+def test_a_batch_without_a_masked_token_has_loss_0(masked_lm, masked):
+    """Short blocks in small batches meet it; the mean over nothing would stop the run."""
+    empty = masked | {"labels": torch.full_like(masked["labels"], IGNORED)}
+    parts = mlm.distilled_loss(random_masked_lm(1), **WEIGHTS | {"soft_weight": 0.0})(masked_lm, empty)
+    assert float(parts["hard"].detach()) == 0
+    parts["loss"].backward()
+    assert all(torch.isfinite(p.grad).all() for p in masked_lm.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(masked_lm, masked, everywhere):
+    teacher = random_masked_lm(1)
+    parts = mlm.distilled_loss(teacher, **WEIGHTS | {"everywhere": everywhere})(masked_lm, masked)
+    ours, theirs = full(masked_lm, masked), full(teacher, masked)
+    chosen = masked["labels"] != IGNORED
+    read = masked["attention_mask"].bool() if everywhere else chosen
+    expected = {
+        "hard": F.cross_entropy(ours.logits[chosen], masked["labels"][chosen]),
+        "soft": soft_loss(ours.logits[read], theirs.logits[read], 2.0),
+        "hidden": hidden_loss(ours.hidden_states[1:], theirs.hidden_states[1:], masked["attention_mask"]),
+    }
+    for key, value in expected.items():
+        torch.testing.assert_close(parts[key].detach(), value, atol=1e-5, rtol=1e-5)
+    total = 0.5 * expected["hard"] + 0.5 * expected["soft"] + 2 * expected["hidden"]
+    torch.testing.assert_close(parts["loss"].detach(), total, atol=1e-5, rtol=1e-5)
+
+
+def test_parts_of_no_weight_are_not_computed(masked_lm, masked):
+    teacher = random_masked_lm(1)
+    parts = mlm.distilled_loss(teacher, **WEIGHTS | {"soft_weight": 0.0, "hidden_weight": 0.0})(masked_lm, masked)
+    assert set(parts) == {"loss", "hard"}
+    torch.testing.assert_close(parts["loss"], 0.5 * parts["hard"])
+
+
+def test_fault_5_the_teacher_is_no_part_of_the_student(masked_lm, masked):
+    teacher, names = random_masked_lm(1), set(masked_lm.state_dict())
+    mlm.distilled_loss(teacher, **WEIGHTS)(masked_lm, masked)["loss"].backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad is not None for n, p in masked_lm.named_parameters() if n.startswith("bert.encoder"))
+    assert set(masked_lm.state_dict()) == names
+    assert not set(masked_lm.modules()) & set(teacher.modules())
+
+
+def test_the_teacher_itself_has_no_soft_and_no_hidden_loss(masked_lm, masked):
+    parts = mlm.distilled_loss(random_masked_lm(0), **WEIGHTS)(masked_lm, masked)
+    assert float(parts["soft"].detach()) == pytest.approx(0, abs=1e-5)
+    assert float(parts["hidden"].detach()) == pytest.approx(0, abs=1e-8)
+
+
+@pytest.fixture
+def held_out_batches(tmp_path, tokenizer):
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randint(5, 162, (12, 16), generator=draw).tolist()
+    corpus.write_blocks(tmp_path / "b.arrow", rows, block_tokens=16)
+    return corpus.MaskedBlocks(corpus.read_blocks(tmp_path / "b.arrow"), tokenizer, batch_size=4, probability=0.2, seed=1)
+
+
+@pytest.mark.parametrize(("limit", "batches"), [(2, 2), (100, 3)])
+def test_held_out_is_the_mean_over_masked_tokens(masked_lm, engine, held_out_batches, limit, batches):
+    total = count = 0.0
+    for step in range(batches):
+        batch = held_out_batches(step)
+        chosen = batch["labels"] != IGNORED
+        logits = full(masked_lm, batch).logits[chosen]
+        total += float(F.cross_entropy(logits, batch["labels"][chosen], reduction="sum"))
+        count += int(chosen.sum())
+    masked_lm.train()
+    found = mlm.held_out(masked_lm, held_out_batches, engine=engine, limit=limit)
+    assert found["held_out_loss"] == pytest.approx(total / count, rel=1e-5)
+    assert found["held_out_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert masked_lm.training

@@ -1,0 +1,252 @@
+"""The loop on a network of two linears: what a step does, what stops it, and that a resumed run is the run itself."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from pruneonce import pruning, quantization, schedules, training
+from pruneonce.errors import LossNotFinite
+from tests.conftest import Cpu
+
+
+class Interrupted(Exception):
+    """What a stopped process looks like from inside."""
+
+
+def network(wrap=pruning.MaskedLinear) -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
+    pruning.mask_linears(model, "", wrap)
+    return model
+
+
+def batches(step: int, rows: int = 8) -> training.Batch:
+    x = torch.randn(rows, 6, generator=torch.Generator().manual_seed(step))
+    return {"x": x, "labels": (x[:, 0] > x[:, 1]).long(), "attention_mask": torch.ones(rows, 6, dtype=torch.int64)}
+
+
+def cross_entropy(model: nn.Module, batch: training.Batch) -> dict[str, torch.Tensor]:
+    return {"loss": F.cross_entropy(model(batch["x"]), batch["labels"])}
+
+
+def constant(step: int) -> float:
+    return 0.05
+
+
+def fit(model, engine, loss=cross_entropy, *, batches=batches, learning_rate=constant, steps=12, **changes) -> None:
+    settings = {"weight_decay": 0.1, "clip_norm": 1.0, "seed": 3} | changes
+    training.fit(model, batches, loss, engine=engine, learning_rate=learning_rate, steps=steps, **settings)
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights, masks and ranges."""
+    return {k: v.detach().clone() for k, v in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def test_the_loss_goes_down_and_is_logged(engine):
+    logged = []
+    fit(network(), engine, steps=60, log=lambda step, metrics: logged.append((step, metrics)))
+    assert [step for step, _ in logged] == list(range(60))
+    losses = [metrics["loss"] for _, metrics in logged]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    assert set(logged[0][1]) == {"loss", "gradient_norm", "learning_rate", "tokens_per_second"}
+
+
+def test_a_step_is_the_one_of_adamw_with_clipping(engine):
+    """Two steps against torch's own optimizer, driven by hand; no dropout."""
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(6, 2), nn.Linear(6, 2)
+    theirs.load_state_dict(ours.state_dict())
+    rates = [0.1, 0.02]
+    fit(ours, engine, learning_rate=rates.__getitem__, steps=2, clip_norm=0.1)
+    optimizer = torch.optim.AdamW(
+        [{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    )
+    for step, rate in enumerate(rates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        cross_entropy(theirs, batches(step))["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.1)
+        optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+def test_matrices_decay_and_vectors_do_not():
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4))
+    model[1].bias.requires_grad_(False)
+    decayed, rest = training.adamw(model, 0.3).param_groups
+    assert decayed["weight_decay"] == 0.3
+    assert [tuple(p.shape) for p in decayed["params"]] == [(3, 4), (4, 4)]
+    assert rest["weight_decay"] == 0
+    assert [tuple(p.shape) for p in rest["params"]] == [(4,), (4,)]
+
+
+def test_the_model_leaves_in_evaluation_mode(engine):
+    model = network()
+    fit(model, engine, steps=1)
+    assert not any(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_steps(engine, bad):
+    model, seen = network(), {}
+
+    def loss(model, batch):
+        value = cross_entropy(model, batch)["loss"]
+        return {"loss": value * bad if seen["step"] == 3 else value}
+
+    def before_step(step):
+        seen.update(step=step, weights=state(model))
+        return {}
+
+    with pytest.raises(LossNotFinite, match="at step 3 of here"):
+        fit(model, engine, loss, before_step=before_step, name="here")
+    assert all(torch.equal(v, seen["weights"][k]) for k, v in state(model).items())
+
+
+def test_a_gradient_that_is_not_finite_stops_as_well(engine):
+    model = network()
+    before = state(model)
+
+    def loss(model, batch):
+        weight = model[0].weight
+        return {"loss": cross_entropy(model, batch)["loss"] + (weight * 0).sqrt().sum()}  # 0, with a slope of inf * 0
+
+    with pytest.raises(LossNotFinite, match=r"loss 0\.\d+ and gradient norm nan at step 0"):
+        fit(model, engine, loss)
+    assert all(torch.equal(v, before[k]) for k, v in state(model).items())
+
+
+def schedule(model: nn.Module, step: int, *, stop_at: int | None = None) -> dict[str, float]:
+    """Prune every second step up to step 8; ranges freeze at step 9."""
+    if step == stop_at:
+        raise Interrupted
+    if step % 2 == 0 and step <= 8:
+        pruning.prune(model, schedules.cubic_sparsity(step, begin=0, end=8, initial=0.2, target=0.8))
+    quantization.observe(model, step < 9)
+    return {"sparsity": pruning.masked_sparsity(model)}
+
+
+@pytest.mark.parametrize("wrap", [pruning.MaskedLinear, quantization.FakeQuantLinear])
+@pytest.mark.parametrize(("stop_at", "resumed_at"), [(4, 0), (6, 5), (11, 10)])
+def test_fault_1_a_resumed_run_ends_with_the_same_bytes(make_engine, tmp_path, wrap, stop_at, resumed_at):
+    """Weights, masks, ranges, moments, dropout and the sparsity schedule go on where they were."""
+    whole, logged = network(wrap), []
+    fit(whole, make_engine(1), before_step=partial(schedule, whole), log=lambda *entry: logged.append(entry))
+
+    path = tmp_path / "scratch" / "state.safetensors"
+    saved = {"checkpoint": path, "checkpoint_every_steps": 5}
+    stopped = network(wrap)
+    with pytest.raises(Interrupted):
+        fit(stopped, make_engine(1), before_step=partial(schedule, stopped, stop_at=stop_at), **saved)
+    assert path.exists() == (resumed_at > 0)
+
+    resumed, again = network(wrap), []
+    fit(resumed, make_engine(1), before_step=partial(schedule, resumed), log=lambda *entry: again.append(entry), **saved)
+    assert [step for step, _ in again] == list(range(resumed_at, 12))
+    for (_, one), (_, two) in zip(logged[resumed_at:], again, strict=True):
+        assert {k: v for k, v in one.items() if k != "tokens_per_second"} == {
+            k: v for k, v in two.items() if k != "tokens_per_second"
+        }
+    wanted, found = state(whole), state(resumed)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(v, found[k]) for k, v in wanted.items())
+    assert pruning.masked_sparsity(resumed) == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_checkpoint_replaces_the_one_before_and_leaves_nothing_else(engine, tmp_path):
+    path = tmp_path / "state.safetensors"
+    fit(network(), engine, steps=11, checkpoint=path, checkpoint_every_steps=3)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert int(load_file(path)["step"]) == 9
+
+
+def test_fault_5_the_teacher_is_in_no_checkpoint_and_does_not_move(engine, tmp_path):
+    student, teacher = network(), network().eval()
+    with torch.no_grad():
+        teacher[0].weight.add_(1)
+    before = state(teacher)
+
+    def distilled(model, batch):
+        return {"loss": F.mse_loss(model(batch["x"]), teacher(batch["x"]))}
+
+    fit(student, engine, distilled, steps=4, checkpoint=tmp_path / "state.safetensors", checkpoint_every_steps=2)
+    names = ("0.weight", "0.bias", "3.weight", "3.bias")
+    wanted = {"step", "buffer.0.mask", "buffer.3.mask"} | {f"model.{n}" for n in names}
+    wanted |= {f"optimizer.{i}.{k}" for i in range(4) for k in ("step", "exp_avg", "exp_avg_sq")}
+    assert set(load_file(tmp_path / "state.safetensors")) == wanted
+    assert set(student.state_dict()) == set(names)
+    assert all(torch.equal(v, before[k]) for k, v in state(teacher).items())
+
+
+@pytest.mark.parametrize("rows", [8, 7])
+def test_micro_batches_cover_the_batch_once(make_engine, rows):
+    batch, engine = batches(0, rows), make_engine(2)
+    shares = training._shares(batch, engine)
+    assert len(shares) == 2
+    found = torch.cat([s["x"] for s in shares])
+    assert sorted(found.tolist()) == sorted(batch["x"].tolist())
+
+
+def without_dropout() -> nn.Sequential:
+    model = network()
+    model[2] = nn.Identity()
+    return model
+
+
+@pytest.mark.parametrize("rows", [8, 1])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(make_engine, rows):
+    """Also where a last batch has fewer rows than there are micro-batches."""
+    found = []
+    for micro_batches in (1, 2):
+        model, losses = without_dropout(), []
+        fit(
+            model,
+            make_engine(micro_batches),
+            steps=5,
+            batches=partial(batches, rows=rows),
+            log=lambda step, m, losses=losses: losses.append(m["loss"]),
+        )
+        found.append((state(model), losses))
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
+    for key, value in found[0][0].items():
+        torch.testing.assert_close(found[1][0][key], value, atol=1e-4, rtol=1e-3)
+
+
+def test_mix_keeps_neighbouring_seeds_and_steps_apart():
+    seeds = {training.mix(seed, step) for seed in range(20) for step in range(2000)}
+    assert len(seeds) == 40_000
+    assert all(0 <= s < 2**63 for s in (*seeds, training.mix(2**40, 2**40)))
+
+
+@pytest.fixture
+def fresh_process():
+    """Accelerate fixes the precision once a process; forget it before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", "no"), ("bf16", "bf16")])
+def test_the_engine_computes_in_the_precision_it_was_given(fresh_process, precision, expected):
+    engine = training.accelerator(Cpu(precision=precision))
+    assert engine.mixed_precision == expected
+    assert engine.device.type == "cpu"
+    linear = nn.Linear(4, 4)
+    with engine.autocast():
+        assert linear(torch.ones(1, 4)).dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def test_the_engine_seeds_torch():
+    training.accelerator(Cpu(seed=5))
+    one = torch.rand(3)
+    training.accelerator(Cpu(seed=5))
+    assert torch.equal(torch.rand(3), one)

@@ -61,7 +61,7 @@ def distilled_loss(
         with torch.no_grad():
             their_logits, their_states = forward_at(teacher, batch, read, hidden=hidden_weight > 0)
         parts = {"hard": hard_loss(logits[chosen[read]], batch["labels"])}
-        if soft_weight > 0:
+        if soft_weight > 0 and len(logits):
             parts["soft"] = soft_loss(logits, their_logits, temperature)
         if hidden_weight > 0:
             parts["hidden"] = hidden_loss(states, their_states, batch["attention_mask"])

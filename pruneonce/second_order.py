@@ -72,7 +72,7 @@ def prune_second_order(linear: MaskedLinear, moments: Tensor, sparsity: float, *
     moments: float[in, in], E[x x^T] of the layer's inputs; damping: fraction of its mean diagonal added to it.
     Column blocks share the count evenly, the remainder going to the first blocks.
     """
-    weight = linear.weight.detach().float().clone()
+    weight = linear.effective_weight.detach().float().clone()  # what is in use: momentum moves pruned weights too
     _rows, columns = weight.shape
     hessian = moments.clone()
     hessian.diagonal().add_(damping * hessian.diagonal().mean() + 1e-8)

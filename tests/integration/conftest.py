@@ -1,8 +1,11 @@
 """The tiny pipeline, run once a session, and copies of the repository for what must not touch it."""
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -10,10 +13,12 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline import stage
 from tests.integration import tiny
 
 
@@ -72,6 +77,22 @@ class Project:
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {**self.environment, **environment}
         return subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=120)
+
+    def main(self, name: str) -> subprocess.CompletedProcess[str]:
+        """The same command in this process, in this folder: `stage.main` and all it calls."""
+        words = self.command(name)
+        run = importlib.import_module(words[2]).run
+        uri = {"MLFLOW_TRACKING_URI": self.environment["MLFLOW_TRACKING_URI"]}
+        handler = signal.getsignal(signal.SIGTERM)
+        with contextlib.chdir(self.folder), mock.patch.object(sys, "argv", words[2:]), mock.patch.dict(os.environ, uri):
+            try:
+                stage.main(run)
+            except SystemExit as exit:
+                text = exit.code if isinstance(exit.code, str) else ""
+                return subprocess.CompletedProcess(words, 1 if text else exit.code, "", f"{text}\n")
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+        return subprocess.CompletedProcess(words, 0, "", "")
 
     def snapshot(self) -> Mapping[str, bytes]:
         """Every file below data/."""

@@ -1,0 +1,206 @@
+"""DVC and MLflow tell one story: the md5s are DVC's own, and the runs are sealed with them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline import lineage, params, tracking
+from pipeline.lineage import Stage
+
+PIPELINE = """
+stages:
+  grow:
+    cmd: mkdir -p out/deep && cp seed.txt out/a && cp seed.txt 'out/deep/b c' && wc -c < seed.txt > size.txt
+    deps: [seed.txt]
+    params: [grow]
+    outs:
+      - out
+      - size.txt: {cache: false}
+  harvest:
+    cmd: cat out/a size.txt > crop.txt
+    deps: [out, size.txt]
+    outs: [crop.txt]
+"""
+
+
+def dvc(folder: Path, *words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which DVC has run two stages and added a folder with difficult names."""
+    folder = tmp_path_factory.mktemp("grown")
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    dvc(folder, "init", "--quiet")
+    (folder / "seed.txt").write_text("seed\r\n")
+    (folder / "params.yaml").write_text("grow: {rate: 1e-4}\n")
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    dvc(folder, "repro", "--quiet")
+    for name in ("b/2", "b-1", "b.1", "B/Ä ö.txt", "b/a/deep/\u65e5.bin", "empty", ".hidden", "10", "9"):
+        path = folder / "names" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"" if name == "empty" else name.encode() * 100)
+    (folder / "names/no-files").mkdir()
+    (folder / "large.bin").write_bytes(os.urandom(3_000_000))
+    dvc(folder, "add", "--quiet", "names", "large.bin")
+    return folder
+
+
+@pytest.fixture
+def inside(grown, monkeypatch) -> Path:
+    monkeypatch.chdir(grown)
+    return grown
+
+
+def test_md5s_are_those_that_dvc_records(inside):
+    recorded = {path: md5 for stage in lineage.locked().values() for path, md5 in {**stage.deps, **stage.outs}.items()}
+    for name in ("names", "large.bin"):
+        recorded[name] = params.read_yaml(Path(f"{name}.dvc"))["outs"][0]["md5"]
+    assert recorded == {name: lineage.file_md5(Path(name)) for name in recorded}
+    assert sorted(recorded) == ["crop.txt", "large.bin", "names", "out", "seed.txt", "size.txt"]
+    assert sorted(name for name, md5 in recorded.items() if md5.endswith(".dir")) == ["names", "out"]
+
+
+def test_one_byte_makes_another_md5(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").write_text("x")
+    seen = {lineage.file_md5(tmp_path / "a")}
+    (tmp_path / "a/b/c").write_text("y")
+    seen.add(lineage.file_md5(tmp_path / "a"))
+    (tmp_path / "a/b/c").rename(tmp_path / "a/c")
+    seen.add(lineage.file_md5(tmp_path / "a"))
+    assert len(seen) == 3
+
+
+def test_dvc_lock_is_read_back(inside):
+    stages = lineage.locked()
+    assert list(stages) == ["grow", "harvest"]
+    assert stages["grow"].params == {"grow": {"rate": 1e-4}}
+    assert set(stages["harvest"].deps) == {"out", "size.txt"}
+    assert stages["harvest"].deps["out"] == stages["grow"].outs["out"]
+
+
+def test_without_dvc_lock_there_are_no_stages(tmp_path):
+    assert lineage.locked(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("out", ["grow"]),
+        ("out/deep/b c", ["grow"]),
+        ("size.txt", ["grow"]),
+        ("crop.txt", ["harvest"]),
+        ("seed.txt", []),
+        ("ou", []),
+        ("out-of-reach", []),
+        ("crop.txt.bak", []),
+    ],
+)
+def test_producers(inside, path, expected):
+    assert [stage.name for stage in lineage.producers(path, lineage.locked())] == expected
+
+
+def test_producers_of_a_folder_are_all_that_write_inside():
+    stages = {name: Stage(name, {}, {f"data/raw/{name}": ""}, {}) for name in ("a", "b")}
+    assert [s.name for s in lineage.producers("data/raw", stages)] == ["a", "b"]
+    assert [s.name for s in lineage.producers("data/raw/a/x", stages)] == ["a"]
+
+
+class TestSeal:
+    """`lineage.seal` on a real store: what a stage left behind, after DVC recorded its outs."""
+
+    @pytest.fixture(autouse=True)
+    def _store(self, inside, tracking_uri, monkeypatch):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+        for name in (lineage.IN_FLOW, tracking.PARENT):
+            monkeypatch.delenv(name, raising=False)
+        yield
+        for path in lineage.UNSEALED.glob("*"):
+            path.unlink()
+
+    def ran(self, name: str, deps: dict[str, str]) -> str:
+        """A finished run of the stage, waiting to be sealed."""
+        with tracking.stage_run(name, {}, deps) as tracked:
+            pass
+        lineage.leave_for_sealing(tracked.run_id)
+        assert [p.name for p in lineage.UNSEALED.iterdir()] == [tracked.run_id]
+        return tracked.run_id
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        return MlflowClient(tracking.uri()).get_run(run_id).data.tags
+
+    def test_the_outs_md5s_are_written_into_the_run(self):
+        stage = lineage.locked()["grow"]
+        run_id = self.ran("grow", {"seed.txt": lineage.file_md5(Path("seed.txt"))})
+        assert "pruneonce.sealed" not in self.tags(run_id)
+        assert lineage.seal() == ["grow"]
+        tags = self.tags(run_id)
+        assert {k: v for k, v in tags.items() if k.startswith("out.")} == {f"out.{p}": m for p, m in stage.outs.items()}
+        assert len(stage.outs) == 2
+        assert tags["dep.seed.txt"] == stage.deps["seed.txt"]
+        assert tags["pruneonce.sealed"] == "true"
+        assert run_id in tracking.runs_of(stage)
+        assert list(lineage.UNSEALED.iterdir()) == []
+        assert lineage.seal() == [], "there is nothing left to seal"
+
+    def test_a_run_on_other_deps_is_not_sealed(self):
+        run_id = self.ran("grow", {"seed.txt": "0" * 32})
+        assert lineage.seal() == []
+        assert not [k for k in self.tags(run_id) if k.startswith("out.") or k == "pruneonce.sealed"]
+        assert run_id not in tracking.runs_of(lineage.locked()["grow"])
+        assert list(lineage.UNSEALED.iterdir()) == []
+
+    def test_a_run_of_no_stage_of_dvc_lock_is_not_sealed(self):
+        run_id = self.ran("burn", {})
+        assert lineage.seal() == []
+        assert "pruneonce.sealed" not in self.tags(run_id)
+
+    def test_a_run_that_was_deleted_does_not_stop_the_others(self):
+        run_id = self.ran("harvest", {})
+        (lineage.UNSEALED / ("0" * 32)).touch()
+        assert lineage.seal() == ["harvest"]
+        assert self.tags(run_id)["pruneonce.sealed"] == "true"
+
+    def test_in_a_flow_the_mark_is_touched(self, tmp_path, monkeypatch):
+        monkeypatch.setenv(lineage.IN_FLOW, str(tmp_path / "ran"))
+        lineage.leave_for_sealing("r")
+        assert (tmp_path / "ran").exists()
+
+    def test_a_parent_run_is_kept(self, monkeypatch):
+        monkeypatch.setenv(tracking.PARENT, "p" * 32)
+        assert self.tags(self.ran("grow", {}))["mlflow.parentRunId"] == "p" * 32
+
+
+def test_a_plain_dvc_repro_is_sealed_after_it_ended(project, tracking_uri):
+    """No flow: a process of ours waits for DVC to write dvc.lock, then seals."""
+    dvc_word = [sys.executable, "-m", "dvc", "repro", "--quiet", "fetch_local@tiny-bert"]
+    python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = project.run(*dvc_word, PATH=python)
+    assert done.returncode == 0, done.stderr
+    stage = lineage.locked(project.folder)["fetch_local@tiny-bert"]
+    assert set(stage.outs) == {"data/raw/tiny-bert", "data/metrics/fetch_local/tiny-bert.json"}
+    for path, md5 in {**stage.deps, **stage.outs}.items():
+        assert lineage.file_md5(project.folder / path) == md5
+    assert json.loads((project.folder / "data/metrics/fetch_local/tiny-bert.json").read_text())["files"] == 3
+    client = MlflowClient(tracking_uri)
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    until, sealed = time.monotonic() + 60, []
+    while not sealed and time.monotonic() < until:
+        query = f"tags.`out.data/raw/tiny-bert` = '{stage.outs['data/raw/tiny-bert']}'"
+        sealed = client.search_runs([experiment.experiment_id], query)
+        time.sleep(0.5)
+    assert [run.info.run_name for run in sealed] == ["fetch_local@tiny-bert"]
+    assert sealed[0].info.status == "FINISHED"
+    assert sealed[0].data.tags["dep.pruneonce/sources.py"] == stage.deps["pruneonce/sources.py"]
+    while list((project.folder / ".pruneonce/unsealed").iterdir()) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not list((project.folder / ".pruneonce/unsealed").iterdir())

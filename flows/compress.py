@@ -99,12 +99,12 @@ def parent_run(parameters: dict[str, str], done: list[Outcome]) -> Iterator[None
 
     run_id = tracking.start_flow("compress", parameters)
     os.environ[tracking.PARENT] = run_id
-    status = "FAILED"
+    status = "KILLED"  # unless we learn otherwise: Ctrl-C and Prefect's cancellation are no Exception
     try:
         yield
         status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+    except Exception:
+        status = "FAILED"
         raise
     finally:
         del os.environ[tracking.PARENT]

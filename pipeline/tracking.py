@@ -15,6 +15,7 @@ from typing import Any
 # An unreachable server must be known in seconds: MLflow's own defaults retry for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells every step of its database's migration
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag

@@ -64,6 +64,7 @@ def load_sparse_classifier(sparse: Path, teacher: PreTrainedModel, *, attention:
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """A plain folder; the same model gives the same bytes wherever it came from."""
+    logging.disable_progress_bar()
     model.config._name_or_path = ""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -89,12 +89,13 @@ def started(command: str, *, cwd: Path, env: dict[str, str], log: Path) -> Itera
         try:
             yield process
         finally:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            process.terminate()
-            _, alive = psutil.wait_procs(family, timeout=20)
-            for child in alive:
-                child.kill()
-            process.wait()
+            if process.poll() is None:
+                family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+                process.terminate()
+                _, alive = psutil.wait_procs(family, timeout=20)
+                for child in alive:
+                    child.kill()
+                process.wait()
 
 
 def bash_blocks(page: Path) -> dict[str, list[str]]:

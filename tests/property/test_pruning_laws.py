@@ -49,7 +49,7 @@ def test_a_higher_sparsity_prunes_more_of_the_same(weight, one, two):
 
 
 @given(matrices(), st.floats(0, 1), st.integers(0, 2**31))
-def test_the_smallest_are_exactly_as_many_as_asked_for(score, share, seed):
+def test_fault_2_the_fast_selection_decides_and_is_that_of_a_stable_sort(score, share, seed):
     count = round(share * score.numel())
     found = pruning.smallest(score, count)
     assert torch.equal(found.flatten().nonzero()[:, 0], score.flatten().argsort(stable=True)[:count].sort().values)

@@ -107,10 +107,13 @@ def test_flags_are_the_parameters_of_run(stage):
 def test_outs_are_what_run_writes(stage):
     block, want = stages()[stage], wants(stage)
     given = flags(block["cmd"])
-    cached = {given[name]: True for name in want["out"]}
-    small = {given[name]: False for name in [*want["record"], "metrics"]}
-    assert listed(block, "outs", "metrics", "plots") == {**cached, **small}
-    assert len(cached) + len(small) == len(want["out"]) + len(want["record"]) + 1
+    written = listed(block, "outs", "metrics", "plots")
+    assert sorted(written) == sorted(given[name] for name in [*want["out"], *want["record"], "metrics"])
+    assert all(written[given[name]] for name in want["out"])
+    # DVC's run cache passes over a stage with an uncached out that is neither a metric nor a plot.
+    loose = {path for path, cached in listed(block, "outs").items() if not cached}
+    assert loose == ({given["page"], given["table"]} if stage == "report" else set())
+    assert not any(listed(block, "metrics", "plots").values())
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -164,14 +167,14 @@ def test_git_ignores_what_dvc_caches_and_keeps_the_rest():
         assert "$" not in example
         done = subprocess.run(["git", "check-ignore", "--no-index", "--quiet", example], cwd=ROOT)
         assert done.returncode == (0 if cached else 1), f"{path} is {'not ' if cached else ''}ignored"
-    assert (sum(outs.values()), len(outs) - sum(outs.values())) == (11, 21)
+    assert (sum(outs.values()), len(outs) - sum(outs.values())) == (17, 15)
 
 
 def test_every_plot_of_dvc_yaml_reads_an_out():
     outs = {path for block in stages().values() for path in listed(block, "outs", "metrics", "plots")}
     plots = [(name, body) for entry in params.read_yaml(ROOT / "dvc.yaml")["plots"] for name, body in entry.items()]
     read = [path for name, body in plots for path in (body["y"] if isinstance(body.get("y"), dict) else [name])]
-    assert len(read) == 4
+    assert len(read) == 3
     assert set(read) <= outs
 
 

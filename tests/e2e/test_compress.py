@@ -24,9 +24,14 @@ TIMED = ("data/latency", "data/report")
 pytestmark = pytest.mark.slow
 
 
+def prefect_home(copy: Path) -> Path:
+    """Beside the copy. Its parent must be there: Prefect does not make it, and its server then never starts."""
+    return copy.with_name(f"{copy.name}-prefect")
+
+
 def run(command: list[str], cwd: Path, *, expect: int = 0) -> str:
     """Run a command in the copy and return all it printed."""
-    env = environment(cwd, cwd / ".pruneonce/prefect") | {"COLUMNS": "150", "PAGER": "cat", "GIT_PAGER": "cat"}
+    env = environment(cwd, prefect_home(cwd)) | {"COLUMNS": "150", "PAGER": "cat", "GIT_PAGER": "cat"}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
     output = done.stdout + done.stderr
     assert done.returncode == expect, output[-6000:]
@@ -174,7 +179,7 @@ def test_a_second_run_in_the_same_folder_is_refused(copy: Path, first: str):
 def test_ctrl_c_keeps_what_was_finished(copy: Path, first: str):
     before = lineage.locked(copy)
     command = shlex.join([sys.executable, "-m", "flows.compress", "--set", "sparsify.steps=4000"])
-    log, env = copy / ".pruneonce/interrupted.log", environment(copy, copy / ".pruneonce/prefect")
+    log, env = copy / ".pruneonce/interrupted.log", environment(copy, prefect_home(copy))
     with started(command, cwd=copy, env=env, log=log) as process:
         wait_for("a training step", lambda: "tokens/s" in log.read_text(), seconds=180, log=log)
         os.killpg(process.pid, signal.SIGINT)

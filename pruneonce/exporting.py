@@ -103,6 +103,10 @@ def name_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     for node in proto.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
+    # The exporter notes in every node where in which file it was traced: paths of this machine, and other bytes elsewhere.
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, proto.graph):
+        del part.metadata_props[:]
+        part.doc_string = ""
     onnx.helper.set_model_props(proto, {PRUNABLE: json.dumps(order, sort_keys=True)})
     onnx.save(proto, path)
 

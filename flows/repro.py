@@ -49,6 +49,8 @@ def repro(stage: str) -> Outcome:
                 repo.reproduce(stage, single_item=True)
         except ReproductionError as error:
             cause = error.__cause__ or error
+            if "exited with 130" in str(cause):
+                _leave()
             raise StageFailed(f"{stage} failed ({cause}). What it said stands above; finished stages are kept.") from None
         except DvcException as error:
             raise StageFailed(f"DVC could not run {stage}: {error}. Finished stages are kept.") from None
@@ -57,6 +59,16 @@ def repro(stage: str) -> Outcome:
         ran = mark.exists()
     lineage.seal()
     return Outcome(stage, "ran" if ran else "restored from cache", why, time.monotonic() - began)
+
+
+def _leave() -> None:
+    """After Ctrl-C. It reached the whole process group: the stage has said so and ended, and so has Prefect's ephemeral
+    server, which every further report of a state would wait for. What is left is to close our run and go."""
+    from pipeline import tracking  # MLflow takes seconds to import
+
+    if parent := os.environ.get(tracking.PARENT):
+        tracking.end_flow(parent, "KILLED", {})
+    os._exit(130)
 
 
 def reasons(repo: Repo, stage: str) -> str:

@@ -22,7 +22,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from flows.repro import Outcome, quiet_logs, repro
-from pipeline import profiles
+from pipeline import lineage, profiles
 from pruneonce.errors import AlreadyRunning, PruneOnceError
 
 LOCK = Path(".pruneonce/run.lock")
@@ -50,6 +50,9 @@ def compress(profile: str | None = None, overrides: list[str] | None = None) -> 
                 logger.info(
                     "%d/%d %s: %s (%s) %.1f s", number, len(stages), stage, outcome.result, outcome.why, outcome.seconds
                 )
+            if any(outcome.result != "unchanged" for outcome in done):
+                for line in lineage.register():
+                    logger.info(line)
         return done
 
 

@@ -16,10 +16,10 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("trace", help="print the stages, md5s, parameters and MLflow runs behind a file")
     command.add_argument("file", type=Path, help="an exported model, here or copied elsewhere, or any DVC-tracked out")
-    commands.add_parser("seal", help="write the md5s of dvc.lock into the MLflow runs that wait for them")
+    commands.add_parser("seal", help="bring MLflow to what dvc.lock says: md5s into its runs, shipped models registered")
     args = parser.parse_args()
     try:
-        lines = trace(args.file) if args.command == "trace" else iter(lineage.seal())
+        lines = trace(args.file) if args.command == "trace" else [*lineage.seal(), *lineage.register()]
         print("\n".join(lines))
     except PruneOnceError as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -103,6 +103,13 @@ def seal() -> list[str]:
     return sealed
 
 
+def register() -> list[str]:
+    """Bring MLflow's model registry to what dvc.lock says. Returns what changed there, a line each."""
+    from pipeline import registry  # imports MLflow, which takes seconds
+
+    return registry.register(locked())
+
+
 def _wait_and_seal(dvc: int) -> None:
     """Wait until the process `dvc` has ended, then seal. One waiter a process is enough; the others leave at once."""
     claim = UNSEALED.parent / f"sealer-{dvc}"
@@ -114,6 +121,7 @@ def _wait_and_seal(dvc: int) -> None:
         psutil.Process(dvc).wait()
     claim.unlink(missing_ok=True)
     seal()
+    register()
 
 
 if __name__ == "__main__":

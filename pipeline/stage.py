@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -105,6 +105,29 @@ def _disk_is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in (28, 122) or re.search(r"\(os error (28|122)\)", str(error)) is not None
 
 
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what runs inside, as KeyboardInterrupt and as SystemExit(143).
+
+    Python drops an exception that is raised in a finalizer or a callback, and a training step is full of them: measured,
+    one Ctrl-C in five was lost. So it is raised again every second until it has left this block.
+    """
+    found: list[BaseException] = []
+
+    def stop(number: int, frame: object) -> None:
+        found.append(SystemExit(143) if number == signal.SIGTERM else KeyboardInterrupt())
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        raise found[0]
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _main(run: Callable[..., Metrics], stage: str) -> None:
     wants = contract(run)
     args = _arguments(run, wants)
@@ -123,7 +146,8 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     scratch = SCRATCH / "scratch" / f"{name}-{_key(run, flat, deps)}"
     began = time.monotonic()
     with tracking.stage_run(name, flat, deps) as tracked:
-        metrics = run(**args, **sections, log=Log(scratch, tracked.log_step))
+        with stoppable():
+            metrics = run(**args, **sections, log=Log(scratch, tracked.log_step))
         tracked.log_result(metrics, seconds=time.monotonic() - began)
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(scratch, ignore_errors=True)

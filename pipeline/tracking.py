@@ -1,4 +1,4 @@
-"""MLflow, and the only file that imports it: one run per executed stage, under one parent per flow run.
+"""MLflow: one run per executed stage, under one parent per flow run.
 
 The server is MLFLOW_TRACKING_URI, by default a sqlite file beside params.yaml. It is asked before work starts; if it is
 lost later, training goes on and says so.
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -161,6 +161,13 @@ def runs_of(stage: Stage) -> list[str]:
     path, md5 = next(iter(stage.outs.items()))
     query = f"tags.`pruneonce.stage` = '{stage.name}' and tags.`out.{path}` = '{md5}'"
     return [run.info.run_id for run in client.search_runs([experiment], query, order_by=["start_time DESC"])]
+
+
+def results(run_ids: Sequence[str]) -> dict[str, float]:
+    """The closing metrics of the newest of these runs, by name; empty if there is none."""
+    client, _ = connect()
+    metrics = client.get_run(run_ids[0]).data.metrics if run_ids else {}
+    return {key.removeprefix("result."): value for key, value in metrics.items() if key.startswith("result.")}
 
 
 def git_tags() -> dict[str, str]:

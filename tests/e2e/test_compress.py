@@ -92,6 +92,17 @@ def test_mlflow_holds_one_sealed_run_a_stage_under_one_parent(copy: Path, first:
     assert {"hard", "hidden", "loss", "tokens_per_second"} <= set(sparsify.data.metrics)
 
 
+def shipped(project: Path) -> str | None:
+    """The md5 of the model that MLflow's registry calls current, if there is one."""
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    found = client.search_registered_models("name = 'pruneonce-topic'")
+    return client.get_model_version_by_alias("pruneonce-topic", "current").tags["md5"] if found else None
+
+
+def test_the_model_that_ships_is_registered(copy: Path, first: str):
+    assert shipped(copy) == lineage.locked(copy)["export@topic"].outs["data/export/topic/int8.onnx"]
+
+
 def test_second_run_computes_nothing(copy: Path, first: str):
     done = outcomes(compress(copy))
     assert len(done) == STAGES
@@ -101,13 +112,16 @@ def test_second_run_computes_nothing(copy: Path, first: str):
 
 def test_one_number_reruns_what_is_below_it_and_back_is_restored(copy: Path, first: str):
     below = {"quantize@topic", "export@topic", "evaluate@topic", "report"}
+    original = shipped(copy)
     done = outcomes(compress(copy, "--set", "quantize.learning_rate=0.0002"))
     assert {stage for stage, outcome in done.items() if outcome == "ran"} == below
     assert sum(outcome == "unchanged" for outcome in done.values()) == STAGES - len(below)
+    assert shipped(copy) != original
 
     done = outcomes(compress(copy, "--profile", "tiny"))
     assert done["quantize@topic"] == "restored from cache"
     assert {stage for stage, outcome in done.items() if outcome == "ran"} <= {"report"}  # git keeps its page, not DVC
+    assert shipped(copy) == original
 
 
 def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_path: Path):
@@ -146,6 +160,7 @@ def test_dvc_alone_gives_the_same_bytes_and_seals_its_runs(copy: Path, first: st
     experiment = client.get_experiment_by_name("pruneonce").experiment_id
     sealed = "tags.`pruneonce.sealed` = 'true'"  # sealing follows the end of dvc by seconds
     wait_for("sealed runs", lambda: len(client.search_runs([experiment], sealed)) == STAGES, seconds=60)
+    wait_for("the registered model", lambda: shipped(alone) == shipped(copy), seconds=60)
 
 
 def test_every_command_of_the_readme(copy: Path, first: str):

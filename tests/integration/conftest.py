@@ -105,7 +105,7 @@ def project(tmp_path: Path, tracking_uri: str) -> Project:
     folder = tmp_path / "project"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=tiny.ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
-        if (tiny.ROOT / name).is_file():
+        if (tiny.ROOT / name).is_file() and not name.startswith("data/") and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(tiny.ROOT / name, folder / name)
     for words in (

@@ -20,8 +20,9 @@ MAY = {
 HOME = {
     "prefect": "flows/",
     "dvc": "flows/",
-    "mlflow": "pipeline/tracking.py",
-    **dict.fromkeys(("torch", "transformers", "onnx", "onnxruntime"), "pruneonce/"),
+    "mlflow": ("pipeline/tracking.py", "pipeline/registry.py"),
+    "onnx": ("pruneonce/", "pipeline/registry.py"),  # MLflow's registry takes a model of it
+    **dict.fromkeys(("torch", "transformers", "onnxruntime"), "pruneonce/"),
     **dict.fromkeys(("accelerate", "datasets", "safetensors", "onnxscript", "pyarrow", "numpy"), "pruneonce/"),
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in MAY for path in (ROOT / package).rglob("*.py"))

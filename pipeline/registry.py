@@ -1,0 +1,96 @@
+"""What ships, in MLflow's model registry: the int8 file of every task, byte for byte the one that DVC tracks.
+
+One registered model a task, `pruneonce-<task>`; one version a file, tagged with its md5 and what was measured on it, and
+linked to the run that exported it. The alias `current` stands on the version that dvc.lock names.
+"""
+
+import importlib.metadata
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import onnx
+from mlflow import MlflowClient
+from mlflow import onnx as mlflow_onnx
+from mlflow.exceptions import MlflowException
+
+from pipeline import tracking
+from pipeline.lineage import Stage
+
+FILE = "int8.onnx"  # the out of an export stage that ships
+ALIAS = "current"
+MEASURED = ("accuracy", "sparsity", "file_bytes", "compressed_bytes")
+
+
+def register(stages: Mapping[str, Stage]) -> list[str]:
+    """Bring the registry to what dvc.lock says. Returns a line for each version that `current` moved to.
+
+    A registry that cannot be written to (a server that is gone, a full disk) is said, not raised: nothing computed
+    depends on it.
+    """
+    try:
+        client, _ = tracking.connect()
+        return [line for task, path, md5 in _shipped(stages) for line in _current(client, stages, task, Path(path), md5)]
+    except Exception as error:
+        print(
+            f"\nThe models were not registered ({type(error).__name__}: {error}). Try again with: pruneonce seal",
+            file=sys.stderr,
+        )
+        return []
+
+
+def _shipped(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:
+    """(task, path, md5) of every int8 file that was evaluated as it stands."""
+    for name, stage in stages.items():
+        stage_name, _, task = name.partition("@")
+        evaluate = stages.get(f"evaluate@{task}")
+        if stage_name == "export" and evaluate:
+            path, md5 = next((p, md5) for p, md5 in stage.outs.items() if Path(p).name == FILE)
+            if evaluate.deps.get(path) == md5:
+                yield task, path, md5
+
+
+def _current(client: MlflowClient, stages: Mapping[str, Stage], task: str, path: Path, md5: str) -> Iterator[str]:
+    """Put the alias on the version of this file; store and register the file first if it is new."""
+    model = f"pruneonce-{task}"
+    try:
+        client.create_registered_model(model, description=f"int8 ONNX for the task {task}; the same bytes as {path}")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    known = {v.tags.get("md5"): v.version for v in client.search_model_versions(f"name='{model}'")}
+    version = known.get(md5)
+    if version is None:
+        runs = tracking.runs_of(stages[f"export@{task}"])
+        if not runs or not path.exists():
+            return  # it was computed elsewhere, under another tracking store
+        results = tracking.results(tracking.runs_of(stages[f"evaluate@{task}"]))
+        tags = {key: f"{results[f'int8.{key}']:.10g}" for key in MEASURED if f"int8.{key}" in results}
+        source = _store(client, runs[0], path)
+        version = client.create_model_version(
+            model, source, run_id=runs[0], tags={"md5": md5, "path": str(path), **tags}
+        ).version
+    if client.get_registered_model(model).aliases.get(ALIAS) != int(version):
+        client.set_registered_model_alias(model, ALIAS, version)
+        yield f"models:/{model}@{ALIAS} is version {version}, md5 {md5}"
+
+
+def _store(client: MlflowClient, run_id: str, path: Path) -> str:
+    """Keep the file as an artifact of its run, as an MLflow model. Returns its URI."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's, on type hints of its own
+        target = Path(folder) / "model"
+        needs = [f"{name}=={importlib.metadata.version(name)}" for name in ("onnx", "onnxruntime")]
+        mlflow_onnx.save_model(
+            onnx.load(path),
+            target,
+            pip_requirements=needs,
+            onnx_execution_providers=["CPUExecutionProvider"],
+            save_as_external_data=False,
+        )
+        shutil.copyfile(path, target / "model.onnx")  # MLflow has serialized it anew: our bytes, whatever onnx does
+        client.log_artifacts(run_id, str(target), path.stem)
+    return f"runs:/{run_id}/{path.stem}"

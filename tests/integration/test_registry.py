@@ -1,0 +1,102 @@
+"""The model registry holds what dvc.lock says ships: the same bytes, tagged with what was measured, under one alias."""
+
+import hashlib
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from pipeline import lineage, registry, tracking
+from pipeline.lineage import Stage
+
+MODEL = "pruneonce-topic"
+FILE = "data/export/topic/int8.onnx"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """A store of its own in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name in (lineage.IN_FLOW, tracking.PARENT):
+        monkeypatch.delenv(name, raising=False)
+    return MlflowClient(tracking.uri())
+
+
+def locked(content: bytes) -> dict[str, Stage]:
+    """What dvc.lock says after this file was exported and evaluated."""
+    md5 = hashlib.md5(content).hexdigest()
+    path = Path(FILE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    export = Stage("export@topic", {}, {FILE: md5}, {})
+    return {"export@topic": export, "evaluate@topic": Stage("evaluate@topic", {FILE: md5}, {"scores": md5[::-1]}, {})}
+
+
+def run(stages: dict[str, Stage], accuracy: float = 0.5) -> None:
+    """Sealed runs of both stages."""
+    for name, result in (("export@topic", {}), ("evaluate@topic", {"int8": {"accuracy": accuracy, "file_bytes": 59181977}})):
+        with tracking.stage_run(name, {}, stages[name].deps) as tracked:
+            tracked.log_result(result, seconds=1.0)
+        assert tracking.seal(tracked.run_id, stages) == name
+
+
+def current(client: MlflowClient):
+    return client.get_model_version_by_alias(MODEL, registry.ALIAS)
+
+
+def test_the_shipped_file_is_registered_with_its_run_and_its_numbers(store, int8_onnx):
+    content = int8_onnx.path.read_bytes()
+    stages = locked(content)
+    run(stages, accuracy=0.9375)
+    (line,) = registry.register(stages)
+    md5 = hashlib.md5(content).hexdigest()
+    assert line == f"models:/{MODEL}@current is version 1, md5 {md5}"
+    version = current(store)
+    assert version.tags == {"md5": md5, "path": FILE, "accuracy": "0.9375", "file_bytes": "59181977"}
+    assert [version.run_id] == tracking.runs_of(stages["export@topic"])
+    kept = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@current", tracking_uri=tracking.uri()))
+    assert (kept / "model.onnx").read_bytes() == content
+
+    mlflow.set_tracking_uri(tracking.uri())
+    words = np.ones((2, 5), np.int64)
+    logits = mlflow.pyfunc.load_model(f"models:/{MODEL}@current").predict({"input_ids": words, "attention_mask": words})
+    assert logits["logits"].shape[0] == 2
+
+
+def test_nothing_new_changes_nothing_and_a_file_that_comes_back_is_not_stored_again(store, int8_onnx, dense_onnx):
+    first = locked(int8_onnx.path.read_bytes())
+    run(first)
+    assert len(registry.register(first)) == 1
+    assert registry.register(first) == []
+
+    second = locked(dense_onnx.path.read_bytes())  # another file stands there now
+    run(second)
+    assert len(registry.register(second)) == 1
+    assert current(store).tags["md5"] == second["export@topic"].outs[FILE]
+
+    again = locked(int8_onnx.path.read_bytes())  # restored from DVC's cache: no new run
+    assert registry.register(again) == [f"models:/{MODEL}@current is version 1, md5 {first['export@topic'].outs[FILE]}"]
+    assert len(store.search_model_versions(f"name='{MODEL}'")) == 2
+
+
+def test_a_file_that_was_not_evaluated_as_it_stands_is_not_registered(store, int8_onnx):
+    stages = locked(int8_onnx.path.read_bytes())
+    stages["evaluate@topic"].deps[FILE] = "0" * 32
+    assert registry.register(stages) == []
+    assert store.search_registered_models() == []
+
+
+def test_a_file_whose_run_is_in_another_store_is_passed_over(store, int8_onnx):
+    assert registry.register(locked(int8_onnx.path.read_bytes())) == []
+    assert store.search_model_versions(f"name='{MODEL}'") == []
+
+
+def test_a_registry_that_fails_is_said_and_costs_nothing(store, int8_onnx, monkeypatch, capsys):
+    stages = locked(int8_onnx.path.read_bytes())
+    run(stages)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert registry.register(stages) == []
+    assert "The models were not registered (TrackerUnreachable" in capsys.readouterr().err

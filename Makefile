@@ -6,6 +6,7 @@ SET     ?=
 BIN     := .venv/bin
 ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(SET),--set $(s))
 
+export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help install run test check clean

@@ -111,7 +111,8 @@ def parent_run(parameters: dict[str, str], done: list[Outcome]) -> Iterator[None
         raise
     finally:
         del os.environ[tracking.PARENT]
-        tracking.end_flow(run_id, status, {outcome.stage: outcome.seconds for outcome in done})
+        note = REPORT.read_text() if status == "FINISHED" else ""
+        tracking.end_flow(run_id, status, {outcome.stage: outcome.seconds for outcome in done}, note)
 
 
 def pending() -> bool:
@@ -125,7 +126,8 @@ def show(outcomes: list[Outcome], seconds: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table("stage", "outcome", "why", "seconds", title="Stages")
     for o in outcomes:
-        table.add_row(o.stage, o.result, o.why if len(o.why) < 100 else f"{o.why[:97]}...", f"{o.seconds:.1f}")
+        why = "" if o.result == "unchanged" else o.why
+        table.add_row(o.stage, o.result, why if len(why) < 100 else f"{why[:97]}...", f"{o.seconds:.1f}")
     console.print(table)
     console.print(Markdown(REPORT.read_text()))
     ran = sum(o.result == "ran" for o in outcomes)

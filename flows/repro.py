@@ -13,7 +13,7 @@ from typing import Literal
 import psutil
 from dvc.exceptions import DvcException, ReproductionError
 from dvc.repo import Repo
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from pipeline import lineage
@@ -41,7 +41,8 @@ def repro(stage: str) -> Outcome:
     with Repo() as repo, tempfile.TemporaryDirectory() as folder:
         why = reasons(repo, stage)
         if not why:
-            return Outcome(stage, "unchanged", "deps, params and outs are those of dvc.lock", time.monotonic() - began)
+            return Outcome(stage, "unchanged", "as in dvc.lock", time.monotonic() - began)
+        get_run_logger().info("%s ...", why)
         mark = Path(folder) / "ran"
         os.environ[lineage.IN_FLOW] = str(mark)
         try:
@@ -72,8 +73,12 @@ def _leave() -> None:
 
 
 def reasons(repo: Repo, stage: str) -> str:
-    """Why DVC would run the stage, e.g. "params sparsify modified"; empty if it would not."""
+    """Why DVC would run the stage, e.g. "params sparsify modified"; empty if it would not.
+
+    Outs are named only if they are the reason: where a dep or a parameter changed, they follow.
+    """
     found: list[str] = []
+    outs: list[str] = []
     changes = repo.status(targets=[stage], with_deps=False).get(stage, [])
     if changes and stage not in lineage.locked():
         return "it never ran"
@@ -86,8 +91,9 @@ def reasons(repo: Repo, stage: str) -> str:
                 if isinstance(state, dict):  # params: {"params.yaml": {"sparsify": "modified"}}
                     found += [f"params {key} {how}" for key, how in state.items()]
                 else:
-                    found.append(f"{kind.removeprefix('changed ').removesuffix('s')} {name} {state}")
-    return ", ".join(found)
+                    what = kind.removeprefix("changed ").removesuffix("s")
+                    (outs if what == "out" else found).append(f"{what} {name} {state}")
+    return ", ".join(found or outs)
 
 
 @contextmanager
@@ -106,13 +112,14 @@ def _end_children() -> Iterator[None]:
 
 
 def quiet_logs() -> None:
-    """DVC's log lines repeat what the flow says, and an error with a message of ours needs no traceback above it."""
+    """DVC's lines, and Prefect's on every stage that went well, repeat what the flow says; an error with a message of
+    ours needs no traceback above it."""
     logging.getLogger("dvc").setLevel(logging.WARNING)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_without_traceback)
+        logging.getLogger(name).addFilter(_terse)
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
+def _terse(record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], PruneOnceError):
         record.exc_info = None
-    return True
+    return not record.getMessage().startswith("Finished in state Completed")

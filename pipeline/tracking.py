@@ -4,6 +4,7 @@ The server is MLFLOW_TRACKING_URI, by default a sqlite file beside params.yaml. 
 lost later, training goes on and says so.
 """
 
+import getpass
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pipeline.lineage import Stage
 from pruneonce.errors import TrackerUnreachable
 
 EXPERIMENT = "pruneonce"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's pages are those for chat agents
 PARENT = "PRUNEONCE_PARENT_RUN"  # set by the flow, read by the stages it starts; never changes an out
 FLUSH_SECONDS = 5.0
 BATCH = 90  # entries a request: the server's limit is 100 params, 1000 metrics
@@ -40,7 +42,7 @@ def connect() -> tuple[MlflowClient, str]:
     try:
         client = MlflowClient(tracking_uri=uri())
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        return client, experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+        return client, experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, tags=KIND)
     except Exception as error:
         raise TrackerUnreachable(
             f"expected an MLflow tracking store at {uri()}, found: {' '.join(str(error).split())[:300]}. Start it, or unset "
@@ -93,7 +95,7 @@ class TrackedStage:
 def stage_run(name: str, params: Mapping[str, Any], deps: Mapping[str, str]) -> Iterator[TrackedStage]:
     """One MLflow run around a stage: its parameters, the md5 of each dep, the git commit; ended as finished or failed."""
     client, experiment = connect()
-    tags = {"mlflow.runName": name, "pruneonce.stage": name, **git_tags()}
+    tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(f"stages/{name.partition('@')[0]}.py")}
     if parent := os.environ.get(PARENT):
         tags["mlflow.parentRunId"] = parent
     tags |= {f"dep.{path}": md5 for path, md5 in deps.items()}
@@ -120,20 +122,22 @@ def stage_run(name: str, params: Mapping[str, Any], deps: Mapping[str, str]) -> 
 def start_flow(name: str, params: Mapping[str, Any]) -> str:
     """The parent run of one flow run. Returns its id."""
     client, experiment = connect()
-    run = client.create_run(experiment, tags={"pruneonce.flow": name, **git_tags()}, run_name=name)
+    run = client.create_run(experiment, tags={"pruneonce.flow": name, **origin(f"flows/{name}.py")}, run_name=name)
     entries = [Param(k, str(v)) for k, v in flatten(params).items()]
     for start in range(0, len(entries), BATCH):
         client.log_batch(run.info.run_id, params=entries[start : start + BATCH])
     return run.info.run_id
 
 
-def end_flow(run_id: str, status: str, seconds: Mapping[str, float]) -> None:
-    """Close the parent run with the wall time of each stage. A tracker that is gone is said, not raised."""
+def end_flow(run_id: str, status: str, seconds: Mapping[str, float], note: str = "") -> None:
+    """Close the parent run: the wall time of each stage, a note in Markdown. A tracker that is gone is said, not raised."""
     client, _ = connect()
     tracked = TrackedStage(client, run_id)
     now = int(time.time() * 1000)
     metrics = [Metric(f"seconds.{k.replace('@', '.')}", v, now, 0) for k, v in seconds.items()]
     tracked.survive(lambda: client.log_batch(run_id, metrics=metrics))
+    if note:
+        tracked.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
     tracked.survive(lambda: client.set_terminated(run_id, status))
 
 
@@ -170,15 +174,22 @@ def results(run_ids: Sequence[str]) -> dict[str, float]:
     return {key.removeprefix("result."): value for key, value in metrics.items() if key.startswith("result.")}
 
 
-def git_tags() -> dict[str, str]:
-    """The commit under HEAD, and whether tracked files differ from it."""
+def origin(source: str) -> dict[str, str]:
+    """Who runs which file of which commit, and whether tracked files differ from it: tags that MLflow's pages show."""
 
     def git(*args: str) -> str:
         done = subprocess.run(["git", *args], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = "unknown"
     commit = git("rev-parse", "HEAD") or "none"
     return {
+        "mlflow.user": user,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": source,
         "mlflow.source.git.commit": commit,
         "pruneonce.dirty": str(bool(git("status", "--porcelain", "-uno"))).lower(),
     }

@@ -17,6 +17,7 @@ import networkx
 from dvc.repo import Repo
 from filelock import FileLock, Timeout
 from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
@@ -53,6 +54,7 @@ def compress(profile: str | None = None, overrides: list[str] | None = None) -> 
             if any(outcome.result != "unchanged" for outcome in done):
                 for line in lineage.register():
                     logger.info(line)
+                create_markdown_artifact(REPORT.read_text(), key="report")
         return done
 
 

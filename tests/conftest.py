@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import settings
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -54,16 +55,21 @@ def tokenizer():
     return checkpoint.load_tokenizer(TINY / "model")
 
 
+def cpu_engine(micro_batches: int = 1):
+    """An Accelerator on the CPU, fp32. Accelerate shares precision and micro-batches among all of a process: reset first."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return training.accelerator(Cpu(), micro_batches=micro_batches)
+
+
 @pytest.fixture
 def engine():
-    """An Accelerator on the CPU, fp32. Made anew: Accelerate shares the number of micro-batches among all of them."""
-    return training.accelerator(Cpu())
+    return cpu_engine()
 
 
 @pytest.fixture
 def make_engine() -> Callable[[int], object]:
     """micro_batches -> an Accelerator on the CPU, fp32."""
-    return lambda micro_batches: training.accelerator(Cpu(), micro_batches=micro_batches)
+    return cpu_engine
 
 
 def random_masked_lm(seed: int = 0):
@@ -116,7 +122,7 @@ def quantized_classifier(sparsity: float = 0.8):
         for linear in linears.values():
             linear.weight.mul_(linear.mask)
     pruning.lock(model)
-    quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(4)], engine=training.accelerator(Cpu()))
+    quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(4)], engine=cpu_engine())
     quantization.observe(model, False)
     return model
 

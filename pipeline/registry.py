@@ -4,7 +4,6 @@ One registered model a task, `pruneonce-<task>`; one version a file, tagged with
 linked to the run that exported it. The alias `current` stands on the version that dvc.lock names.
 """
 
-import importlib.metadata
 import shutil
 import sys
 import tempfile
@@ -83,11 +82,10 @@ def _store(client: MlflowClient, run_id: str, path: Path) -> str:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's, on type hints of its own
         target = Path(folder) / "model"
-        needs = [f"{name}=={importlib.metadata.version(name)}" for name in ("onnx", "onnxruntime")]
         mlflow_onnx.save_model(
             onnx.load(path),
             target,
-            pip_requirements=needs,
+            pip_requirements=mlflow_onnx.get_default_pip_requirements(),
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
         )

@@ -72,28 +72,27 @@ def prune_second_order(linear: MaskedLinear, moments: Tensor, sparsity: float, *
     moments: float[in, in], E[x x^T] of the layer's inputs; damping: fraction of its mean diagonal added to it.
     Column blocks share the count evenly, the remainder going to the first blocks.
     """
-    weight = linear.effective_weight.detach().float().clone()  # what is in use: momentum moves pruned weights too
-    _rows, columns = weight.shape
+    weight = linear.effective_weight.detach().float().T.clone()  # [in, out]: a column of W is a row here, and contiguous
+    columns = len(weight)
     hessian = moments.clone()
     hessian.diagonal().add_(damping * hessian.diagonal().mean() + 1e-8)
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
-    mask = torch.ones_like(linear.mask)
+    mask = torch.ones_like(weight, dtype=torch.bool)
     total, done = pruned_count(sparsity, weight.numel()), 0
 
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
         count = round(total * end / columns) - done
         done += count
-        block, diagonal = weight[:, start:end], inverse.diagonal()[start:end]
+        block, diagonal = weight[start:end], inverse.diagonal()[start:end, None]
         dropped = smallest((block / diagonal).square(), count)
-        mask[:, start:end] = ~dropped
+        mask[start:end] = ~dropped
         errors = torch.zeros_like(block)
         for j in range(end - start):
-            value = block[:, j]
-            errors[:, j] = torch.where(dropped[:, j], value, torch.zeros_like(value)) / diagonal[j]
-            block[:, j:] -= errors[:, j : j + 1] * inverse[start + j, start + j : end]
+            errors[j] = block[j] * dropped[j] / diagonal[j]
+            block[j:].addr_(inverse[start + j, start + j : end], errors[j], alpha=-1.0)
         block[dropped] = 0.0
-        weight[:, end:] -= errors @ inverse[start:end, end:]
+        weight[end:] -= inverse[start:end, end:].T @ errors
 
-    linear.weight.copy_(weight)
-    linear.mask.copy_(mask)
+    linear.weight.copy_(weight.T)
+    linear.mask.copy_(mask.T)

@@ -96,41 +96,41 @@ def fit(
     start = _resume(checkpoint, model, optimizer) if checkpoint else 0
     model, optimizer = engine.prepare(model, optimizer)
     model.train()
-    bar = tqdm(total=steps, initial=start, desc=name, unit="step", mininterval=1.0, disable=not engine.is_main_process)
+    progress = tqdm(total=steps, initial=start, desc=name, unit="step", mininterval=1.0, disable=not engine.is_main_process)
     tokens, began = 0, time.monotonic()
 
-    for step in range(start, steps):
-        torch.manual_seed(mix(seed, step))  # dropout, if any, is a function of the step as well
-        extra = before_step(step)
-        rate = learning_rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+    with progress as bar:
+        for step in range(start, steps):
+            torch.manual_seed(mix(seed, step))  # dropout, if any, is a function of the step as well
+            extra = before_step(step)
+            rate = learning_rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
 
-        batch = batches(step)
-        parts: dict[str, float] = {}
-        for micro in _shares(batch, engine):
-            with engine.accumulate(model), engine.autocast():
-                value = loss(model, micro)
-                engine.backward(value["loss"])
-            for key, part in value.items():
-                parts[key] = parts.get(key, 0.0) + float(part.detach()) / engine.gradient_accumulation_steps
-        norm = float(engine.clip_grad_norm_(model.parameters(), clip_norm))
-        if not torch.isfinite(torch.tensor([parts["loss"], norm])).all():
-            raise LossNotFinite(
-                f"expected a finite loss, found loss {parts['loss']} and gradient norm {norm} at step {step} of {name}. "
-                "Lower its learning_rate, or set common.precision to fp32, and run again."
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            batch = batches(step)
+            parts: dict[str, float] = {}
+            for micro in _shares(batch, engine):
+                with engine.accumulate(model), engine.autocast():
+                    value = loss(model, micro)
+                    engine.backward(value["loss"])
+                for key, part in value.items():
+                    parts[key] = parts.get(key, 0.0) + float(part.detach()) / engine.gradient_accumulation_steps
+            norm = float(engine.clip_grad_norm_(model.parameters(), clip_norm))
+            if not torch.isfinite(torch.tensor([parts["loss"], norm])).all():
+                raise LossNotFinite(
+                    f"expected a finite loss, found loss {parts['loss']} and gradient norm {norm} at step {step} of {name}. "
+                    "Lower its learning_rate, or set common.precision to fp32, and run again."
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
-        tokens += int(batch["attention_mask"].sum())
-        speed = tokens / (time.monotonic() - began)
-        bar.set_postfix_str(f"{speed:,.0f} tokens/s, loss {parts['loss']:.3f}", refresh=False)
-        bar.update()
-        log(step, {**parts, "gradient_norm": norm, "learning_rate": rate, "tokens_per_second": speed, **extra})
-        if checkpoint and (step + 1) % checkpoint_every_steps == 0 and step + 1 < steps and engine.is_main_process:
-            _save(checkpoint, engine.unwrap_model(model), optimizer, step + 1)
-    bar.close()
+            tokens += int(batch["attention_mask"].sum())
+            speed = tokens / (time.monotonic() - began)
+            bar.set_postfix_str(f"{speed:,.0f} tokens/s, loss {parts['loss']:.3f}", refresh=False)
+            bar.update()
+            log(step, {**parts, "gradient_norm": norm, "learning_rate": rate, "tokens_per_second": speed, **extra})
+            if checkpoint and (step + 1) % checkpoint_every_steps == 0 and step + 1 < steps and engine.is_main_process:
+                _save(checkpoint, engine.unwrap_model(model), optimizer, step + 1)
     engine.free_memory()
     model.eval()
 

@@ -127,6 +127,7 @@ class MaskedLM(Training):
     steps: Count
     warmup_steps: Steps
     masking_probability: Annotated[float, Field(gt=0, lt=1)]
+    gradient_checkpointing: bool  # recompute activations in the backward pass: less memory, a third more time
     held_out_batches: Count  # how many batches of held-out blocks the closing metric reads at most
 
     @model_validator(mode="after")
@@ -187,7 +188,7 @@ class PrepareTask(Section):
 class TaskTraining(Training):
     """Training on a task, measured in epochs."""
 
-    epochs: Count
+    epochs: Positive  # may be a fraction: half an epoch sees half of the rows
     warmup_ratio: Share
     max_tokens: Annotated[int, Field(ge=4)]  # longer texts are cut, in training only
 

@@ -134,6 +134,10 @@ class Batches:
         """Batches in one epoch."""
         return -(-len(self.ids) // self.batch_size)
 
+    def steps(self, epochs: float) -> int:
+        """Steps in so many epochs, one at least."""
+        return max(1, round(epochs * len(self)))
+
     def rows(self, step: int) -> np.ndarray:
         """Which rows the batch of `step` takes."""
         epoch, position = divmod(step, len(self))

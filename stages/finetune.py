@@ -40,7 +40,7 @@ def run(
     pruning.lock(student)
     train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
     batches = tasks.Batches(train, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
-    steps = p.epochs * len(batches)
+    steps = batches.steps(p.epochs)
 
     training.fit(
         student,

@@ -23,6 +23,8 @@ def run(
     tokenizer = checkpoint.load_tokenizer(base)
     load = checkpoint.load_masked_lm if p.weights == "pretrained" else checkpoint.random_masked_lm
     teacher = load(base, attention=common.attention, dropout=p.dropout)
+    if p.gradient_checkpointing:
+        teacher.gradient_checkpointing_enable({"use_reentrant": False})
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
 
     def loss(lm, batch):

@@ -23,6 +23,8 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     mentor = checkpoint.load_masked_lm(teacher, attention=common.attention, dropout=0.0)
     mentor = mentor.eval().requires_grad_(False).to(engine.device)
     student = checkpoint.load_masked_lm(teacher, attention=common.attention, dropout=p.dropout).to(engine.device)
+    if p.gradient_checkpointing:
+        student.gradient_checkpointing_enable({"use_reentrant": False})
     linears = pruning.mask_linears(student, common.prunable)
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
     train = batches(corpus.read_blocks(tokens / "train.arrow"), seed=common.seed + 1)  # not the teacher's order again

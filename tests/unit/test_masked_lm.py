@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pruneonce import corpus
+from pruneonce import corpus, pruning
 from pruneonce import masked_lm as mlm
 from pruneonce.corpus import IGNORED
 from pruneonce.distillation import hidden_loss, soft_loss
@@ -118,3 +118,22 @@ def test_held_out_is_the_mean_over_masked_tokens(masked_lm, engine, held_out_bat
     assert found["held_out_loss"] == pytest.approx(total / count, rel=1e-5)
     assert found["held_out_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
     assert masked_lm.training
+
+
+def test_gradient_checkpointing_costs_time_and_not_the_gradient(masked):
+    """Through the hook that picks positions, the hidden states and the masked linears."""
+
+    def gradients(model):
+        pruning.mask_linears(model, r"^encoder\.")
+        pruning.prune(model, 0.5)
+        mlm.distilled_loss(random_masked_lm(1), **WEIGHTS)(model.train(), masked)["loss"].backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    plain, recomputing = random_masked_lm(), random_masked_lm()
+    recomputing.gradient_checkpointing_enable({"use_reentrant": False})
+    expected, found = gradients(plain), gradients(recomputing)
+    assert recomputing.is_gradient_checkpointing
+    assert len(expected) >= 30
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)

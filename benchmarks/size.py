@@ -4,7 +4,7 @@
 Encoder: its prunable matrices, and nothing else. Bound: the entropy of every matrix by itself (`scores.entropy_bytes`), that
 is of its mask and of the values that it keeps. Whole file: everything else too, its tables in int8; fp32: the dense file.
 Weights: normal random numbers, or with `--export data/export/r8` the real dense ones for MiniLM-L6, pruned by magnitude and
-quantized by this library; and, as a row of its own, the int8 file in that folder as it ships.
+quantized by this library (all but matrices and tables stays random); and, as a row of its own, its int8 file as it ships.
 Bars: packed encoder within 8 % of the bound; fp32 / packed at least 18 at 85 % and 25 at 90 %; whole MiniLM file at least 6.
 """
 

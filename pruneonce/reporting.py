@@ -59,8 +59,8 @@ def markdown(title: str, table: Sequence[Row]) -> str:
     lines += [
         "",
         "Measured through ONNX Runtime on the whole test split; the interval is Wilson's. Sparsity: zeros in the prunable",
-        "matrices, counted in the file. MB: the file; packed MB: after `pruneonce pack`; smaller: the dense file's bytes / the",
-        "packed file's. ms, p95 ms: median and 95th percentile of a call at batch 1, "
+        "matrices, counted in the file. MB: the file; packed MB: after `pruneonce pack`; smaller: bytes of the dense file",
+        "/ of the packed one. ms, p95 ms: median and 95th percentile of a call at batch 1, "
         f"{first['tokens']} tokens, {first['threads']} threads.",
         "Speed: dense median / this median.",
         "",

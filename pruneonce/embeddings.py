@@ -1,8 +1,9 @@
 """Tables that are looked up, in int8: most of a small model's bytes once its encoder is sparse.
 
 A row is gathered first and widened after: table int8[rows, columns], value = table * scale[column]. Symmetric, a scale a
-column, so that widening needs no lookup of its own. The other order, widening the whole table for every call, costs more
-than the rest of the model (17 ms against 0.02 ms for 30522 x 384).
+column, so that widening needs no lookup of its own. The nodes are Gather, Cast, Mul: 128 rows of 384 take ONNX Runtime
+0.02 ms; with DequantizeLinear, whose kernel goes column by column, 0.08; in float 0.01. DequantizeLinear before the Gather
+would widen the whole table for every call: 17 ms.
 """
 
 from pathlib import Path
@@ -57,11 +58,12 @@ def _is_table(tensor: onnx.TensorProto, graph: onnx.GraphProto) -> bool:
 
 
 def _widened(node: onnx.NodeProto, tables: dict[str, float]) -> list[onnx.NodeProto]:
-    """The node; if it gathers from one of the tables, with a DequantizeLinear over the columns behind it."""
+    """The node; if it gathers from one of the tables, widened behind it: Cast, then Mul by the scales."""
     if node.op_type != "Gather" or node.input[0] not in tables:
         return [node]
-    rows, values = f"{node.output[0]}_int8", node.output[0]
-    scale = f"{node.input[0]}_scale"
-    node.output[0] = rows
-    widen = onnx.helper.make_node("DequantizeLinear", [rows, scale], [values], name=f"{node.name}_dequantize", axis=-1)
-    return [node, widen]
+    values = node.output[0]
+    integers, floats = f"{values}_int8", f"{values}_float"
+    node.output[0] = integers
+    cast = onnx.helper.make_node("Cast", [integers], [floats], name=f"{node.name}_cast", to=onnx.TensorProto.FLOAT)
+    scale = onnx.helper.make_node("Mul", [floats, f"{node.input[0]}_scale"], [values], name=f"{node.name}_scale")
+    return [node, cast, scale]

@@ -91,6 +91,7 @@ def test_onnx_runtime_gathers_integers_and_widens_rows_only(rounded):
     assert readers == dict.fromkeys(errors, "Gather")
     assert {stored[name].data_type for name in errors} == {TensorProto.INT8}
     gathered = {node.output[0] for node in graph.node if node.op_type == "Gather" and node.input[0] in errors}
-    widened = [node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"]
-    assert gathered <= set(widened)
+    cast = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "Cast"}
+    scaled = {node.input[0]: node.input[1] for node in graph.node if node.op_type == "Mul"}
+    assert {scaled[cast[rows]] for rows in gathered} == {f"{name}_scale" for name in errors}
     assert len(gathered) == 3

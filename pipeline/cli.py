@@ -1,28 +1,50 @@
-"""`pruneonce trace FILE`: where a file came from, back to the sources."""
+"""The command `pruneonce`: where a file came from, back to the sources; what ships, packed and unpacked."""
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline import lineage
 from pipeline.lineage import Stage
+from pruneonce import packing
 from pruneonce.errors import DataError, PruneOnceError
 
 
 def main() -> None:
     """The command line. Every error a user can meet ends in one line and exit code 1."""
-    parser = argparse.ArgumentParser(prog="pruneonce", description="Lineage of compressed models.")
+    parser = argparse.ArgumentParser(
+        prog="pruneonce", description="Compressed models: where they came from, and small files of them."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("trace", help="print the stages, md5s, parameters and MLflow runs behind a file")
     command.add_argument("file", type=Path, help="an exported model, here or copied elsewhere, or any DVC-tracked out")
     commands.add_parser("seal", help="bring MLflow to what dvc.lock says: md5s into its runs, shipped models registered")
+    for name, result, what in (
+        ("pack", ".packed", "store an ONNX file near its entropy"),
+        ("unpack", ".onnx", "the ONNX file back"),
+    ):
+        command = commands.add_parser(name, help=f"{what}, bit for bit")
+        command.add_argument("file", type=Path)
+        command.add_argument("out", type=Path, nargs="?", help=f"what to write; default: FILE with the ending {result}")
+        command.set_defaults(ending=result)
     args = parser.parse_args()
     try:
-        lines = trace(args.file) if args.command == "trace" else [*lineage.seal(), *lineage.register()]
-        print("\n".join(lines))
+        print("\n".join(_lines(args)))
     except PruneOnceError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _lines(args: argparse.Namespace) -> Iterable[str]:
+    """Do what was asked and say what was done."""
+    if args.command == "trace":
+        return trace(args.file)
+    if args.command == "seal":
+        return [*lineage.seal(), *lineage.register()]
+    out = args.out or args.file.with_suffix(args.ending)
+    (packing.pack if args.command == "pack" else packing.unpack)(args.file, out)
+    before, after = args.file.stat().st_size, out.stat().st_size
+    return [f"{args.file}  {before} bytes -> {out}  {after} bytes"]
 
 
 def trace(file: Path) -> Iterator[str]:

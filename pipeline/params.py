@@ -220,6 +220,7 @@ class Export(Section):
     fp32_tolerance: Positive  # largest difference of a logit, as a fraction of the largest logit
     int8_tolerance: Positive
     same_decision_ratio: Ratio  # least share of equal decisions, int8
+    embeddings: Literal["int8", "fp32"]  # of the int8 variant
 
 
 class Evaluate(Section):

@@ -1,1 +1,22 @@
 """Prune a Transformer language model once, for all tasks: masks, distillation, QAT, ONNX. Usable alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+def load(path: str | Path, *, threads: int = 0) -> InferenceSession:
+    """A model that answers: session.run(["logits"], {"input_ids": ids, "attention_mask": mask}), both int64[batch, length].
+
+    path: *.onnx, or any other name for what `pruneonce pack` wrote, which is unpacked in memory, never on the disk.
+    threads: of the processor; 0 for as many as cores. Needs onnxruntime, numpy and tqdm, no torch.
+    Raises PackError for a packed file that is damaged, cut short or foreign.
+    """
+    from pruneonce import packing, runtime  # here, so that `import pruneonce` costs nothing
+
+    path = Path(path)
+    return runtime.session(path if path.suffix == ".onnx" else packing.read(path), threads=threads)

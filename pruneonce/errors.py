@@ -10,6 +10,7 @@
     ├── LossNotFinite        training diverged; the optimizer was not stepped
     ├── PatternBroken        a weight that was pruned is no longer zero
     ├── ExportError          the exported graph is not what was trained: parity, kernels, zeros
+    ├── PackError            a file to pack that is no ONNX file, or a packed one that is damaged, cut short or foreign
     ├── TrackerUnreachable   the MLflow server does not answer
     └── AlreadyRunning       another run is going in this folder
 
@@ -55,6 +56,10 @@ class PatternBroken(PruneOnceError):
 
 class ExportError(PruneOnceError):
     """The ONNX file does not compute what the model computes, or not with the kernels it must."""
+
+
+class PackError(PruneOnceError):
+    """A file cannot be packed, or a packed one cannot be unpacked; nothing was written."""
 
 
 class TrackerUnreachable(PruneOnceError):

@@ -1,15 +1,19 @@
 """ONNX Runtime: sessions, logits, what the optimiser makes of a graph, how long an answer takes."""
 
+from __future__ import annotations
+
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 from tqdm import tqdm
 
-from pruneonce.training import Batch
+if TYPE_CHECKING:  # a session for what ships needs no torch
+    from pruneonce.training import Batch
 
 INTEGER_KERNELS = (
     "MatMulIntegerToFloat",
@@ -26,14 +30,19 @@ def is_integer(kernel: str) -> bool:
     return kernel in INTEGER_KERNELS
 
 
-def session(path: Path, *, threads: int, save_optimised: Path | None = None) -> ort.InferenceSession:
-    """A CPU session with `threads` threads inside an operator and one across, all optimisations on."""
+def session(model: Path | bytes, *, threads: int, save_optimised: Path | None = None) -> ort.InferenceSession:
+    """A CPU session with `threads` threads inside an operator and one across, all optimisations on.
+
+    model: an ONNX file, or the bytes of one. threads: 0 for as many as cores.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     if save_optimised is not None:
         options.optimized_model_filepath = str(save_optimised)
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def optimised(path: Path) -> bytes:

@@ -10,7 +10,7 @@ import json
 
 from pipeline.params import Common, Evaluate
 from pipeline.stage import Dep, Item, Log, Metrics, Record, main
-from pruneonce import checkpoint, exporting, runtime, scores, tasks
+from pruneonce import checkpoint, exporting, packing, runtime, scores, tasks
 
 
 def run(
@@ -43,6 +43,7 @@ def run(
             "rows": rows,
             "file_bytes": path.stat().st_size,
             "compressed_bytes": scores.compressed_bytes(path),
+            "packed_bytes": packing.packed_bytes(path),
             "sparsity": sum(zeros for zeros, _ in matrices.values()) / sum(size for _, size in matrices.values()),
             "sparsity_of": {name: zeros / size for name, (zeros, size) in matrices.items()},
         }

@@ -7,7 +7,7 @@ writes  dense_onnx, sparse_onnx, int8_onnx   one file each, dynamic batch and le
 
 from pipeline.params import Common, Export
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
-from pruneonce import checkpoint, exporting, pruning, quantization, tasks, training
+from pruneonce import checkpoint, embeddings, exporting, pruning, quantization, tasks, training
 
 
 def run(
@@ -49,6 +49,7 @@ def run(
             weights = {name: m.weight.detach().numpy() for name, m in pruning.prunable(model, common.prunable).items()}
         exporting.export(model, path)
         exporting.name_weights(path, weights)
+        rounded = embeddings.quantize(path) if variant == "int8" and p.embeddings == "int8" else {}
         found = exporting.parity(model, path, batches)
         tolerance = p.int8_tolerance if variant == "int8" else p.fp32_tolerance
         agreement = p.same_decision_ratio if variant == "int8" else 1.0
@@ -62,6 +63,7 @@ def run(
             "parity": found,
             "kernels": {kernel: list(kernels.values()).count(kernel) for kernel in sorted(set(kernels.values()))},
             "float_products": graph.float_products(),
+            "embedding_errors": rounded,
         }
     return metrics
 

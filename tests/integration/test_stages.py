@@ -230,6 +230,18 @@ class TestFiles:
             assert len(integer) == (12 if variant == "int8" else 0)
             assert variant == "int8" or not set(found[variant]["kernels"]) & set(runtime.INTEGER_KERNELS)
 
+    def test_the_tables_of_the_int8_file_are_int8(self, first, tmp_path):
+        def tables(folder: Path) -> dict[str, int]:
+            graph = onnx.load(folder / f"data/export/{TASK}/int8.onnx").graph
+            return {t.name: t.data_type for t in graph.initializer if t.name.endswith("embeddings.weight")}
+
+        found = tables(first.folder)
+        assert len(found) == 3
+        assert set(found.values()) == {onnx.TensorProto.INT8}
+        folders = (f"data/{s}/{TASK}" for s in ("teach_task", "finetune", "quantize", "tasks"))
+        again(first, tmp_path, f"export@{TASK}", *folders, export={"embeddings": "fp32"})
+        assert tables(tmp_path) == dict.fromkeys(found, onnx.TensorProto.FLOAT)
+
     @pytest.mark.parametrize(("variant", "folder"), [("dense", "teach_task"), ("sparse", "finetune")])
     def test_the_score_is_that_of_the_model_in_pytorch(self, first, variant, folder):
         model = AutoModelForSequenceClassification.from_pretrained(first[f"{folder}/{TASK}"]).eval()
@@ -250,13 +262,14 @@ class TestFiles:
             path = first[f"export/{TASK}/{variant}.onnx"]
             weights = stored_in(path)
             assert score["file_bytes"] == path.stat().st_size
-            assert 0 < score["compressed_bytes"] < score["file_bytes"]
+            assert 0 < score["packed_bytes"] < score["compressed_bytes"] < score["file_bytes"]
             assert score["sparsity_of"] == pytest.approx({n: (w == 0).mean() for n, w in weights.items()})
             assert score["accuracy_low"] <= score["accuracy"] <= score["accuracy_high"]
         assert found["dense"]["sparsity"] < 0.01
         assert found["int8"]["sparsity"] >= found["sparse"]["sparsity"] == pytest.approx(TARGET, abs=1e-3)
-        sizes = [found[v]["compressed_bytes"] for v in ("dense", "sparse", "int8")]
-        assert sizes == sorted(sizes, reverse=True)
+        for kind in ("compressed_bytes", "packed_bytes"):
+            sizes = [found[v][kind] for v in ("dense", "sparse", "int8")]
+            assert sizes == sorted(sizes, reverse=True)
 
     def test_latencies_are_recorded_apart(self, first):
         times = json.loads(first[f"latency/{TASK}.json"].read_text())

@@ -1,10 +1,11 @@
-"""Intervals against published numbers; bytes against zlib."""
+"""Intervals against published numbers; bytes against zlib, and the least there can be."""
 
 import zlib
 
+import numpy as np
 import pytest
 
-from pruneonce.scores import CHUNK, compressed_bytes, wilson_interval
+from pruneonce.scores import CHUNK, compressed_bytes, entropy_bytes, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,11 @@ def test_compressed_bytes_is_zlib_over_the_whole_file(tmp_path):
 def test_an_empty_file_has_the_bytes_of_an_empty_stream(tmp_path):
     (tmp_path / "file").touch()
     assert compressed_bytes(tmp_path / "file") == len(zlib.compress(b""))
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [([7] * 16, 0), ([0, 1] * 8, 16), ([0, 0, 0, 1] * 4, 16 * 0.8112781), ([0, 1, 2, 3] * 2, 16), ([-1, 0, 0, 5], 6)],
+)
+def test_entropy_bytes(values, bits):
+    assert entropy_bytes(np.array(values, np.int8)) == pytest.approx(bits / 8, rel=1e-6)

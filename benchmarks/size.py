@@ -1,0 +1,161 @@
+"""Bytes of what ships, beside the entropy of the very same weights: fp32, int8, int8 zipped (zlib 6), int8 packed.
+
+`python benchmarks/size.py` prints two Markdown tables, encoder and whole file; `--json FILE` writes the rows.
+Encoder: its prunable matrices, and nothing else. Bound: the entropy of every matrix by itself (`scores.entropy_bytes`), that
+is of its mask and of the values that it keeps. Whole file: everything else too, its tables in int8; fp32: the dense file.
+Weights: normal random numbers, or with `--export data/export/r8` the real dense ones for MiniLM-L6, pruned by magnitude and
+quantized by this library (all but matrices and tables stays random); and, as a row of its own, its int8 file as it ships.
+Bars: packed encoder within 8 % of the bound; fp32 / packed at least 18 at 85 % and 25 at 90 %; whole MiniLM file at least 6.
+"""
+
+import argparse
+import json
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from pruneonce import embeddings, exporting, packing, pruning, quantization, scores
+
+SPARSITIES = (0.85, 0.90)
+VOCABULARY, POSITIONS, TYPES = 30522, 512, 2
+ENCODER = (
+    "| shape | sparsity | weights | fp32 | int8 | zipped | packed | bound | packed / bound | fp32 / bound | fp32 / packed |"
+)
+WHOLE = "| shape | sparsity | weights | fp32 | int8 | zipped | packed | fp32 / packed |"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A BERT by its sizes."""
+
+    name: str
+    layers: int
+    hidden: int
+    intermediate: int
+
+    def matrices(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Name and [out, in] of every matrix of the encoder."""
+        h, i = self.hidden, self.intermediate
+        for layer in range(self.layers):
+            yield from ((f"{layer}.{name}", (h, h)) for name in ("query", "key", "value", "output"))
+            yield from ((f"{layer}.up", (i, h)), (f"{layer}.down", (h, i)))
+
+    def others(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """What stays float besides the tables: biases, layer norms, pooler, head."""
+        h = self.hidden
+        yield from ((f"{name}.bias", (rows,)) for name, (rows, _) in self.matrices())
+        yield from ((f"norm.{i}", (2, h)) for i in range(2 * self.layers + 1))
+        yield from (("pooler", (h, h)), ("pooler.bias", (h,)), ("head", (8, h)), ("head.bias", (8,)))
+
+
+SHAPES = (Shape("MiniLM-L6", 6, 384, 1536), Shape("BERT-Base", 12, 768, 3072))
+
+
+def random_weights(shape: Shape) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(1)
+    return {name: generator.standard_normal(size, np.float32) for name, size in shape.matrices()}
+
+
+def table(name: str, shape: Shape, rows: int, stored: Mapping[str, np.ndarray]) -> np.ndarray:
+    made = np.random.default_rng(2).standard_normal((rows, shape.hidden), np.float32)
+    return next((array for key, array in stored.items() if f"{name}_embeddings" in key), made)
+
+
+def write_int8(path: Path, shape: Shape, matrices: Mapping[str, np.ndarray], stored: Mapping[str, np.ndarray]) -> None:
+    """An ONNX file with every tensor of the model, its tables gathered, without its other nodes (some 60 kB)."""
+    generator = np.random.default_rng(3)
+    tables = {
+        n: table(n, shape, rows, stored) for n, rows in (("word", VOCABULARY), ("position", POSITIONS), ("type", TYPES))
+    }
+    tensors = {**tables, **matrices, **{f"{n}.scale": generator.random(len(w), np.float32) for n, w in matrices.items()}}
+    tensors |= {name: generator.standard_normal(size, np.float32) for name, size in shape.others()}
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["length"])
+    rows = [helper.make_tensor_value_info(f"{n}_rows", TensorProto.FLOAT, ["length", shape.hidden]) for n in tables]
+    nodes = [helper.make_node("Gather", [n, "ids"], [f"{n}_rows"]) for n in tables]
+    stored_tensors = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    graph = helper.make_graph(nodes, shape.name, [ids], rows, stored_tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", exporting.OPSET)]), path)
+    embeddings.quantize(path)
+
+
+def row(name: str, sparsity: str, weights: str, matrices: Mapping[str, np.ndarray], dense_bytes: int, path: Path) -> dict:
+    """matrices: int8, as the file `path` holds them. dense_bytes: of the whole fp32 file."""
+    raw = {layer: weight.tobytes() for layer, weight in matrices.items()}
+    encoder = {
+        "fp32": 4 * sum(map(len, raw.values())),
+        "int8": sum(map(len, raw.values())),
+        "zipped": sum(len(zlib.compress(r, 6)) for r in raw.values()),
+        "packed": sum(len(packing.encode(r, 1)) for r in raw.values()),
+        "bound": sum(map(scores.entropy_bytes, matrices.values())),
+    }
+    whole = {"fp32": dense_bytes, "int8": path.stat().st_size, "zipped": scores.compressed_bytes(path)}
+    whole["packed"] = packing.packed_bytes(path)
+    return {"shape": name, "sparsity": sparsity, "weights": weights, "encoder": encoder, "file": whole}
+
+
+def computed(shape: Shape, sparsity: float, export: Path | None, folder: Path) -> dict:
+    """Dense weights pruned by magnitude and quantized."""
+    real = export is not None and shape.name == "MiniLM-L6"
+    dense = exporting.prunable_weights(export / "dense.onnx") if real and export else random_weights(shape)
+    stored = initializers(export / "dense.onnx") if real and export else {}
+    matrices = {}
+    for name, weight in dense.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(weight))
+        pruned = tensor * pruning.magnitude_mask(tensor, sparsity)
+        matrices[name] = quantization.quantize_weight(pruned).numpy()
+    path = folder / "int8.onnx"
+    write_int8(path, shape, matrices, stored)
+    tables = shape.hidden * (VOCABULARY + POSITIONS + TYPES)
+    others = sum(int(np.prod(size)) for _, size in shape.others())
+    dense_bytes = 4 * (sum(w.size for w in matrices.values()) + tables + others)
+    return row(shape.name, f"{sparsity:.0%}", "real, magnitude" if real else "random normal", matrices, dense_bytes, path)
+
+
+def shipped(export: Path) -> dict:
+    """The int8 file of the pipeline as it is."""
+    matrices = {name: np.ascontiguousarray(w.T) for name, w in exporting.prunable_weights(export / "int8.onnx").items()}
+    zeros = sum(np.count_nonzero(w == 0) for w in matrices.values()) / sum(w.size for w in matrices.values())
+    dense_bytes = (export / "dense.onnx").stat().st_size
+    return row("as exported", f"{zeros:.0%}", f"{export.name}/int8.onnx", matrices, dense_bytes, export / "int8.onnx")
+
+
+def initializers(path: Path) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def print_tables(rows: list[dict]) -> None:
+    for header, part in ((ENCODER, "encoder"), (WHOLE, "file")):
+        print(f"\n{'Encoder' if part == 'encoder' else 'Whole file'}, MB:\n\n{header}\n|{'---|' * (header.count('|') - 1)}")
+        for found in rows:
+            sizes = found[part]
+            cells = [found["shape"], found["sparsity"], found["weights"], *(f"{size / 1e6:.2f}" for size in sizes.values())]
+            if "bound" in sizes:
+                cells += [f"{sizes['packed'] / sizes['bound']:.3f}", f"{sizes['fp32'] / sizes['bound']:.1f} x"]
+            print("|", " | ".join([*cells, f"{sizes['fp32'] / sizes['packed']:.1f} x"]), "|")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--export", type=Path, help="a folder with dense.onnx and int8.onnx of MiniLM-L6, e.g. data/export/r8"
+    )
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [computed(shape, sparsity, chosen.export, Path(folder)) for shape in SHAPES for sparsity in SPARSITIES]
+    if chosen.export:
+        rows.append(shipped(chosen.export))
+    print_tables(rows)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,8 @@ reads   dense, sparse, quantized   task models                   teach_task, fin
 writes  dense_onnx, sparse_onnx, int8_onnx   one file each, dynamic batch and length; int8 as QDQ
 """
 
+from functools import partial
+
 from pipeline.params import Common, Export
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
 from pruneonce import checkpoint, exporting, pruning, quantization, tasks, training
@@ -41,7 +43,8 @@ def run(
         model = checkpoint.load_classifier(source, attention="eager", dropout=0.0).eval()
         pattern = {name: zero.numpy() for name, zero in pruning.zeros(model, common.prunable).items()}
         if variant == "int8":
-            pruning.mask_linears(model, common.prunable, quantization.FakeQuantLinear)
+            fake_quant = partial(quantization.FakeQuantLinear, weight_bits=model.config.weight_bits)
+            pruning.mask_linears(model, common.prunable, fake_quant)
             pruning.lock(model)
             quantization.load_ranges(model, checkpoint.load_ranges(source))
             weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}

@@ -56,6 +56,8 @@ def run(
         tolerance = p.int8_tolerance if variant == "int8" else p.fp32_tolerance
         agreement = p.same_decision_ratio if variant == "int8" else 1.0
         exporting.check_parity(found, max_difference=tolerance, same_decision=agreement)
+        exact = exporting.parity(model, path, batches, entries=exporting.EXACT_SUMS) if variant == "int8" else found
+        exporting.check_parity(exact, max_difference=tolerance, same_decision=agreement)
         exporting.check_zeros(path, pattern)
         graph = exporting.Audit(path)
         kernels = graph.kernels(weights)
@@ -63,6 +65,8 @@ def run(
             exporting.check_integer(kernels)
         metrics[variant] = {
             "parity": found,
+            "parity_of_exact_sums": exact,
+            "operators": graph.operators(),
             "kernels": {kernel: list(kernels.values()).count(kernel) for kernel in sorted(set(kernels.values()))},
             "float_products": graph.float_products(),
         }

@@ -96,13 +96,10 @@ def by_transformers(config: BertConfig, path: Path) -> None:
 
 
 def by_optimizer(config: BertConfig, path: Path) -> None:
-    """onnxruntime.transformers.optimizer on the plain export."""
-    source = path.with_name("plain.onnx")
-    plain(config, source)
-    heads, hidden = config.num_attention_heads, config.hidden_size
-    fused = optimize_model(str(source), model_type="bert", num_heads=heads, hidden_size=hidden, opt_level=1)
+    """onnxruntime.transformers.optimizer on the plain export, which lies beside `path`."""
+    source, heads = path.with_name(f"{plain.__name__}.onnx"), config.num_attention_heads
+    fused = optimize_model(str(source), model_type="bert", num_heads=heads, hidden_size=config.hidden_size, opt_level=1)
     fused.save_model_to_file(str(path))
-    source.unlink()
 
 
 def dense(config: BertConfig, path: Path) -> None:
@@ -137,7 +134,7 @@ def _write(model: nn.Module, weights: dict[str, np.ndarray], path: Path) -> None
     exporting.name_weights(path, weights)
 
 
-VARIANTS: dict[str, Callable[[BertConfig, Path], None]] = {
+VARIANTS: dict[str, Callable[[BertConfig, Path], None]] = {  # plain first: another reads its file
     PLAIN: plain,
     "transformers' exporter fp32": by_transformers,
     "onnxruntime optimizer fp32": by_optimizer,

@@ -43,7 +43,8 @@ def run(
         model = checkpoint.load_classifier(source, attention="eager", dropout=0.0).eval()
         pattern = {name: zero.numpy() for name, zero in pruning.zeros(model, common.prunable).items()}
         if variant == "int8":
-            fake_quant = partial(quantization.FakeQuantLinear, weight_bits=model.config.weight_bits)
+            bits = getattr(model.config, "weight_bits", 8)  # before there was a choice it was 8
+            fake_quant = partial(quantization.FakeQuantLinear, weight_bits=bits)
             pruning.mask_linears(model, common.prunable, fake_quant)
             pruning.lock(model)
             quantization.load_ranges(model, checkpoint.load_ranges(source))

@@ -3,11 +3,14 @@
 `python benchmarks/infer.py` prints a Markdown table: two shapes, batch 1 and 8, 16 to 384 tokens, 1 and 2 threads.
 `--quick` measures batch 1 x 128 tokens on 2 threads only, `--operators` says where the time goes, `--json FILE` writes rows.
 Models are built of their configurations with random weights, pruned to 85 %, calibrated on random tokens.
-Variants take turns in rounds, so that a busy machine slows all alike; a cell is the median over rounds (10th - 90th
-percentile) of the faster of two calls. Ratios are of medians; sessions have the same options.
+Variants take turns in rounds, so that a busy machine slows all alike. A turn is as many calls as the slowest variant makes
+in 0.1 s, from 2 to 10, and counts as its fastest; a cell is the median over rounds (10th - 90th percentile). Ratios are of
+medians; all sessions have the same options.
 """
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
 import logging
@@ -92,7 +95,9 @@ def plain(config: BertConfig, path: Path) -> None:
 def by_transformers(config: BertConfig, path: Path) -> None:
     """transformers' own exporter with its fusions for ONNX Runtime on CPUs."""
     options = OnnxConfig(dynamic=True, ort_fusions="cpu")
-    onnx_ir.save(OnnxExporter().export(classifier(config), batch_of(2, 16), config=options).program, str(path))
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress
+        exported = OnnxExporter().export(classifier(config), batch_of(2, 16), config=options)
+    onnx_ir.save(exported.program, str(path))
 
 
 def by_optimizer(config: BertConfig, path: Path) -> None:
@@ -148,13 +153,15 @@ def take_turns(calls: dict[str, Callable[[], object]], *, seconds: float, least:
     """Milliseconds by name and round. As many rounds as fit into `seconds`, from `least` to `most`."""
     for call in calls.values():
         call()
+    slowest = max(_milliseconds(call) for call in calls.values())
+    repeats = int(min(max(100 / slowest, 2), 10))
     times: dict[str, list[float]] = {name: [] for name in calls}
     began = time.perf_counter()
     for done in range(most):
         if done >= least and time.perf_counter() - began > seconds:
             break
         for name, call in calls.items():
-            times[name].append(min(_milliseconds(call) for _ in range(2)))
+            times[name].append(min(_milliseconds(call) for _ in range(repeats)))
     return times
 
 

@@ -15,7 +15,7 @@ def test_variants_take_turns():
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
     times = infer.take_turns(calls, seconds=0, least=3, most=9)
-    assert "".join(order) == "abab" + ("a" * 10 + "b" * 10) * 3  # warm up, find out how slow, then turns
+    assert "".join(order) == "ab" + ("a" * 10 + "b" * 10) * 3  # warm up, then turns
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
 
 
@@ -57,3 +57,4 @@ def test_the_grid_is_the_promise():
     assert set(infer.QUICK) < set(infer.GRID)
     assert np.isclose(infer.SPARSITY, 0.85)
     assert len(infer.VARIANTS) == 6
+    assert set(infer.PUBLIC) < set(infer.VARIANTS)

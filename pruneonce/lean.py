@@ -19,21 +19,25 @@ def simplify(model: ir.Model) -> None:
 
 def _fix_shapes(graph: ir.Graph) -> None:
     """A Reshape to a shape that is computed at run time becomes one to constants: 0 copies the axis of the input."""
-    made: dict[tuple[object, ...], ir.Value] = {}
+    made: dict[tuple[int, ...], ir.Value] = {}
     for node in graph:
-        shapes = [value.shape for value in (*node.inputs[:1], *node.outputs) if value is not None]
-        if node.op_type != "Reshape" or None in shapes:
+        if node.op_type != "Reshape" or node.inputs[0] is None:
             continue
-        given, wanted = (list(shape or ()) for shape in shapes)
-        copied = [i < len(given) and given[i] == size for i, size in enumerate(wanted)]
-        sizes = tuple(
-            0 if same else size for same, size in zip(copied, wanted, strict=True) if same or isinstance(size, int)
-        )
-        if len(sizes) == len(wanted):
-            if sizes not in made:
-                made[sizes] = _constant(graph, "shape_" + "_".join(map(str, sizes)), np.array(sizes, np.int64))
-            node.replace_input_with(1, made[sizes])
+        given, wanted = node.inputs[0].shape or (), node.outputs[0].shape or ()
+        sizes = [_size(size, given[i] if i < len(given) else None) for i, size in enumerate(wanted)]
+        known = tuple(size for size in sizes if size is not None)
+        if known and len(known) == len(sizes):
+            if known not in made:
+                made[known] = _constant(graph, "shape_" + "_".join(map(str, known)), np.array(known, np.int64))
+            node.replace_input_with(1, made[known])
             node.attributes.pop("allowzero", None)
+
+
+def _size(wanted: int | ir.SymbolicDim, given: int | ir.SymbolicDim | None) -> int | None:
+    """An entry of a constant shape: a number, 0 for the same unknown as the input's axis, None where neither will do."""
+    if isinstance(wanted, int):
+        return wanted
+    return 0 if wanted.value is not None and wanted == given else None
 
 
 def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

@@ -210,6 +210,7 @@ class Finetune(Distilled):
 
 
 class Quantize(Distilled):
+    weight_bits: Literal[8, 7]  # 7 where the model runs on processors without VNNI: no sum of two products overflows
     range_momentum: Annotated[float, Field(gt=0, le=1)]  # share of a new tensor in the moving minimum and maximum
     calibration_batches: Count  # before training, to find the first ranges
     freeze_ranges_ratio: Ratio  # after this share of the steps ranges no longer move

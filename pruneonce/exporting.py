@@ -3,7 +3,9 @@
 import json
 import logging
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +15,31 @@ from onnx import numpy_helper
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from pruneonce import quantization, runtime
+from pruneonce import lean, quantization, runtime
 from pruneonce.errors import ExportError, PatternBroken
 from pruneonce.training import Batch
 
 OPSET = 20
+EXACT_SUMS = {"session.x64quantprecision": "1"}  # no 16-bit sums on processors without VNNI, slower; others ignore it
 PRUNABLE = "pruneonce.prunable"  # key in the file's metadata: the layers whose weights are named after them
 
 
 class _Logits(nn.Module):
     """input_ids, attention_mask -> logits, a plain tensor out.
 
-    The mask is made here, ready to be added to the scores: what transformers traces for a 2-D mask is the same function
-    and some twenty nodes longer.
+    The mask is made here, ready to be added to the scores, and token types are one zero for all: what transformers traces
+    for a 2-D mask and without token types is the same function and some thirty nodes longer.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        types = "token_type_ids" in signature(model.forward).parameters
+        self.constant = {"token_type_ids": torch.zeros(1, 1, dtype=torch.int64)} if types else {}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden_scores = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
-        return self.model(input_ids=input_ids, attention_mask=hidden_scores).logits
+        return self.model(input_ids=input_ids, attention_mask=hidden_scores, **self.constant).logits
 
 
 def _activation_qdq(x, scale, zero_point):
@@ -77,6 +82,7 @@ def export(model: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if program is None:
         raise ExportError("expected a program from the exporter, found none.")
+    lean.simplify(program.model)
     program.save(path, external_data=False)
 
 
@@ -88,23 +94,30 @@ def name_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     Raises ExportError for a weight that the file does not hold bit for bit.
     """
     proto = onnx.load(path)
-    stored = {_content(numpy_helper.to_array(t)): t for t in proto.graph.initializer}
-    renamed: dict[str, str] = {}
+    graph = proto.graph
+    stored = {t.name: t for t in graph.initializer}
+    readers = defaultdict(list)  # two layers may have equal weights, all zero say: each takes a reader of its own
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in stored and len(stored[name].dims) == 2:
+                readers[_content(numpy_helper.to_array(stored[name]))].append((node, i))
     order: dict[str, str] = {}
     for layer, weight in weights.items():
-        order[layer] = "out,in" if _content(weight) in stored else "in,out"
-        tensor = stored.get(_content(weight if order[layer] == "out,in" else weight.T))
-        if tensor is None:
+        order[layer] = "out,in" if readers.get(_content(weight)) else "in,out"
+        found = readers.get(_content(weight if order[layer] == "out,in" else weight.T))
+        if not found:
             raise ExportError(
                 f"expected the weight of {layer} in {path.name} bit for bit, found no initializer equal to it."
             )
-        renamed[tensor.name] = f"{layer}.weight"
-        tensor.name = renamed[tensor.name]
-    for node in proto.graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
+        node, i = found.pop(0)
+        graph.initializer.add().CopyFrom(stored[node.input[i]])
+        graph.initializer[-1].name = node.input[i] = f"{layer}.weight"
+    read = {name for node in graph.node for name in node.input}
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name not in read:
+            del graph.initializer[i]
     # The exporter notes in every node where in which file it was traced: paths of this machine, and other bytes elsewhere.
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, proto.graph):
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, graph):
         del part.metadata_props[:]
         part.doc_string = ""
     onnx.helper.set_model_props(proto, {PRUNABLE: json.dumps(order, sort_keys=True)})
@@ -149,11 +162,16 @@ class Audit:
     def kernels(self, weights: Mapping[str, np.ndarray]) -> dict[str, str]:
         """layer name -> op type of the node that reads its weight, found by content: names do not survive fusion."""
         consumer = {name: node.op_type for node in self.graph.node for name in node.input if name in self.stored}
-        by_content = {_content(numpy_helper.to_array(self.stored[name])): kernel for name, kernel in consumer.items()}
+        matrices = {name: kernel for name, kernel in consumer.items() if len(self.stored[name].dims) == 2}
+        by_content = {_content(numpy_helper.to_array(self.stored[name])): kernel for name, kernel in matrices.items()}
         return {
             layer: by_content.get(_content(w)) or by_content.get(_content(w.T)) or "not found"
             for layer, w in weights.items()
         }
+
+    def operators(self) -> dict[str, int]:
+        """op type -> how many nodes of it run."""
+        return dict(sorted(Counter(node.op_type for node in self.graph.node).items()))
 
     def float_products(self) -> list[str]:
         """Matrix products with a stored float matrix, by the name of that matrix."""
@@ -169,9 +187,14 @@ def check_integer(kernels: Mapping[str, str]) -> None:
         raise ExportError(f"expected an integer kernel for every quantized linear, found {floats}.")
 
 
-def parity(model: nn.Module, path: Path, batches: Iterable[Batch]) -> dict[str, float]:
-    """ONNX Runtime against PyTorch on the same inputs: largest difference of a logit, and share of equal decisions."""
-    session = runtime.session(path, threads=torch.get_num_threads())
+def parity(
+    model: nn.Module, path: Path, batches: Iterable[Batch], *, entries: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """ONNX Runtime against PyTorch on the same inputs: largest difference of a logit, and share of equal decisions.
+
+    entries: session options, such as `EXACT_SUMS`.
+    """
+    session = runtime.session(path, threads=torch.get_num_threads(), entries=entries)
     differences, equal, scale, count = 0.0, 0, 0.0, 0
     for batch in batches:
         with torch.inference_mode():

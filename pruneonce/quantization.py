@@ -1,7 +1,9 @@
 """Simulated int8 with a straight-through gradient: the linear whose two operands are rounded first.
 
 Affine quantization: q = clamp(round(x / scale) + zero_point, lo, hi); its value is (q - zero_point) * scale.
-Weights: int8 symmetric [-127, 127], a scale per output channel, so 0 maps to 0 and sparsity survives.
+Weights: int8 symmetric [-127, 127], a scale per output channel, so 0 maps to 0 and sparsity survives. With 7 bits
+[-63, 63], still stored as int8: a processor without VNNI adds two products of uint8 and int8 in 16 bits, where
+255 * 127 * 2 overflows and 255 * 63 * 2 does not.
 Activations: uint8 affine [0, 255], a scale and zero point per tensor, from a moving average of minimum and maximum.
 Both are operators of their own so that the exporter can write QuantizeLinear/DequantizeLinear in their place.
 Source: Zafrir et al. 2019, arXiv:1910.06188 (Q8BERT), and 2021, arXiv:2111.05754, "quantization-aware training".
@@ -55,14 +57,14 @@ fake_quantize_activation.register_autograd(
 fake_quantize_weight.register_autograd(lambda ctx, grad: (grad, None))
 
 
-def weight_scale(weight: Tensor) -> Tensor:
-    """float[out]: the largest |weight| of each row / 127, never 0."""
-    return (weight.detach().abs().amax(dim=1) / 127).clamp(min=TINY)
+def weight_scale(weight: Tensor, bits: int = 8) -> Tensor:
+    """float[out]: the largest |weight| of each row / (2^(bits - 1) - 1), never 0. bits: 8 or 7."""
+    return (weight.detach().abs().amax(dim=1) / (2 ** (bits - 1) - 1)).clamp(min=TINY)
 
 
-def quantize_weight(weight: Tensor) -> Tensor:
+def quantize_weight(weight: Tensor, bits: int = 8) -> Tensor:
     """int8[out, in]: the integers that `fake_quantize_weight` stands for."""
-    scale = weight_scale(weight)  # through the operator itself: w / scale and w * (1 / scale) can round apart
+    scale = weight_scale(weight, bits)  # through the operator itself: w / scale and w * (1 / scale) can round apart
     return (fake_quantize_weight(weight.detach(), scale) / scale[:, None]).round().to(torch.int8)
 
 
@@ -90,9 +92,9 @@ class FakeQuantLinear(MaskedLinear):
     low: Tensor
     high: Tensor
 
-    def __init__(self, linear: nn.Linear, momentum: float = 0.01):
+    def __init__(self, linear: nn.Linear, momentum: float = 0.01, weight_bits: int = 8):
         super().__init__(linear)
-        self.momentum, self.observe = momentum, True
+        self.momentum, self.weight_bits, self.observe = momentum, weight_bits, True
         device = linear.weight.device
         self.register_buffer("low", torch.zeros((), device=device), persistent=False)
         self.register_buffer("high", torch.zeros((), device=device), persistent=False)
@@ -110,7 +112,7 @@ class FakeQuantLinear(MaskedLinear):
             self._update(x)
         x = fake_quantize_activation(x, *activation_grid(self.low, self.high))
         weight = self.effective_weight
-        return F.linear(x, fake_quantize_weight(weight, weight_scale(weight)), self.bias)
+        return F.linear(x, fake_quantize_weight(weight, weight_scale(weight, self.weight_bits)), self.bias)
 
 
 class Int8Linear(nn.Module):
@@ -125,8 +127,8 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.effective_weight.detach()
         self.bias = linear.bias
-        self.register_buffer("weight", quantize_weight(weight).T.contiguous())
-        self.register_buffer("weight_scale", weight_scale(weight))
+        self.register_buffer("weight", quantize_weight(weight, linear.weight_bits).T.contiguous())
+        self.register_buffer("weight_scale", weight_scale(weight, linear.weight_bits))
         scale, zero_point = activation_grid(linear.low, linear.high)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)

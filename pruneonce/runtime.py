@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,16 +32,28 @@ def is_integer(kernel: str) -> bool:
     return kernel in INTEGER_KERNELS
 
 
-def session(model: Path | bytes, *, threads: int, save_optimised: Path | None = None) -> ort.InferenceSession:
+def session(
+    model: Path | bytes,
+    *,
+    threads: int,
+    save_optimised: Path | None = None,
+    save_profile: Path | None = None,
+    entries: Mapping[str, str] | None = None,
+) -> ort.InferenceSession:
     """A CPU session with `threads` threads inside an operator and one across, all optimisations on.
 
     model: an ONNX file, or the bytes of one. threads: 0 for as many as cores.
+    entries: further session options by ONNX Runtime's names, such as `session.x64quantprecision`.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     if save_optimised is not None:
         options.optimized_model_filepath = str(save_optimised)
+    if save_profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(save_profile)
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     return ort.InferenceSession(
         model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
     )
@@ -80,3 +94,18 @@ def latency_ms(running: ort.InferenceSession, batch: Batch, *, warmup_runs: int,
         if run >= warmup_runs:
             times.append(1e3 * (time.perf_counter() - began))
     return {"median_ms": float(np.median(times)), "p95_ms": float(np.percentile(times, 95))}
+
+
+def operator_times(path: Path, batch: Batch, *, threads: int, runs: int) -> dict[str, float]:
+    """Where the time of one call goes: op type -> ms spent in its kernels, the largest first; mean of `runs` calls."""
+    spent: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        running = session(path, threads=threads, save_profile=Path(folder) / "profile")
+        for _ in range(2 * runs):  # the first half warms up
+            logits(running, batch)
+        events = json.loads(Path(running.end_profiling()).read_text())
+    calls = [event for event in events if event["name"] == "model_run"]
+    for event in events:
+        if event["name"].endswith("_kernel_time") and event["ts"] >= calls[runs]["ts"]:
+            spent[event["args"]["op_name"]] += event["dur"]
+    return {op: microseconds / 1e3 / runs for op, microseconds in spent.most_common()}

@@ -3,7 +3,7 @@
 reads   dense_onnx, sparse_onnx, int8_onnx   the files                export
         splits     the test split; nothing else ever reads it        prepare_task
         tokenizer  the task model's folder, for padding               teach_task
-writes  latency    median and p95 at batch 1. Not a function of deps and params, hence apart from the metrics
+writes  latency    median and p95 at batch 1, and the time by operator. Not a function of deps and params, hence apart
 """
 
 import json
@@ -49,7 +49,9 @@ def run(
         }
         one = tasks.one_text(test, words, tokens=p.latency_tokens)
         found = runtime.latency_ms(running, one, warmup_runs=p.warmup_runs, runs=p.latency_runs)
-        times[variant] = {**found, "tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs}
+        spent = runtime.operator_times(path, one, threads=p.threads, runs=p.latency_runs)
+        asked = {"tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs}
+        times[variant] = {**found, **asked, "operators_ms": spent}
     latency.write_text(json.dumps(times, indent=2, sort_keys=True) + "\n")
     return metrics
 

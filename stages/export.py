@@ -5,6 +5,8 @@ reads   dense, sparse, quantized   task models                   teach_task, fin
 writes  dense_onnx, sparse_onnx, int8_onnx   one file each, dynamic batch and length; int8 as QDQ
 """
 
+from functools import partial
+
 from pipeline.params import Common, Export
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
 from pruneonce import checkpoint, embeddings, exporting, pruning, quantization, tasks, training
@@ -41,7 +43,8 @@ def run(
         model = checkpoint.load_classifier(source, attention="eager", dropout=0.0).eval()
         pattern = {name: zero.numpy() for name, zero in pruning.zeros(model, common.prunable).items()}
         if variant == "int8":
-            pruning.mask_linears(model, common.prunable, quantization.FakeQuantLinear)
+            fake_quant = partial(quantization.FakeQuantLinear, weight_bits=model.config.weight_bits)
+            pruning.mask_linears(model, common.prunable, fake_quant)
             pruning.lock(model)
             quantization.load_ranges(model, checkpoint.load_ranges(source))
             weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
@@ -54,6 +57,8 @@ def run(
         tolerance = p.int8_tolerance if variant == "int8" else p.fp32_tolerance
         agreement = p.same_decision_ratio if variant == "int8" else 1.0
         exporting.check_parity(found, max_difference=tolerance, same_decision=agreement)
+        exact = exporting.parity(model, path, batches, entries=exporting.EXACT_SUMS) if variant == "int8" else found
+        exporting.check_parity(exact, max_difference=tolerance, same_decision=agreement)
         exporting.check_zeros(path, pattern)
         graph = exporting.Audit(path)
         kernels = graph.kernels(weights)
@@ -61,6 +66,8 @@ def run(
             exporting.check_integer(kernels)
         metrics[variant] = {
             "parity": found,
+            "parity_of_exact_sums": exact,
+            "operators": graph.operators(),
             "kernels": {kernel: list(kernels.values()).count(kernel) for kernel in sorted(set(kernels.values()))},
             "float_products": graph.float_products(),
             "embedding_errors": rounded,

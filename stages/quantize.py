@@ -34,7 +34,8 @@ def run(
     mentor = mentor.eval().requires_grad_(False).to(engine.device)
     student = checkpoint.load_classifier(sparse, attention=common.attention, dropout=p.dropout).to(engine.device)
     given = pruning.zeros(student, common.prunable)
-    pruning.mask_linears(student, common.prunable, partial(quantization.FakeQuantLinear, momentum=p.range_momentum))
+    fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
+    pruning.mask_linears(student, common.prunable, fake_quant)
     pruning.lock(student)
     train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
     batches = tasks.Batches(train, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
@@ -67,6 +68,7 @@ def run(
     quantization.observe(student, False)
     score = classification.accuracy(student, tasks.evaluation_batches(validation, tokenizer), engine=engine)
     ranges = quantization.ranges(student)
+    student.config.weight_bits = p.weight_bits  # beside the ranges: what the weights' grid is
     pruning.bake(student)
     pattern = pruning.zeros(student, common.prunable)
     pruning.check_pattern(given, pattern)

@@ -275,6 +275,9 @@ class TestFiles:
         times = json.loads(first[f"latency/{TASK}.json"].read_text())
         assert sorted(times) == ["dense", "int8", "sparse"]
         assert all(0 < t["median_ms"] <= t["p95_ms"] and t["tokens"] == 32 and t["runs"] == 20 for t in times.values())
+        assert all(
+            t["operators_ms"].keys() == first.metrics[f"export@{TASK}"][v]["operators"].keys() for v, t in times.items()
+        )
 
     def test_the_report_has_a_row_for_each_variant(self, first):
         rows = json.loads(first["report/report.json"].read_text())
@@ -290,6 +293,16 @@ class TestFiles:
             assert f" {row['sparsity']:.2%} " in line
         with first["plots/sizes.csv"].open() as file:
             assert [row["variant"] for row in csv.DictReader(file)] == ["dense", "sparse", "int8"]
+
+
+def test_weights_of_seven_bits_reach_the_file(first, tmp_path):
+    reads = (f"data/{s}/{TASK}" for s in ("teach_task", "tasks", "finetune"))
+    again(first, tmp_path, f"quantize@{TASK}", *reads, quantize={"weight_bits": 7, "epochs": 1})
+    found = again(first, tmp_path, f"export@{TASK}")["int8"]
+    weights = stored_in(tmp_path / f"data/export/{TASK}/int8.onnx")
+    assert {int(np.abs(w.astype(int)).max()) for w in weights.values()} == {63}
+    assert {int(np.abs(w.astype(int)).max()) for w in stored_in(first[f"export/{TASK}/int8.onnx"]).values()} == {127}
+    assert found["parity_of_exact_sums"]["rows"] == found["parity"]["rows"] == 16
 
 
 class TestBrokenPromises:

@@ -57,9 +57,12 @@ def test_zero_stays_zero(grid):
     assert scale > 0
 
 
-@given(matrices())
-def test_weights_are_rounded_once_finite_and_within_half_a_step(weight):
-    scale = weight_scale(weight)
+bits = st.sampled_from([8, 7])
+
+
+@given(matrices(), bits)
+def test_weights_are_rounded_once_finite_and_within_half_a_step(weight, bits):
+    scale = weight_scale(weight, bits)
     assert (scale > 0).all()  # ONNX divides by it, also for a row that is pruned whole
     once = fake_quantize_weight(weight, scale)
     assert torch.isfinite(once).all()
@@ -67,26 +70,33 @@ def test_weights_are_rounded_once_finite_and_within_half_a_step(weight):
     assert ((once - weight).abs() <= scale[:, None] * 0.5 * (1 + 1e-5)).all()
 
 
-@given(matrices())
-def test_zeros_of_a_weight_survive_int8(weight):
+@given(matrices(), bits)
+def test_zeros_of_a_weight_survive_int8(weight, bits):
     weight[:, 0] = 0
-    assert (quantize_weight(weight)[weight == 0] == 0).all()
-    assert (fake_quantize_weight(weight, weight_scale(weight))[weight == 0] == 0).all()
+    assert (quantize_weight(weight, bits)[weight == 0] == 0).all()
+    assert (fake_quantize_weight(weight, weight_scale(weight, bits))[weight == 0] == 0).all()
+
+
+@given(matrices(), bits)
+def test_the_integers_are_symmetric_and_fill_the_range(weight, bits):
+    integers, scale = quantize_weight(weight, bits), weight_scale(weight, bits)
+    assert torch.equal(quantize_weight(-weight, bits), -integers)
+    full = weight.abs().amax(1) > 1e-5
+    assert (integers[full].int().abs().amax(1) == {8: 127, 7: 63}[bits]).all()
+    assert torch.equal(integers.float() * scale[:, None], fake_quantize_weight(weight, scale))
 
 
 @given(matrices())
-def test_the_integers_are_symmetric_and_fill_the_range(weight):
-    integers = quantize_weight(weight)
-    assert torch.equal(quantize_weight(-weight), -integers)
-    full = weight.abs().amax(1) > 1e-5
-    assert (integers[full].int().abs().amax(1) == 127).all()
-    assert torch.equal(integers.float() * weight_scale(weight)[:, None], fake_quantize_weight(weight, weight_scale(weight)))
+def test_seven_bits_never_overflow_where_two_products_are_summed_in_16_bits(weight):
+    """Processors without VNNI: uint8 * int8 + uint8 * int8 saturates at int16."""
+    largest = int(quantize_weight(weight, 7).int().abs().max())
+    assert 255 * largest * 2 <= 2**15 - 1 < 255 * 127 * 2
 
 
-@given(matrices(), st.integers(0, 2**31))
-def test_what_ships_computes_what_was_trained(weight, seed):
+@given(matrices(), st.integers(0, 2**31), bits)
+def test_what_ships_computes_what_was_trained(weight, seed, bits):
     generator = torch.Generator().manual_seed(seed)
-    linear = FakeQuantLinear(nn.Linear(weight.shape[1], weight.shape[0]))
+    linear = FakeQuantLinear(nn.Linear(weight.shape[1], weight.shape[0]), weight_bits=bits)
     linear.weight.data.copy_(weight)
     linear.mask.copy_(torch.rand(weight.shape, generator=generator) < 0.5)
     linear(torch.randn(20, weight.shape[1], generator=generator))

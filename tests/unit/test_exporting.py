@@ -1,6 +1,7 @@
 """ONNX files of a tiny BERT: the same function, the same zeros, the kernels that were asked for."""
 
 import shutil
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -8,9 +9,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from pruneonce import exporting, runtime
+from pruneonce import exporting, pruning, runtime
 from pruneonce.errors import ExportError, PatternBroken
-from tests.conftest import token_batch
+from tests.conftest import PRUNABLE, random_classifier, token_batch
 
 LAYER = "encoder.layer.0.attention.self.query"
 
@@ -113,6 +114,59 @@ def test_a_weight_that_the_file_does_not_hold_is_an_error(dense_onnx, tmp_path):
     changed[0, 0] = np.nextafter(changed[0, 0], 1)
     with pytest.raises(ExportError, match=LAYER):
         exporting.name_weights(path, {LAYER: changed})
+
+
+def test_layers_with_equal_weights_keep_their_names(tmp_path):
+    model = random_classifier()
+    layers = pruning.prunable(model, PRUNABLE)
+    with torch.no_grad():
+        for layer in list(layers)[:3]:  # query, key, value: all zero, say
+            layers[layer].weight.zero_()
+    weights = {name: m.weight.detach().numpy() for name, m in layers.items()}
+    path = tmp_path / "model.onnx"
+    exporting.export(model, path)
+    exporting.name_weights(path, weights)
+    found = exporting.prunable_weights(path)
+    assert sorted(found) == sorted(weights)
+    for layer, weight in weights.items():
+        np.testing.assert_array_equal(found[layer], weight)
+    names = [name for node in onnx.load(path).graph.node for name in node.input]
+    assert [names.count(f"{layer}.weight") for layer in weights] == [1] * 12
+    onnx.checker.check_model(path, full_check=True)
+    exporting.check_parity(exporting.parity(model, path, [token_batch()]), max_difference=1e-4, same_decision=1.0)
+
+
+def test_the_file_is_plain_onnx_without_detours(exported):
+    onnx.checker.check_model(exported.path, full_check=True)
+    proto = onnx.load(exported.path)
+    assert {o.domain for o in proto.opset_import} == {""}
+    count = Counter(node.op_type for node in proto.graph.node)
+    layers, constants = 2, {t.name for t in proto.graph.initializer}
+    assert count["Reshape"] == count["Transpose"] == 4 * layers
+    assert all(node.input[1] in constants for node in proto.graph.node if node.op_type == "Reshape")
+    assert count["LayerNormalization"] == 2 * layers + 1
+    assert count["Sum"] == count["LayerNormalization"] + layers  # what normalisations and Gelus read
+    assert count["Softmax"] == count["Gelu"] == layers
+    assert count["Gather"] <= 4  # words, positions, the first token for the pooler
+    assert not {"Expand", "Where", "IsNaN", "GatherElements", "ConstantOfShape", "Concat"} & set(count)
+    # query, key and value read one tensor through one QuantizeLinear
+    quantizers = 4 * layers if exported.weights[LAYER].dtype == np.int8 else 0
+    assert count["QuantizeLinear"] == quantizers
+
+
+def test_onnx_runtime_takes_the_faster_kernels(exported):
+    kernels = exporting.Audit(exported.path).operators()
+    assert kernels["LayerNormalization"] == 5
+    assert kernels["Gelu"] == 2
+    assert not {"SkipLayerNormalization", "BiasGelu"} & set(kernels)
+    integers = kernels.get("MatMulIntegerToFloat", 0)
+    assert integers == (12 if exported.weights[LAYER].dtype == np.int8 else 0)
+
+
+def test_query_key_and_value_have_one_grid(int8_onnx):
+    layer = int8_onnx.model.bert.encoder.layer[0].attention.self
+    assert layer.query.scale == layer.key.scale == layer.value.scale
+    assert layer.query.zero_point == layer.key.zero_point == layer.value.zero_point
 
 
 def test_int8_runs_on_integers_and_only_the_head_in_float(int8_onnx):

@@ -62,3 +62,16 @@ def test_the_session_has_the_threads_it_was_given(dense_onnx):
 def test_is_integer():
     assert runtime.is_integer("MatMulIntegerToFloat")
     assert not runtime.is_integer("MatMul")
+
+
+def test_operator_times_are_those_of_the_graph(int8_onnx):
+    found = runtime.operator_times(int8_onnx.path, token_batch(), threads=1, runs=3)
+    assert {"MatMulIntegerToFloat", "QuantizeLinear", "Softmax"} <= set(found)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert 0 < sum(found.values()) < 1e3
+    assert not list(int8_onnx.path.parent.glob("*.json"))
+
+
+def test_a_session_takes_further_options(dense_onnx):
+    options = runtime.session(dense_onnx.path, threads=1, entries={"session.x64quantprecision": "1"}).get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"

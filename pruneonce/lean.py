@@ -1,0 +1,69 @@
+"""The exported graph without detours, written so that ONNX Runtime takes its faster kernels. No value changes.
+
+Plain ONNX in, plain ONNX out. ONNX Runtime 1.32 fuses `Add` before a normalisation or a Gelu into SkipLayerNormalization
+and BiasGelu, whose CPU kernels are slower than what they replace: 132 µs against 42 µs, and 147 µs against 95 µs, for
+128 x 384 and 128 x 1536 values on 2 threads. It does not fuse `Sum`, the same function of any number of terms.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+
+def simplify(model: ir.Model) -> None:
+    """Rewrite `model` in place."""
+    _fix_shapes(model.graph)
+    _sum_terms(model.graph)
+    RemoveUnusedNodesPass()(model)
+
+
+def _fix_shapes(graph: ir.Graph) -> None:
+    """A Reshape to a shape that is computed at run time becomes one to constants: 0 copies the axis of the input."""
+    made: dict[tuple[int, ...], ir.Value] = {}
+    for node in graph:
+        if node.op_type != "Reshape" or node.inputs[0] is None:
+            continue
+        given, wanted = node.inputs[0].shape or (), node.outputs[0].shape or ()
+        sizes = [_size(size, given[i] if i < len(given) else None) for i, size in enumerate(wanted)]
+        known = tuple(size for size in sizes if size is not None)
+        if known and len(known) == len(sizes):
+            if known not in made:
+                made[known] = _constant(graph, "shape_" + "_".join(map(str, known)), np.array(known, np.int64))
+            node.replace_input_with(1, made[known])
+            node.attributes.pop("allowzero", None)
+
+
+def _size(wanted: int | ir.SymbolicDim, given: int | ir.SymbolicDim | None) -> int | None:
+    """An entry of a constant shape: a number, 0 for the same unknown as the input's axis, None where neither will do."""
+    if isinstance(wanted, int):
+        return wanted
+    return 0 if wanted.value is not None and wanted == given else None
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def _sum_terms(graph: ir.Graph) -> None:
+    """What a LayerNormalization or a Gelu reads, if it is added up, becomes one Sum of all terms, in the same order."""
+    for node in list(graph):
+        total = node.inputs[0].producer() if node.op_type in ("LayerNormalization", "Gelu") and node.inputs[0] else None
+        if total is not None and total.op_type == "Add" and len(total.outputs[0].uses()) == 1:
+            one = ir.node("Sum", _terms(total))
+            one.outputs[0].shape, one.outputs[0].type = total.outputs[0].shape, total.outputs[0].type
+            graph.insert_before(node, one)
+            node.replace_input_with(0, one.outputs[0])
+
+
+def _terms(add: ir.Node) -> list[ir.Value]:
+    """a + b + c -> [a, b, c], through sums that nobody else reads."""
+    terms: list[ir.Value] = []
+    for value in add.inputs:
+        assert value is not None  # an Add has two inputs
+        inner = value.producer()
+        own = inner is not None and inner.op_type == "Add" and len(value.uses()) == 1
+        terms += _terms(inner) if inner is not None and own else [value]
+    return terms

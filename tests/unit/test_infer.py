@@ -1,0 +1,60 @@
+"""The benchmark of run time: turns in rounds, ratios to the plain export, files that hold what they are called."""
+
+import numpy as np
+import pytest
+from transformers import BertConfig
+
+from benchmarks import infer
+from pruneonce import exporting
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # the plain export's own, about its axes
+TINY = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=2)
+
+
+def test_variants_take_turns():
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = infer.take_turns(calls, seconds=0, least=3, most=9)
+    assert "".join(order) == "ab" + ("a" * 10 + "b" * 10) * 3  # warm up, then turns
+    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
+
+
+def test_no_more_rounds_than_asked_for():
+    assert len(infer.take_turns({"a": lambda: None}, seconds=60, least=1, most=4)["a"]) == 4
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("infer")
+    made = {infer.PLAIN: infer.plain, "sparse fp32": infer.sparse, "int8": infer.int8}
+    for make in made.values():
+        make(TINY, folder / f"{make.__name__}.onnx")
+    return {name: folder / f"{make.__name__}.onnx" for name, make in made.items()}
+
+
+def test_the_sparse_files_are_sparse(files):
+    for name in ("sparse fp32", "int8"):
+        zeros = exporting.matrix_zeros(files[name])
+        assert len(zeros) == 12
+        assert all(found >= round(infer.SPARSITY * size) for found, size in zeros.values())
+
+
+def test_a_row_for_every_cell_and_variant(files):
+    cells = [infer.Cell(1, 8, 1), infer.Cell(2, 4, 1)]
+    rows = list(infer.measure(files, cells, seconds=0))
+    assert [(row["batch"], row["tokens"], row["variant"]) for row in rows] == [
+        (cell.batch, cell.tokens, name) for cell in cells for name in files
+    ]
+    for row in rows:
+        assert row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
+        base = rows[0 if row["batch"] == 1 else 3]
+        assert row["times_faster"] == pytest.approx(base["median_ms"] / row["median_ms"])
+    assert infer.line({"shape": "tiny", **rows[0]}).endswith("| 1.00 x |")
+
+
+def test_the_grid_is_the_promise():
+    assert len(infer.GRID) == 16
+    assert set(infer.QUICK) < set(infer.GRID)
+    assert np.isclose(infer.SPARSITY, 0.85)
+    assert len(infer.VARIANTS) == 6
+    assert set(infer.PUBLIC) < set(infer.VARIANTS)

@@ -48,7 +48,7 @@ def texts(raw: Path | None, characters: int) -> list[str]:
 def measure(documents: list[str], tokenizer: PreTrainedTokenizerBase, rounds: int) -> dict[str, list[float]]:
     """Characters a second of each side, by round."""
     size = sum(map(len, documents))
-    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
 

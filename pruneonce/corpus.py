@@ -139,16 +139,32 @@ def write_corpus(
     return counts | sizes
 
 
-def encode(texts: Iterable[str], tokenizer, *, at_once: int = 1000) -> Iterator[list[int]]:
-    """The token ids of each text, without special tokens; the tokenizer works on all cores, on the texts that come next."""
-    ids, waiting = _encoder(tokenizer), iter(texts)
+def encode(texts: Iterable[str], tokenizer, *, at_once: int = 1_000_000) -> Iterator[list[int]]:
+    """The token ids of each text, without special tokens; the tokenizer works on all cores, on the texts that come next.
+
+    at_once: characters handed to it together, about; what is held in memory at a time hangs on this and on nothing else.
+    """
+    ids, parts = _encoder(tokenizer), _parts(texts, at_once)
     with ThreadPoolExecutor(1) as ahead:
-        now = ahead.submit(ids, list(islice(waiting, at_once)))
-        while batch := list(islice(waiting, at_once)):
-            following = ahead.submit(ids, batch)
+        now = ahead.submit(ids, next(parts, []))
+        for part in parts:
+            following = ahead.submit(ids, part)
             yield from now.result()
             now = following
         yield from now.result()
+
+
+def _parts(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """The texts in order, in lists that end with the text that makes them as long as `characters`."""
+    part, size = list[str](), 0
+    for text in texts:
+        part.append(text)
+        size += len(text)
+        if size >= characters:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _encoder(tokenizer) -> Callable[[list[str]], list[list[int]]]:

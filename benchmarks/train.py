@@ -358,7 +358,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, help="data/prepare_corpus/tokens; default: random tokens")
     parser.add_argument("--splits", type=Path, help="data/tasks/r8, for its lengths; default: log-normal lengths")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8, help="of ours a round; with --curve: of each run")
+    parser.add_argument("--steps", type=int, default=4, help="of ours a round; with --curve: of each run")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--only-ours", action="store_true", help="print tokens/s of the default profile's step, no more")
     parser.add_argument("--profile", action="store_true", help="where a step goes, by operator; no comparison")

@@ -2,14 +2,15 @@
 
 Resident memory of a process of its own; what imports take is measured first and taken off. A step must hold, in fp32:
 
-    student   16 bytes a parameter: weight, gradient, two moments of Adam
+    student   12 bytes a parameter: weight, two moments of Adam
     teacher    4 bytes a parameter
     masks      1 byte a prunable weight
     layers    what the backward of each layer reads (with checkpointing: of one layer, and every layer's input)
     states    hidden states of student and teacher, which the loss compares
     logits    the student's logits, their log-softmax and their gradient, at the positions read
 
-A layer reads, of n = batch * length tokens, hidden h, feed-forward f, a heads, bytes e an element (2 in bf16):
+and gradients, 4 bytes a parameter, or the last three lines, whichever is more: a backward frees the one while it makes
+the other. A layer reads, of n = batch * length tokens, hidden h, feed-forward f, a heads, bytes e an element (2 in bf16):
 
     n (6 h + 2 f) e + 4 batch a length^2 + 8 n h
 
@@ -34,18 +35,19 @@ ROWS, LENGTH, STEPS = 8, 512, 2  # the second step has Adam's moments from its s
 
 
 def needed(config, *, parameters: int, prunable: int, read: int, element: int, checkpointing: bool) -> dict[str, float]:
-    """Bytes by part; the formula of this module's docstring."""
+    """Bytes by part, and what must be held of them; the formula of this module's docstring."""
     h, f, n = config.hidden_size, config.intermediate_size, ROWS * LENGTH
     layer = n * (6 * h + 2 * f) * element + 4 * ROWS * config.num_attention_heads * LENGTH**2 + 8 * n * h
     layers = layer + config.num_hidden_layers * n * h * 4 if checkpointing else config.num_hidden_layers * layer
-    return {
-        "student": 16 * parameters,
-        "teacher": 4 * parameters,
-        "masks": prunable,
+    kept = {"student": 12 * parameters, "teacher": 4 * parameters, "masks": prunable}
+    freed = {
         "layers": layers,
         "states": 2 * config.num_hidden_layers * 4 * n * h,
         "logits": 3 * 4 * read * config.vocab_size,
     }
+    gradients = 4 * parameters
+    must = sum(kept.values()) + max(gradients, sum(freed.values()))
+    return {**kept, "gradients": gradients, **freed, "must": must}
 
 
 class Peak(threading.Thread):
@@ -126,7 +128,7 @@ def main() -> None:
         root = Path(__file__).parents[1]
         done = subprocess.run(words, cwd=root, env=env, stdout=subprocess.PIPE, text=True, check=True)
         parts = {key: value / 2**20 for key, value in json.loads(done.stdout.splitlines()[-1]).items()}
-        peak, must = parts.pop("found"), sum(parts.values())
+        peak, must = parts.pop("found"), parts.pop("must")
         rows.append({"step": kind, **parts, "must MiB": must, "peak MiB": peak, "ratio": peak / must, "bar": "<= 1.3"})
     publish(f"Memory of a step of student pruning, BERT-Base, {ROWS} x {LENGTH}", rows, file=args.json)
 

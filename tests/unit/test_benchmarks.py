@@ -44,13 +44,16 @@ def test_memory_by_hand(model):
     config = model.config
     parts = memory.needed(config, parameters=1000, prunable=500, read=7, element=2, checkpointing=False)
     n, h, f, layers = memory.ROWS * memory.LENGTH, config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    assert (parts["student"], parts["teacher"], parts["masks"]) == (16_000, 4_000, 500)
+    assert (parts["student"], parts["teacher"], parts["masks"]) == (12_000, 4_000, 500)
     probabilities = memory.ROWS * config.num_attention_heads * memory.LENGTH**2
     assert parts["layers"] == layers * (2 * 6 * n * h + 2 * 2 * n * f + 4 * probabilities + 2 * 4 * n * h)
     assert parts["logits"] == 3 * 4 * 7 * config.vocab_size
     less = memory.needed(config, parameters=1000, prunable=500, read=7, element=2, checkpointing=True)
     assert less["layers"] == parts["layers"] / layers + layers * 4 * n * h
     assert less["student"] == parts["student"]
+    assert parts["must"] == 16_500 + parts["layers"] + parts["states"] + parts["logits"]
+    many = memory.needed(config, parameters=10**9, prunable=500, read=7, element=2, checkpointing=True)
+    assert many["must"] == 20 * 10**9 + 500
 
 
 def test_sides_take_turns():

@@ -9,7 +9,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(SET),--set $(s))
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run test check clean
+.PHONY: help install run test check bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ check: install  ## format, lint, types, unit and property tests
 
 test: check  ## everything that CI runs: check, integration and end-to-end tests
 	$(BIN)/pytest tests/integration tests/e2e
+
+bench: install  ## measure speed, memory, size and overhead against their bars; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks
 
 clean:  ## remove the virtual environment and scratch files; results and DVC's cache stay
 	rm -rf .venv .pruneonce .pytest_cache .mypy_cache .ruff_cache

@@ -253,6 +253,7 @@ TASK_STAGES: dict[str, type[Section]] = {
 class Params(Section):
     """The whole file. Stages of a task are validated as merged: the recipe with the task's changes over it."""
 
+    launcher: Annotated[str, Field(pattern=r"^[A-Za-z]")]  # of the stages that train; dvc.yaml puts it into their commands
     common: Common
     fetch: dict[Name, RemoteSource]
     fetch_local: dict[Name, LocalSource]

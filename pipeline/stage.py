@@ -2,6 +2,8 @@
 
 `python -m stages.sparsify --teacher data/... --model data/... --metrics data/...` reads params.yaml, opens an MLflow
 run, calls `run` once, and writes its metrics. Every error a user can meet ends in one line and a non-zero exit.
+Under `torchrun -m stages.sparsify ...` every process calls `run`; the first one tracks and writes, what the others
+write is thrown away.
 """
 
 import argparse
@@ -10,10 +12,12 @@ import csv
 import hashlib
 import inspect
 import json
+import os
 import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -83,6 +87,16 @@ class Log:
             out.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in rows)
 
 
+class Quiet(Log):
+    """The log of a process that is not the first of its launch: the first one says it all."""
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def write_history(self, path: Path) -> None:
+        pass
+
+
 def main(run: Callable[..., Metrics]) -> None:
     """Run a stage from the command line; exit 0, 1 for an error with a message, 130 for Ctrl-C."""
     stage = Path(inspect.getfile(run)).stem
@@ -139,11 +153,16 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
         if not path.exists():
             raise DataError(f"expected {path}, which this stage reads, found none. Get it with: dvc repro {name}")
     deps = {str(args[n]): lineage.file_md5(args[n]) for n in wants["dep"]}
+    scratch = SCRATCH / "scratch" / f"{name}-{_key(run, flat, deps)}"
     report = args.pop("metrics")
+    if os.environ.get("RANK", "0") != "0":  # torchrun and accelerate number the processes of a launch
+        with tempfile.TemporaryDirectory() as folder, stoppable():
+            elsewhere = {n: Path(folder) / n for n in (*wants["out"], *wants["record"])}
+            run(**{**args, **elsewhere}, **sections, log=Quiet(scratch))
+        return
     for path in [report, *(args[n] for n in (*wants["out"], *wants["record"]))]:
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    scratch = SCRATCH / "scratch" / f"{name}-{_key(run, flat, deps)}"
     began = time.monotonic()
     with tracking.stage_run(name, flat, deps) as tracked:
         with stoppable():
@@ -166,8 +185,9 @@ def _arguments(run: Callable[..., Metrics], wants: Mapping[str, list[str]]) -> d
 
 
 def _key(run: Callable[..., Metrics], flat: Mapping[str, Any], deps: Mapping[str, str]) -> str:
-    """What determines a stage: its parameters, its inputs, its code. A checkpoint of anything else is not resumed."""
-    digest = hashlib.sha256(repr((sorted(flat.items()), sorted(deps.items()))).encode())
+    """What determines a stage: parameters, inputs, processes, code. A checkpoint of anything else is not resumed."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    digest = hashlib.sha256(repr((sorted(flat.items()), sorted(deps.items()), processes)).encode())
     root = Path(inspect.getfile(run)).resolve().parents[1]
     for path in [Path(inspect.getfile(run)), *sorted((root / "pruneonce").glob("*.py"))]:
         digest.update(path.read_bytes())

@@ -47,6 +47,12 @@ def listed(block: dict, *keys: str) -> dict[str, bool]:
     return found
 
 
+def fields(stage: str) -> set[str]:
+    """The keys of the stage's own section."""
+    section = params.TASK_STAGES.get(stage) or params.Params.model_fields[stage].annotation
+    return set(getattr(section, "model_fields", ()))
+
+
 def imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -84,7 +90,7 @@ def test_the_stages_are_those_of_the_paper_and_each_has_one_file():
 
 def test_every_section_of_params_belongs_to_a_stage():
     sections = set(params.Params.model_fields)
-    assert sections == {"common", "tasks", *STAGES}
+    assert sections == {"launcher", "common", "tasks", *STAGES}
     for profile in [ROOT / "params.yaml", *(ROOT / "profiles").glob("*.yaml")]:
         assert set(params.read_yaml(profile)) == sections, profile.name
 
@@ -93,7 +99,8 @@ def test_every_section_of_params_belongs_to_a_stage():
 def test_flags_are_the_parameters_of_run(stage):
     block, want = stages()[stage], wants(stage)
     words = shlex.split(block["cmd"])
-    assert words[:3] == ["python", "-m", f"stages.{stage}"]
+    launcher = "${launcher}" if "micro_batches" in fields(stage) else "python"
+    assert words[:3] == [launcher, "-m", f"stages.{stage}"]
     assert all(word.startswith("--") and "_" not in word for word in words[3::2]), words[3::2]
     names = [*want["dep"], *want["out"], *want["record"], *want["item"], "metrics"]
     assert sorted(flags(block["cmd"])) == sorted(names)

@@ -1,0 +1,74 @@
+"""The other side of the training measurements: what a plain `transformers.Trainer` script does.
+
+fp32, dropout as the configuration has it, logits of the whole vocabulary at every position, texts padded to one
+length, masks applied to `weight.data` after each optimizer step.
+"""
+
+import tempfile
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from pruneonce.training import Batch
+
+TEMPERATURE = 2.0
+
+
+class Distilling(Trainer):
+    """Half the model's own loss, half KL against the teacher, at every position that is not padding."""
+
+    def __init__(self, *args, teacher: nn.Module, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.teacher = teacher
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        out = model(**inputs)
+        with torch.no_grad():
+            theirs = self.teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        ours, classes = out.logits, out.logits.shape[-1]
+        soft = F.kl_div(
+            F.log_softmax(ours.view(-1, classes) / TEMPERATURE, dim=-1),
+            F.softmax(theirs.view(-1, classes) / TEMPERATURE, dim=-1),
+            reduction="batchmean",
+        )
+        loss = 0.5 * out.loss + 0.5 * TEMPERATURE**2 * soft
+        return (loss, out) if return_outputs else loss
+
+
+class Masks(TrainerCallback):
+    """Zeros put back after each step; the time each step ended."""
+
+    def __init__(self, masks: dict[nn.Parameter, Tensor]):
+        self.masks, self.ends = masks, list[float]()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for weight, mask in self.masks.items():
+            weight.data.mul_(mask)
+        self.ends.append(time.perf_counter())
+
+
+def train(student: nn.Module, teacher: nn.Module, batches: list[Batch], *, masks: dict[nn.Parameter, Tensor]) -> float:
+    """Seconds that all steps but the first took, a batch each."""
+    rows = [{key: value[i] for key, value in batch.items()} for batch in batches for i in range(len(batch["labels"]))]
+    watch = Masks(masks)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=len(batches[0]["labels"]),
+            max_steps=len(batches),
+            learning_rate=1e-4,
+            use_cpu=True,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        trainer = Distilling(student, settings, train_dataset=rows, teacher=teacher, callbacks=[watch])
+        trainer.remove_callback(PrinterCallback)
+        if trainer.accelerator.mixed_precision != "no":
+            raise RuntimeError(f"expected a Trainer in fp32, found {trainer.accelerator.mixed_precision}.")
+        trainer.train()
+    return watch.ends[-1] - watch.ends[0]

@@ -1,0 +1,61 @@
+"""Ten steps of student pruning on a tiny BERT; `torchrun -m tests.integration.curve FOLDER` leaves FOLDER/<rank>.json.
+
+Every row has the same number of masked tokens, so the mean over processes of their shares' means is the mean of the batch.
+"""
+
+import copy
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from pruneonce import masked_lm, pruning, training
+from tests.conftest import PRUNABLE, Cpu, random_masked_lm, token_batch
+
+STEPS, ROWS = 10, 8
+
+
+def batches(step: int) -> training.Batch:
+    """Eight rows without padding, three masked tokens in each."""
+    batch = token_batch(step, rows=ROWS, length=12)
+    ids = batch["input_ids"].clamp(min=5)
+    labels = torch.full_like(ids, -100)
+    labels[:, 2:8:2] = ids[:, 2:8:2]
+    return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+
+
+def main(folder: Path) -> None:
+    engine, losses = training.accelerator(Cpu()), list[float]()
+    student = random_masked_lm()
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    pruning.mask_linears(student, PRUNABLE)
+
+    def before_step(step: int) -> dict[str, float]:
+        pruning.prune(student, 0.08 * step)
+        return {}
+
+    training.fit(
+        student,
+        batches,
+        masked_lm.distilled_loss(
+            teacher, hard_weight=0.5, soft_weight=0.5, hidden_weight=0.0, temperature=2.0, everywhere=False
+        ),
+        engine=engine,
+        learning_rate=lambda step: 1e-3,
+        steps=STEPS,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        seed=1,
+        before_step=before_step,
+        log=lambda step, metrics: losses.append(metrics["loss"]),
+    )
+    pruning.bake(student)
+    weights = {name: weight.double().norm().item() for name, weight in student.named_parameters()}
+    found = {"processes": engine.num_processes, "losses": losses, "weights": weights}
+    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,99 @@
+"""Several processes: the loss curve of one, and one process that tracks and writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from safetensors import safe_open
+
+from tests.integration import tiny
+
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+# Two sums of half a batch instead of one: what differs is the order of float32 additions, 1e-7 a step, and what ten
+# steps of AdamW make of it.
+SAME = 1e-5
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory) -> dict[int, list[dict]]:
+    """What each process left, by the number of processes; both launches at once."""
+    folders = {count: tmp_path_factory.mktemp(f"processes-{count}") for count in (1, 2)}
+    running = [
+        subprocess.Popen(
+            [*LAUNCH, f"--nproc-per-node={count}", "-m", "tests.integration.curve", str(folder)],
+            cwd=tiny.ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for count, folder in folders.items()
+    ]
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    return {n: [json.loads(path.read_text()) for path in sorted(folder.iterdir())] for n, folder in folders.items()}
+
+
+def test_two_processes_have_the_loss_curve_of_one(curves):
+    (one,), two = curves[1], curves[2]
+    assert [found["processes"] for found in two] == [2, 2]
+    np.testing.assert_allclose(np.mean([found["losses"] for found in two], axis=0), one["losses"], rtol=SAME)
+    assert abs(two[0]["losses"][0] - two[1]["losses"][0]) > 1e-3, "each process saw the whole batch"
+    assert max(one["losses"]) - min(one["losses"]) > 0.1, "nothing was learned, so nothing was compared"
+
+
+def test_two_processes_end_with_the_weights_of_one(curves):
+    (one,), two = curves[1], curves[2]
+    assert two[0]["weights"] == two[1]["weights"]
+    # abs: the gradient of a key's bias is 0 but for rounding (softmax forgets it), and Adam scales that up.
+    assert two[0]["weights"] == pytest.approx(one["weights"], rel=SAME, abs=1e-4)
+    assert len(one["weights"]) > 30
+
+
+@pytest.fixture
+def prepared(project):
+    """A project in which everything before teacher preparation has run."""
+    for command in tiny.commands(tiny.document()):
+        if command.stage in ("fetch_local", "prepare_task", "prepare_corpus"):
+            tiny.run(command, project.folder, tiny.document())
+    return project
+
+
+def shapes(folder: Path) -> dict[str, list[int]]:
+    with safe_open(folder / "model.safetensors", "np") as tensors:
+        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+
+
+def test_a_stage_on_two_processes_is_tracked_and_written_once(prepared, tracking_uri):
+    def runs() -> list:
+        client = MlflowClient(tracking_uri)
+        experiment = client.get_experiment_by_name("pruneonce")
+        found = client.search_runs([experiment.experiment_id]) if experiment else []
+        return [run for run in found if run.data.tags["pruneonce.stage"] == "prepare_teacher"]
+
+    before, known = set(prepared.snapshot()), len(runs())
+    assert prepared.main("prepare_teacher").returncode == 0
+    model = prepared.folder / "data/prepare_teacher/model"
+    alone = {"files": set(prepared.snapshot()) - before, "shapes": shapes(model)}
+    history, metrics = (
+        prepared.folder / "data/plots/prepare_teacher.csv",
+        prepared.folder / "data/metrics/prepare_teacher.json",
+    )
+    rows, loss = len(history.read_text().splitlines()), json.loads(metrics.read_text())["held_out_loss"]
+    for path in alone["files"]:
+        (prepared.folder / path).unlink()
+
+    words = [*LAUNCH, "--nproc-per-node=2", *prepared.command("prepare_teacher")[1:]]
+    done = prepared.run(*words, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {"files": set(prepared.snapshot()) - before, "shapes": shapes(model)} == alone
+    assert len(alone["files"]) == 6
+    assert len(history.read_text().splitlines()) == rows
+    # Not the same curve: a mean over a share's masked tokens weighs a token by how many its share has.
+    assert json.loads(metrics.read_text())["held_out_loss"] == pytest.approx(loss, rel=0.01)
+    assert len(runs()) == known + 2
+    assert runs()[0].info.status == "FINISHED"

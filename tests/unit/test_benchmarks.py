@@ -1,0 +1,88 @@
+"""The measurements' own arithmetic: FLOPs against torch's counter, turns, ratios, tables, options."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, BertForMaskedLM
+
+from benchmarks import __main__ as all_of_them
+from benchmarks import measuring, memory, train
+
+ROWS, LENGTH = 2, 16
+
+
+@pytest.fixture
+def model(tiny_folder):
+    config = AutoConfig.from_pretrained(tiny_folder)
+    return BertForMaskedLM._from_config(config, attn_implementation="eager")
+
+
+def counted(module, tokens) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(tokens)
+    return counter.get_total_flops()
+
+
+def test_flops_are_those_of_the_matrix_products_that_torch_counts(model):
+    tokens = torch.ones(ROWS, LENGTH, dtype=torch.int64)
+    whole, body = counted(model, tokens), counted(model.bert, tokens)
+    n = ROWS * LENGTH
+    found = {
+        read: train.flops(model.config, rows=ROWS, length=LENGTH, read=read[0], teacher_read=read[1])
+        for read in [(n, 0), (n, n), (0, 0), (n / 2, 0)]
+    }
+    assert found[n, 0] == 3 * whole + body
+    assert found[n, n] == 4 * whole
+    assert found[0, 0] == 4 * body
+    assert found[n / 2, 0] == 4 * body + 3 * (whole - body) / 2
+    assert whole > body > 1e6
+
+
+def test_memory_by_hand(model):
+    config = model.config
+    parts = memory.needed(config, parameters=1000, prunable=500, read=7, element=2, checkpointing=False)
+    n, h, f, layers = memory.ROWS * memory.LENGTH, config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    assert (parts["student"], parts["teacher"], parts["masks"]) == (12_000, 4_000, 500)
+    probabilities = memory.ROWS * config.num_attention_heads * memory.LENGTH**2
+    assert parts["layers"] == layers * (2 * 6 * n * h + 2 * 2 * n * f + 4 * probabilities + 2 * 4 * n * h)
+    assert parts["logits"] == 3 * 4 * 7 * config.vocab_size
+    less = memory.needed(config, parameters=1000, prunable=500, read=7, element=2, checkpointing=True)
+    assert less["layers"] == parts["layers"] / layers + layers * 4 * n * h
+    assert less["student"] == parts["student"]
+    assert parts["must"] == 16_500 + parts["layers"] + parts["states"] + parts["logits"]
+    many = memory.needed(config, parameters=10**9, prunable=500, read=7, element=2, checkpointing=True)
+    assert many["must"] == 20 * 10**9 + 500
+
+
+def test_sides_take_turns():
+    calls: list[str] = []
+
+    def side(name: str, value: float):
+        return lambda: calls.append(name) or value
+
+    found = measuring.in_turn({"a": side("a", 2.0), "b": side("b", 1.0)}, 3)
+    assert "".join(calls) == "ababab"
+    assert found == {"a": [2.0] * 3, "b": [1.0] * 3}
+
+
+def test_a_ratio_is_the_median_over_rounds():
+    assert measuring.ratio([2.0, 9.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
+
+
+def test_a_table_keeps_columns_in_order_and_writes_its_rows(tmp_path, capsys):
+    rows = [{"b": 1234.5, "a": "x"}, {"b": 0.12345, "c": 7}]
+    for title in ("one", "two"):
+        measuring.publish(title, rows, "a note", file=tmp_path / "rows.json")
+    said = capsys.readouterr().out
+    assert "| b | a | c |\n| --- | --- | --- |\n| 1,234 | x |  |\n| 0.123 |  | 7 |" in said
+    assert "a note" in said
+    assert json.loads((tmp_path / "rows.json").read_text()) == {"one": rows, "two": rows}
+
+
+def test_options_whose_path_is_not_there_are_left_out(tmp_path, monkeypatch):
+    (tmp_path / "data/here").mkdir(parents=True)
+    monkeypatch.setattr(all_of_them, "ROOT", tmp_path)
+    words = ["--quick", "--raw", "data/here", "--splits", "data/nowhere", "--rounds", "2"]
+    assert all_of_them.existing(words) == ["--quick", "--raw", "data/here", "--rounds", "2"]

@@ -76,7 +76,7 @@ def test_a_stage_on_two_processes_is_tracked_and_written_once(prepared, tracking
         return [run for run in found if run.data.tags["pruneonce.stage"] == "prepare_teacher"]
 
     before, known = set(prepared.snapshot()), len(runs())
-    assert prepared.main("prepare_teacher").returncode == 0
+    assert prepared.run(*prepared.command("prepare_teacher"), OMP_NUM_THREADS="1").returncode == 0
     model = prepared.folder / "data/prepare_teacher/model"
     alone = {"files": set(prepared.snapshot()) - before, "shapes": shapes(model)}
     history, metrics = (

@@ -17,7 +17,7 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +26,14 @@ import onnx_ir
 import torch
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
 from pruneonce import exporting, pruning, quantization, runtime, training
 
 SHAPES = {
-    "BERT-Base": BertConfig(num_labels=2),
-    "MiniLM-L6": BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=2
-    ),
+    "BERT-Base": BertConfig(),
+    "MiniLM-L6": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
 }
 PRUNABLE, SPARSITY, SEED = r"^encoder\.", 0.85, 1
 INPUTS = ["input_ids", "attention_mask"]
@@ -73,7 +71,7 @@ def batch_of(rows: int, length: int, seed: int = SEED) -> dict[str, torch.Tensor
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def classifier(config: BertConfig, attention: str = "sdpa") -> nn.Module:
+def classifier(config: BertConfig, attention: str = "sdpa") -> PreTrainedModel:
     torch.manual_seed(SEED)
     return AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).eval()
 
@@ -82,7 +80,7 @@ def plain(config: BertConfig, path: Path) -> None:
     """torch.onnx.export with dynamic axes, all else as it comes."""
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=config.max_position_embeddings)}
     example = batch_of(2, 16)
-    torch.onnx.export(
+    program = torch.onnx.export(
         classifier(config),
         (example["input_ids"], example["attention_mask"]),
         dynamo=True,
@@ -90,14 +88,16 @@ def plain(config: BertConfig, path: Path) -> None:
         output_names=["logits"],
         dynamic_shapes=dict.fromkeys(INPUTS, axes),
         verbose=False,
-    ).save(path, external_data=False)
+    )
+    assert program is not None  # it is where dynamo exports
+    program.save(path, external_data=False)
 
 
 def by_transformers(config: BertConfig, path: Path) -> None:
     """transformers' own exporter with its fusions for ONNX Runtime on CPUs."""
     options = OnnxConfig(dynamic=True, ort_fusions="cpu")
     with contextlib.redirect_stdout(io.StringIO()):  # its progress
-        exported = OnnxExporter().export(classifier(config), batch_of(2, 16), config=options)
+        exported = OnnxExporter().export(classifier(config), dict(batch_of(2, 16)), config=options)
     onnx_ir.save(exported.program, str(path))
 
 
@@ -150,7 +150,9 @@ VARIANTS: dict[str, Callable[[BertConfig, Path], None]] = {  # plain first: anot
 }
 
 
-def take_turns(calls: dict[str, Callable[[], object]], *, seconds: float, least: int, most: int) -> dict[str, list[float]]:
+def take_turns(
+    calls: Mapping[str, Callable[[], object]], *, seconds: float, least: int, most: int
+) -> dict[str, list[float]]:
     """Milliseconds by name and round. As many rounds as fit into `seconds`, from `least` to `most`."""
     slowest = max(_milliseconds(call) for call in calls.values())  # warms up, too
     repeats = int(min(max(100 / slowest, 1), 10))

@@ -65,11 +65,8 @@ def rounded(int8_onnx, tmp_path):
 
 def test_all_tables_of_a_bert_are_found_and_lose_little(rounded):
     path, errors = rounded
-    assert sorted(name.split(".")[-2] for name in errors) == [
-        "position_embeddings",
-        "token_type_embeddings",
-        "word_embeddings",
-    ]
+    # Token types are one zero for all: the exporter has made a constant row of their table.
+    assert sorted(name.split(".")[-2] for name in errors) == ["position_embeddings", "word_embeddings"]
     assert all(0 < error < 0.02 for error in errors.values())
     onnx.checker.check_model(onnx.load(path), full_check=True)
 
@@ -94,4 +91,4 @@ def test_onnx_runtime_gathers_integers_and_widens_rows_only(rounded):
     cast = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "Cast"}
     scaled = {node.input[0]: node.input[1] for node in graph.node if node.op_type == "Mul"}
     assert {scaled[cast[rows]] for rows in gathered} == {f"{name}_scale" for name in errors}
-    assert len(gathered) == 3
+    assert len(gathered) == 2

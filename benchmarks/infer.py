@@ -37,6 +37,7 @@ SHAPES = {
 }
 PRUNABLE, SPARSITY, SEED = r"^encoder\.", 0.85, 1
 INPUTS = ["input_ids", "attention_mask"]
+QUIET = {"session.force_spinning_stop": "1"}  # or the threads of a session that waits for its turn spin on
 PLAIN = "plain fp32"
 PUBLIC = ("transformers' exporter fp32", "onnxruntime optimizer fp32")  # in the quick cell only
 
@@ -175,7 +176,7 @@ def _milliseconds(call: Callable[[], object]) -> float:
 def measure(files: dict[str, Path], cells: list[Cell], *, seconds: float) -> Iterator[dict[str, object]]:
     """One row for each cell and variant."""
     for threads in sorted({cell.threads for cell in cells}):
-        sessions = {name: runtime.session(path, threads=threads) for name, path in files.items()}
+        sessions = {name: runtime.session(path, threads=threads, entries=QUIET) for name, path in files.items()}
         for cell in [cell for cell in cells if cell.threads == threads]:
             batch = batch_of(cell.batch, cell.tokens)
             asked = {name: s for name, s in sessions.items() if cell in QUICK or name not in PUBLIC}

@@ -33,7 +33,7 @@ check: install  ## format, lint, types, unit and property tests
 	$(BIN)/pytest tests/unit tests/property
 
 test: check  ## everything that CI runs: check, integration and end-to-end tests
-	$(BIN)/pytest tests/integration tests/e2e
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/integration tests/e2e
 
 bench: install  ## measure speed, memory, size and overhead against their bars; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks

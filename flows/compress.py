@@ -128,8 +128,7 @@ def show(outcomes: list[Outcome], seconds: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table("stage", "outcome", "why", "seconds", title="Stages")
     for o in outcomes:
-        why = "" if o.result == "unchanged" else o.why
-        table.add_row(o.stage, o.result, why if len(why) < 100 else f"{why[:97]}...", f"{o.seconds:.1f}")
+        table.add_row(o.stage, o.result, "" if o.result == "unchanged" else o.why, f"{o.seconds:.1f}")
     console.print(table)
     console.print(Markdown(REPORT.read_text()))
     ran = sum(o.result == "ran" for o in outcomes)

@@ -93,7 +93,13 @@ def reasons(repo: Repo, stage: str) -> str:
                 else:
                     what = kind.removeprefix("changed ").removesuffix("s")
                     (outs if what == "out" else found).append(f"{what} {name} {state}")
-    return ", ".join(found or outs)
+    return _few(found or outs)
+
+
+def _few(reasons: list[str], at_most: int = 1) -> str:
+    """["a", "b", "c"] -> "a and 2 more"."""
+    more = len(reasons) - at_most
+    return ", ".join(reasons[:at_most]) + (f" and {more} more" if more > 0 else "")
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Run time of every exported variant in ONNX Runtime, as ratios to the dense fp32 model as its user would export it.
 
-`python benchmarks/infer.py` prints a Markdown table: two shapes, batch 1 and 8, 16 to 384 tokens, 1 and 2 threads.
+`python -m benchmarks.infer` prints a Markdown table: two shapes, batch 1 and 8, 16 to 384 tokens, 1 and 2 threads.
 `--quick` measures batch 1 x 128 tokens on 2 threads only, `--operators` says where the time goes, `--json FILE` writes rows.
 Models are built of their configurations with random weights, pruned to 85 %, calibrated on random tokens.
 Variants take turns in rounds, so that a busy machine slows all alike. A turn is as many calls as the slowest variant makes
@@ -8,7 +8,6 @@ in 0.1 s, from 1 to 10, and counts as its fastest; a cell is the median over rou
 medians; all sessions have the same options.
 """
 
-import argparse
 import contextlib
 import io
 import itertools
@@ -29,6 +28,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
+from benchmarks.measuring import Compute, arguments
 from pruneonce import exporting, pruning, quantization, runtime, training
 
 SHAPES = {
@@ -53,16 +53,6 @@ class Cell:
 
 QUICK = [Cell(1, 128, 2)]
 GRID = [Cell(*sizes) for sizes in itertools.product((1, 8), (16, 64, 128, 384), (1, 2))]
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """A `training.Compute`."""
-
-    seed: int = SEED
-    device: str = "cpu"
-    precision: str = "fp32"
-    threads: int = 2
 
 
 def batch_of(rows: int, length: int, seed: int = SEED) -> dict[str, torch.Tensor]:
@@ -129,7 +119,11 @@ def sparse(config: BertConfig, path: Path) -> None:
 
 def int8(config: BertConfig, path: Path) -> None:
     model = _pruned(config, quantization.FakeQuantLinear)
-    quantization.calibrate(model, [batch_of(2, 64, seed) for seed in range(4)], engine=training.accelerator(Cpu()))
+    quantization.calibrate(
+        model,
+        [batch_of(2, 64, seed) for seed in range(4)],
+        engine=training.accelerator(Compute(seed=SEED, precision="fp32", threads=2)),
+    )
     quantization.observe(model, False)
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
     _write(model, weights, path)
@@ -211,11 +205,10 @@ def print_operators(files: dict[str, Path], cell: Cell) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="batch 1 x 128 tokens on 2 threads only")
     parser.add_argument("--operators", action="store_true", help="where the time goes, by operator")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")  # the exporters' own
     logging.disable(logging.WARNING)

@@ -6,11 +6,22 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A `training.Compute`: how a measurement computes."""
+
+    seed: int = 1
+    device: str = "cpu"
+    precision: str = "auto"
+    threads: int = 0
 
 
 def in_turn(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.measuring import arguments, publish
+from benchmarks.measuring import Compute, arguments, publish
 
 ROWS, LENGTH, STEPS = 8, 512, 2  # the second step has Adam's moments from its start
 
@@ -65,13 +65,12 @@ class Peak(threading.Thread):
 
 def step(checkpointing: bool) -> dict[str, float]:
     """Bytes found and bytes needed by part, in this process."""
-    import torch
     from transformers import BertConfig, BertForMaskedLM
 
-    from benchmarks.train import PROFILE, Machine
+    from benchmarks.train import PROFILE, random_blocks
     from pruneonce import corpus, masked_lm, pruning, schedules, training
 
-    engine = training.accelerator(Machine())
+    engine = training.accelerator(Compute())
     before = psutil.Process().memory_info().rss
     watch = Peak()
     watch.start()
@@ -82,12 +81,7 @@ def step(checkpointing: bool) -> dict[str, float]:
         student.gradient_checkpointing_enable()
     linears = pruning.mask_linears(student, r"^encoder\.")
     pruning.prune(student, 0.85)
-    draw = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1000, 30522, (ROWS, LENGTH), generator=draw)
-    inputs, labels = corpus.mask_tokens(
-        tokens, probability=0.15, mask_token=103, vocabulary=30522, special=[0], generator=draw
-    )
-    batch = {"input_ids": inputs, "labels": labels, "attention_mask": torch.ones_like(inputs)}
+    batch = random_blocks(ROWS, LENGTH, seed=0)
     training.fit(
         student,
         lambda step: batch,
@@ -105,7 +99,7 @@ def step(checkpointing: bool) -> dict[str, float]:
         config,
         parameters=sum(p.numel() for p in student.parameters()),
         prunable=sum(m.weight.numel() for m in linears.values()),
-        read=int((labels != corpus.IGNORED).sum()),
+        read=int((batch["labels"] != corpus.IGNORED).sum()),
         element=2 if engine.mixed_precision == "bf16" else 4,
         checkpointing=checkpointing,
     )

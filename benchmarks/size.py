@@ -1,6 +1,6 @@
 """Bytes of what ships, beside the entropy of the very same weights: fp32, int8, int8 zipped (zlib 6), int8 packed.
 
-`python benchmarks/size.py` prints two Markdown tables, encoder and whole file; `--json FILE` writes the rows.
+`python -m benchmarks.size` prints two Markdown tables, encoder and whole file; `--json FILE` writes the rows.
 Encoder: its prunable matrices, and nothing else. Bound: the entropy of every matrix by itself (`scores.entropy_bytes`), that
 is of its mask and of the values that it keeps. Whole file: everything else too, its tables in int8; fp32: the dense file.
 Weights: normal random numbers, or with `--export data/export/r8` the real dense ones for MiniLM-L6, pruned by magnitude and
@@ -8,7 +8,6 @@ quantized by this library (all but matrices and tables stays random); and, as a 
 Bars: packed encoder within 8 % of the bound; fp32 / packed at least 18 at 85 % and 25 at 90 %; whole MiniLM file at least 6.
 """
 
-import argparse
 import json
 import tempfile
 import zlib
@@ -21,6 +20,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.measuring import arguments
 from pruneonce import embeddings, exporting, packing, pruning, quantization, scores
 
 SPARSITIES = (0.85, 0.90)
@@ -142,11 +142,10 @@ def print_tables(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument(
         "--export", type=Path, help="a folder with dense.onnx and int8.onnx of MiniLM-L6, e.g. data/export/r8"
     )
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [computed(shape, sparsity, chosen.export, Path(folder)) for shape in SHAPES for sparsity in SPARSITIES]

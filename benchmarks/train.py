@@ -23,7 +23,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -39,7 +38,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from transformers.utils import logging
 
 from benchmarks import plain
-from benchmarks.measuring import arguments, in_turn, publish, ratio
+from benchmarks.measuring import Compute, arguments, in_turn, publish, ratio
 from pruneonce import checkpoint, classification, corpus, masked_lm, pruning, schedules, tasks, training
 from pruneonce.training import Batch, Loss
 
@@ -49,16 +48,6 @@ SPARSITY, PRUNABLE = 0.85, r"^encoder\."
 MEDIAN_TOKENS, LENGTH_SPREAD = 83, 0.7  # log-normal: like r8's texts
 PAPER = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 0.0, "temperature": 2.0}
 PROFILE = {"hard_weight": 0.1, "soft_weight": 0.0, "hidden_weight": 1.0, "temperature": 2.0}
-
-
-@dataclass
-class Machine:
-    """A `training.Compute`."""
-
-    seed: int = 1
-    device: str = "cpu"
-    precision: str = "auto"
-    threads: int = 0
 
 
 def flops(config: BertConfig, *, rows: int, length: int, read: float, teacher_read: float) -> float:
@@ -118,15 +107,17 @@ def masked_batches(folder: Path | None, *, seed: int = 0) -> Callable[[int], Bat
             corpus.read_blocks(folder / "train.arrow"), words, batch_size=ROWS, probability=0.15, seed=seed
         )
 
-    def batch(step: int) -> Batch:
-        draw = torch.Generator().manual_seed(training.mix(seed, step))
-        tokens = torch.randint(1000, 30522, (ROWS, LENGTH), generator=draw)
-        inputs, labels = corpus.mask_tokens(
-            tokens, probability=0.15, mask_token=103, vocabulary=30522, special=[0], generator=draw
-        )
-        return {"input_ids": inputs, "labels": labels, "attention_mask": torch.ones_like(inputs)}
+    return lambda step: random_blocks(ROWS, LENGTH, seed=training.mix(seed, step))
 
-    return batch
+
+def random_blocks(rows: int, length: int, *, seed: int) -> Batch:
+    """A masked batch of random tokens without padding."""
+    draw = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1000, 30522, (rows, length), generator=draw)
+    inputs, labels = corpus.mask_tokens(
+        tokens, probability=0.15, mask_token=103, vocabulary=30522, special=[0], generator=draw
+    )
+    return {"input_ids": inputs, "labels": labels, "attention_mask": torch.ones_like(inputs)}
 
 
 def texts(folder: Path | None) -> Dataset:
@@ -153,7 +144,7 @@ class Watch:
         self.losses.append(metrics["loss"])
 
 
-def fit(student: nn.Module, batches, loss: Loss, *, steps: int, compute: Machine, pruned: Callable) -> Watch:
+def fit(student: nn.Module, batches, loss: Loss, *, steps: int, compute: Compute, pruned: Callable) -> Watch:
     """Our training loop on a fresh copy of the student; `pruned(model)` sets its masks."""
     AcceleratorState._reset_state()  # it is one a process, and the other sides compute in another precision
     engine = training.accelerator(compute)
@@ -182,7 +173,7 @@ def plain_masks(student: nn.Module) -> dict:
 
 def mlm_rates(args: argparse.Namespace) -> tuple[dict[str, list[float]], float]:
     """tokens/s of each side by round, and the share of positions that are masked."""
-    batches, compute = masked_batches(args.tokens), Machine(threads=args.threads)
+    batches, compute = masked_batches(args.tokens), Compute(threads=args.threads)
     mentor = language_model(args.teacher, dropout=0.0, attention="eager").eval().requires_grad_(False)
     student = language_model(args.teacher, dropout=0.0, attention="eager")
 
@@ -243,7 +234,7 @@ def student_pruning(args: argparse.Namespace) -> None:
 
 def fine_tuning(args: argparse.Namespace) -> None:
     """Texts a second: ours batches texts of similar length, plain pads every text to LENGTH."""
-    split, compute = texts(args.splits), Machine(threads=args.threads)
+    split, compute = texts(args.splits), Compute(threads=args.threads)
     marks = SimpleNamespace(pad_token_id=0, sep_token_id=102)
     batches = tasks.Batches(split, marks, batch_size=TASK_ROWS, max_tokens=LENGTH, seed=1)
     mentor = classifier(dropout=0.0, attention="eager").eval().requires_grad_(False)
@@ -293,7 +284,7 @@ def operators(args: argparse.Namespace) -> None:
     batches, mentor = masked_batches(args.tokens), language_model(args.teacher, dropout=0.0, attention="eager")
     loss = masked_lm.distilled_loss(mentor.eval().requires_grad_(False), **PROFILE, everywhere=False)
     student = language_model(args.teacher, dropout=0.0, attention="eager")
-    compute = Machine(threads=args.threads)
+    compute = Compute(threads=args.threads)
     fit(student, batches, loss, steps=2, compute=compute, pruned=at_target)
     with profile() as recorded:
         fit(student, batches, loss, steps=2, compute=compute, pruned=at_target)
@@ -319,7 +310,7 @@ def curve(args: argparse.Namespace, *, seeds: int = 3, window: int = 20) -> None
     found: dict[str, list[np.ndarray]] = {"bf16": [], "fp32": []}
     for seed in range(1, seeds + 1):
         for precision, curves in found.items():
-            compute = Machine(seed=seed, precision=precision, threads=args.threads)
+            compute = Compute(seed=seed, precision=precision, threads=args.threads)
             batches = masked_batches(args.tokens, seed=seed)
             watch = fit(student, batches, loss, steps=args.steps, compute=compute, pruned=at_target)
             whole = args.steps // window * window

@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches for the network
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,29 @@ from pruneonce import checkpoint, exporting, pruning, quantization, training
 settings.register_profile("laws", derandomize=True, deadline=None, max_examples=30, database=None)
 settings.load_profile("laws")
 
-TINY = Path(__file__).parent / "tiny"
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "tests/tiny"
 PRUNABLE = r"^encoder\."
+
+
+def copy_project(folder: Path) -> Path:
+    """The project as it stands, without anything that was computed, as a git repository of one commit."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\0")
+    for name in filter(None, listed):
+        if name == "dvc.lock" or name.startswith("data/") or not (ROOT / name).is_file():
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "copy"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
 
 
 @dataclass

@@ -1,8 +1,7 @@
-"""A copy of the project to run in, with its own Prefect home and its own MLflow runs; processes that are ended for sure."""
+"""What a copy of the project sees: its own Prefect home, its own MLflow runs; processes that are ended for sure."""
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,28 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-def copy_project(folder: Path) -> Path:
-    """The project as it stands, without anything that was computed, as a git repository of one commit."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    for name in listed:
-        if name == "dvc.lock" or name.startswith("data/") or not (ROOT / name).is_file():
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "copy"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    return folder
 
 
 def environment(project: Path, home: Path) -> dict[str, str]:

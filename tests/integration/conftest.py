@@ -19,6 +19,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import stage
+from tests.conftest import copy_project
 from tests.integration import tiny
 
 
@@ -102,18 +103,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path, tracking_uri: str) -> Project:
-    folder = tmp_path / "project"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=tiny.ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (tiny.ROOT / name).is_file() and not name.startswith("data/") and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(tiny.ROOT / name, folder / name)
-    for words in (
-        ["init", "--quiet"],
-        ["add", "--all"],
-        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "copy"],
-    ):
-        subprocess.run(["git", *words], cwd=folder, check=True)
+    folder = copy_project(tmp_path / "project")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PRUNEONCE_", "PIP_", "PYTHONPATH"))}
     made = Project(folder, {**inherited, "MLFLOW_TRACKING_URI": tracking_uri})
     made.edit()

@@ -1,43 +1,62 @@
-"""Masked language modelling: logits only where a loss reads them, the hard loss, the held-out metric."""
+"""Masked language modelling: the head only where a loss reads it, its losses, the held-out metric."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruneonce import vocabulary
 from pruneonce.corpus import IGNORED, MaskedBlocks
-from pruneonce.distillation import hidden_loss, soft_loss
+from pruneonce.distillation import hidden_loss
+from pruneonce.errors import ModelError
 from pruneonce.pruning import body
 from pruneonce.training import Batch, Loss
+from pruneonce.vocabulary import Head
 
 
-def forward_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: bool = False):
-    """Run a masked LM with its head at `positions` only: bool[batch, length], n of them True.
+def head_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: bool = False) -> tuple[Head, Sequence[Tensor]]:
+    """Run a masked LM up to its last linear, from there on only for `positions`: bool[batch, length], n of them True.
 
-    The head is most of the vocabulary's cost and is the same function at every position, so what it is not asked for
-    need not be computed. Returns logits float[n, vocabulary] and, if asked for, the hidden states of every layer.
+    The logits are most of a small model's cost, and the head is the same function at every position. Returns the last
+    linear with what it reads, n rows, and, if asked for, the hidden states of every layer.
+    Raises ModelError if the model's logits are not the output of its `get_output_embeddings()`.
     """
     inner = getattr(model, "module", model)  # under data parallelism
+    last, read = inner.get_output_embeddings(), list[Tensor]()
 
     def select(module, args, output):
         output["last_hidden_state"] = output["last_hidden_state"][positions].unsqueeze(0)
         return output
 
-    handle = body(inner).register_forward_hook(select)
+    def stop(module, args):
+        read.append(args[0].squeeze(0))
+        return (args[0][:, :0],)  # of no rows there are no logits to compute
+
+    handles = [body(inner).register_forward_hook(select)]
+    if last is not None:
+        handles.append(last.register_forward_pre_hook(stop))
     try:
         out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=hidden)
     finally:
-        handle.remove()
-    return out.logits.squeeze(0), (out.hidden_states[1:] if hidden else ())
+        for handle in handles:
+            handle.remove()
+    if not read:
+        raise ModelError(
+            f"expected a masked LM that ends in its output embeddings, found {type(inner).__name__}, whose logits come from "
+            "elsewhere. Choose another `common.model`."
+        )
+    return Head(read[0], last.weight, last.bias), (out.hidden_states[1:] if hidden else ())
 
 
-def hard_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy, 0 of nothing. logits: float[n, vocabulary] wherever the label is not IGNORED, in order."""
-    if not len(logits):
-        return logits.float().sum()  # a small batch may have no masked token; a mean over nothing would be nan
-    return F.cross_entropy(logits.float(), labels[labels != IGNORED])
+def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Mean cross entropy at the masked positions, 0 without any: how a teacher learns."""
+    chosen = batch["labels"] != IGNORED
+    head, _ = head_at(model, batch, chosen)
+    loss = vocabulary.distilled(head, batch["labels"][chosen], None, hard_weight=1.0, soft_weight=0.0, temperature=1.0)
+    return {"loss": loss.loss}
 
 
 def distilled_loss(
@@ -53,20 +72,22 @@ def distilled_loss(
 
     everywhere: the soft loss reads the logits of all non-padding tokens (the paper), else of the masked ones only.
     """
+    weights = {"hard_weight": hard_weight, "soft_weight": soft_weight, "temperature": temperature}
 
     def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         chosen = batch["labels"] != IGNORED
         read = batch["attention_mask"].bool() if everywhere and soft_weight > 0 else chosen
-        logits, states = forward_at(student, batch, read, hidden=hidden_weight > 0)
+        ours, states = head_at(student, batch, read, hidden=hidden_weight > 0)
         with torch.no_grad():
-            their_logits, their_states = forward_at(teacher, batch, read, hidden=hidden_weight > 0)
-        parts = {"hard": hard_loss(logits[chosen[read]], batch["labels"])}
-        if soft_weight > 0 and len(logits):
-            parts["soft"] = soft_loss(logits, their_logits, temperature)
+            theirs, their_states = head_at(teacher, batch, read, hidden=hidden_weight > 0)
+        found = vocabulary.distilled(ours, batch["labels"][read], theirs if soft_weight > 0 else None, **weights)
+        parts = {"loss": found.loss, "hard": found.hard}
+        if soft_weight > 0:
+            parts["soft"] = found.soft
         if hidden_weight > 0:
             parts["hidden"] = hidden_loss(states, their_states, batch["attention_mask"])
-        weights = {"hard": hard_weight, "soft": soft_weight, "hidden": hidden_weight}
-        return {"loss": torch.stack([weights[name] * part for name, part in parts.items()]).sum(), **parts}
+            parts["loss"] = parts["loss"] + hidden_weight * parts["hidden"]
+        return parts
 
     return loss
 
@@ -81,8 +102,9 @@ def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, li
         batch = {k: v.to(engine.device) for k, v in batches(step).items()}
         chosen = batch["labels"] != IGNORED
         with engine.autocast():
-            logits, _ = forward_at(model, batch, chosen)
-        total += float(hard_loss(logits, batch["labels"])) * int(chosen.sum())
+            head, _ = head_at(model, batch, chosen)
+            logits = F.linear(*head)
+        total += float(F.cross_entropy(logits.float(), batch["labels"][chosen], reduction="sum"))
         count += int(chosen.sum())
     model.train(was_training)
     loss = total / count

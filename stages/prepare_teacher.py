@@ -27,14 +27,10 @@ def run(
         teacher.gradient_checkpointing_enable({"use_reentrant": False})
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
 
-    def loss(lm, batch):
-        logits, _ = masked_lm.forward_at(lm, batch, batch["labels"] != corpus.IGNORED)
-        return {"loss": masked_lm.hard_loss(logits, batch["labels"])}
-
     training.fit(
         teacher,
         batches(corpus.read_blocks(tokens / "train.arrow"), seed=common.seed),
-        loss,
+        masked_lm.hard_loss,
         engine=engine,
         learning_rate=partial(schedules.linear_decay, steps=p.steps, warmup=p.warmup_steps, peak=p.learning_rate),
         steps=p.steps,

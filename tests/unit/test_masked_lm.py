@@ -10,6 +10,7 @@ from pruneonce import corpus, pruning
 from pruneonce import masked_lm as mlm
 from pruneonce.corpus import IGNORED
 from pruneonce.distillation import hidden_loss, soft_loss
+from pruneonce.errors import ModelError
 from tests.conftest import random_masked_lm
 
 WEIGHTS = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 2.0, "temperature": 2.0, "everywhere": True}
@@ -28,23 +29,53 @@ def full(model, batch):
         return model(batch["input_ids"], batch["attention_mask"], output_hidden_states=True)
 
 
-def test_forward_at_is_the_full_forward_at_these_positions(masked_lm, masked):
+def test_head_at_leads_to_the_full_logits_at_these_positions(masked_lm, masked):
     positions = masked["labels"] != IGNORED
-    logits, states = mlm.forward_at(masked_lm, masked, positions, hidden=True)
+    head, states = mlm.head_at(masked_lm, masked, positions, hidden=True)
     wanted = full(masked_lm, masked)
+    logits = F.linear(*head)
     torch.testing.assert_close(logits, wanted.logits[positions], atol=1e-5, rtol=1e-5)
     assert logits.shape == (8, 162)
+    assert head.weight is masked_lm.get_input_embeddings().weight
     assert len(states) == 2
     for ours, theirs in zip(states, wanted.hidden_states[1:], strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert full(masked_lm, masked).logits.shape == (4, 10, 162)  # the hook is gone
+    assert full(masked_lm, masked).logits.shape == (4, 10, 162)  # the hooks are gone
 
 
-def test_hard_loss_is_cross_entropy_of_the_masked_tokens():
-    labels = torch.tensor([[IGNORED, 2], [0, IGNORED]])
-    logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
-    expected = [math.log(1 + math.exp(-1) + math.exp(-2)), math.log(1 + 2 * math.exp(-3))]
-    assert float(mlm.hard_loss(logits, labels)) == pytest.approx(sum(expected) / 2, rel=1e-6)
+def test_a_model_without_a_masked_lms_head_is_refused(classifier, masked):
+    with pytest.raises(ModelError, match="BertForSequenceClassification"):
+        mlm.head_at(classifier, masked, masked["attention_mask"].bool())
+
+
+def test_the_hard_loss_is_cross_entropy_of_the_masked_tokens(masked_lm, masked):
+    chosen = masked["labels"] != IGNORED
+    found = mlm.hard_loss(masked_lm, masked)["loss"]
+    wanted = masked_lm(masked["input_ids"], masked["attention_mask"]).logits[chosen]
+    torch.testing.assert_close(found, F.cross_entropy(wanted, masked["labels"][chosen]))
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_gradients_are_those_of_whole_logits(masked, everywhere):
+    """Also of the embedding, which is the last linear's weight too."""
+
+    def whole(student, teacher):
+        ours, theirs = student(masked["input_ids"], masked["attention_mask"]).logits, full(teacher, masked).logits
+        chosen = masked["labels"] != IGNORED
+        read = masked["attention_mask"].bool() if everywhere else chosen
+        soft = soft_loss(ours[read], theirs[read], 2.0)
+        return 0.5 * F.cross_entropy(ours[chosen], masked["labels"][chosen]) + 0.5 * soft
+
+    one, other, teacher = random_masked_lm(), random_masked_lm(), random_masked_lm(1)
+    weights = WEIGHTS | {"everywhere": everywhere, "hidden_weight": 0.0}
+    mlm.distilled_loss(teacher, **weights)(one, masked)["loss"].backward()
+    whole(other, teacher).backward()
+    compared = 0
+    for (name, found), wanted in zip(one.named_parameters(), other.parameters(), strict=True):
+        if wanted.grad is not None:
+            torch.testing.assert_close(found.grad, wanted.grad, atol=1e-6, rtol=1e-4, msg=name)
+            compared += 1
+    assert compared >= 40
 
 
 def test_a_batch_without_a_masked_token_has_loss_0(masked_lm, masked):

@@ -108,13 +108,13 @@ def fit(
                 group["lr"] = rate
 
             batch = batches(step)
-            parts: dict[str, float] = {}
+            shares = []
             for micro in _shares(batch, engine):
                 with engine.accumulate(model), engine.autocast():
                     value = loss(model, micro)
                     engine.backward(value["loss"])
-                for key, part in value.items():
-                    parts[key] = parts.get(key, 0.0) + float(part.detach()) / engine.gradient_accumulation_steps
+                shares.append({key: part.detach() for key, part in value.items()})
+            parts = _mean(shares, engine)
             norm = float(engine.clip_grad_norm_(model.parameters(), clip_norm))
             if not torch.isfinite(torch.tensor([parts["loss"], norm])).all():
                 raise LossNotFinite(
@@ -143,6 +143,12 @@ def _shares(batch: Batch, engine: Accelerator) -> list[Batch]:
     rows = len(batch["attention_mask"])  # the last batch of an epoch may have fewer rows than pieces: some are shared then
     mine = [piece % rows for piece in range(engine.process_index, pieces, engine.num_processes)]
     return [{k: v[i::pieces].to(engine.device) for k, v in batch.items()} for i in mine]
+
+
+def _mean(shares: list[dict[str, Tensor]], engine: Accelerator) -> dict[str, float]:
+    """Every part of the loss, averaged over the pieces of the batch of all processes, which all return the same."""
+    total = torch.stack([torch.stack([part.float() for part in share.values()]) for share in shares]).mean(0)
+    return dict(zip(shares[0], engine.reduce(total, reduction="mean").tolist(), strict=True))
 
 
 def mix(seed: int, step: int) -> int:

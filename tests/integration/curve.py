@@ -27,10 +27,18 @@ def batches(step: int) -> training.Batch:
 
 
 def main(folder: Path) -> None:
-    engine, losses = training.accelerator(Cpu()), list[float]()
+    engine, losses, rows = training.accelerator(Cpu()), list[float](), list[int]()
     student = random_masked_lm()
     teacher = copy.deepcopy(student).requires_grad_(False)
     pruning.mask_linears(student, PRUNABLE)
+
+    distilled = masked_lm.distilled_loss(
+        teacher, hard_weight=0.5, soft_weight=0.5, hidden_weight=0.0, temperature=2.0, everywhere=True
+    )
+
+    def loss(model, batch):
+        rows.append(len(batch["labels"]))
+        return distilled(model, batch)
 
     def before_step(step: int) -> dict[str, float]:
         pruning.prune(student, 0.08 * step)
@@ -39,9 +47,7 @@ def main(folder: Path) -> None:
     training.fit(
         student,
         batches,
-        masked_lm.distilled_loss(
-            teacher, hard_weight=0.5, soft_weight=0.5, hidden_weight=0.0, temperature=2.0, everywhere=False
-        ),
+        loss,
         engine=engine,
         learning_rate=lambda step: 1e-3,
         steps=STEPS,
@@ -53,7 +59,7 @@ def main(folder: Path) -> None:
     )
     pruning.bake(student)
     weights = {name: weight.double().norm().item() for name, weight in student.named_parameters()}
-    found = {"processes": engine.num_processes, "losses": losses, "weights": weights}
+    found = {"processes": engine.num_processes, "losses": losses, "rows": rows, "weights": weights}
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 

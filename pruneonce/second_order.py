@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from pruneonce.pruning import MaskedLinear, body, pruned_count, smallest
@@ -50,7 +51,10 @@ def prune(
     batches: int,
     engine: Accelerator,
 ) -> None:
-    """Prune every linear, in place, on the inputs it sees while the model reads the first `batches` of `sample`."""
+    """Prune every linear, in place, on the inputs it sees while the model reads the first `batches` of `sample`.
+
+    The same on every process: what the first one found.
+    """
 
     def forward() -> None:
         for step in range(batches):
@@ -63,6 +67,11 @@ def prune(
 
     for name, moments in input_moments(linears, forward).items():
         prune_second_order(linears[name], moments, sparsity)
+    # Every process has pruned from the same weights and batches. Were one to round otherwise, on another processor, its
+    # weights would differ for good: from here on processes share gradients, not weights.
+    for linear in linears.values():
+        broadcast(linear.weight.data)
+        broadcast(linear.mask.view(torch.uint8))  # gloo sends no booleans
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +25,7 @@ def head_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: bool =
     linear with what it reads, n rows, and, if asked for, the hidden states of every layer.
     Raises ModelError if the model's logits are not the output of its `get_output_embeddings()`.
     """
-    inner = getattr(model, "module", model)  # under data parallelism
+    inner: Any = getattr(model, "module", model)  # under data parallelism
     last, read = inner.get_output_embeddings(), list[Tensor]()
 
     def select(module, args, output):

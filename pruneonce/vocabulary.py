@@ -44,7 +44,7 @@ class Losses(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    hard: float
+    hard: float | Tensor
     soft: float
     temperature: float
 

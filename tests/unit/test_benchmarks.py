@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,6 +55,23 @@ def test_memory_by_hand(model):
     assert parts["must"] == 16_500 + parts["layers"] + parts["states"] + parts["logits"]
     many = memory.needed(config, parameters=10**9, prunable=500, read=7, element=2, checkpointing=True)
     assert many["must"] == 20 * 10**9 + 500
+
+
+def test_precisions_are_the_same_where_they_differ_less_than_seeds():
+    draw = np.random.default_rng(0)
+    fp32 = 5 - np.arange(41) / 41 + np.array([[0.0], [0.1], [-0.1]])
+    rows, note = train.same_curve(fp32 + draw.normal(scale=0.01, size=fp32.shape), fp32)
+    assert [row["steps"] for row in rows] == ["0-19", "20-39"]
+    assert [row["within"] for row in rows] == ["yes", "yes"]
+    assert note.startswith("bf16 is within noise")
+    assert "in 2 of 2 windows" in note
+    apart = fp32 + np.where(np.arange(41) < 20, 0.1, 0.3)
+    rows, note = train.same_curve(apart, fp32)
+    assert [row["within"] for row in rows] == ["yes", "no"]
+    assert note.startswith("bf16 IS NOT within noise")
+    assert "in 1 of 2 windows" in note
+    assert "same seed: 0.30000" in note
+    assert [row["steps"] for row in train.same_curve(fp32[:, :3], fp32[:, :3])[0]] == ["0-2"]
 
 
 def test_sides_take_turns():

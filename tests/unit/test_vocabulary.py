@@ -65,7 +65,9 @@ def test_losses_and_gradients_are_those_of_whole_logits(dtype, tolerance, with_t
 def test_gradients_are_slopes():
     leaves = [part.requires_grad_() for part in head(1, rows=9, classes=7)]
     teacher, labels = head(2, rows=9, classes=7), some_labels(9, 7)
-    assert torch.autograd.gradcheck(lambda *parts: vocabulary.distilled(Head(*parts), labels, teacher, **WEIGHTS).loss, leaves)
+    assert torch.autograd.gradcheck(
+        lambda *parts: vocabulary.distilled(Head(*parts), labels, teacher, **WEIGHTS).loss, leaves
+    )
 
 
 def test_logits_far_apart_neither_overflow_nor_lose_the_loss():

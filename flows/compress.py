@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from flows.repro import Outcome, quiet_logs, repro
+from flows.repro import STOP_SECONDS, Outcome, quiet_logs, repro
 from pipeline import lineage, profiles
 from pruneonce.errors import AlreadyRunning, PruneOnceError
 
 LOCK = Path(".pruneonce/run.lock")
 REPORT = Path("data/report/report.md")
+LEAVING_SECONDS = 3 * STOP_SECONDS
 
 
 @flow(name="compress", validate_parameters=True, persist_result=False, log_prints=False)
@@ -135,6 +136,14 @@ def show(outcomes: list[Outcome], seconds: float) -> None:
     console.print(f"{ran} of {len(outcomes)} stages ran in {seconds:.0f} s. The table is in {REPORT}.")
 
 
+def interrupted(number: int, frame: object) -> None:
+    """Ctrl-C. It ends Prefect's ephemeral server too, and between two stages Prefect may wait for that one: after
+    LEAVING_SECONDS the kernel ends this process."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, LEAVING_SECONDS)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """The command line of the flow. Every error a user can meet ends in one line and a non-zero exit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,6 +151,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, interrupted)
     began = time.monotonic()
     try:
         outcomes = compress(args.profile, args.set)

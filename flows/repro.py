@@ -2,10 +2,13 @@
 
 import logging
 import os
+import signal
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +21,8 @@ from prefect.cache_policies import NO_CACHE
 
 from pipeline import lineage
 from pruneonce.errors import PruneOnceError
+
+STOP_SECONDS = 15.0  # what a stage has to end by itself after Ctrl-C, and again after SIGTERM
 
 
 class StageFailed(PruneOnceError):
@@ -46,12 +51,11 @@ def repro(stage: str) -> Outcome:
         mark = Path(folder) / "ran"
         os.environ[lineage.IN_FLOW] = str(mark)
         try:
-            with _end_children():
-                repo.reproduce(stage, single_item=True)
+            _reproduce(stage)
+        except KeyboardInterrupt:
+            _leave()
         except ReproductionError as error:
             cause = error.__cause__ or error
-            if "exited with 130" in str(cause):
-                _leave()
             raise StageFailed(f"{stage} failed ({cause}). What it said stands above; finished stages are kept.") from None
         except DvcException as error:
             raise StageFailed(f"DVC could not run {stage}: {error}. Finished stages are kept.") from None
@@ -62,9 +66,21 @@ def repro(stage: str) -> Outcome:
     return Outcome(stage, "ran" if ran else "restored from cache", why, time.monotonic() - began)
 
 
+def _reproduce(stage: str) -> None:
+    """In a thread: in the main one DVC ignores Ctrl-C while a command runs, and we could not bound how long that takes."""
+
+    def work() -> None:
+        with Repo() as repo:
+            repo.reproduce(stage, single_item=True)
+
+    # The thread is waited for: DVC gives back its locks, and a stage that ended just before Ctrl-C is recorded.
+    with ThreadPoolExecutor(1) as pool, _end_children():
+        pool.submit(work).result()
+
+
 def _leave() -> None:
-    """After Ctrl-C. It reached the whole process group: the stage has said so and ended, and so has Prefect's ephemeral
-    server, which every further report of a state would wait for. What is left is to close our run and go."""
+    """After Ctrl-C. It reached the whole process group: the stage has ended, and so has Prefect's ephemeral server, which
+    every further report of a state would wait for. What is left is to close our run and go."""
     from pipeline import tracking  # MLflow takes seconds to import
 
     if parent := os.environ.get(tracking.PARENT):
@@ -104,17 +120,27 @@ def _few(reasons: list[str], at_most: int = 1) -> str:
 
 @contextmanager
 def _end_children() -> Iterator[None]:
-    """A flow that is cancelled ends the stage it started: DVC's child and all of its own."""
+    """A flow that is stopped ends what it started inside: DVC's child and all of its own, but not Prefect's server."""
+    mine = psutil.Process()
+    before = set(mine.children(recursive=True))
     try:
         yield
-    except BaseException:
-        children = psutil.Process().children(recursive=True)
-        for child in children:
-            child.terminate()
-        _, alive = psutil.wait_procs(children, timeout=20)
-        for child in alive:
-            child.kill()
+    except BaseException as error:
+        started = set(mine.children(recursive=True)) - before
+        if isinstance(error, KeyboardInterrupt):  # it reached them as well
+            _, started = psutil.wait_procs(started, timeout=STOP_SECONDS)
+            if started:
+                print(f"\nThe stage did not end within {STOP_SECONDS:.0f} s of Ctrl-C; it is being ended.", file=sys.stderr)
+        _signal(started, signal.SIGTERM)
+        _, alive = psutil.wait_procs(started, timeout=STOP_SECONDS)
+        _signal(alive, signal.SIGKILL)
         raise
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def quiet_logs() -> None:

@@ -36,6 +36,7 @@ Metrics = Mapping[str, Any]  # numbers by name; nested mappings are groups
 KINDS = {"dep": Dep, "out": Out, "record": Record, "item": Item}
 SCRATCH = Path(".pruneonce")  # checkpoints of runs under way; ignored by git, safe to delete
 HISTORY_EVERY_STEPS = 5
+CLOSING_SECONDS = 20.0  # what a stopped stage has to close its MLflow run
 
 
 def contract(run: Callable[..., Metrics]) -> dict[str, list[str]]:
@@ -124,7 +125,9 @@ def stoppable() -> Iterator[None]:
     """Ctrl-C and SIGTERM end what runs inside, as KeyboardInterrupt and as SystemExit(143).
 
     Python drops an exception that is raised in a finalizer or a callback, and a training step is full of them: measured,
-    one Ctrl-C in five was lost. So it is raised again every second until it has left this block.
+    one Ctrl-C in five was lost. So it is raised again every second until it has left this block. From then on no signal
+    disturbs the closing of the run, and the kernel ends a process that is not done after CLOSING_SECONDS: an interrupted
+    library may hold a lock that nobody gives back.
     """
     found: list[BaseException] = []
 
@@ -137,7 +140,9 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.setitimer(signal.ITIMER_REAL, CLOSING_SECONDS if found else 0.0)
+        if found:
+            before = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN, signal.SIGALRM: signal.SIG_DFL}
         for number, handler in before.items():
             signal.signal(number, handler)
 

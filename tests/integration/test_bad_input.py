@@ -388,33 +388,6 @@ def test_a_stage_that_is_stopped(computed, tracking_uri, number, code, message):
     assert run.data.params["prepare_teacher.steps"] == "100000"
 
 
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_signal_that_python_dropped_arrives_all_the_same(number, kind):
-    arrived = []
-
-    class Finalized:
-        def __del__(self):
-            try:
-                os.kill(os.getpid(), number)
-                time.sleep(0.1)
-            except BaseException as error:
-                arrived.append(error)
-                raise  # ... into nowhere: Python prints "Exception ignored in" and goes on
-
-    def work() -> None:
-        with stage.stoppable():
-            Finalized()
-            assert len(arrived) == 1
-            time.sleep(30)
-
-    before = signal.getsignal(number)
-    with pytest.raises(kind) as caught:
-        work()
-    assert caught.value is arrived[0]
-    assert signal.getsignal(number) == before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-
-
 class Deaf:
     """An MLflow client whose server is lost after `answers` requests."""
 

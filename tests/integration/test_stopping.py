@@ -1,0 +1,126 @@
+"""Ctrl-C and cancellation end what runs, for certain: also where Python, a library or a command would not let them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+
+DROPPED = """
+import os, signal, sys, time
+from pipeline import stage
+
+arrived = []
+
+class Finalized:
+    def __del__(self):
+        try:
+            os.kill(os.getpid(), int(sys.argv[1]))
+            time.sleep(0.1)
+        except BaseException as error:
+            arrived.append(error)
+            raise  # ... into nowhere: Python prints "Exception ignored in" and goes on
+
+try:
+    with stage.stoppable():
+        Finalized()
+        assert len(arrived) == 1
+        time.sleep(30)
+except BaseException as error:
+    assert error is arrived[0]
+    print(type(error).__name__)
+"""
+
+CLOSING = """
+import os, signal, threading
+from pipeline import stage
+
+stage.CLOSING_SECONDS = 1.0
+try:
+    with stage.stoppable():
+        signal.raise_signal(signal.SIGINT)
+finally:
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+    print("closing", flush=True)
+    lost = threading.Lock()
+    lost.acquire()
+    lost.acquire()
+"""
+
+# A command that hears neither Ctrl-C nor SIGTERM, and says that it runs by a file.
+DEAF = "trap '' INT TERM; touch runs; while :; do sleep 0.1; done"
+
+REPRO = """
+import json
+import os
+from flows import repro
+
+repro.STOP_SECONDS = 0.5
+try:
+    repro._reproduce("deaf")
+except KeyboardInterrupt:
+    print("left")
+"""
+
+
+def script(text: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    """A Python script that hears signals, also where the tests were started as a background job."""
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SystemExit")])
+def test_a_signal_that_python_dropped_arrives_all_the_same(number, kind):
+    said, _ = script(DROPPED, str(int(number))).communicate(timeout=60)
+    assert said.split() == [kind]
+
+
+def test_closing_is_not_disturbed_and_does_not_last():
+    stopped = script(CLOSING)
+    said, _ = stopped.communicate(timeout=60)
+    assert said.split() == ["closing"]
+    assert stopped.returncode == -signal.SIGALRM
+
+
+def test_signals_are_those_of_before_where_nothing_was_stopped():
+    from pipeline import stage
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    with stage.stoppable():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_ctrl_c_ends_a_command_that_does_not_hear_it(tmp_path):
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text(f"stages:\n  deaf:\n    cmd: {json.dumps(DEAF)}\n")
+    flow = script(REPRO, cwd=tmp_path)
+    end = time.monotonic() + 60
+    while not (tmp_path / "runs").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    family = psutil.Process(flow.pid).children(recursive=True)
+    assert family
+
+    flow.send_signal(signal.SIGINT)
+
+    said, _ = flow.communicate(timeout=60)
+    assert said.split()[-1] == "left"
+    assert flow.returncode == 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []

@@ -1,23 +1,23 @@
 """Run time of every exported variant in ONNX Runtime, as ratios to the dense fp32 model as its user would export it.
 
-`python -m benchmarks.infer` prints a Markdown table: two shapes, batch 1 and 8, 16 to 384 tokens, 1 and 2 threads.
-`--quick` measures batch 1 x 128 tokens on 2 threads only, `--operators` says where the time goes, `--json FILE` writes rows.
+Two shapes, batch 1 and 8, 16 to 384 tokens, 1 and 2 threads; `--quick`: batch 1 x 128 tokens on 2 threads only, the one
+cell that has bars. `--operators` says where the time goes.
 Models are built of their configurations with random weights, pruned to 85 %, calibrated on random tokens.
 Variants take turns in rounds, so that a busy machine slows all alike. A turn is as many calls as the slowest variant makes
-in 0.1 s, from 1 to 10, and counts as its fastest; a cell is the median over rounds (10th - 90th percentile). Ratios are of
-medians; all sessions have the same options.
+in 0.1 s, from 1 to 10, and counts as its fastest; ms is the median over rounds, the ratio that of ratios within a round.
+All sessions have the same options.
 """
 
 import contextlib
 import io
 import itertools
-import json
 import logging
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-from benchmarks.measuring import Compute, arguments
+from benchmarks.measuring import Compute, Row, arguments, in_turn, publish, ratio
 from pruneonce import exporting, pruning, quantization, runtime, training
 
 SHAPES = {
@@ -39,7 +39,8 @@ PRUNABLE, SPARSITY, SEED = r"^encoder\.", 0.85, 1
 INPUTS = ["input_ids", "attention_mask"]
 QUIET = {"session.force_spinning_stop": "1"}  # or the threads of a session that waits for its turn spin on
 PLAIN = "plain fp32"
-PUBLIC = ("transformers' exporter fp32", "onnxruntime optimizer fp32")  # in the quick cell only
+ONCE = ("transformers' exporter fp32", "onnxruntime optimizer fp32", "sparse fp32")  # in the quick cell only
+BARS = {"BERT-Base": 2.6, "MiniLM-L6": 2.2}  # of int8 in the quick cell, on a processor with VNNI
 
 
 @dataclass(frozen=True)
@@ -145,20 +146,16 @@ VARIANTS: dict[str, Callable[[BertConfig, Path], None]] = {  # plain first: anot
 }
 
 
-def take_turns(
-    calls: Mapping[str, Callable[[], object]], *, seconds: float, least: int, most: int
-) -> dict[str, list[float]]:
-    """Milliseconds by name and round. As many rounds as fit into `seconds`, from `least` to `most`."""
+def take_turns(calls: Mapping[str, Callable[[], object]], *, budget: float, least: int, most: int) -> dict[str, list[float]]:
+    """Milliseconds by name and round. As many rounds as fit into `budget` seconds, from `least` to `most`."""
     slowest = max(_milliseconds(call) for call in calls.values())  # warms up, too
     repeats = int(min(max(100 / slowest, 1), 10))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
-    for done in range(most):
-        if done >= least and time.perf_counter() - began > seconds:
-            break
-        for name, call in calls.items():
-            times[name].append(min(_milliseconds(call) for _ in range(repeats)))
-    return times
+
+    def turn(call: Callable[[], object]) -> float:
+        return min(_milliseconds(call) for _ in range(repeats))
+
+    rounds = 1e3 * budget / (slowest * repeats * len(calls))
+    return in_turn({name: partial(turn, call) for name, call in calls.items()}, int(min(max(rounds, least), most)))
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
@@ -167,41 +164,46 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def measure(files: dict[str, Path], cells: list[Cell], *, seconds: float) -> Iterator[dict[str, object]]:
-    """One row for each cell and variant."""
+def measure(files: Mapping[str, Path], cells: list[Cell], *, budget: float, bar: float) -> Iterator[Row]:
+    """One row for each cell and variant. budget: seconds a cell."""
     for threads in sorted({cell.threads for cell in cells}):
         sessions = {name: runtime.session(path, threads=threads, entries=QUIET) for name, path in files.items()}
         for cell in [cell for cell in cells if cell.threads == threads]:
             batch = batch_of(cell.batch, cell.tokens)
-            asked = {name: s for name, s in sessions.items() if cell in QUICK or name not in PUBLIC}
-            calls = {name: lambda s=s, b=batch: runtime.logits(s, b) for name, s in asked.items()}
-            times = take_turns(calls, seconds=seconds, least=3, most=60)
-            base = float(np.median(times[PLAIN]))
+            asked = {name: s for name, s in sessions.items() if cell in QUICK or name not in ONCE}
+            calls = {name: partial(runtime.logits, s, batch) for name, s in asked.items()}
+            times = take_turns(calls, budget=budget, least=2, most=60)
             for name, found in times.items():
-                low, median, high = (float(v) for v in np.percentile(found, [10, 50, 90]))
-                yield {
-                    "variant": name,
-                    **vars(cell),
-                    "median_ms": median,
-                    "p10_ms": low,
-                    "p90_ms": high,
-                    "rounds": len(found),
-                    "times_faster": base / median,
-                }
+                yield row(cell, name, found, times[PLAIN], bar=bar if cell in QUICK and name == "int8" else None)
 
 
-def line(row: dict) -> str:
-    """A row of the table."""
-    spread = f"{row['median_ms']:.2f} ({row['p10_ms']:.2f} - {row['p90_ms']:.2f})"
-    sizes = f"{row['batch']} x {row['tokens']} | {row['threads']}"
-    return f"| {row['shape']} | {sizes} | {row['variant']} | {spread} | {row['times_faster']:.2f} x |"
+def row(cell: Cell, name: str, found: list[float], base: list[float], *, bar: float | None) -> Row:
+    """A variant in a cell. found, base: milliseconds by round, of it and of the plain export."""
+    low, middle, high = (float(value) for value in np.percentile(found, [10, 50, 90]))
+    times = ratio(base, found)
+    return {
+        "batch x tokens": f"{cell.batch} x {cell.tokens}",
+        "threads": cell.threads,
+        "variant": name,
+        "ms": middle,
+        "10 %": low,
+        "90 %": high,
+        "rounds": len(found),
+        "times plain": times,
+        "bar": "" if bar is None else f">= {bar} x, {'met' if times >= bar else 'missed'}",
+    }
 
 
-def print_operators(files: dict[str, Path], cell: Cell) -> None:
-    """Where the time of one call goes, by operator."""
-    for name, path in files.items():
-        found = runtime.operator_times(path, batch_of(cell.batch, cell.tokens), threads=cell.threads, runs=20)
-        print(f"\n{name}: " + ", ".join(f"{op} {ms:.2f} ms" for op, ms in found.items() if ms >= 0.01), flush=True)
+def operators(files: Mapping[str, Path], cell: Cell) -> list[Row]:
+    """Where the time of one call goes: operators by variant, the largest first."""
+    batch = batch_of(cell.batch, cell.tokens)
+    found = {n: runtime.operator_times(path, batch, threads=cell.threads, runs=20) for n, path in files.items()}
+    return [
+        {"variant": name, "operator": operator, "ms": ms, "%": 100 * ms / sum(times.values())}
+        for name, times in found.items()
+        for operator, ms in times.items()
+        if ms >= 0.01 * sum(times.values())
+    ]
 
 
 def main() -> None:
@@ -209,23 +211,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="batch 1 x 128 tokens on 2 threads only")
     parser.add_argument("--operators", action="store_true", help="where the time goes, by operator")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     warnings.simplefilter("ignore")  # the exporters' own
     logging.disable(logging.WARNING)
-    rows: list[dict] = []
-    print("| shape | batch x tokens | threads | variant | ms (p10 - p90) | speed |\n|---|---|---|---|---|---|", flush=True)
-    for shape in chosen.shapes:
+    cells, budget = (QUICK, 15) if args.quick else (GRID, 4)
+    for shape in args.shapes:
         with tempfile.TemporaryDirectory() as folder:
             files = {name: Path(folder) / f"{make.__name__}.onnx" for name, make in VARIANTS.items()}
             for name, path in files.items():
                 VARIANTS[name](SHAPES[shape], path)
-            for row in measure(files, QUICK if chosen.quick else GRID, seconds=15 if chosen.quick else 4):
-                rows.append({"shape": shape, **row})
-                print(line(rows[-1]), flush=True)
-            if chosen.operators:
-                print_operators(files, QUICK[0])
-    if chosen.json:
-        chosen.json.write_text(json.dumps(rows, indent=1) + "\n")
+            rows = list(measure(files, cells, budget=budget, bar=BARS[shape]))
+            publish(f"Run time of {shape}", rows, file=args.json)
+            if args.operators:
+                publish(f"Operators of {shape}", operators(files, QUICK[0]), file=args.json)
 
 
 if __name__ == "__main__":

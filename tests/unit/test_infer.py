@@ -14,13 +14,13 @@ TINY = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, in
 def test_variants_take_turns():
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    times = infer.take_turns(calls, seconds=0, least=3, most=9)
+    times = infer.take_turns(calls, budget=0, least=3, most=9)
     assert "".join(order) == "ab" + ("a" * 10 + "b" * 10) * 3  # warm up, then turns
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
 
 
 def test_no_more_rounds_than_asked_for():
-    assert len(infer.take_turns({"a": lambda: None}, seconds=60, least=1, most=4)["a"]) == 4
+    assert len(infer.take_turns({"a": lambda: None}, budget=60, least=1, most=4)["a"]) == 4
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +40,26 @@ def test_the_sparse_files_are_sparse(files):
 
 
 def test_a_row_for_every_cell_and_variant(files):
-    cells = [infer.Cell(1, 8, 1), infer.Cell(2, 4, 1)]
-    rows = list(infer.measure(files, cells, seconds=0))
-    assert [(row["batch"], row["tokens"], row["variant"]) for row in rows] == [
-        (cell.batch, cell.tokens, name) for cell in cells for name in files
-    ]
-    for row in rows:
-        assert row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
-        base = rows[0 if row["batch"] == 1 else 3]
-        assert row["times_faster"] == pytest.approx(base["median_ms"] / row["median_ms"])
-    assert infer.line({"shape": "tiny", **rows[0]}).endswith("| 1.00 x |")
+    cells = [infer.Cell(1, 8, 1), infer.Cell(1, 128, 2)]
+    rows = list(infer.measure(files, cells, budget=0, bar=0.01))
+    asked = [("1 x 8", 1, name) for name in files if name not in infer.ONCE] + [("1 x 128", 2, name) for name in files]
+    assert [(row["batch x tokens"], row["threads"], row["variant"]) for row in rows] == asked
+    assert all(row["10 %"] <= row["ms"] <= row["90 %"] for row in rows)
+    assert [row["bar"] for row in rows] == ["", "", "", "", ">= 0.01 x, met"]
+    assert [row["times plain"] for row in rows if row["variant"] == infer.PLAIN] == [1.0, 1.0]
+
+
+def test_a_row_worked_by_hand():
+    found = infer.row(infer.Cell(1, 128, 2), "int8", [1.0, 2.0, 4.0], [4.0, 4.0, 4.0], bar=2.5)
+    assert (found["ms"], found["10 %"], found["90 %"], found["rounds"]) == pytest.approx((2.0, 1.2, 3.6, 3))
+    assert found["times plain"] == 2.0
+    assert found["bar"] == ">= 2.5 x, missed"
+
+
+def test_operators_are_those_that_take_time(files):
+    rows = infer.operators(files, infer.Cell(1, 8, 1))
+    assert {row["variant"] for row in rows} == set(files)
+    assert all(row["ms"] > 0 and 1 <= row["%"] < 100 for row in rows)
 
 
 def test_the_grid_is_the_promise():
@@ -57,4 +67,5 @@ def test_the_grid_is_the_promise():
     assert set(infer.QUICK) < set(infer.GRID)
     assert np.isclose(infer.SPARSITY, 0.85)
     assert len(infer.VARIANTS) == 6
-    assert set(infer.PUBLIC) < set(infer.VARIANTS)
+    assert set(infer.ONCE) < set(infer.VARIANTS)
+    assert set(infer.BARS) == set(infer.SHAPES)

@@ -31,6 +31,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -122,21 +123,29 @@ def encode(raw: bytes, width: int) -> bytes:
         kind, streams = SPARSE, [np.packbits(mask).tobytes(), *_planes(elements[mask])]
     else:
         kind, streams = DENSE, _planes(elements)
-    return HEAD.pack(kind, width, len(raw)) + b"".join(map(_stream, streams))
+    return HEAD.pack(kind, width, len(raw)) + b"".join(_deflated(streams))
 
 
 def _planes(elements: np.ndarray) -> list[bytes]:
     return [plane.tobytes() for plane in elements.view(np.uint8).reshape(-1, elements.itemsize).T]
 
 
-def _stream(raw: bytes) -> bytes:
-    """zlib, by whichever strategy is the smaller: weights have no repeats to find, and Huffman codes alone suit them."""
-    made = []
-    for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):
-        packer = zlib.compressobj(6, memLevel=9, strategy=strategy)
-        made.append(packer.compress(raw) + packer.flush())
-    best = min(made, key=len)
-    return LENGTH.pack(len(best)) + best
+def _deflated(streams: list[bytes]) -> Iterator[bytes]:
+    """Each by zlib, by whichever strategy is the smaller: weights have no repeats to find, Huffman codes alone suit them.
+
+    All at once, in threads: zlib lets go of Python's lock.
+    """
+    strategies = (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY)
+    with ThreadPoolExecutor() as threads:
+        made = [[threads.submit(_deflate, raw, strategy) for strategy in strategies] for raw in streams]
+    for tries in made:
+        best = min((done.result() for done in tries), key=len)
+        yield LENGTH.pack(len(best)) + best
+
+
+def _deflate(raw: bytes, strategy: int) -> bytes:
+    packer = zlib.compressobj(6, memLevel=9, strategy=strategy)
+    return packer.compress(raw) + packer.flush()
 
 
 class _Damaged(Exception):

@@ -4,7 +4,7 @@ import json
 import logging
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 
@@ -187,18 +187,22 @@ def check_integer(kernels: Mapping[str, str]) -> None:
         raise ExportError(f"expected an integer kernel for every quantized linear, found {floats}.")
 
 
+@torch.inference_mode()
+def logits(model: nn.Module, batches: Iterable[Batch]) -> list[np.ndarray]:
+    """float[batch, classes] of every batch, in PyTorch."""
+    return [model(input_ids=b["input_ids"], attention_mask=b["attention_mask"]).logits.float().numpy() for b in batches]
+
+
 def parity(
-    model: nn.Module, path: Path, batches: Iterable[Batch], *, entries: Mapping[str, str] | None = None
+    trained: Sequence[np.ndarray], path: Path, batches: Sequence[Batch], *, entries: Mapping[str, str] | None = None
 ) -> dict[str, float]:
     """ONNX Runtime against PyTorch on the same inputs: largest difference of a logit, and share of equal decisions.
 
-    entries: session options, such as `EXACT_SUMS`.
+    trained: what `logits` says. entries: session options, such as `EXACT_SUMS`.
     """
     session = runtime.session(path, threads=torch.get_num_threads(), entries=entries)
     differences, equal, scale, count = 0.0, 0, 0.0, 0
-    for batch in batches:
-        with torch.inference_mode():
-            ours = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float().numpy()
+    for ours, batch in zip(trained, batches, strict=True):
         theirs = runtime.logits(session, batch)
         differences = max(differences, float(np.abs(ours - theirs).max()))
         scale = max(scale, float(np.abs(ours).max()))

@@ -53,20 +53,20 @@ def run(
         exporting.export(model, path)
         exporting.name_weights(path, weights)
         rounded = embeddings.quantize(path) if variant == "int8" and p.embeddings == "int8" else {}
-        found = exporting.parity(model, path, batches)
+        trained = exporting.logits(model, batches)
         tolerance = p.int8_tolerance if variant == "int8" else p.fp32_tolerance
         agreement = p.same_decision_ratio if variant == "int8" else 1.0
-        exporting.check_parity(found, max_difference=tolerance, same_decision=agreement)
-        exact = exporting.parity(model, path, batches, entries=exporting.EXACT_SUMS) if variant == "int8" else found
-        exporting.check_parity(exact, max_difference=tolerance, same_decision=agreement)
+        sums = {"parity": {}, "parity_of_exact_sums": exporting.EXACT_SUMS} if variant == "int8" else {"parity": {}}
+        found = {name: exporting.parity(trained, path, batches, entries=entries) for name, entries in sums.items()}
+        for difference in found.values():
+            exporting.check_parity(difference, max_difference=tolerance, same_decision=agreement)
         exporting.check_zeros(path, pattern)
         graph = exporting.Audit(path)
         kernels = graph.kernels(weights)
         if variant == "int8":
             exporting.check_integer(kernels)
         metrics[variant] = {
-            "parity": found,
-            "parity_of_exact_sums": exact,
+            **found,
             "operators": graph.operators(),
             "kernels": {kernel: list(kernels.values()).count(kernel) for kernel in sorted(set(kernels.values()))},
             "float_products": graph.float_products(),

@@ -23,7 +23,7 @@ def exported(request):
 
 def test_parity(exported):
     batches = [token_batch(seed, rows, length) for seed, (rows, length) in enumerate([(4, 10), (1, 7), (9, 33)])]
-    found = exporting.parity(exported.model, exported.path, batches)
+    found = exporting.parity(exporting.logits(exported.model, batches), exported.path, batches)
     assert found["rows"] == 14
     assert found["same_decision"] == 1
     exact = exported.weights[LAYER].dtype == np.float32
@@ -39,7 +39,8 @@ def test_parity_is_measured_not_assumed(dense_onnx):
     other = copy.deepcopy(dense_onnx.model)
     with torch.no_grad():
         other.classifier.bias[0] += 0.5
-    found = exporting.parity(other, dense_onnx.path, [token_batch(0, 8, 12)])
+    batches = [token_batch(0, 8, 12)]
+    found = exporting.parity(exporting.logits(other, batches), dense_onnx.path, batches)
     assert found["max_difference"] == pytest.approx(0.5, abs=1e-4)
     with pytest.raises(ExportError, match="largest logit"):
         exporting.check_parity(found, max_difference=1e-4, same_decision=0.0)
@@ -133,7 +134,9 @@ def test_layers_with_equal_weights_keep_their_names(tmp_path):
     names = [name for node in onnx.load(path).graph.node for name in node.input]
     assert [names.count(f"{layer}.weight") for layer in weights] == [1] * 12
     onnx.checker.check_model(path, full_check=True)
-    exporting.check_parity(exporting.parity(model, path, [token_batch()]), max_difference=1e-4, same_decision=1.0)
+    batches = [token_batch()]
+    found = exporting.parity(exporting.logits(model, batches), path, batches)
+    exporting.check_parity(found, max_difference=1e-4, same_decision=1.0)
 
 
 def test_the_file_is_plain_onnx_without_detours(exported):

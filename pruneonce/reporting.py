@@ -22,7 +22,7 @@ def rows(task: str, scores: Mapping[str, Any], latencies: Mapping[str, Any]) -> 
                 "variant": variant,
                 **{k: score[k] for k in ("accuracy", "accuracy_low", "accuracy_high", "rows", "sparsity")},
                 "accuracy_change": score["accuracy"] - base["accuracy"],
-                **{k: score[k] for k in ("file_bytes", "compressed_bytes", "packed_bytes")},
+                **{k: score[k] for k in ("file_bytes", "packed_bytes")},
                 "times_smaller": base["file_bytes"] / score["packed_bytes"],
                 **{k: latency[k] for k in ("median_ms", "p95_ms", "tokens", "threads")},
                 "times_faster": base_ms / latency["median_ms"],

@@ -1,12 +1,8 @@
-"""How good and how large: accuracy with its interval, bytes as stored, as compressed, and at the least."""
+"""How good and how small: accuracy with its interval, and the fewest bytes that weights can take."""
 
 import math
-import zlib
-from pathlib import Path
 
 import numpy as np
-
-CHUNK = 1 << 20
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
@@ -21,15 +17,6 @@ def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[floa
     half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
-
-
-def compressed_bytes(path: Path, level: int = 6) -> int:
-    """Bytes of the file after zlib at `level`, streamed: what a download with ordinary compression costs."""
-    packer, size = zlib.compressobj(level), 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            size += len(packer.compress(chunk))
-    return size + len(packer.flush())
 
 
 def entropy_bytes(values: np.ndarray) -> float:

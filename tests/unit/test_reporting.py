@@ -15,7 +15,6 @@ def score(accuracy, sparsity, file_bytes, packed):
         "rows": 200,
         "sparsity": sparsity,
         "file_bytes": file_bytes,
-        "compressed_bytes": file_bytes - 1,
         "packed_bytes": packed,
     }
 

@@ -26,14 +26,14 @@ def head_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: bool =
     Raises ModelError if the model's logits are not the output of its `get_output_embeddings()`.
     """
     inner: Any = getattr(model, "module", model)  # under data parallelism
-    last, read = inner.get_output_embeddings(), list[Tensor]()
+    last, found = inner.get_output_embeddings(), list[Head]()
 
     def select(module, args, output):
         output["last_hidden_state"] = output["last_hidden_state"][positions].unsqueeze(0)
         return output
 
     def stop(module, args):
-        read.append(args[0].squeeze(0))
+        found.append(Head(args[0].squeeze(0), module.weight, module.bias))  # here a sharded weight is whole
         return (args[0][:, :0],)  # of no rows there are no logits to compute
 
     handles = [body(inner).register_forward_hook(select)]
@@ -44,12 +44,12 @@ def head_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: bool =
     finally:
         for handle in handles:
             handle.remove()
-    if not read:
+    if not found:
         raise ModelError(
             f"expected a masked LM that ends in its output embeddings, found {type(inner).__name__}, whose logits come from "
             "elsewhere. Choose another `common.model`."
         )
-    return Head(read[0], last.weight, last.bias), (out.hidden_states[1:] if hidden else ())
+    return found[0], (out.hidden_states[1:] if hidden else ())
 
 
 def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

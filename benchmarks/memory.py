@@ -7,7 +7,8 @@ Resident memory of a process of its own; what imports take is measured first and
     masks      1 byte a prunable weight
     layers    what the backward of each layer reads (with checkpointing: of one layer, and every layer's input)
     states    hidden states of student and teacher, which the loss compares
-    logits    the student's logits, their log-softmax and their gradient, at the positions read
+    head      the gradient of the last linear, 4 bytes a weight, which the loss makes in the forward, and the logits of one
+              piece of rows
 
 and gradients, 4 bytes a parameter, or the last three lines, whichever is more: a backward frees the one while it makes
 the other. A layer reads, of n = batch * length tokens, hidden h, feed-forward f, a heads, bytes e an element (2 in bf16):
@@ -31,6 +32,7 @@ import psutil
 
 from benchmarks.measuring import Compute, arguments, publish
 
+PIECE = 1024  # `vocabulary.PIECE`, which takes torch to import
 ROWS, LENGTH, STEPS = 8, 512, 2  # the second step has Adam's moments from its start
 
 
@@ -43,7 +45,7 @@ def needed(config, *, parameters: int, prunable: int, read: int, element: int, c
     freed = {
         "layers": layers,
         "states": 2 * config.num_hidden_layers * 4 * n * h,
-        "logits": 3 * 4 * read * config.vocab_size,
+        "head": (4 * h + element * min(read, PIECE)) * config.vocab_size,
     }
     gradients = 4 * parameters
     must = sum(kept.values()) + max(gradients, sum(freed.values()))

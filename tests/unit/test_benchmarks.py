@@ -10,6 +10,7 @@ from transformers import AutoConfig, BertForMaskedLM
 
 from benchmarks import __main__ as all_of_them
 from benchmarks import measuring, memory, train
+from pruneonce import vocabulary
 
 ROWS, LENGTH = 2, 16
 
@@ -48,11 +49,12 @@ def test_memory_by_hand(model):
     assert (parts["student"], parts["teacher"], parts["masks"]) == (12_000, 4_000, 500)
     probabilities = memory.ROWS * config.num_attention_heads * memory.LENGTH**2
     assert parts["layers"] == layers * (2 * 6 * n * h + 2 * 2 * n * f + 4 * probabilities + 2 * 4 * n * h)
-    assert parts["logits"] == 3 * 4 * 7 * config.vocab_size
+    assert parts["head"] == (4 * h + 2 * 7) * config.vocab_size
+    assert memory.PIECE == vocabulary.PIECE
     less = memory.needed(config, parameters=1000, prunable=500, read=7, element=2, checkpointing=True)
     assert less["layers"] == parts["layers"] / layers + layers * 4 * n * h
     assert less["student"] == parts["student"]
-    assert parts["must"] == 16_500 + parts["layers"] + parts["states"] + parts["logits"]
+    assert parts["must"] == 16_500 + parts["layers"] + parts["states"] + parts["head"]
     many = memory.needed(config, parameters=10**9, prunable=500, read=7, element=2, checkpointing=True)
     assert many["must"] == 20 * 10**9 + 500
 

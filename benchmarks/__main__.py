@@ -22,7 +22,7 @@ PROGRAMS: dict[str, list[str]] = {
         *("--splits", "data/tasks/r8"),
     ],
     "memory": ["--checkpointing"],
-    "infer": [],
+    "infer": ["--operators"],
     "size": ["--export", "data/export/r8"],
     "corpus": ["--raw", "data/raw/corpus", "--tokenizer", "data/raw/minilm-l6"],
     "overhead": ["--rounds", "2"],

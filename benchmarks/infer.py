@@ -28,7 +28,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-from benchmarks.measuring import Compute, Row, arguments, in_turn, publish, ratio
+from benchmarks.measuring import Compute, Row, arguments, bar, in_turn, publish, ratio
 from pruneonce import exporting, pruning, quantization, runtime, training
 
 SHAPES = {
@@ -164,7 +164,7 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def measure(files: Mapping[str, Path], cells: list[Cell], *, budget: float, bar: float) -> Iterator[Row]:
+def measure(files: Mapping[str, Path], cells: list[Cell], *, budget: float, least: float) -> Iterator[Row]:
     """One row for each cell and variant. budget: seconds a cell; where the bar is, four times as many."""
     for threads in sorted({cell.threads for cell in cells}):
         sessions = {name: runtime.session(path, threads=threads, entries=QUIET) for name, path in files.items()}
@@ -174,10 +174,10 @@ def measure(files: Mapping[str, Path], cells: list[Cell], *, budget: float, bar:
             calls = {name: partial(runtime.logits, s, batch) for name, s in asked.items()}
             times = take_turns(calls, budget=4 * budget if cell in QUICK else budget, least=2, most=60)
             for name, found in times.items():
-                yield row(cell, name, found, times[PLAIN], bar=bar if cell in QUICK and name == "int8" else None)
+                yield row(cell, name, found, times[PLAIN], least=least if cell in QUICK and name == "int8" else None)
 
 
-def row(cell: Cell, name: str, found: list[float], base: list[float], *, bar: float | None) -> Row:
+def row(cell: Cell, name: str, found: list[float], base: list[float], *, least: float | None) -> Row:
     """A variant in a cell. found, base: milliseconds by round, of it and of the plain export."""
     low, middle, high = (float(value) for value in np.percentile(found, [10, 50, 90]))
     times = ratio(base, found)
@@ -190,7 +190,7 @@ def row(cell: Cell, name: str, found: list[float], base: list[float], *, bar: fl
         "90 %": high,
         "rounds": len(found),
         "times plain": times,
-        "bar": "" if bar is None else f">= {bar} x, {'met' if times >= bar else 'missed'}",
+        "bar": "" if least is None else bar(f">= {least} x", met=times >= least),
     }
 
 
@@ -219,7 +219,7 @@ def main() -> None:
             files = {name: Path(folder) / f"{make.__name__}.onnx" for name, make in VARIANTS.items()}
             for name, path in files.items():
                 VARIANTS[name](SHAPES[shape], path)
-            rows = list(measure(files, QUICK if args.quick else GRID, budget=4, bar=BARS[shape]))
+            rows = list(measure(files, QUICK if args.quick else GRID, budget=4, least=BARS[shape]))
             publish(f"Run time of {shape}", rows, file=args.json)
             if args.operators:
                 publish(f"Operators of {shape}", operators(files, QUICK[0]), file=args.json)

@@ -38,6 +38,11 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
+def bar(limit: str, *, met: bool) -> str:
+    """A bar and whether it was met: ">= 4 x, missed"."""
+    return f"{limit}, {'met' if met else 'missed'}"
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """A table; columns in order of appearance, floats with three significant digits and thousands separated."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

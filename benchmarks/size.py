@@ -17,7 +17,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.measuring import Row, arguments, publish
+from benchmarks.measuring import Row, arguments, bar, publish
 from pruneonce import embeddings, exporting, packing, pruning, quantization, scores
 
 SPARSITIES = (0.85, 0.90)
@@ -93,27 +93,23 @@ class Sizes:
 
     def encoder_row(self) -> Row:
         over, smaller = self.encoder["packed"] / self.encoder["bound"] - 1, self.encoder["fp32"] / self.encoder["packed"]
-        least = SMALLER[min(SMALLER, key=lambda sparsity: abs(sparsity - self.sparsity))]
+        at_least = SMALLER[min(SMALLER, key=lambda sparsity: abs(sparsity - self.sparsity))]
         return {
             **self._named(self.encoder),
             "% over bound": 100 * over,
             "fp32 / bound": self.encoder["fp32"] / self.encoder["bound"],
             "fp32 / packed": smaller,
-            "bar": f"<= {OVER_BOUND:.0%} over, >= {least} x, {_verdict(over <= OVER_BOUND and smaller >= least)}",
+            "bar": bar(f"<= {OVER_BOUND:.0%} over, >= {at_least} x", met=over <= OVER_BOUND and smaller >= at_least),
         }
 
     def file_row(self) -> Row:
         smaller = self.file["fp32"] / self.file["packed"]
-        bar = "" if self.shape == "BERT-Base" else f">= {SMALLER_FILE} x, {_verdict(smaller >= SMALLER_FILE)}"
-        return {**self._named(self.file), "fp32 / packed": smaller, "bar": bar}
+        found = "" if self.shape == "BERT-Base" else bar(f">= {SMALLER_FILE} x", met=smaller >= SMALLER_FILE)
+        return {**self._named(self.file), "fp32 / packed": smaller, "bar": found}
 
     def _named(self, sizes: Mapping[str, float]) -> Row:
         named = {"shape": self.shape, "sparsity": f"{self.sparsity:.0%}", "weights": self.weights}
         return {**named, **{f"{form} MB": size / 1e6 for form, size in sizes.items()}}
-
-
-def _verdict(good: bool) -> str:
-    return "met" if good else "missed"
 
 
 def measured(

@@ -41,7 +41,7 @@ def test_the_sparse_files_are_sparse(files):
 
 def test_a_row_for_every_cell_and_variant(files):
     cells = [infer.Cell(1, 8, 1), infer.Cell(1, 128, 2)]
-    rows = list(infer.measure(files, cells, budget=0, bar=0.01))
+    rows = list(infer.measure(files, cells, budget=0, least=0.01))
     asked = [("1 x 8", 1, name) for name in files if name not in infer.ONCE] + [("1 x 128", 2, name) for name in files]
     assert [(row["batch x tokens"], row["threads"], row["variant"]) for row in rows] == asked
     assert all(row["10 %"] <= row["ms"] <= row["90 %"] for row in rows)
@@ -50,7 +50,7 @@ def test_a_row_for_every_cell_and_variant(files):
 
 
 def test_a_row_worked_by_hand():
-    found = infer.row(infer.Cell(1, 128, 2), "int8", [1.0, 2.0, 4.0], [4.0, 4.0, 4.0], bar=2.5)
+    found = infer.row(infer.Cell(1, 128, 2), "int8", [1.0, 2.0, 4.0], [4.0, 4.0, 4.0], least=2.5)
     assert (found["ms"], found["10 %"], found["90 %"], found["rounds"]) == pytest.approx((2.0, 1.2, 3.6, 3))
     assert found["times plain"] == 2.0
     assert found["bar"] == ">= 2.5 x, missed"

@@ -367,7 +367,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS), help="default: all of them")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all of them")
     parser.add_argument("--teacher", type=Path, help="a masked LM of MiniLM-L6's shape; default: random weights")
     parser.add_argument("--tokens", type=Path, help="data/prepare_corpus/tokens; default: random tokens")
     parser.add_argument("--splits", type=Path, help="data/tasks/r8, for its lengths; default: log-normal lengths")

@@ -106,3 +106,13 @@ def test_options_whose_path_is_not_there_are_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(all_of_them, "ROOT", tmp_path)
     words = ["--quick", "--raw", "data/here", "--splits", "data/nowhere", "--rounds", "2"]
     assert all_of_them.existing(words) == ["--quick", "--raw", "data/here", "--rounds", "2"]
+
+
+@pytest.mark.parametrize(("words", "asked"), [([], ["first", "second"]), (["--parts", "second"], ["second"])])
+def test_training_measures_all_parts_or_those_asked_for(monkeypatch, words, asked):
+    done: list[str] = []
+    parts = {name: lambda args, name=name: done.append(name) for name in ("first", "second")}
+    monkeypatch.setattr(train, "PARTS", parts)
+    monkeypatch.setattr("sys.argv", ["train", *words])
+    train.main()
+    assert done == asked

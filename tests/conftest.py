@@ -6,9 +6,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +47,17 @@ def copy_project(folder: Path) -> Path:
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "copy"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
+
+
+def wait_for(what: str, ask: Callable[[], Any], *, seconds: float, every: float = 1.0, log: Path | None = None) -> Any:
+    """Ask until the answer is true, and return it. Fails with the end of `log` when the time is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answer := ask():
+            return answer
+        time.sleep(every)
+    said = log.read_text()[-3000:] if log else ""
+    pytest.fail(f"waited {seconds:.0f} s for {what}\n{said}")
 
 
 @dataclass

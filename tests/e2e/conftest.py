@@ -6,14 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pytest
 
 
 def environment(project: Path, home: Path) -> dict[str, str]:
@@ -35,17 +32,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def wait_for(what: str, ask: Callable[[], Any], *, seconds: float, every: float = 1.0, log: Path | None = None) -> Any:
-    """Ask until the answer is true, and return it. Fails with the end of `log` when the time is over."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if answer := ask():
-            return answer
-        time.sleep(every)
-    said = log.read_text()[-3000:] if log else ""
-    pytest.fail(f"waited {seconds:.0f} s for {what}\n{said}")
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from pipeline import lineage
-from tests.conftest import ROOT, copy_project
-from tests.e2e.conftest import environment, started, wait_for
+from tests.conftest import ROOT, copy_project, wait_for
+from tests.e2e.conftest import environment, started
 
 STAGES = 13  # three sources, and each of the ten other stages once: tiny has one task
 # Depends on the clock: latency is measured, and the report shows it.

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import ROOT, copy_project
-from tests.e2e.conftest import bash_blocks, environment, free_port, started, wait_for
+from tests.conftest import ROOT, copy_project, wait_for
+from tests.e2e.conftest import bash_blocks, environment, free_port, started
 
 pytestmark = pytest.mark.slow
 

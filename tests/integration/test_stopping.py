@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_for
 
 DROPPED = """
 import os, signal, sys, time
@@ -111,9 +110,7 @@ def test_ctrl_c_ends_a_command_that_does_not_hear_it(tmp_path):
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
     (tmp_path / "dvc.yaml").write_text(f"stages:\n  deaf:\n    cmd: {json.dumps(DEAF)}\n")
     flow = script(REPRO, cwd=tmp_path)
-    end = time.monotonic() + 60
-    while not (tmp_path / "runs").exists() and time.monotonic() < end:
-        time.sleep(0.1)
+    wait_for("the command", (tmp_path / "runs").exists, seconds=60, every=0.1)
     family = psutil.Process(flow.pid).children(recursive=True)
     assert family
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruneonce.distillation import hidden_loss, soft_loss
-from pruneonce.training import Batch, Loss
+from pruneonce.training import Batch, Loss, inputs
 
 
 def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Cross entropy against the labels: how a teacher learns."""
-    out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    out = model(**inputs(batch))
     return {"loss": F.cross_entropy(out.logits.float(), batch["labels"])}
 
 
@@ -21,10 +21,9 @@ def distilled_loss(teacher: nn.Module, *, temperature: float, soft_ratio: float,
     """(1 - soft_ratio) hard + soft_ratio soft + hidden_weight hidden, as a loss on (student, batch)."""
 
     def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        ours = student(**inputs, output_hidden_states=hidden_weight > 0)
+        ours = student(**inputs(batch), output_hidden_states=hidden_weight > 0)
         with torch.no_grad():
-            theirs = teacher(**inputs, output_hidden_states=hidden_weight > 0)
+            theirs = teacher(**inputs(batch), output_hidden_states=hidden_weight > 0)
         parts = {
             "hard": F.cross_entropy(ours.logits.float(), batch["labels"]),
             "soft": soft_loss(ours.logits, theirs.logits, temperature),
@@ -46,7 +45,7 @@ def accuracy(model: nn.Module, batches: Iterable[Batch], *, engine: Accelerator)
     for batch in batches:
         batch = {k: v.to(engine.device) for k, v in batch.items()}
         with engine.autocast():
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            logits = model(**inputs(batch)).logits
         right += int((logits.argmax(-1) == batch["labels"]).sum())
         count += len(logits)
     return right / count

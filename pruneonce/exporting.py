@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pruneonce import lean, quantization, runtime
 from pruneonce.errors import ExportError, PatternBroken
-from pruneonce.training import Batch
+from pruneonce.training import Batch, inputs
 
 OPSET = 20
 EXACT_SUMS = {"session.x64quantprecision": "1"}  # no 16-bit sums on processors without VNNI, slower; others ignore it
@@ -190,7 +190,7 @@ def check_integer(kernels: Mapping[str, str]) -> None:
 @torch.inference_mode()
 def logits(model: nn.Module, batches: Iterable[Batch]) -> list[np.ndarray]:
     """float[batch, classes] of every batch, in PyTorch."""
-    return [model(input_ids=b["input_ids"], attention_mask=b["attention_mask"]).logits.float().numpy() for b in batches]
+    return [model(**inputs(batch)).logits.float().numpy() for batch in batches]
 
 
 def parity(

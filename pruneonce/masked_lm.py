@@ -14,7 +14,7 @@ from pruneonce.corpus import IGNORED, MaskedBlocks
 from pruneonce.distillation import hidden_loss
 from pruneonce.errors import ModelError
 from pruneonce.pruning import body
-from pruneonce.training import Batch, Loss
+from pruneonce.training import Batch, Loss, inputs
 from pruneonce.vocabulary import Head
 
 
@@ -40,7 +40,7 @@ def head_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: bool =
     if last is not None:
         handles.append(last.register_forward_pre_hook(stop))
     try:
-        out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=hidden)
+        out = model(**inputs(batch), output_hidden_states=hidden)
     finally:
         for handle in handles:
             handle.remove()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruneonce.pruning import MaskedLinear, body
-from pruneonce.training import Batch
+from pruneonce.training import Batch, inputs
 
 TINY = 1e-8  # floor of a scale: a fully pruned row has maximum 0, a constant activation range 0
 
@@ -157,7 +157,7 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], *, engine: Accelerator
     """Find the first ranges: the model reads the batches, every range moves, nothing is trained."""
     for batch in batches:
         with engine.autocast():
-            model(input_ids=batch["input_ids"].to(engine.device), attention_mask=batch["attention_mask"].to(engine.device))
+            model(**{name: tensor.to(engine.device) for name, tensor in inputs(batch).items()})
 
 
 def observe(model: nn.Module, on: bool) -> None:

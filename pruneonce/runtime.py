@@ -69,8 +69,12 @@ def optimised(path: Path) -> bytes:
 
 def logits(running: ort.InferenceSession, batch: Batch) -> np.ndarray:
     """float[batch, classes] for a batch of input_ids and attention_mask."""
-    feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
-    return running.run(["logits"], feeds)[0]
+    return running.run(["logits"], feeds(running, batch))[0]
+
+
+def feeds(running: ort.InferenceSession, batch: Batch) -> dict[str, np.ndarray]:
+    """Of a batch what the graph reads, by name."""
+    return {wanted.name: batch[wanted.name].numpy() for wanted in running.get_inputs()}
 
 
 def count_right(running: ort.InferenceSession, batches: Iterable[Batch], *, name: str) -> tuple[int, int]:
@@ -86,11 +90,11 @@ def count_right(running: ort.InferenceSession, batches: Iterable[Batch], *, name
 
 def latency_ms(running: ort.InferenceSession, batch: Batch, *, warmup_runs: int, runs: int) -> dict[str, float]:
     """Wall time of one call in ms: median and 95th percentile over `runs` calls after `warmup_runs`."""
-    feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    given = feeds(running, batch)
     times = []
     for run in range(warmup_runs + runs):
         began = time.perf_counter()
-        running.run(["logits"], feeds)
+        running.run(["logits"], given)
         if run >= warmup_runs:
             times.append(1e3 * (time.perf_counter() - began))
     return {"median_ms": float(np.median(times)), "p95_ms": float(np.percentile(times, 95))}

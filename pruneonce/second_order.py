@@ -13,7 +13,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from pruneonce.pruning import MaskedLinear, body, pruned_count, smallest
-from pruneonce.training import Batch
+from pruneonce.training import Batch, inputs
 
 BLOCK = 128  # columns among which a block's weights compete: the source's B_s
 
@@ -60,10 +60,7 @@ def prune(
         for step in range(batches):
             batch = sample(step)
             with engine.autocast():
-                body(model)(
-                    input_ids=batch["input_ids"].to(engine.device),
-                    attention_mask=batch["attention_mask"].to(engine.device),
-                )
+                body(model)(**{name: tensor.to(engine.device) for name, tensor in inputs(batch).items()})
 
     for name, moments in input_moments(linears, forward).items():
         prune_second_order(linears[name], moments, sparsity)

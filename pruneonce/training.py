@@ -24,6 +24,14 @@ Log = Callable[[int, Mapping[str, float]], None]  # (step, metrics)
 Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]  # parts by name; "loss" is the one to minimise
 
 
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # what a model reads of a batch, where the batch has it
+
+
+def inputs(batch: Batch) -> Batch:
+    """The part of a batch that the model reads; labels and the like are the loss's."""
+    return {name: batch[name] for name in INPUTS if name in batch}
+
+
 class Compute(Protocol):
     """Where and how a stage computes; all of it can change bytes."""
 

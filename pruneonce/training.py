@@ -5,6 +5,7 @@ pure functions of the step, so the state of a run is its weights, its optimizer,
 that was interrupted ends with the bytes of one that was not.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pruneonce.errors import LossNotFinite
+from pruneonce.errors import ConfigError, LossNotFinite
 from pruneonce.pruning import MaskedLinear
 
 Batch = dict[str, Tensor]
@@ -24,6 +25,8 @@ Log = Callable[[int, Mapping[str, float]], None]  # (step, metrics)
 Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]  # parts by name; "loss" is the one to minimise
 
 
+# What Accelerate's launcher sets for engines that cut a matrix into pieces, on which no mask could be chosen.
+SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # what a model reads of a batch, where the batch has it
 
 
@@ -46,7 +49,16 @@ class Compute(Protocol):
 
 
 def accelerator(compute: Compute, *, micro_batches: int = 1) -> Accelerator:
-    """The engine: device, mixed precision and processes. `auto` takes bf16 where the processor multiplies it."""
+    """The engine: device, mixed precision and processes. `auto` takes bf16 where the processor multiplies it.
+
+    Raises ConfigError if Accelerate is configured for sharded parameters.
+    """
+    sharded = [name for name in SHARDED if os.environ.get(name, "").lower() in ("1", "true")]
+    if sharded:
+        raise ConfigError(
+            f"expected whole parameters on every process (DDP), found {sharded[0]} set by the launcher: masks are chosen "
+            "over whole matrices. Launch with torchrun, or answer no to sharding in `accelerate config`."
+        )
     if compute.threads:
         torch.set_num_threads(compute.threads)
     torch.manual_seed(compute.seed)

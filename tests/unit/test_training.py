@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pruneonce import pruning, quantization, schedules, training
-from pruneonce.errors import LossNotFinite
+from pruneonce.errors import ConfigError, LossNotFinite
 from tests.conftest import Cpu
 
 
@@ -250,3 +250,10 @@ def test_the_engine_seeds_torch():
     one = torch.rand(3)
     training.accelerator(Cpu(seed=5))
     assert torch.equal(torch.rand(3), one)
+
+
+@pytest.mark.parametrize("name", training.SHARDED)
+def test_sharded_parameters_are_refused(monkeypatch, name):
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(ConfigError, match=rf"expected whole parameters on every process \(DDP\), found {name}"):
+        training.accelerator(Cpu())

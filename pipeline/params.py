@@ -142,10 +142,13 @@ class PrepareTeacher(MaskedLM):
 
 
 class Sparsify(MaskedLM):
-    sparsity: Share  # target fraction of zeros in every prunable matrix
+    sparsity: Share  # target fraction of zeros in every prunable matrix, or in all of them together
     initial_sparsity: Share  # the first jump, at prune_begin_steps
-    criterion: Literal["magnitude", "second_order"]
-    calibration_batches: Count  # second_order: batches whose activations are measured at each pruning step
+    pattern: Literal["unstructured", "1x4", "4x1", "2:4", "4:8"]  # outputs x inputs of a block, or N of every M inputs stay
+    scope: Literal["uniform", "global"]  # where weights compete: in their matrix, or over the model
+    first_criterion: Literal["magnitude", "second_order"]  # what decides at the first jump ...
+    criterion: Literal["magnitude", "movement", "second_order"]  # ... and at every pruning step after it
+    calibration_batches: Count  # second_order: batches whose activations are measured each time
     prune_begin_steps: Steps  # sparsity rises from here ...
     prune_end_steps: Steps  # ... to here; masks may still move ...
     freeze_masks_steps: Steps  # ... until here
@@ -165,6 +168,21 @@ class Sparsify(MaskedLM):
             raise ValueError(f"need initial_sparsity <= sparsity, found {self.initial_sparsity} and {self.sparsity}")
         if not self.hard_weight + self.soft_weight + self.hidden_weight > 0:
             raise ValueError("need one of hard_weight, soft_weight, hidden_weight above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _choices_agree(self) -> Self:
+        kept, colon, group = self.pattern.partition(":")
+        if colon and self.sparsity != 1 - int(kept) / int(group):
+            raise ValueError(f"pattern {self.pattern} is sparsity {1 - int(kept) / int(group)}, found {self.sparsity}")
+        if colon and self.scope == "global":
+            raise ValueError(f"need scope uniform with pattern {self.pattern}: every group of a matrix has its own count")
+        if "second_order" in (self.first_criterion, self.criterion) and self.scope == "global":
+            raise ValueError("need scope uniform with second_order: each layer's costs are in the units of its own outputs")
+        if self.criterion == "movement" and self.first_criterion == "second_order":
+            raise ValueError(
+                "need first_criterion magnitude with movement: what second_order prunes is set to 0, and 0 stays"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""Unstructured pruning: which layers count, masks, the linear that wears one, pattern lock.
+"""Pruning: which layers count, masks, the linear that wears one, pattern lock.
 
 A mask is a bool buffer shaped like its weight; False means pruned. The weight in use is weight * mask, so a
 pruned entry gets no gradient and keeps its last value: it may return at the next `prune`, never after `lock`.
@@ -6,7 +6,7 @@ Checkpoints hold no masks: `bake` writes the zeros into the weights, `lock` read
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -81,28 +81,45 @@ def pruned_count(sparsity: float, numel: int) -> int:
 
 
 def smallest(score: Tensor, count: int) -> Tensor:
-    """bool, shape of `score`: True at exactly `count` smallest entries; ties go to the lower index.
+    """bool, shape of `score`: True at exactly the `count` smallest of every row (last dimension); ties: the lower index.
 
     Selection instead of a sort: O(numel). `|w| > threshold` would prune every tie of the threshold with it.
     """
-    flat = score.flatten()
     if count == 0:
         return torch.zeros_like(score, dtype=torch.bool)
-    threshold = flat.kthvalue(count).values
-    below, tied = flat < threshold, flat == threshold
-    return (below | (tied & (tied.cumsum(0) <= count - below.sum()))).view_as(score)
+    threshold = score.kthvalue(count, dim=-1, keepdim=True).values
+    below, tied = score < threshold, score == threshold
+    return below | (tied & (tied.cumsum(-1) <= count - below.sum(-1, keepdim=True)))
+
+
+Score = Callable[[MaskedLinear], Tensor]  # float[out, in]: what each weight is worth, the criterion
+Select = Callable[[Iterable[Tensor], float], Iterable[Tensor]]  # scores of all matrices, sparsity -> their masks
+
+
+def magnitude(linear: MaskedLinear) -> Tensor:
+    """float[out, in]: |W|, the paper's criterion."""
+    return linear.weight.detach().float().abs()
+
+
+def uniform(scores: Iterable[Tensor], sparsity: float) -> Iterator[Tensor]:
+    """The paper's selection: each matrix loses exactly `pruned_count` weights, of lowest score. Others: patterns.py."""
+    return (~smallest(s.flatten(), pruned_count(sparsity, s.numel())).view_as(s) for s in scores)
+
+
+def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
+    """bool, shape of `weight`: False at exactly `pruned_count` entries, those of smallest |weight|."""
+    return next(uniform([weight.detach().float().abs()], sparsity))
 
 
 @torch.no_grad()
-def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
-    """bool, shape of `weight`: False at exactly `pruned_count` entries, those of smallest |weight|."""
-    return ~smallest(weight.detach().float().abs(), pruned_count(sparsity, weight.numel()))
+def prune(model: nn.Module, sparsity: float, *, score: Score = magnitude, select: Select = uniform) -> None:
+    """Every masked linear keeps its weights of highest score, by `select`. Pruned weights may come back.
 
-
-def prune(model: nn.Module, sparsity: float) -> None:
-    """Magnitude pruning, uniform: every masked linear keeps its largest weights. Pruned weights may come back."""
-    for linear in masked_linears(model):
-        linear.mask.copy_(magnitude_mask(linear.weight, sparsity))
+    score, select: left out, the paper's: magnitude, any weight, one sparsity for every matrix.
+    """
+    linears = list(masked_linears(model))
+    for linear, mask in zip(linears, select(map(score, linears), sparsity), strict=True):
+        linear.mask.copy_(mask)
 
 
 def masked_sparsity(model: nn.Module) -> float:
@@ -147,13 +164,19 @@ def check_pattern(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> 
         )
 
 
-def check_sparsity(pattern: Mapping[str, Tensor], sparsity: float) -> None:
-    """Raises PatternBroken unless every matrix has at least the zeros that `sparsity` asks for."""
-    short = {
-        name: int(zero.sum()) for name, zero in pattern.items() if int(zero.sum()) < pruned_count(sparsity, zero.numel())
-    }
-    if short:
-        raise PatternBroken(f"expected sparsity {sparsity} in every matrix, found fewer zeros in {short}.")
+def check_sparsity(pattern: Mapping[str, Tensor], sparsity: float, select: Select = uniform) -> None:
+    """Raises PatternBroken, naming each matrix, unless there are the zeros that `select` asks for at this sparsity.
+
+    Non-zeros score 1 and zeros 0: what `select` would prune first is zero exactly if enough is, and lies where it should.
+    """
+    kept = select(((~zero).float() for zero in pattern.values()), sparsity)
+    short = {name: int((~zero & ~mask).sum()) for (name, zero), mask in zip(pattern.items(), kept, strict=True)}
+    missing = {name: count for name, count in short.items() if count}
+    if missing:
+        raise PatternBroken(
+            f"expected sparsity {sparsity} in its pattern, found zeros missing in {len(missing)} of {len(short)} matrices: "
+            f"{dict(list(missing.items())[:5])}. The masks were moved after the last pruning step: prune again."
+        )
 
 
 def sparsity(pattern: Mapping[str, Tensor]) -> float:

@@ -20,6 +20,11 @@ def cubic_sparsity(step: int, *, begin: int, end: int, initial: float, target: f
     return target + (initial - target) * (1.0 - (step - begin) / (end - begin)) ** 3
 
 
+def is_pruning_step(step: int, *, begin: int, freeze: int, every: int) -> bool:
+    """Whether masks are recomputed before this step: at `begin`, every `every` steps from there, last at `freeze`."""
+    return begin <= step <= freeze and ((step - begin) % every == 0 or step == freeze)
+
+
 def linear_decay(step: int, *, steps: int, warmup: int, peak: float) -> float:
     """Learning rate: up to `peak` over `warmup` steps, then linearly towards 0 at `steps`. Positive for step < steps."""
     return peak * min((step + 1) / (warmup + 1), (steps - step) / max(1, steps - warmup))

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from pruneonce.pruning import MaskedLinear, body, pruned_count, smallest
+from pruneonce.patterns import UNSTRUCTURED, Pattern
+from pruneonce.pruning import MaskedLinear, body, pruned_count
 from pruneonce.training import Batch, inputs
 
 BLOCK = 128  # columns among which a block's weights compete: the source's B_s
@@ -50,6 +51,7 @@ def prune(
     *,
     batches: int,
     engine: Accelerator,
+    pattern: Pattern = UNSTRUCTURED,
 ) -> None:
     """Prune every linear, in place, on the inputs it sees while the model reads the first `batches` of `sample`.
 
@@ -63,7 +65,7 @@ def prune(
                 body(model)(**{name: tensor.to(engine.device) for name, tensor in inputs(batch).items()})
 
     for name, moments in input_moments(linears, forward).items():
-        prune_second_order(linears[name], moments, sparsity)
+        prune_second_order(linears[name], moments, sparsity, pattern=pattern)
     # Every process has pruned from the same weights and batches. Were one to round otherwise, on another processor, its
     # weights would differ for good: from here on processes share gradients, not weights.
     for linear in linears.values():
@@ -72,26 +74,29 @@ def prune(
 
 
 @torch.no_grad()
-def prune_second_order(linear: MaskedLinear, moments: Tensor, sparsity: float, *, damping: float = 0.01) -> None:
-    """Prune exactly `pruned_count` weights of `linear`, in place, and update the ones that stay.
+def prune_second_order(
+    linear: MaskedLinear, moments: Tensor, sparsity: float, *, pattern: Pattern = UNSTRUCTURED, damping: float = 0.01
+) -> None:
+    """Prune exactly `pruned_count` units of `linear`, in place, and update the weights that stay.
 
     moments: float[in, in], E[x x^T] of the layer's inputs; damping: fraction of its mean diagonal added to it.
-    Column blocks share the count evenly, the remainder going to the first blocks.
+    A unit costs the sum of w^2 / [H^-1]_jj over its weights. Those of BLOCK columns compete, updated by the columns before;
+    such blocks share the count evenly, the remainder going to the first ones. N:M: each group is a block of its own.
     """
     weight = linear.effective_weight.detach().float().T.clone()  # [in, out]: a column of W is a row here, and contiguous
-    columns = len(weight)
+    columns, width = len(weight), pattern.group or BLOCK
     hessian = moments.clone()
     hessian.diagonal().add_(damping * hessian.diagonal().mean() + 1e-8)
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
     mask = torch.ones_like(weight, dtype=torch.bool)
-    total, done = pruned_count(sparsity, weight.numel()), 0
+    total, done = pruned_count(sparsity, pattern.rivals(weight)), 0
 
-    for start in range(0, columns, BLOCK):
-        end = min(start + BLOCK, columns)
-        count = round(total * end / columns) - done
+    for start in range(0, columns, width):
+        end = min(start + width, columns)
+        count = total if pattern.group else round(total * end / columns) - done
         done += count
         block, diagonal = weight[start:end], inverse.diagonal()[start:end, None]
-        dropped = smallest((block / diagonal).square(), count)
+        dropped = pattern.smallest((block / diagonal).square().T, count).T
         mask[start:end] = ~dropped
         errors = torch.zeros_like(block)
         for j in range(end - start):

@@ -13,7 +13,7 @@ from functools import partial
 
 from pipeline.params import Common, Sparsify
 from pipeline.stage import Dep, Log, Metrics, Out, Record, main
-from pruneonce import checkpoint, corpus, masked_lm, pruning, schedules, second_order, training
+from pruneonce import checkpoint, corpus, masked_lm, movement, patterns, pruning, schedules, second_order, training
 
 
 def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Common, sparsify: Sparsify, log: Log) -> Metrics:
@@ -25,7 +25,10 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     student = checkpoint.load_masked_lm(teacher, attention=common.attention, dropout=p.dropout).to(engine.device)
     if p.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
-    linears = pruning.mask_linears(student, common.prunable)
+    wrap = movement.ScoredLinear if p.criterion == "movement" else pruning.MaskedLinear
+    linears = pruning.mask_linears(student, common.prunable, wrap)
+    pattern = patterns.fitting(p.pattern, linears)
+    select = patterns.SCOPES[p.scope](pattern)
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
     train = batches(corpus.read_blocks(tokens / "train.arrow"), seed=common.seed + 1)  # not the teacher's order again
 
@@ -34,20 +37,25 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     def sparsity(step: int) -> float:
         return schedules.cubic_sparsity(step, **ramp, initial=p.initial_sparsity, target=p.sparsity)
 
-    prune: Callable[[float], None]
-    if p.criterion == "magnitude":
-        prune = partial(pruning.prune, student)
-    else:
-        prune = partial(second_order.prune, student, linears, train, batches=p.calibration_batches, engine=engine)
+    due = partial(
+        schedules.is_pruning_step, begin=p.prune_begin_steps, freeze=p.freeze_masks_steps, every=p.prune_every_steps
+    )
+    prune_by: dict[str, Callable[[float], None]] = {
+        "magnitude": partial(pruning.prune, student, select=select),
+        "movement": partial(pruning.prune, student, select=select, score=movement.score),
+        "second_order": partial(
+            second_order.prune, student, linears, train, batches=p.calibration_batches, engine=engine, pattern=pattern
+        ),
+    }
     if p.schedule == "linear":
         rate = schedules.linear_decay
     else:
         rate = partial(schedules.rewound_decay, **ramp, every=p.prune_every_steps)
 
     def before_step(step: int) -> dict[str, float]:
-        due = (step - p.prune_begin_steps) % p.prune_every_steps == 0 or step == p.freeze_masks_steps
-        if due and p.prune_begin_steps <= step <= p.freeze_masks_steps:
-            prune(sparsity(step))
+        movement.share_scores(student, engine)
+        if due(step):
+            prune_by[p.first_criterion if step == p.prune_begin_steps else p.criterion](sparsity(step))
         return {"sparsity": pruning.masked_sparsity(student)}
 
     training.fit(
@@ -73,13 +81,13 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
         checkpoint=log.scratch / "state.safetensors",
     )
     pruning.bake(student)
-    pattern = pruning.zeros(student, common.prunable)
-    pruning.check_sparsity(pattern, p.sparsity)
+    zeros = pruning.zeros(student, common.prunable)
+    pruning.check_sparsity(zeros, p.sparsity, select)
     checkpoint.save(student, tokenizer, model)
     log.write_history(history)
     held_out = batches(corpus.read_blocks(tokens / "held_out.arrow"), seed=common.seed)
     scores = masked_lm.held_out(student, held_out, engine=engine, limit=p.held_out_batches)
-    return {**scores, "sparsity": pruning.sparsity(pattern)}
+    return {**scores, "sparsity": pruning.sparsity(zeros)}
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def mix(seed: int, step: int) -> int:
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Everything a resumed run needs but the step: weights, masks (and ranges), optimizer moments, by name."""
+    """Everything a resumed run needs but the step: weights, masks (scores, ranges), optimizer moments, by name."""
     state = {f"model.{k}": v for k, v in model.state_dict(keep_vars=True).items()}
     masked = {name: m for name, m in model.named_modules() if isinstance(m, MaskedLinear)}
     state |= {f"buffer.{name}.{kind}": b for name, m in masked.items() for kind, b in m.named_buffers(recurse=False)}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pruneonce import masked_lm, pruning, second_order, training
+from pruneonce import masked_lm, movement, pruning, second_order, training
 from tests.conftest import PRUNABLE, Cpu, random_masked_lm, token_batch
 
 STEPS, ROWS = 10, 8
@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
     engine, losses, rows = training.accelerator(Cpu()), list[float](), list[int]()
     student = random_masked_lm()
     teacher = copy.deepcopy(student).requires_grad_(False)
-    linears = pruning.mask_linears(student, PRUNABLE)
+    linears = pruning.mask_linears(student, PRUNABLE, movement.ScoredLinear)
 
     distilled = masked_lm.distilled_loss(
         teacher, hard_weight=0.5, soft_weight=0.5, hidden_weight=0.0, temperature=2.0, everywhere=True
@@ -44,10 +44,11 @@ def main(folder: Path) -> None:
         return batches(step + 1000 * engine.process_index)  # far more than rounding would part the processes by
 
     def before_step(step: int) -> dict[str, float]:
+        movement.share_scores(student, engine)
         if step == 0:
             second_order.prune(student, linears, calibration, 0.2, batches=2, engine=engine)
         else:
-            pruning.prune(student, 0.08 * step)
+            pruning.prune(student, 0.08 * step, score=movement.score if step % 3 == 0 else pruning.magnitude)
         return {}
 
     training.fit(

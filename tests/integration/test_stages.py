@@ -375,7 +375,7 @@ class TestBrokenPromises:
 
 def test_the_paper_s_recipe_runs_too(first, tmp_path):
     """Magnitude, the rewound schedule, hard and soft loss at every position, micro-batches: the other branches."""
-    changes = {"criterion": "magnitude", "schedule": "rewound", "hard_weight": 0.5, "soft_weight": 0.5}
+    changes = {"first_criterion": "magnitude", "criterion": "magnitude", "schedule": "rewound", "hard_weight": 0.5, "soft_weight": 0.5}
     changes |= {"hidden_weight": 0.0, "soft_positions": "all", "micro_batches": 2, "dropout": 0.1}
     found = again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus", sparsify=changes)
     weights = matrices(tmp_path / "data/sparsify/model")
@@ -384,6 +384,26 @@ def test_the_paper_s_recipe_runs_too(first, tmp_path):
     assert math.isfinite(found["held_out_loss"])
     with (tmp_path / "data/plots/sparsify.csv").open() as file:
         assert {"hard", "soft"} < set(next(csv.DictReader(file)))
+
+
+def test_blocks_by_movement_over_the_model(first, tmp_path):
+    """Nothing is pruned before it has moved; every block is whole; the sparsity is the model's, not a matrix's."""
+    changes = {"pattern": "4x1", "scope": "global", "first_criterion": "magnitude", "criterion": "movement"}
+    changes |= {"initial_sparsity": 0.0, "gradient_checkpointing": True}
+    found = again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus", sparsify=changes)
+    kept = [np.add.reduceat(w != 0, range(0, len(w), 4)) for w in matrices(tmp_path / "data/sparsify/model").values()]
+    assert found["sparsity"] == pytest.approx(TARGET, abs=1e-4)
+    assert {count for blocks in kept for count in np.unique(blocks)} == {0, 4}
+    assert len({float((blocks == 0).mean()) for blocks in kept}) > 6
+    assert len(kept) == 12
+
+
+def test_two_of_four_by_second_order_then_by_magnitude(first, tmp_path):
+    changes = {"pattern": "2:4", "sparsity": 0.5, "initial_sparsity": 0.25, "criterion": "magnitude"}
+    again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus", sparsify=changes)
+    weights = matrices(tmp_path / "data/sparsify/model")
+    assert all(((w.reshape(-1, 4) != 0).sum(1) == 2).all() for w in weights.values())
+    assert len(weights) == 12
 
 
 def test_a_task_s_own_numbers_replace_those_of_the_recipe():

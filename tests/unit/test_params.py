@@ -45,6 +45,26 @@ def test_fault_6_every_key_must_be_there(document):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"pattern": "2:4", "sparsity": 0.5, "initial_sparsity": 0.0},
+        {"pattern": "4:8", "sparsity": 0.5, "criterion": "magnitude"},
+        {"pattern": "1x4", "scope": "global", "first_criterion": "magnitude", "criterion": "movement"},
+        {"pattern": "4x1"},
+    ],
+)
+def test_patterns_scopes_and_criteria_that_agree(document, changes):
+    document["sparsify"] |= changes
+    found = params.parse(document, "params.yaml").sparsify
+    assert {key: getattr(found, key) for key in changes} == changes
+
+
+def test_a_pattern_is_no_sexagesimal_number():
+    """YAML 1.1 reads 2:4 as 124."""
+    assert params.parse_yaml("pattern: 2:4", "here") == {"pattern": "2:4"}
+
+
+@pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
         ("sparsify", {"sparsity": 90}, "less than 1"),
@@ -52,6 +72,13 @@ def test_fault_6_every_key_must_be_there(document):
         ("sparsify", {"prune_begin_steps": 25}, "prune_begin_steps <= prune_end_steps"),
         ("sparsify", {"initial_sparsity": 0.9}, "initial_sparsity <= sparsity"),
         ("sparsify", {"temperature": 0.0}, "greater than 0"),
+        ("sparsify", {"pattern": "2:4"}, r"pattern 2:4 is sparsity 0\.5, found 0\.85"),
+        ("sparsify", {"pattern": "4:8", "sparsity": 0.5, "scope": "global"}, "need scope uniform with pattern 4:8"),
+        ("sparsify", {"pattern": "3:8"}, "'unstructured', '1x4', '4x1', '2:4' or '4:8'"),
+        ("sparsify", {"scope": "global"}, "need scope uniform with second_order"),
+        ("sparsify", {"scope": "global", "first_criterion": "magnitude"}, "need scope uniform with second_order"),
+        ("sparsify", {"criterion": "movement"}, "need first_criterion magnitude with movement"),
+        ("sparsify", {"first_criterion": "movement"}, "'magnitude' or 'second_order'"),
         ("sparsify", {"batch_size": 8, "micro_batches": 3}, "multiple of micro_batches"),
         ("common", {"prunable": "("}, "regular expression"),
     ],

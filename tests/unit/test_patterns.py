@@ -112,7 +112,9 @@ def test_global_by_hand():
 @pytest.mark.parametrize(("name", "shape"), [("1x4", (4, 6)), ("4x1", (6, 4)), ("2:4", (4, 6)), ("4:8", (8, 12))])
 def test_a_matrix_that_does_not_divide_is_named(name, shape):
     linears = {"fits": nn.Linear(8, 8), "odd": nn.Linear(shape[1], shape[0])}
-    with pytest.raises(ModelError, match=rf"pattern {name}, found weights \[out, in\] \{{'odd': \[{shape[0]}, {shape[1]}\]\}}"):
+    with pytest.raises(
+        ModelError, match=rf"pattern {name}, found weights \[out, in\] \{{'odd': \[{shape[0]}, {shape[1]}\]\}}"
+    ):
         patterns.fitting(name, linears)
     assert patterns.fitting(name, {"fits": linears["fits"]}) is PATTERNS[name]
     assert patterns.fitting("unstructured", linears) == patterns.UNSTRUCTURED

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from pruneonce.schedules import cubic_sparsity, linear_decay, rewound_decay
+from pruneonce.schedules import cubic_sparsity, is_pruning_step, linear_decay, rewound_decay
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,26 @@ def test_cubic_sparsity_rejects_what_is_out_of_order(wrong):
         cubic_sparsity(0, **{"begin": 0, "end": 10, "initial": 0.0, "target": 0.9} | wrong)
 
 
+def test_a_first_jump_is_held_until_the_cubic_rises_from_it():
+    """oBERT's 70 %, then to 90 %: at a third of the ramp 0.9 - 0.2 * (2/3)^3, at two thirds 0.9 - 0.2 / 27."""
+    found = [cubic_sparsity(t, begin=2, end=5, initial=0.7, target=0.9) for t in range(7)]
+    assert found == pytest.approx([0, 0, 0.7, 0.9 - 1.6 / 27, 0.9 - 0.2 / 27, 0.9, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("begin", "freeze", "every", "steps"),
+    [
+        (0, 80, 20, [0, 20, 40, 60, 80]),
+        (5, 30, 10, [5, 15, 25, 30]),  # the masks that freeze are fresh
+        (5, 5, 10, [5]),
+        (0, 3, 1, [0, 1, 2, 3]),
+    ],
+)
+def test_masks_are_recomputed_from_begin_until_they_freeze(begin, freeze, every, steps):
+    """Also after the target is reached, which this does not depend on; never after `freeze`."""
+    assert [t for t in range(100) if is_pruning_step(t, begin=begin, freeze=freeze, every=every)] == steps
+
+
 def test_linear_decay_by_hand():
     rates = [linear_decay(t, steps=10, warmup=4, peak=2.0) for t in range(10)]
     assert rates == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 10 / 6, 8 / 6, 1.0, 4 / 6, 2 / 6])
@@ -54,6 +74,13 @@ def test_linear_decay_by_hand():
 
 def test_linear_decay_without_warmup_starts_at_the_peak():
     assert [linear_decay(t, steps=4, warmup=0, peak=1.0) for t in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_rewound_decay_by_hand():
+    """T = 12, w = 2, pruned at 4, 6, 8 (to 9): T' = 12 - 5 = 7, so the divisor is 5; each case of the definition."""
+    rates = [rewound_decay(t, steps=12, warmup=2, peak=5.0, begin=4, end=9, every=2) for t in range(12)]
+    warm, before, rewound, after = [0, 2.5], [5, 4], [3, 2, 3, 2, 3], [3, 2, 1]
+    assert rates == pytest.approx([*warm, *before, *rewound, *after])
 
 
 REFERENCE = {"steps": 100_000, "warmup": 1_000, "peak": 1.0, "begin": 0, "end": 50_000, "every": 1_000}

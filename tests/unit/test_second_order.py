@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce import pruning, second_order
+from pruneonce import patterns, pruning, second_order
+from pruneonce.patterns import PATTERNS
 from tests.conftest import token_batch
 
 
@@ -17,10 +18,10 @@ def correlated(features: int, rows: int = 600) -> torch.Tensor:
     return x + 0.1 * torch.randn(rows, features, generator=generator)
 
 
-def pruned(linear: nn.Linear, x: torch.Tensor, sparsity: float) -> pruning.MaskedLinear:
+def pruned(linear: nn.Linear, x: torch.Tensor, sparsity: float, pattern: str = "unstructured") -> pruning.MaskedLinear:
     masked = pruning.MaskedLinear(nn.Linear(linear.in_features, linear.out_features))
     masked.load_state_dict(linear.state_dict())
-    second_order.prune_second_order(masked, x.T @ x / len(x), sparsity)
+    second_order.prune_second_order(masked, x.T @ x / len(x), sparsity, pattern=PATTERNS[pattern])
     return masked
 
 
@@ -74,6 +75,46 @@ def test_one_weight_is_the_least_costly_and_the_ones_after_it_make_up_for_it_bes
     chosen = int(np.argmin(cost))
     assert masked.mask[0].tolist() == [j != chosen for j in range(12)]
     np.testing.assert_allclose(masked.weight.detach().numpy()[0], best[chosen], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("features", [24, 200])
+def test_zeros_lie_in_the_pattern_and_cost_less_than_those_of_magnitude(name, features):
+    torch.manual_seed(0)
+    linear, x = nn.Linear(features, 16), correlated(features)
+    ours = pruned(linear, x, 0.5, name)
+    select = patterns.uniform(PATTERNS[name])
+    assert torch.equal(ours.mask, ours.weight != 0)
+    pruning.check_sparsity({"it": ~ours.mask}, 0.5, select)
+    assert ours.mask.float().mean() == 0.5
+    (mask,) = select([linear.weight.abs()], 0.5)
+    wanted = linear(x)
+    error = (ours(x) - wanted).square().mean()
+    assert error < 0.6 * (nn.functional.linear(x, linear.weight * mask, linear.bias) - wanted).square().mean()
+
+
+def test_a_block_goes_whole_and_the_columns_after_it_make_up_for_all_of_it():
+    """Of one row of three 1x4 blocks the first is made the cheapest: the others' best is least squares, in float64."""
+    torch.manual_seed(3)
+    linear, x = nn.Linear(12, 1), correlated(12)
+    linear.weight.data[:, :4] *= 0.01
+    masked = pruned(linear, x, 1 / 3, "1x4")
+    hessian = (x.T @ x / len(x)).double().numpy()
+    hessian += np.eye(12) * 0.01 * np.diag(hessian).mean()
+    weight = linear.weight.detach().double().numpy()[0]
+    best = weight[4:] + np.linalg.solve(hessian[4:, 4:], hessian[4:, :4] @ weight[:4])
+    assert masked.mask[0].tolist() == [False] * 4 + [True] * 8
+    np.testing.assert_allclose(masked.weight.detach().numpy()[0, 4:], best, atol=1e-5)
+
+
+def test_a_group_is_chosen_after_the_updates_of_the_groups_before_it():
+    """Inputs 4-7 repeat 0-3: what the first group loses moves to its twin, whose smallest weights then are its largest."""
+    x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+    linear = nn.Linear(8, 1)
+    linear.weight.data.copy_(torch.tensor([[3.0, 4.0, 5.0, 6.0, 0.2, 0.1, 0.4, 0.3]]))
+    masked = pruned(linear, x, 0.5, "2:4")
+    assert masked.mask[0].tolist() == [False, False, True, True, True, True, False, False]
+    assert masked(x).sub(linear(x)).square().mean() < 0.05 * linear(x).square().mean()
 
 
 def test_an_input_that_never_fires_is_no_error():

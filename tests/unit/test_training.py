@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from pruneonce import pruning, quantization, schedules, training
+from pruneonce import movement, pruning, quantization, schedules, training
 from pruneonce.errors import ConfigError, LossNotFinite
 from tests.conftest import Cpu
 
@@ -45,7 +45,7 @@ def fit(model, engine, loss=cross_entropy, *, batches=batches, learning_rate=con
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights, masks and ranges."""
+    """Weights, masks, scores and ranges."""
     return {k: v.detach().clone() for k, v in [*model.named_parameters(), *model.named_buffers()]}
 
 
@@ -130,15 +130,25 @@ def schedule(model: nn.Module, step: int, *, stop_at: int | None = None) -> dict
     if step == stop_at:
         raise Interrupted
     if step % 2 == 0 and step <= 8:
-        pruning.prune(model, schedules.cubic_sparsity(step, begin=0, end=8, initial=0.2, target=0.8))
+        score = movement.score if isinstance(model[0], movement.ScoredLinear) and step else pruning.magnitude
+        pruning.prune(model, schedules.cubic_sparsity(step, begin=0, end=8, initial=0.2, target=0.8), score=score)
     quantization.observe(model, step < 9)
     return {"sparsity": pruning.masked_sparsity(model)}
 
 
-@pytest.mark.parametrize("wrap", [pruning.MaskedLinear, quantization.FakeQuantLinear])
-@pytest.mark.parametrize(("stop_at", "resumed_at"), [(4, 0), (6, 5), (11, 10)])
+STOPS = [(4, 0), (6, 5), (11, 10)]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "stop_at", "resumed_at"),
+    [
+        *((pruning.MaskedLinear, *stop) for stop in STOPS),
+        *((quantization.FakeQuantLinear, *stop) for stop in STOPS),
+        (movement.ScoredLinear, *STOPS[1]),
+    ],
+)
 def test_fault_1_a_resumed_run_ends_with_the_same_bytes(make_engine, tmp_path, wrap, stop_at, resumed_at):
-    """Weights, masks, ranges, moments, dropout and the sparsity schedule go on where they were."""
+    """Weights, masks, scores, ranges, moments, dropout and the sparsity schedule go on where they were."""
     whole, logged = network(wrap), []
     fit(whole, make_engine(1), before_step=partial(schedule, whole), log=lambda *entry: logged.append(entry))
 

@@ -49,7 +49,8 @@ def score(linear: MaskedLinear) -> Tensor:
 def share_scores(model: nn.Module, engine: Accelerator) -> None:
     """Every process takes the mean of all their scores: call it after each step, as their gradients are shared after each.
 
-    Data parallelism overwrites the buffers of all processes by those of the first at the next forward pass.
+    Data parallelism overwrites the buffers of all processes by those of the first at the next forward pass. What is saved
+    between the two is the first's: resumed on several processes, a run lacks the others' share of one step's scores.
     """
     if engine.num_processes > 1:
         for linear in (m for m in model.modules() if isinstance(m, ScoredLinear)):

@@ -1,9 +1,9 @@
 """Where zeros may lie in a weight, float[out, in], and with which others a weight competes to stay.
 
     unstructured   anywhere
-    1x4            4 consecutive inputs of one output go or stay together: one load of a sparse CPU kernel
+    1x4            4 consecutive inputs of one output go or stay together
     4x1            4 consecutive outputs of one input do
-    2:4, 4:8       of every 4 (8) consecutive inputs of one output 2 (4) stay: what sparse tensor cores multiply
+    2:4, 4:8       of every 4 (8) consecutive inputs of one output 2 (4) stay; sparse tensor cores multiply 2:4
 
 What goes or stays together is a unit, worth the sum of its weights' scores. Units compete in their matrix (uniform) or over
 all matrices (global), and the lowest-scored go: of n units exactly `pruned_count(sparsity, n)`, so blocks are pruned to the
@@ -84,7 +84,8 @@ def uniform(pattern: Pattern) -> Select:
 def over_model(pattern: Pattern) -> Select:
     """All matrices together to the sparsity: their units compete with one another, and a matrix may lose all or none.
 
-    Scores must be comparable between matrices. Meaningless for N:M, where every group has its own count.
+    Scores must be comparable between matrices. Meaningless for N:M, where every group has its own count. Magnitudes in one
+    shot lose by it where second_order.py measures: 0.235 for 0.221 at 50 %, 1.058 for 0.957 at 85 % (matrices: 65 to 97 %).
     """
 
     def select(scores: Iterable[Tensor], sparsity: float) -> Iterator[Tensor]:

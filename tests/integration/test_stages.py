@@ -375,7 +375,13 @@ class TestBrokenPromises:
 
 def test_the_paper_s_recipe_runs_too(first, tmp_path):
     """Magnitude, the rewound schedule, hard and soft loss at every position, micro-batches: the other branches."""
-    changes = {"first_criterion": "magnitude", "criterion": "magnitude", "schedule": "rewound", "hard_weight": 0.5, "soft_weight": 0.5}
+    changes = {
+        "first_criterion": "magnitude",
+        "criterion": "magnitude",
+        "schedule": "rewound",
+        "hard_weight": 0.5,
+        "soft_weight": 0.5,
+    }
     changes |= {"hidden_weight": 0.0, "soft_positions": "all", "micro_batches": 2, "dropout": 0.1}
     found = again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus", sparsify=changes)
     weights = matrices(tmp_path / "data/sparsify/model")

@@ -4,8 +4,8 @@ For y = W x the squared error of a changed W is (dW) H (dW)^T with H = E[x x^T],
 how the others best make up for it, are known in closed form (optimal brain surgeon), layer by layer.
 Source: Frantar & Alistarh 2023, arXiv:2301.00774 (SparseGPT), algorithm 1.
 
-Relative error of the hidden states after one shot and no training, against magnitude in the same pattern (MiniLM-L6 after teacher
-preparation, all 36 linears of the encoder; 96 blocks of 128 tokens to calibrate on, 32 held-out ones to measure on):
+Relative error of the hidden states after one shot and no training, against magnitude in the same pattern (MiniLM-L6 after
+teacher preparation, all 36 linears of the encoder; 96 blocks of 128 tokens to calibrate on, 32 held-out ones to measure on):
 
                  unstructured 50 %  70 %  85 %     2:4    4:8    1x4 50 %   4x1 50 %
     magnitude               0.221  0.580  0.957   0.319  0.264   0.580      0.589

@@ -8,6 +8,7 @@ from torch import nn
 from pruneonce import patterns, pruning, second_order
 from pruneonce.patterns import PATTERNS
 from tests.conftest import token_batch
+from tests.unit.test_patterns import allowed
 
 
 def correlated(features: int, rows: int = 600) -> torch.Tensor:
@@ -105,6 +106,21 @@ def test_a_block_goes_whole_and_the_columns_after_it_make_up_for_all_of_it():
     best = weight[4:] + np.linalg.solve(hessian[4:, 4:], hessian[4:, :4] @ weight[:4])
     assert masked.mask[0].tolist() == [False] * 4 + [True] * 8
     np.testing.assert_allclose(masked.weight.detach().numpy()[0, 4:], best, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dropped"), [("unstructured", (2, 6), 6), ("1x4", (3, 8), 3), ("4x1", (8, 3), 3), ("2:4", (2, 8), 2)]
+)
+def test_where_inputs_do_not_correlate_no_mask_of_the_pattern_costs_less(name, shape, dropped):
+    """Then nothing can make up for a removed weight, costs add up, and the cheapest is found: by trying every mask."""
+    torch.manual_seed(5)
+    linear, moments = nn.Linear(shape[1], shape[0]), torch.diag(torch.rand(shape[1]) * 4)
+    masked = pruning.MaskedLinear(nn.Linear(shape[1], shape[0]))
+    masked.load_state_dict(linear.state_dict())
+    second_order.prune_second_order(masked, moments, 0.5, pattern=PATTERNS[name])
+    worth = linear.weight.detach().square() * (moments.diagonal() + 0.01 * moments.diagonal().mean())
+    assert worth[~masked.mask].sum() <= min(worth[~mask].sum() for mask in allowed(name, shape, dropped)) + 1e-6
+    torch.testing.assert_close(masked.weight, linear.weight * masked.mask)
 
 
 def test_a_group_is_chosen_after_the_updates_of_the_groups_before_it():

@@ -39,18 +39,18 @@ class Pattern:
         """[out, in] of [out / rows, in / columns]: what holds for a unit holds for its weights."""
         return units.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
 
-    def rivals(self, values: Tensor) -> int:
-        """How many units of a matrix compete with one another."""
-        return self.group or values.numel() // (self.rows * self.columns)
+    def rivals(self, numel: int) -> int:
+        """How many units compete with one another in a matrix of `numel` weights."""
+        return self.group or numel // (self.rows * self.columns)
 
     def smallest(self, score: Tensor, count: int) -> Tensor:
         """bool[out, in], True at the `count` units of lowest score, of each group if there are groups. Ties: lower index."""
         units = self.pool(score)
-        return self.spread(smallest(units.reshape(-1, self.rivals(score)), count).view_as(units))
+        return self.spread(smallest(units.reshape(-1, self.rivals(score.numel())), count).view_as(units))
 
     def mask(self, score: Tensor, sparsity: float) -> Tensor:
         """bool[out, in], False at exactly `pruned_count` units, those of lowest score."""
-        return ~self.smallest(score, pruned_count(sparsity, self.rivals(score)))
+        return ~self.smallest(score, pruned_count(sparsity, self.rivals(score.numel())))
 
 
 UNSTRUCTURED = Pattern()

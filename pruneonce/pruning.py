@@ -74,7 +74,7 @@ def masked_linears(model: nn.Module) -> Iterator[MaskedLinear]:
 
 
 def pruned_count(sparsity: float, numel: int) -> int:
-    """How many of `numel` weights are pruned at `sparsity`: the nearest integer (halves to even). The only rounding."""
+    """How many of `numel` weights (or blocks) go at `sparsity`: the nearest integer (halves to even). The only rounding."""
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must be in [0, 1], got {sparsity}")
     return round(sparsity * numel)

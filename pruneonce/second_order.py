@@ -96,7 +96,7 @@ def prune_second_order(
     hessian.diagonal().add_(damping * hessian.diagonal().mean() + 1e-8)
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
     mask = torch.ones_like(weight, dtype=torch.bool)
-    total, done = pruned_count(sparsity, pattern.rivals(weight)), 0
+    total, done = pruned_count(sparsity, pattern.rivals(weight.numel())), 0
 
     for start in range(0, columns, width):
         end = min(start + width, columns)

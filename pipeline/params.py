@@ -102,6 +102,8 @@ class PrepareCorpus(Section):
     block_tokens: Annotated[int, Field(ge=8)]
     held_out_ratio: Annotated[float, Field(gt=0, lt=1)]
     max_tokens: Count | None  # stop after so many training tokens; null: all
+    next_sentence: bool  # blocks are segment pairs, for models with a next-sentence head; false: text without gaps
+    short_ratio: Ratio  # with next_sentence: share of pairs that are short, of random length
 
 
 class Training(Section):

@@ -1,10 +1,11 @@
 """Text as blocks of tokens, and blocks as masked-language-modelling batches."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -45,19 +46,38 @@ def pack(documents: Iterable[list[int]], *, block_tokens: int, first: int, last:
             del pending[:room]
 
 
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema, *, at_once: int = 1024) -> int:
+    """Stream rows, column -> value, into an Arrow file. Returns how many there were."""
+    written, rows = 0, iter(rows)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
+        while part := list(islice(rows, at_once)):
+            out.write_batch(pa.record_batch({name: [row[name] for row in part] for name in schema.names}, schema=schema))
+            written += len(part)
+    return written
+
+
 def write_blocks(path: Path, blocks: Iterable[list[int]], *, block_tokens: int, rows: int = 1024) -> int:
     """Stream blocks into an Arrow file with one column `tokens`, int32[block_tokens]. Returns how many there were."""
     schema = pa.schema({"tokens": pa.list_(pa.int32(), block_tokens)})
-    written, buffer = 0, []
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
-        for block in blocks:
-            buffer.append(block)
-            if len(buffer) == rows:
-                out.write_batch(pa.record_batch({"tokens": buffer}, schema=schema))
-                written, buffer = written + rows, []
-        if buffer:
-            out.write_batch(pa.record_batch({"tokens": buffer}, schema=schema))
-    return written + len(buffer)
+    return write_rows(path, ({"tokens": block} for block in blocks), schema, at_once=rows)
+
+
+class Writer(Protocol):
+    """Documents, token ids each, into an Arrow file; returns what was written, counted by name."""
+
+    def __call__(
+        self, path: Path, documents: Iterable[list[int]], tokenizer, *, block_tokens: int, max_tokens: int | None
+    ) -> dict[str, int]: ...
+
+
+def write_packed(
+    path: Path, documents: Iterable[list[int]], tokenizer, *, block_tokens: int, max_tokens: int | None
+) -> dict[str, int]:
+    """Stream the documents, packed, into an Arrow file of at most `max_tokens` (one block at least); counted."""
+    blocks = pack(documents, block_tokens=block_tokens, first=tokenizer.cls_token_id, last=tokenizer.sep_token_id)
+    most = None if max_tokens is None else max(1, max_tokens // block_tokens)
+    written = write_blocks(path, islice(blocks, most), block_tokens=block_tokens)
+    return {"blocks": written, "tokens": written * block_tokens}
 
 
 def read_blocks(path: Path) -> Dataset:
@@ -106,12 +126,14 @@ def write_corpus(
     max_tokens: int | None,
     exclude: Iterable[str],
     seed: int,
+    write: Writer = write_packed,
 ) -> dict[str, int]:
     """Tokenise documents into `train.arrow` and `held_out.arrow`; returns what was kept and dropped, counted.
 
     documents: called once a part, so that nothing but one key a document is held in memory.
     exclude: test texts; a document equal to one (up to case and white space) is dropped, as is a repeated document.
     Which part a document goes to is decided by its own hash, so equal documents cannot stand on both sides.
+    write: how the documents of a part become the rows of its file.
     """
     banned = {text_key(text) for text in exclude}
     counts: dict[str, int] = {}
@@ -129,13 +151,11 @@ def write_corpus(
             if fate == "documents" and held_out == (part == "held_out"):
                 yield text
 
-    edges = {"first": tokenizer.cls_token_id, "last": tokenizer.sep_token_id}
     sizes: dict[str, int] = {}
     for part, limit in (("train", max_tokens), ("held_out", None)):
-        blocks = pack(encode(part_of(part), tokenizer), block_tokens=block_tokens, **edges)
-        most = None if limit is None else max(1, limit // block_tokens)
-        sizes[f"{part}_blocks"] = write_blocks(folder / f"{part}.arrow", islice(blocks, most), block_tokens=block_tokens)
-        sizes[f"{part}_tokens"] = sizes[f"{part}_blocks"] * block_tokens
+        texts = encode(part_of(part), tokenizer)
+        found = write(folder / f"{part}.arrow", texts, tokenizer, block_tokens=block_tokens, max_tokens=limit)
+        sizes |= {f"{part}_{name}": count for name, count in found.items()}
     return counts | sizes
 
 
@@ -180,7 +200,8 @@ def _encoder(tokenizer) -> Callable[[list[str]], list[list[int]]]:
 class MaskedBlocks:
     """Batches for masked language modelling, a pure function of the step: `batches(step)`.
 
-    Each has input_ids, labels and attention_mask, int64[batch, length].
+    Each has input_ids, labels and attention_mask, int64[batch, length], and what else the blocks have: of segment pairs
+    token_type_ids, and next_sentence_label, int64[batch].
     """
 
     def __init__(self, blocks: Dataset, tokenizer, *, batch_size: int, probability: float, seed: int):
@@ -198,13 +219,13 @@ class MaskedBlocks:
 
     def masked(self, rows: np.ndarray, seed: int) -> Batch:
         """The batch of these rows, masked by this seed."""
-        tokens = torch.as_tensor(np.asarray(self.blocks[rows]["tokens"]), dtype=torch.int64)
+        found = {k: torch.as_tensor(np.asarray(v), dtype=torch.int64) for k, v in self.blocks[rows].items()}
         inputs, labels = mask_tokens(
-            tokens,
+            found.pop("tokens"),
             probability=self.probability,
             mask_token=self.mask_token,
             vocabulary=self.vocabulary,
             special=self.special,
             generator=torch.Generator().manual_seed(seed),
         )
-        return {"input_ids": inputs, "labels": labels, "attention_mask": torch.ones_like(inputs)}
+        return {"input_ids": inputs, "labels": labels, "attention_mask": torch.ones_like(inputs)} | found

@@ -2,12 +2,14 @@
 
 reads   raw     the sources' folders                                fetch, fetch_local
         tasks   the tasks' splits, to keep their test texts out     prepare_task
-writes  tokens  train.arrow, held_out.arrow: int32[blocks, length]
+writes  tokens  train.arrow, held_out.arrow: int32[blocks, length]; with next_sentence segment pairs, padded
 """
+
+from functools import partial
 
 from pipeline.params import Common, PrepareCorpus
 from pipeline.stage import Dep, Log, Metrics, Out, main
-from pruneonce import checkpoint, corpus, tables
+from pruneonce import checkpoint, corpus, segments, tables
 from pruneonce import tasks as task_data
 from pruneonce.errors import DataError
 
@@ -24,6 +26,9 @@ def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: Pr
                 raise DataError(f"expected a file {d.split}.* in source {d.source!r}, found none.")
             yield from (row[d.column] for row in tables.read(path, [d.column], skip_rows=d.skip_rows))
 
+    write: corpus.Writer = corpus.write_packed
+    if p.next_sentence:
+        write = partial(segments.write_pairs, short_ratio=p.short_ratio, seed=common.seed)
     tokens.mkdir(parents=True, exist_ok=True)
     counts = corpus.write_corpus(
         documents,
@@ -34,6 +39,7 @@ def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: Pr
         max_tokens=p.max_tokens,
         exclude=tests,
         seed=common.seed,
+        write=write,
     )
     if not counts["train_blocks"] or not counts["held_out_blocks"]:
         raise DataError(f"expected text for one block of {p.block_tokens} tokens in each part, found {counts}.")

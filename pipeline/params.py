@@ -161,6 +161,7 @@ class Sparsify(MaskedLM):
     soft_weight: NonNegative  # KL against the teacher's logits
     soft_positions: Literal["all", "masked"]  # where the soft loss reads logits; all is the paper's
     hidden_weight: NonNegative  # relative error of the hidden states
+    attention_weight: NonNegative  # KL against where the teacher looks; wants common.attention eager and dropout 0.0
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -168,8 +169,8 @@ class Sparsify(MaskedLM):
             raise ValueError("need prune_begin_steps <= prune_end_steps <= freeze_masks_steps < steps")
         if self.initial_sparsity > self.sparsity:
             raise ValueError(f"need initial_sparsity <= sparsity, found {self.initial_sparsity} and {self.sparsity}")
-        if not self.hard_weight + self.soft_weight + self.hidden_weight > 0:
-            raise ValueError("need one of hard_weight, soft_weight, hidden_weight above 0")
+        if not self.hard_weight + self.soft_weight + self.hidden_weight + self.attention_weight > 0:
+            raise ValueError("need one of hard_weight, soft_weight, hidden_weight, attention_weight above 0")
         return self
 
     @model_validator(mode="after")
@@ -223,6 +224,7 @@ class Distilled(TaskTraining):
     temperature: Positive
     soft_ratio: Ratio  # weight of the soft loss; the hard loss gets the rest
     hidden_weight: NonNegative
+    attention_weight: NonNegative  # as in sparsify
 
 
 class Finetune(Distilled):
@@ -326,6 +328,21 @@ class Params(Section):
             if name not in self.sources():
                 raise ValueError(f"{key} names source {name!r}, found sources {sorted(self.sources())}")
         return self
+    @model_validator(mode="after")
+    def _attention_can_be_read(self) -> Self:
+        """transformers returns where a model looks from its eager attention alone, and after the dropout."""
+        losses: dict[str, Any] = {"sparsify": self.sparsify}
+        losses |= {
+            f"{stage} of {task}": self.section(stage, task) for task in self.tasks for stage in ("finetune", "quantize")
+        }
+        for name, section in losses.items():
+            if section.attention_weight > 0 and (self.common.attention != "eager" or section.dropout != 0):
+                raise ValueError(
+                    f"attention_weight {section.attention_weight} in {name} needs common.attention eager and dropout 0.0, "
+                    f"found {self.common.attention} and {section.dropout}"
+                )
+        return self
+
 
 
 def _lines(error: ValidationError) -> str:

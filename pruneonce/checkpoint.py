@@ -1,12 +1,15 @@
 """Models in and out of plain Hugging Face folders: safetensors, config, tokenizer; no pickles, no remote code."""
 
 import json
+from collections.abc import Collection
+from inspect import signature
 from pathlib import Path
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -31,18 +34,41 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_masked_lm(folder: Path, *, attention: str, dropout: float | None = None) -> PreTrainedModel:
+def load_masked_lm(
+    folder: Path, *, attention: str, dropout: float | None = None, columns: Collection[str] = ("tokens",)
+) -> PreTrainedModel:
     """A masked LM in fp32. A missing MLM head is new (drawn from torch's seed); a missing body is an error.
 
     dropout: replaces every dropout rate of the configuration; None keeps them.
+    columns: of the corpus. Where there are more than tokens the model has every head it was pre-trained with, and a
+    ModelError says if one of the columns is none that it takes.
     """
-    return _load(AutoModelForMaskedLM, folder, attention, dropout)
+    return _takes(_load(_lm_class(columns), folder, attention, dropout), columns)
 
 
-def random_masked_lm(folder: Path, *, attention: str, dropout: float | None = None) -> PreTrainedModel:
+def random_masked_lm(
+    folder: Path, *, attention: str, dropout: float | None = None, columns: Collection[str] = ("tokens",)
+) -> PreTrainedModel:
     """A masked LM of the folder's configuration with random weights (drawn from torch's seed)."""
     config = _config(folder, dropout)
-    return AutoModelForMaskedLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    model = _lm_class(columns).from_config(config, dtype=torch.float32, attn_implementation=attention)
+    return _takes(model, columns)
+
+
+def _lm_class(columns: Collection[str]):
+    return AutoModelForMaskedLM if set(columns) == {"tokens"} else AutoModelForPreTraining
+
+
+def _takes(model: PreTrainedModel, columns: Collection[str]) -> PreTrainedModel:
+    """The model itself, if its forward has a parameter for each column of the corpus."""
+    missing = sorted(set(columns) - {"tokens"} - set(signature(model.forward).parameters))
+    if missing:
+        raise ModelError(
+            f"expected a model that takes what the corpus holds, {', '.join(sorted(columns))}, found {type(model).__name__} "
+            f"without {', '.join(missing)}: it has no next-sentence head. Set prepare_corpus.next_sentence to false, or "
+            "choose another `common.model`."
+        )
+    return model
 
 
 def load_classifier(folder: Path, *, attention: str, labels: list[str] | None = None, dropout: float | None = None):

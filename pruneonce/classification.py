@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruneonce.distillation import hidden_loss, soft_loss
+from pruneonce.distillation import asked, inner_losses, soft_loss
 from pruneonce.training import Batch, Loss, inputs
 
 
@@ -17,21 +17,24 @@ def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return {"loss": F.cross_entropy(out.logits.float(), batch["labels"])}
 
 
-def distilled_loss(teacher: nn.Module, *, temperature: float, soft_ratio: float, hidden_weight: float) -> Loss:
-    """(1 - soft_ratio) hard + soft_ratio soft + hidden_weight hidden, as a loss on (student, batch)."""
+def distilled_loss(
+    teacher: nn.Module, *, temperature: float, soft_ratio: float, hidden_weight: float, attention_weight: float = 0.0
+) -> Loss:
+    """(1 - soft_ratio) hard + soft_ratio soft + hidden_weight hidden + attention_weight attention, on (student, batch)."""
+    weights = {"hidden": hidden_weight, "attention": attention_weight}
 
     def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        ours = student(**inputs(batch), output_hidden_states=hidden_weight > 0)
+        ours = student(**inputs(batch), **asked(weights))
         with torch.no_grad():
-            theirs = teacher(**inputs(batch), output_hidden_states=hidden_weight > 0)
+            theirs = teacher(**inputs(batch), **asked(weights))
         parts = {
             "hard": F.cross_entropy(ours.logits.float(), batch["labels"]),
             "soft": soft_loss(ours.logits, theirs.logits, temperature),
         }
         total = (1 - soft_ratio) * parts["hard"] + soft_ratio * parts["soft"]
-        if hidden_weight > 0:
-            parts["hidden"] = hidden_loss(ours.hidden_states[1:], theirs.hidden_states[1:], batch["attention_mask"])
-            total = total + hidden_weight * parts["hidden"]
+        for name, part in inner_losses(ours, theirs, batch["attention_mask"], weights).items():
+            parts[name] = part
+            total = total + weights[name] * part
         return {"loss": total, **parts}
 
     return loss

@@ -1,10 +1,13 @@
-"""What a student learns from a teacher: its logits and its hidden states."""
+"""What a student learns from a teacher: its logits, its hidden states, where it looks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+SMALLEST = 1e-8  # floor of a student's attention probability
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -39,3 +42,44 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], attention_
         t = t.detach().float()
         errors.append((weight * (s.float() - t).square()).sum() / (weight * t.square()).sum())
     return torch.stack(errors).mean()
+
+
+def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], attention_mask: Tensor | None = None) -> Tensor:
+    """Attention transfer: mean over layers, heads and tokens of KL(where the teacher looks || where the student looks).
+
+    student, teacher: one float[batch, heads, length, length] a layer, rows of probabilities (after the softmax, before any
+    dropout). No gradient reaches teacher.
+    attention_mask: [batch, length], 0 at padding: it does not look, and nobody looks at it.
+    Returns a scalar >= 0 (up to rounding), 0 where all look alike. Raises ValueError unless there are as many layers.
+    Source: Sun et al. 2020, arXiv:2004.02984 (MobileBERT), "attention transfer"; of the last layer alone, Wang et al.
+    2020, arXiv:2002.10957 (MiniLM).
+    """
+    if len(student) != len(teacher) or not student:
+        raise ValueError(f"need as many student as teacher layers, and one at least; got {len(student)}, {len(teacher)}")
+    divergences = []
+    for q, p in zip(student, teacher, strict=True):
+        p, q = p.detach().float(), q.float()
+        # A probability of 0 in bf16 would have an infinite logarithm; where the teacher's is 0 as well, 0 log 0 = 0.
+        rows = (torch.xlogy(p, p) - p * q.clamp(min=SMALLEST).log()).sum(-1).mean(1)  # float[batch, length]
+        looks = torch.ones_like(rows) if attention_mask is None else attention_mask.float()
+        divergences.append((rows * looks).sum() / looks.sum())
+    return torch.stack(divergences).mean()
+
+
+def asked(weights: Mapping[str, float]) -> dict[str, bool]:
+    """What a transformers model is asked to return besides logits so that `inner_losses` can be had."""
+    return {"output_hidden_states": weights["hidden"] > 0, "output_attentions": weights["attention"] > 0}
+
+
+def inner_losses(student: Any, teacher: Any, attention_mask: Tensor, weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """The losses on what lies between embeddings and logits, by name: those of `weights` above 0.
+
+    student, teacher: outputs of transformers models of the same shape. weights: hidden, attention. The embeddings' own
+    output is no layer and does not count.
+    """
+    parts: dict[str, Tensor] = {}
+    if weights["hidden"] > 0:
+        parts["hidden"] = hidden_loss(student.hidden_states[1:], teacher.hidden_states[1:], attention_mask)
+    if weights["attention"] > 0:
+        parts["attention"] = attention_loss(student.attentions, teacher.attentions, attention_mask)
+    return parts

@@ -1,7 +1,6 @@
-"""Masked language modelling: the head only where a loss reads it, its losses, the held-out metric."""
+"""Masked language modelling and next-sentence prediction: heads only where a loss reads them, losses, held-out metrics."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,18 +10,21 @@ from torch.nn import functional as F
 
 from pruneonce import vocabulary
 from pruneonce.corpus import IGNORED, MaskedBlocks
-from pruneonce.distillation import hidden_loss
+from pruneonce.distillation import asked, inner_losses, soft_loss
 from pruneonce.errors import ModelError
 from pruneonce.pruning import body
 from pruneonce.training import Batch, Loss, inputs
 from pruneonce.vocabulary import Head
 
+NEXT_SENTENCE = "next_sentence_label"  # int64[batch], 1 for a second segment that does not follow; of segment pairs only
 
-def head_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: bool = False) -> tuple[Head, Sequence[Tensor]]:
+
+def head_at(model: nn.Module, batch: Batch, positions: Tensor, **asked: bool) -> tuple[Head, Any]:
     """Run a masked LM up to its last linear, from there on only for `positions`: bool[batch, length], n of them True.
 
     The logits are most of a small model's cost, and the head is the same function at every position. Returns the last
-    linear with what it reads, n rows, and, if asked for, the hidden states of every layer.
+    linear with what it reads, n rows, and the model's output, with what was asked for (`output_hidden_states=True`, ...)
+    and without logits.
     Raises ModelError if the model's logits are not the output of its `get_output_embeddings()`.
     """
     inner: Any = getattr(model, "module", model)  # under data parallelism
@@ -40,7 +42,7 @@ def head_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: bool =
     if last is not None:
         handles.append(last.register_forward_pre_hook(stop))
     try:
-        out = model(**inputs(batch), output_hidden_states=hidden)
+        out = model(**inputs(batch), **asked)
     finally:
         for handle in handles:
             handle.remove()
@@ -49,15 +51,23 @@ def head_at(model: nn.Module, batch: Batch, positions: Tensor, *, hidden: bool =
             f"expected a masked LM that ends in its output embeddings, found {type(inner).__name__}, whose logits come from "
             "elsewhere. Choose another `common.model`."
         )
-    return found[0], (out.hidden_states[1:] if hidden else ())
+    return found[0], out
 
 
 def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Mean cross entropy at the masked positions, 0 without any: how a teacher learns."""
+    """Mean cross entropy at the masked positions, 0 without any: how a teacher learns. Of segment pairs: plus NSP's."""
     chosen = batch["labels"] != IGNORED
-    head, _ = head_at(model, batch, chosen)
-    loss = vocabulary.distilled(head, batch["labels"][chosen], None, hard_weight=1.0, soft_weight=0.0, temperature=1.0)
-    return {"loss": loss.loss}
+    head, out = head_at(model, batch, chosen)
+    found = vocabulary.distilled(head, batch["labels"][chosen], None, hard_weight=1.0, soft_weight=0.0, temperature=1.0)
+    if NEXT_SENTENCE not in batch:
+        return {"loss": found.loss}
+    next_sentence = next_sentence_loss(out, batch)
+    return {"loss": found.loss + next_sentence, "hard": found.hard, "next_sentence": next_sentence}
+
+
+def next_sentence_loss(out: Any, batch: Batch) -> Tensor:
+    """Mean cross entropy of the model's answers float[batch, 2] whether B follows A (class 0) or not."""
+    return F.cross_entropy(out.seq_relationship_logits.float(), batch[NEXT_SENTENCE])
 
 
 def distilled_loss(
@@ -66,47 +76,62 @@ def distilled_loss(
     hard_weight: float,
     soft_weight: float,
     hidden_weight: float,
+    attention_weight: float = 0.0,
     temperature: float,
     everywhere: bool,
 ) -> Loss:
-    """hard_weight * MLM + soft_weight * KL against the teacher's logits + hidden_weight * hidden-state error.
+    """hard_weight * (MLM + NSP) + soft_weight * KL against the teacher's logits of both + hidden_weight * hidden-state error
+    + attention_weight * KL against where the teacher looks. NSP: of batches of segment pairs only.
 
     everywhere: the soft loss reads the logits of all non-padding tokens (the paper), else of the masked ones only.
     """
     weights = {"hard_weight": hard_weight, "soft_weight": soft_weight, "temperature": temperature}
+    inner = {"hidden": hidden_weight, "attention": attention_weight}
+    weight_of = {"next_sentence": hard_weight, "soft_next_sentence": soft_weight, **inner}
 
     def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         chosen = batch["labels"] != IGNORED
         read = batch["attention_mask"].bool() if everywhere and soft_weight > 0 else chosen
-        ours, states = head_at(student, batch, read, hidden=hidden_weight > 0)
+        ours, out = head_at(student, batch, read, **asked(inner))
         with torch.no_grad():
-            theirs, their_states = head_at(teacher, batch, read, hidden=hidden_weight > 0)
+            theirs, shown = head_at(teacher, batch, read, **asked(inner))
         found = vocabulary.distilled(ours, batch["labels"][read], theirs if soft_weight > 0 else None, **weights)
-        parts = {"loss": found.loss, "hard": found.hard}
-        if soft_weight > 0:
-            parts["soft"] = found.soft
-        if hidden_weight > 0:
-            parts["hidden"] = hidden_loss(states, their_states, batch["attention_mask"])
-            parts["loss"] = parts["loss"] + hidden_weight * parts["hidden"]
-        return parts
+        more: dict[str, Tensor] = {}
+        if NEXT_SENTENCE in batch:
+            more["next_sentence"] = next_sentence_loss(out, batch)
+        if NEXT_SENTENCE in batch and soft_weight > 0:
+            more["soft_next_sentence"] = soft_loss(out.seq_relationship_logits, shown.seq_relationship_logits, temperature)
+        more |= inner_losses(out, shown, batch["attention_mask"], inner)
+        total = found.loss
+        for name, part in more.items():
+            total = total + weight_of[name] * part
+        soft = {"soft": found.soft} if soft_weight > 0 else {}
+        return {"loss": total, "hard": found.hard, **soft, **more}
 
     return loss
 
 
 @torch.inference_mode()
 def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, limit: int) -> dict[str, float]:
-    """Mean MLM loss over the masked tokens of at most `limit` batches of held-out blocks, and its perplexity."""
+    """Mean MLM loss over the masked tokens of at most `limit` batches of held-out blocks, and its perplexity.
+
+    Of segment pairs also the share, in [0, 1], of which the model knows whether B follows A.
+    """
     was_training = model.training
     model.eval().to(engine.device)
-    total, count = 0.0, 0
+    total, count, right, rows = 0.0, 0, 0, 0
     for step in range(min(limit, len(batches))):
         batch = {k: v.to(engine.device) for k, v in batches(step).items()}
         chosen = batch["labels"] != IGNORED
         with engine.autocast():
-            head, _ = head_at(model, batch, chosen)
+            head, out = head_at(model, batch, chosen)
             logits = F.linear(*head)
         total += float(F.cross_entropy(logits.float(), batch["labels"][chosen], reduction="sum"))
         count += int(chosen.sum())
+        if NEXT_SENTENCE in batch:
+            right += int((out.seq_relationship_logits.argmax(-1) == batch[NEXT_SENTENCE]).sum())
+            rows += len(batch[NEXT_SENTENCE])
     model.train(was_training)
     loss = total / count
-    return {"held_out_loss": loss, "held_out_perplexity": math.exp(min(loss, 700.0))}
+    found = {"held_out_loss": loss, "held_out_perplexity": math.exp(min(loss, 700.0))}
+    return found | ({"held_out_next_sentence_accuracy": right / rows} if rows else {})

@@ -46,7 +46,11 @@ def run(
         student,
         batches,
         classification.distilled_loss(
-            mentor, temperature=p.temperature, soft_ratio=p.soft_ratio, hidden_weight=p.hidden_weight
+            mentor,
+            temperature=p.temperature,
+            soft_ratio=p.soft_ratio,
+            hidden_weight=p.hidden_weight,
+            attention_weight=p.attention_weight,
         ),
         engine=engine,
         learning_rate=partial(

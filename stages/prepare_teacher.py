@@ -22,14 +22,15 @@ def run(
     engine = training.accelerator(common, micro_batches=p.micro_batches)
     tokenizer = checkpoint.load_tokenizer(base)
     load = checkpoint.load_masked_lm if p.weights == "pretrained" else checkpoint.random_masked_lm
-    teacher = load(base, attention=common.attention, dropout=p.dropout)
+    train = corpus.read_blocks(tokens / "train.arrow")
+    teacher = load(base, attention=common.attention, dropout=p.dropout, columns=train.column_names)
     if p.gradient_checkpointing:
         teacher.gradient_checkpointing_enable({"use_reentrant": False})
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
 
     training.fit(
         teacher,
-        batches(corpus.read_blocks(tokens / "train.arrow"), seed=common.seed),
+        batches(train, seed=common.seed),
         masked_lm.hard_loss,
         engine=engine,
         learning_rate=partial(schedules.linear_decay, steps=p.steps, warmup=p.warmup_steps, peak=p.learning_rate),

@@ -50,7 +50,11 @@ def run(
         student,
         batches,
         classification.distilled_loss(
-            mentor, temperature=p.temperature, soft_ratio=p.soft_ratio, hidden_weight=p.hidden_weight
+            mentor,
+            temperature=p.temperature,
+            soft_ratio=p.soft_ratio,
+            hidden_weight=p.hidden_weight,
+            attention_weight=p.attention_weight,
         ),
         engine=engine,
         learning_rate=partial(

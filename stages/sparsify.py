@@ -20,9 +20,10 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     p = sparsify
     engine = training.accelerator(common, micro_batches=p.micro_batches)
     tokenizer = checkpoint.load_tokenizer(teacher)
-    mentor = checkpoint.load_masked_lm(teacher, attention=common.attention, dropout=0.0)
-    mentor = mentor.eval().requires_grad_(False).to(engine.device)
-    student = checkpoint.load_masked_lm(teacher, attention=common.attention, dropout=p.dropout).to(engine.device)
+    blocks = corpus.read_blocks(tokens / "train.arrow")
+    load = partial(checkpoint.load_masked_lm, teacher, attention=common.attention, columns=blocks.column_names)
+    mentor = load(dropout=0.0).eval().requires_grad_(False).to(engine.device)
+    student = load(dropout=p.dropout).to(engine.device)
     if p.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     wrap = movement.ScoredLinear if p.criterion == "movement" else pruning.MaskedLinear
@@ -30,7 +31,7 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     pattern = patterns.fitting(p.pattern, linears)
     select = patterns.SCOPES[p.scope](pattern)
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
-    train = batches(corpus.read_blocks(tokens / "train.arrow"), seed=common.seed + 1)  # not the teacher's order again
+    train = batches(blocks, seed=common.seed + 1)  # not the teacher's order again
 
     ramp: dict[str, int] = {"begin": p.prune_begin_steps, "end": p.prune_end_steps}
 
@@ -66,6 +67,7 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
             hard_weight=p.hard_weight,
             soft_weight=p.soft_weight,
             hidden_weight=p.hidden_weight,
+            attention_weight=p.attention_weight,
             temperature=p.temperature,
             everywhere=p.soft_positions == "all",
         ),

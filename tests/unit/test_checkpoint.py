@@ -6,10 +6,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForPreTraining, DistilBertConfig, ElectraConfig, RobertaConfig
 
 from pruneonce import checkpoint, pruning
 from pruneonce.errors import ModelError
 from tests.conftest import random_classifier
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
 @pytest.fixture
@@ -74,6 +77,49 @@ def test_a_missing_mlm_head_is_new(folder, masked_lm):
     loaded = checkpoint.load_masked_lm(folder, attention="eager")
     assert same(loaded.bert, masked_lm.bert)
     assert not torch.equal(loaded.cls.predictions.transform.dense.weight, masked_lm.cls.predictions.transform.dense.weight)
+
+
+PAIRS = ("tokens", "token_type_ids", "attention_mask", "next_sentence_label")
+
+
+def test_a_corpus_of_pairs_asks_for_a_next_sentence_head(folder, tokenizer, tmp_path, masked_lm):
+    """New where there is none, as the MLM head is; from then on part of the checkpoint, pooler and all."""
+    loaded = checkpoint.load_masked_lm(folder, attention="eager", columns=PAIRS)
+    assert loaded.cls.seq_relationship.weight.shape == (2, 48)
+    for name, parameter in masked_lm.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), parameter), name
+    checkpoint.save(loaded, tokenizer, tmp_path / "both")
+    assert same(loaded, checkpoint.load_masked_lm(tmp_path / "both", attention="eager", columns=PAIRS))
+    assert same(masked_lm, checkpoint.load_masked_lm(tmp_path / "both", attention="eager"))
+    task = checkpoint.load_classifier(tmp_path / "both", attention="eager", labels=["a", "b"])
+    assert torch.equal(task.bert.pooler.dense.weight, loaded.bert.pooler.dense.weight)
+
+
+def test_the_pooler_of_a_sparse_student_is_the_language_models_if_it_has_one(tokenizer, tiny_folder, tmp_path):
+    torch.manual_seed(0)
+    sparse = checkpoint.random_masked_lm(tiny_folder, attention="eager", columns=PAIRS)
+    checkpoint.save(sparse, tokenizer, tmp_path / "sparse")
+    teacher = random_classifier(5)
+    student = checkpoint.load_sparse_classifier(tmp_path / "sparse", teacher, attention="eager", dropout=0.0)
+    assert torch.equal(student.bert.pooler.dense.weight, sparse.bert.pooler.dense.weight)
+    assert torch.equal(student.classifier.weight, teacher.classifier.weight)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (RobertaConfig(**SMALL), "RobertaForMaskedLM without next_sentence_label"),
+        (DistilBertConfig(vocab_size=50, dim=16, n_layers=1, n_heads=2, hidden_dim=16), "DistilBertForMaskedLM without"),
+        (ElectraConfig(embedding_size=16, **SMALL), "ElectraForPreTraining without next_sentence_label"),
+    ],
+)
+def test_a_model_without_a_next_sentence_head_is_an_error(tmp_path, config, message):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=rf"{message}.*prepare_corpus\.next_sentence to false"):
+        checkpoint.random_masked_lm(tmp_path, attention="eager", columns=PAIRS)
+    AutoModelForPreTraining.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        checkpoint.load_masked_lm(tmp_path, attention="eager", columns=PAIRS)
 
 
 def test_a_missing_weight_of_the_body_is_an_error(folder):

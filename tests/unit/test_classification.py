@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from pruneonce import classification
-from pruneonce.distillation import hidden_loss, soft_loss
+from pruneonce.distillation import attention_loss, hidden_loss, soft_loss
 from tests.conftest import random_classifier
 
 
@@ -35,6 +35,19 @@ def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(classifier, batch, 
     hidden = hidden_loss(ours.hidden_states[1:], theirs.hidden_states[1:], batch["attention_mask"])
     torch.testing.assert_close(parts["loss"].detach(), total + hidden_weight * hidden, atol=1e-5, rtol=1e-5)
     assert ("hidden" in parts) == (hidden_weight > 0)
+
+
+def test_attention_is_one_more_part(classifier, batch):
+    teacher, settings = random_classifier(1), {"temperature": 2.0, "soft_ratio": 1.0, "hidden_weight": 0.0}
+    plain = classification.distilled_loss(teacher, **settings)(classifier, batch)
+    parts = classification.distilled_loss(teacher, **settings, attention_weight=3.0)(classifier, batch)
+    layers = [
+        model(batch["input_ids"], batch["attention_mask"], output_attentions=True).attentions
+        for model in (classifier, teacher)
+    ]
+    torch.testing.assert_close(parts["attention"], attention_loss(*layers, batch["attention_mask"]))
+    torch.testing.assert_close(parts["loss"], plain["loss"] + 3 * parts["attention"])
+    assert set(parts) - set(plain) == {"attention"}
 
 
 def test_fault_5_the_teacher_gets_no_gradient_and_is_no_part_of_the_student(classifier, batch):

@@ -1,10 +1,12 @@
 """Distillation losses against their definitions in float64."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from pruneonce.distillation import hidden_loss, soft_loss
+from pruneonce.distillation import SMALLEST, asked, attention_loss, hidden_loss, inner_losses, soft_loss
 
 
 def softmax(x):
@@ -68,3 +70,73 @@ def test_hidden_loss_wants_as_many_states_on_both_sides(counts):
     states = [torch.ones(1, 1, 1)] * 2
     with pytest.raises(ValueError, match="as many"):
         hidden_loss(states[: counts[0]], states[: counts[1]])
+
+
+def attentions(seed: int, mask: np.ndarray, layers: int = 3, heads: int = 2) -> list[np.ndarray]:
+    """Where models look: float64[batch, heads, length, length] a layer, nothing at padding."""
+    draw = np.random.default_rng(seed)
+    scores = draw.normal(size=(layers, len(mask), heads, mask.shape[1], mask.shape[1])) * 2
+    return list(softmax(np.where(mask[:, None, None, :] == 1, scores, -np.inf)))
+
+
+MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+
+
+def test_attention_loss_is_its_definition():
+    student, teacher = attentions(1, MASK), attentions(2, MASK)
+    divergences = [
+        sum(p * np.log(p / q) for p, q in zip(ps[b, h, i], qs[b, h, i], strict=True) if p > 0)
+        for qs, ps in zip(student, teacher, strict=True)
+        for b, h, i in np.ndindex(2, 2, 5)
+        if MASK[b, i]
+    ]
+    assert len(divergences) == 3 * 2 * 8
+    found = attention_loss([torch.tensor(q) for q in student], [torch.tensor(p) for p in teacher], torch.tensor(MASK))
+    assert float(found) == pytest.approx(np.mean(divergences), rel=1e-5)
+
+
+def test_attention_loss_ignores_where_padding_looks():
+    student, teacher = attentions(1, MASK), attentions(2, MASK)
+    other = [layer.copy() for layer in student]
+    for layer in other:
+        layer[1, :, 3:] = softmax(np.random.default_rng(3).normal(size=(2, 2, 5)))
+    mask = torch.tensor(MASK)
+    losses = [attention_loss(list(map(torch.tensor, s)), list(map(torch.tensor, teacher)), mask) for s in (student, other)]
+    assert losses[0] == losses[1] > 0
+    assert attention_loss(list(map(torch.tensor, other)), list(map(torch.tensor, teacher))) != losses[0]
+
+
+def test_attention_loss_is_0_for_the_teacher_and_finite_where_the_student_looks_away():
+    teacher = [torch.tensor(layer, requires_grad=True) for layer in attentions(2, MASK)]
+    assert float(attention_loss(teacher, teacher, torch.tensor(MASK)).detach()) == pytest.approx(0, abs=1e-6)
+    away = [torch.eye(5).expand(2, 2, 5, 5).clone().requires_grad_() for _ in teacher]
+    loss = attention_loss(away, teacher, torch.tensor(MASK))
+    assert 1 < float(loss.detach()) < -np.log(SMALLEST)
+    loss.backward()
+    assert all(torch.isfinite(layer.grad).all() for layer in away)
+    assert all(layer.grad is None for layer in teacher)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 2)])
+def test_attention_loss_wants_as_many_layers_on_both_sides(counts):
+    layers = [torch.ones(1, 1, 1, 1)] * 2
+    with pytest.raises(ValueError, match="as many"):
+        attention_loss(layers[: counts[0]], layers[: counts[1]])
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (1.0, 0.0), (0.0, 2.0), (0.5, 0.5)])
+def test_inner_losses_are_those_with_a_weight(weights):
+    weights = dict(zip(("hidden", "attention"), weights, strict=True))
+    mask, states = torch.tensor(MASK), [torch.randn(4, 2, 5, 3) for _ in range(2)]
+    looks = [[torch.tensor(layer) for layer in attentions(seed, MASK)] for seed in (1, 2)]
+    student, teacher = (SimpleNamespace(hidden_states=list(s), attentions=a) for s, a in zip(states, looks, strict=True))
+    found = inner_losses(student, teacher, mask, weights)
+    wanted = {
+        "hidden": hidden_loss(list(states[0][1:]), list(states[1][1:]), mask),
+        "attention": attention_loss(*looks, mask),
+    }
+    assert found == {name: loss for name, loss in wanted.items() if weights[name] > 0}
+    assert asked(weights) == {
+        "output_hidden_states": weights["hidden"] > 0,
+        "output_attentions": weights["attention"] > 0,
+    }

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pruneonce import corpus, pruning
+from pruneonce import checkpoint, corpus, pruning, segments
 from pruneonce import masked_lm as mlm
 from pruneonce.corpus import IGNORED
-from pruneonce.distillation import hidden_loss, soft_loss
+from pruneonce.distillation import attention_loss, hidden_loss, soft_loss
 from pruneonce.errors import ModelError
-from tests.conftest import random_masked_lm
+from tests.conftest import TINY, random_masked_lm
 
 WEIGHTS = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 2.0, "temperature": 2.0, "everywhere": True}
 
@@ -31,14 +31,14 @@ def full(model, batch):
 
 def test_head_at_leads_to_the_full_logits_at_these_positions(masked_lm, masked):
     positions = masked["labels"] != IGNORED
-    head, states = mlm.head_at(masked_lm, masked, positions, hidden=True)
+    head, out = mlm.head_at(masked_lm, masked, positions, output_hidden_states=True)
     wanted = full(masked_lm, masked)
     logits = F.linear(*head)
     torch.testing.assert_close(logits, wanted.logits[positions], atol=1e-5, rtol=1e-5)
     assert logits.shape == (8, 162)
     assert head.weight is masked_lm.get_input_embeddings().weight
-    assert len(states) == 2
-    for ours, theirs in zip(states, wanted.hidden_states[1:], strict=True):
+    assert len(out.hidden_states) == 3
+    for ours, theirs in zip(out.hidden_states[1:], wanted.hidden_states[1:], strict=True):
         torch.testing.assert_close(ours, theirs)
     assert full(masked_lm, masked).logits.shape == (4, 10, 162)  # the hooks are gone
 
@@ -125,6 +125,95 @@ def test_the_teacher_itself_has_no_soft_and_no_hidden_loss(masked_lm, masked):
     parts = mlm.distilled_loss(random_masked_lm(0), **WEIGHTS)(masked_lm, masked)
     assert float(parts["soft"].detach()) == pytest.approx(0, abs=1e-5)
     assert float(parts["hidden"].detach()) == pytest.approx(0, abs=1e-8)
+
+
+def pretraining_lm(seed: int):
+    """A BERT with both heads."""
+    torch.manual_seed(seed)
+    columns = ("tokens", "next_sentence_label")
+    return checkpoint.random_masked_lm(TINY / "model", attention="eager", dropout=0.0, columns=columns).eval()
+
+
+@pytest.fixture
+def paired(masked):
+    """Segments of four tokens and what the row's padding leaves."""
+    kinds = (torch.arange(10) >= 4).long() * masked["attention_mask"]
+    return masked | {"token_type_ids": kinds, "next_sentence_label": torch.tensor([0, 1, 1, 0])}
+
+
+def whole(model, batch):
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return model(**{name: batch[name] for name in names}, output_hidden_states=True, output_attentions=True)
+
+
+def cross_entropy(logits, labels) -> float:
+    """Its definition, in float64."""
+    logits = logits.detach().double()
+    return float((logits.logsumexp(-1) - logits[torch.arange(len(labels)), labels]).mean())
+
+
+def test_the_hard_loss_of_pairs_is_mlm_plus_next_sentence(paired):
+    model = pretraining_lm(0)
+    found, wanted = mlm.hard_loss(model, paired), whole(model, paired)
+    chosen = paired["labels"] != IGNORED
+    hard = cross_entropy(wanted.prediction_logits[chosen], paired["labels"][chosen])
+    following = cross_entropy(wanted.seq_relationship_logits, paired["next_sentence_label"])
+    assert {k: float(v.detach()) for k, v in found.items()} == pytest.approx(
+        {"loss": hard + following, "hard": hard, "next_sentence": following}, rel=1e-5
+    )
+    found["loss"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "position" not in n)
+
+
+def test_the_distilled_loss_of_pairs_has_every_part_by_name(paired):
+    """Hard and soft of both heads, hidden states, attention: each as it is alone, the loss their weighted sum."""
+    student, teacher = pretraining_lm(0), pretraining_lm(1)
+    weights = {"hard_weight": 0.3, "soft_weight": 0.7, "hidden_weight": 2.0, "attention_weight": 3.0}
+    parts = mlm.distilled_loss(teacher, **weights, temperature=2.0, everywhere=True)(student, paired)
+    with torch.no_grad():
+        ours, theirs = whole(student, paired), whole(teacher, paired)
+    chosen, mask = paired["labels"] != IGNORED, paired["attention_mask"]
+    read = mask.bool()
+    expected = {
+        "hard": cross_entropy(ours.prediction_logits[chosen], paired["labels"][chosen]),
+        "soft": float(soft_loss(ours.prediction_logits[read], theirs.prediction_logits[read], 2.0)),
+        "next_sentence": cross_entropy(ours.seq_relationship_logits, paired["next_sentence_label"]),
+        "soft_next_sentence": float(soft_loss(ours.seq_relationship_logits, theirs.seq_relationship_logits, 2.0)),
+        "hidden": float(hidden_loss(ours.hidden_states[1:], theirs.hidden_states[1:], mask)),
+        "attention": float(attention_loss(ours.attentions, theirs.attentions, mask)),
+    }
+    weight_of = {"hard": 0.3, "soft": 0.7, "next_sentence": 0.3, "soft_next_sentence": 0.7, "hidden": 2.0, "attention": 3.0}
+    expected["loss"] = sum(weight_of[name] * part for name, part in expected.items())
+    assert {k: float(v.detach()) for k, v in parts.items()} == pytest.approx(expected, rel=1e-4)
+    parts["loss"].backward()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_without_a_soft_weight_pairs_have_their_hard_losses_only(paired):
+    weights = WEIGHTS | {"soft_weight": 0.0, "hidden_weight": 0.0}
+    parts = mlm.distilled_loss(pretraining_lm(1), **weights)(pretraining_lm(0), paired)
+    assert set(parts) == {"loss", "hard", "next_sentence"}
+    torch.testing.assert_close(parts["loss"], 0.5 * (parts["hard"] + parts["next_sentence"]))
+
+
+def test_held_out_pairs_are_also_counted_right_and_wrong(tmp_path, tokenizer, engine):
+    documents = [[10 + (7 * i + j) % 140 for j in range(20)] for i in range(12)]
+    segments.write_pairs(
+        tmp_path / "p.arrow", documents, tokenizer, block_tokens=16, max_tokens=None, short_ratio=0.1, seed=0
+    )
+    blocks = corpus.read_blocks(tmp_path / "p.arrow")
+    batches = corpus.MaskedBlocks(blocks, tokenizer, batch_size=8, probability=0.3, seed=1)
+    model = pretraining_lm(3)
+    right = rows = 0
+    for step in range(3):
+        batch = batches(step)
+        with torch.no_grad():
+            answers = whole(model, batch).seq_relationship_logits.argmax(-1)
+        right += int((answers == batch["next_sentence_label"]).sum())
+        rows += 8
+    found = mlm.held_out(model, batches, engine=engine, limit=3)
+    assert found["held_out_next_sentence_accuracy"] == right / rows
+    assert math.isfinite(found["held_out_loss"])
 
 
 @pytest.fixture

@@ -232,10 +232,22 @@ class Finetune(Distilled):
 
 
 class Quantize(Distilled):
+    start: Literal["sparse", "dense"]  # what is quantized: the fine-tuned sparse model, or as a baseline its dense teacher
+    epochs: NonNegative  # 0: post-training quantization, calibration alone
     weight_bits: Literal[8, 7]  # 7 where the model runs on processors without VNNI: no sum of two products overflows
     range_momentum: Annotated[float, Field(gt=0, le=1)]  # share of a new tensor in the moving minimum and maximum
     calibration_batches: Count  # before training, to find the first ranges
+    begin_ratio: Ratio  # training is in float up to this share of the steps, while ranges already move
     freeze_ranges_ratio: Ratio  # after this share of the steps ranges no longer move
+
+    @model_validator(mode="after")
+    def _rounds_before_it_freezes(self) -> Self:
+        if self.begin_ratio > self.freeze_ranges_ratio:
+            raise ValueError(
+                f"need begin_ratio <= freeze_ranges_ratio, found {self.begin_ratio} and {self.freeze_ranges_ratio}: ranges "
+                "are to follow the model that is rounded"
+            )
+        return self
 
 
 class Export(Section):
@@ -317,18 +329,6 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _sources_exist(self) -> Self:
-        both = set(self.fetch) & set(self.fetch_local)
-        if both:
-            raise ValueError(f"source names stand in fetch and in fetch_local: {sorted(both)}")
-        wanted = {"common.model": self.common.model}
-        wanted |= {f"prepare_corpus.documents[{i}].source": d.source for i, d in enumerate(self.prepare_corpus.documents)}
-        wanted |= {f"tasks.{t}.prepare_task.source": self.section("prepare_task", t).source for t in self.tasks}  # type: ignore[attr-defined]
-        for key, name in wanted.items():
-            if name not in self.sources():
-                raise ValueError(f"{key} names source {name!r}, found sources {sorted(self.sources())}")
-        return self
-    @model_validator(mode="after")
     def _attention_can_be_read(self) -> Self:
         """transformers returns where a model looks from its eager attention alone, and after the dropout."""
         losses: dict[str, Any] = {"sparsify": self.sparsify}
@@ -343,6 +343,18 @@ class Params(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _sources_exist(self) -> Self:
+        both = set(self.fetch) & set(self.fetch_local)
+        if both:
+            raise ValueError(f"source names stand in fetch and in fetch_local: {sorted(both)}")
+        wanted = {"common.model": self.common.model}
+        wanted |= {f"prepare_corpus.documents[{i}].source": d.source for i, d in enumerate(self.prepare_corpus.documents)}
+        wanted |= {f"tasks.{t}.prepare_task.source": self.section("prepare_task", t).source for t in self.tasks}  # type: ignore[attr-defined]
+        for key, name in wanted.items():
+            if name not in self.sources():
+                raise ValueError(f"{key} names source {name!r}, found sources {sorted(self.sources())}")
+        return self
 
 
 def _lines(error: ValidationError) -> str:

@@ -77,11 +77,12 @@ class Log:
     def write_history(self, path: Path) -> None:
         """The recorded steps as CSV, one row a step, 6 significant digits."""
         steps: dict[int, dict[str, float]] = {}
-        for line in (self.scratch / "history.jsonl").read_text().splitlines():
+        said = self.scratch / "history.jsonl"
+        for line in said.read_text().splitlines() if said.exists() else ():  # no step, no file
             with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill; the step was run again
                 steps |= {(row := json.loads(line))["step"]: row}
         rows = [row for _, row in sorted((steps | self.rows).items())]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+        columns = list(dict.fromkeys(key for row in rows for key in row)) or ["step", "loss"]
         with path.open("w", newline="") as file:
             out = csv.DictWriter(file, columns, lineterminator="\n")
             out.writeheader()

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from pruneonce.pruning import MaskedLinear, body
@@ -86,15 +86,28 @@ def _(weight: Tensor, scale: Tensor) -> Tensor:
     return torch.empty_like(weight, dtype=torch.float32)
 
 
+def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum and maximum of x, float[] each, over all processes: each sees a share of the batch."""
+    low, high = (v.float() for v in x.detach().aminmax())
+    if distributed.is_available() and distributed.is_initialized():
+        both = torch.stack([-low, high])
+        distributed.all_reduce(both, distributed.ReduceOp.MAX)
+        low, high = -both[0], both[1]
+    return low, high
+
+
 class FakeQuantLinear(MaskedLinear):
-    """A masked linear whose input and weight are rounded to int8 first. `observe` is on while ranges may move."""
+    """A masked linear whose input and weight are rounded to int8 first, while `rounds` is on; before, it is a masked linear.
+
+    `observe` is on while ranges may move: with the extremes of the whole batch, of all processes.
+    """
 
     low: Tensor
     high: Tensor
 
     def __init__(self, linear: nn.Linear, momentum: float = 0.01, weight_bits: int = 8):
         super().__init__(linear)
-        self.momentum, self.weight_bits, self.observe = momentum, weight_bits, True
+        self.momentum, self.weight_bits, self.observe, self.rounds = momentum, weight_bits, True, True
         device = linear.weight.device
         self.register_buffer("low", torch.zeros((), device=device), persistent=False)
         self.register_buffer("high", torch.zeros((), device=device), persistent=False)
@@ -102,7 +115,7 @@ class FakeQuantLinear(MaskedLinear):
     @torch.no_grad()
     def _update(self, x: Tensor) -> None:
         """Moving average of minimum and maximum; the first tensor sets it."""
-        low, high = (v.float() for v in x.detach().aminmax())
+        low, high = _extremes(x)
         share = self.momentum if self.high > self.low else 1.0
         self.low.lerp_(low, share)
         self.high.lerp_(high, share)
@@ -110,6 +123,8 @@ class FakeQuantLinear(MaskedLinear):
     def forward(self, x: Tensor) -> Tensor:
         if self.observe:
             self._update(x)
+        if not self.rounds:
+            return super().forward(x)
         x = fake_quantize_activation(x, *activation_grid(self.low, self.high))
         weight = self.effective_weight
         return F.linear(x, fake_quantize_weight(weight, weight_scale(weight, self.weight_bits)), self.bias)
@@ -154,7 +169,10 @@ def quantized_linears(model: nn.Module) -> dict[str, FakeQuantLinear]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Batch], *, engine: Accelerator) -> None:
-    """Find the first ranges: the model reads the batches, every range moves, nothing is trained."""
+    """Find the first ranges: the model reads the batches, every range moves, nothing is trained.
+
+    The batches are the same on every process, and so are the ranges.
+    """
     for batch in batches:
         with engine.autocast():
             model(**{name: tensor.to(engine.device) for name, tensor in inputs(batch).items()})
@@ -164,6 +182,12 @@ def observe(model: nn.Module, on: bool) -> None:
     """Let the activation ranges move, or freeze them."""
     for linear in quantized_linears(model).values():
         linear.observe = on
+
+
+def round_operands(model: nn.Module, on: bool) -> None:
+    """Compute on the integer grids, or, before quantization-aware training begins, on the floats they stand for."""
+    for linear in quantized_linears(model).values():
+        linear.rounds = on
 
 
 def ranges(model: nn.Module) -> dict[str, tuple[float, float]]:

@@ -1,7 +1,10 @@
 """Quantization-aware training: the sparse task model learns to live on integers, its zeros locked, its teacher the same.
 
-reads   sparse   sparse task model                              finetune
-        teacher  dense task model                               teach_task
+With 0 epochs it is post-training quantization, the baseline: calibrated, not trained. What calibration alone gives is
+measured before every training.
+
+reads   sparse   sparse task model: what is quantized           finetune
+        teacher  dense task model; quantized with start dense   teach_task
         splits   tokenised train, validation, test              prepare_task
 writes  model    sparse task model, and ranges.json: (low, high) of every quantized linear's input
         history  losses by step
@@ -32,18 +35,22 @@ def run(
     tokenizer = checkpoint.load_tokenizer(teacher)
     mentor = checkpoint.load_classifier(teacher, attention=common.attention, dropout=0.0)
     mentor = mentor.eval().requires_grad_(False).to(engine.device)
-    student = checkpoint.load_classifier(sparse, attention=common.attention, dropout=p.dropout).to(engine.device)
+    start = {"sparse": sparse, "dense": teacher}[p.start]
+    student = checkpoint.load_classifier(start, attention=common.attention, dropout=p.dropout).to(engine.device)
     given = pruning.zeros(student, common.prunable)
     fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
     pruning.mask_linears(student, common.prunable, fake_quant)
     pruning.lock(student)
     train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
     batches = tasks.Batches(train, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
-    steps = batches.steps(p.epochs)
+    steps = batches.steps(p.epochs) if p.epochs else 0  # a little training takes a step at least
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
+    quantization.observe(student, False)
+    calibrated = classification.accuracy(student, tasks.evaluation_batches(validation, tokenizer), engine=engine)
 
     def before_step(step: int) -> dict[str, float]:
         quantization.observe(student, step < p.freeze_ranges_ratio * steps)
+        quantization.round_operands(student, step >= p.begin_ratio * steps)
         return {}
 
     training.fit(
@@ -70,6 +77,7 @@ def run(
         checkpoint=log.scratch / "state.safetensors",
     )
     quantization.observe(student, False)
+    quantization.round_operands(student, True)
     score = classification.accuracy(student, tasks.evaluation_batches(validation, tokenizer), engine=engine)
     ranges = quantization.ranges(student)
     student.config.weight_bits = p.weight_bits  # beside the ranges: what the weights' grid is
@@ -79,7 +87,7 @@ def run(
     checkpoint.save(student, tokenizer, model)
     checkpoint.save_ranges(ranges, model)
     log.write_history(history)
-    return {"validation_accuracy": score, "sparsity": pruning.sparsity(pattern)}
+    return {"validation_accuracy": score, "ptq_validation_accuracy": calibrated, "sparsity": pruning.sparsity(pattern)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Ten steps of student pruning on a tiny BERT; `torchrun -m tests.integration.curve FOLDER` leaves FOLDER/<rank>.json.
+"""Ten steps of student pruning on a tiny BERT, then the first ranges of its quantization, each process on its share;
+`torchrun -m tests.integration.curve FOLDER` leaves FOLDER/<rank>.json.
 
 Every row has the same number of masked tokens, so the mean over processes of their shares' means is the mean of the batch.
 """
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from pruneonce import masked_lm, movement, pruning, second_order, training
+from pruneonce import masked_lm, movement, pruning, quantization, second_order, training
 from tests.conftest import PRUNABLE, Cpu, random_masked_lm, token_batch
 
 STEPS, ROWS = 10, 8
@@ -66,7 +67,12 @@ def main(folder: Path) -> None:
     )
     pruning.bake(student)
     weights = {name: weight.double().norm().item() for name, weight in student.named_parameters()}
+    pruning.mask_linears(student, PRUNABLE, quantization.FakeQuantLinear)
+    pruning.lock(student)
+    shares = [{k: v[engine.process_index :: engine.num_processes] for k, v in batches(step).items()} for step in range(3)]
+    quantization.calibrate(student, shares, engine=engine)
     found = {"processes": engine.num_processes, "losses": losses, "rows": rows, "weights": weights}
+    found["ranges"] = quantization.ranges(student)
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 

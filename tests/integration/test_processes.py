@@ -55,6 +55,15 @@ def test_two_processes_end_with_the_weights_of_one(curves):
     assert len(one["weights"]) > 30
 
 
+def test_ranges_are_those_of_the_whole_batch_on_every_process(curves):
+    """Each process sees half of a batch; a range of its own would differ from the other's by far more."""
+    (one,), two = curves[1], curves[2]
+    assert two[0]["ranges"] == two[1]["ranges"]
+    assert len(one["ranges"]) == 12
+    for name, (low, high) in one["ranges"].items():  # a value that rounds the other way moves the layers behind it
+        assert two[0]["ranges"][name] == pytest.approx([low, high], abs=0.01 * (high - low)), name
+
+
 @pytest.fixture
 def prepared(project):
     """A project in which everything before teacher preparation has run."""

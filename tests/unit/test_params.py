@@ -81,9 +81,25 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("sparsify", {"first_criterion": "movement"}, "'magnitude' or 'second_order'"),
         ("sparsify", {"batch_size": 8, "micro_batches": 3}, "multiple of micro_batches"),
         ("common", {"prunable": "("}, "regular expression"),
+        ("sparsify", {"hard_weight": 0.0, "hidden_weight": 0.0}, "hidden_weight, attention_weight above 0"),
+        ("sparsify", {"attention_weight": 1.0, "dropout": None}, "in sparsify needs .* dropout 0.0, found eager and None"),
+        ("quantize", {"attention_weight": 1.0, "dropout": 0.1}, "in quantize of topic needs .* dropout 0.0"),
+        ("quantize", {"begin_ratio": 0.6}, "need begin_ratio <= freeze_ranges_ratio, found 0.6 and 0.5"),
+        ("quantize", {"epochs": -1}, "greater than or equal to 0"),
+        ("finetune", {"epochs": 0}, "greater than 0"),
+        ("prepare_corpus", {"short_ratio": 1.5}, "less than or equal to 1"),
     ],
 )
 def test_what_is_out_of_range_or_order_is_an_error(document, section, changes, message):
     document[section] |= changes
     with pytest.raises(ConfigError, match=message):
+        params.parse(document, "params.yaml")
+
+
+@pytest.mark.parametrize("section", ["sparsify", "finetune", "quantize"])
+def test_attention_is_read_from_the_eager_implementation_alone(document, section):
+    document[section]["attention_weight"] = 0.5
+    params.parse(document, "params.yaml")
+    document["common"]["attention"] = "sdpa"
+    with pytest.raises(ConfigError, match=rf"attention_weight 0\.5 in {section}.* needs common\.attention eager .*sdpa"):
         params.parse(document, "params.yaml")

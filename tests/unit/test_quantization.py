@@ -148,6 +148,26 @@ def test_fault_7_training_and_evaluation_use_the_same_number_system():
     torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
 
 
+def test_before_it_begins_the_model_is_the_float_one_and_its_ranges_move():
+    """Delayed start: not a bit of the logits differs from those of the masked model, then every linear rounds."""
+    batch = {name: token_batch(5)[name] for name in ("input_ids", "attention_mask")}
+    model = quantized_classifier()
+    rounded = model(**batch).logits
+    plain = quantized_classifier()
+    pruning.bake(plain)
+    quantization.round_operands(model, False)
+    quantization.observe(model, True)
+    before = quantization.ranges(model)
+    assert torch.equal(model(**batch).logits, plain(**batch).logits)
+    after = quantization.ranges(model)
+    assert all(after[name] != before[name] for name in before)
+    quantization.observe(model, False)
+    quantization.load_ranges(model, before)
+    quantization.round_operands(model, True)
+    assert torch.equal(model(**batch).logits, rounded)
+    assert not torch.equal(rounded, plain(**batch).logits)
+
+
 def test_calibrate_and_ranges_round_trip():
     model = quantized_classifier()
     found = quantization.ranges(model)

@@ -412,6 +412,45 @@ def test_two_of_four_by_second_order_then_by_magnitude(first, tmp_path):
     assert len(weights) == 12
 
 
+@pytest.mark.parametrize(("start", "origin", "sparsity"), [("sparse", "finetune", TARGET), ("dense", "teach_task", 0.0)])
+def test_post_training_quantization_of_either_model(first, tmp_path, start, origin, sparsity):
+    """No epochs: the weights in the int8 file are those of the model it starts from, rounded."""
+    reads = (f"data/{s}/{TASK}" for s in ("teach_task", "tasks", "finetune"))
+    ptq = {"epochs": 0, "start": start}
+    found = again(first, tmp_path, f"quantize@{TASK}", *reads, quantize=ptq)
+    assert found["validation_accuracy"] == found["ptq_validation_accuracy"] > 0.5
+    assert found["sparsity"] == pytest.approx(sparsity, abs=1e-3)
+    assert (tmp_path / f"data/plots/quantize/{TASK}.csv").read_text() == "step,loss\n"
+    weights, given = matrices(tmp_path / f"data/quantize/{TASK}"), matrices(first[f"{origin}/{TASK}"])
+    assert len(weights) == 12
+    assert all(np.array_equal(weights[name], given[name]) for name in given)
+    again(first, tmp_path, f"export@{TASK}")
+    scores = again(first, tmp_path, f"evaluate@{TASK}", evaluate={"latency_runs": 10})["int8"]
+    stored = stored_in(tmp_path / f"data/export/{TASK}/int8.onnx")
+    zeros = sum((w == 0).sum() for w in stored.values()) / sum(w.size for w in stored.values())
+    assert scores["sparsity"] == pytest.approx(zeros), "counted in the file, with what rounding added"
+    assert sparsity - 1e-3 < scores["sparsity"] < sparsity + 0.05
+    assert scores["accuracy"] > 0.5
+    for name, weight in given.items():
+        step = np.abs(weight).max(1, keepdims=True) / 127
+        assert np.abs(stored[name] * step - weight).max() <= 0.5 * step.max() * (1 + 1e-5)
+
+
+def test_delayed_quantization_trains_in_float_first(first, tmp_path):
+    """Until it begins, the losses are those of a training that begins last of all; from then on they are not."""
+    losses = {}
+    for begin in (0.5, 0.9):
+        folder = tmp_path / str(begin)
+        reads = (f"data/{s}/{TASK}" for s in ("teach_task", "tasks", "finetune"))
+        late = {"epochs": 1, "begin_ratio": begin, "freeze_ranges_ratio": 1.0}
+        again(first, folder, f"quantize@{TASK}", *reads, quantize=late)
+        with (folder / f"data/plots/quantize/{TASK}.csv").open() as file:
+            losses[begin] = [row["soft"] for row in csv.DictReader(file)]
+    assert len(losses[0.5]) == 4  # of 18 steps, each fifth
+    assert losses[0.5][:2] == losses[0.9][:2]
+    assert losses[0.5][2] != losses[0.9][2]
+
+
 def test_a_task_s_own_numbers_replace_those_of_the_recipe():
     document = tiny.document()
     document["tasks"][TASK]["finetune"] = {"epochs": 7}

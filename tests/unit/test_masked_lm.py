@@ -241,12 +241,13 @@ def test_held_out_is_the_mean_over_masked_tokens(masked_lm, engine, held_out_bat
 
 
 def test_gradient_checkpointing_costs_time_and_not_the_gradient(masked):
-    """Through the hook that picks positions, the hidden states and the masked linears."""
+    """Through the hook that picks positions, the hidden states, the attention and the masked linears."""
+    weights = WEIGHTS | {"attention_weight": 1.0}
 
     def gradients(model):
         pruning.mask_linears(model, r"^encoder\.")
         pruning.prune(model, 0.5)
-        mlm.distilled_loss(random_masked_lm(1), **WEIGHTS)(model.train(), masked)["loss"].backward()
+        mlm.distilled_loss(random_masked_lm(1), **weights)(model.train(), masked)["loss"].backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     plain, recomputing = random_masked_lm(), random_masked_lm()

@@ -118,6 +118,7 @@ def write_pairs(
     Columns: tokens int32, token_type_ids int8 (1 for B [SEP]) and attention_mask int8 (0 at padding), all [block_tokens],
     and next_sentence_label int8. left_over_tokens: of documents that were read, in no pair.
     """
+    marks = {"first": tokenizer.cls_token_id, "last": tokenizer.sep_token_id, "pad": tokenizer.pad_token_id}
     counts = Counter(blocks=0, tokens=0, next_pairs=0, left_over_tokens=0)
     found = pairs(documents, room=block_tokens - 3, short_ratio=short_ratio, ends=sentence_ends(tokenizer), seed=seed)
 
@@ -127,7 +128,7 @@ def write_pairs(
             for pair in of_document:
                 if max_tokens is not None and counts["blocks"] and counts["tokens"] >= max_tokens:
                     return
-                row = _row(pair, tokenizer, block_tokens)
+                row = _row(pair, block_tokens, **marks)
                 counts.update(blocks=1, tokens=sum(row["attention_mask"]), next_pairs=int(pair.label == NEXT))
                 yield row
 
@@ -137,13 +138,12 @@ def write_pairs(
     return dict(counts)
 
 
-def _row(pair: Pair, tokenizer, block_tokens: int) -> dict[str, Any]:
-    a = [tokenizer.cls_token_id, *pair.first, tokenizer.sep_token_id]
-    b = [*pair.second, tokenizer.sep_token_id]
-    padding = block_tokens - len(a) - len(b)
+def _row(pair: Pair, block_tokens: int, *, first: int, last: int, pad: int) -> dict[str, Any]:
+    a, b = [first, *pair.first, last], [*pair.second, last]
+    padding = [0] * (block_tokens - len(a) - len(b))
     return {
-        "tokens": [*a, *b, *[tokenizer.pad_token_id] * padding],
-        "token_type_ids": [0] * len(a) + [1] * len(b) + [0] * padding,
-        "attention_mask": [1] * (len(a) + len(b)) + [0] * padding,
+        "tokens": [*a, *b, *[pad] * len(padding)],
+        "token_type_ids": [0] * len(a) + [1] * len(b) + padding,
+        "attention_mask": [1] * (len(a) + len(b)) + padding,
         "next_sentence_label": pair.label,
     }

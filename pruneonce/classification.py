@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruneonce.distillation import asked, inner_losses, soft_loss
+from pruneonce.distillation import inner_losses, outputs_for, soft_loss
 from pruneonce.training import Batch, Loss, inputs
 
 
@@ -24,9 +24,9 @@ def distilled_loss(
     weights = {"hidden": hidden_weight, "attention": attention_weight}
 
     def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        ours = student(**inputs(batch), **asked(weights))
+        ours = student(**inputs(batch), **outputs_for(weights))
         with torch.no_grad():
-            theirs = teacher(**inputs(batch), **asked(weights))
+            theirs = teacher(**inputs(batch), **outputs_for(weights))
         parts = {
             "hard": F.cross_entropy(ours.logits.float(), batch["labels"]),
             "soft": soft_loss(ours.logits, theirs.logits, temperature),

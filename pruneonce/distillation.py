@@ -66,7 +66,7 @@ def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], attenti
     return torch.stack(divergences).mean()
 
 
-def asked(weights: Mapping[str, float]) -> dict[str, bool]:
+def outputs_for(weights: Mapping[str, float]) -> dict[str, bool]:
     """What a transformers model is asked to return besides logits so that `inner_losses` can be had."""
     return {"output_hidden_states": weights["hidden"] > 0, "output_attentions": weights["attention"] > 0}
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pruneonce import vocabulary
 from pruneonce.corpus import IGNORED, MaskedBlocks
-from pruneonce.distillation import asked, inner_losses, soft_loss
+from pruneonce.distillation import inner_losses, outputs_for, soft_loss
 from pruneonce.errors import ModelError
 from pruneonce.pruning import body
 from pruneonce.training import Batch, Loss, inputs
@@ -92,9 +92,9 @@ def distilled_loss(
     def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         chosen = batch["labels"] != IGNORED
         read = batch["attention_mask"].bool() if everywhere and soft_weight > 0 else chosen
-        ours, out = head_at(student, batch, read, **asked(inner))
+        ours, out = head_at(student, batch, read, **outputs_for(inner))
         with torch.no_grad():
-            theirs, shown = head_at(teacher, batch, read, **asked(inner))
+            theirs, shown = head_at(teacher, batch, read, **outputs_for(inner))
         found = vocabulary.distilled(ours, batch["labels"][read], theirs if soft_weight > 0 else None, **weights)
         more: dict[str, Tensor] = {}
         if NEXT_SENTENCE in batch:

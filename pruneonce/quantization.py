@@ -99,7 +99,7 @@ def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
 class FakeQuantLinear(MaskedLinear):
     """A masked linear whose input and weight are rounded to int8 first, while `rounds` is on; before, it is a masked linear.
 
-    `observe` is on while ranges may move: with the extremes of the whole batch, of all processes.
+    `observe` is on while ranges may move: with the extremes of a batch, whichever processes share it.
     """
 
     low: Tensor

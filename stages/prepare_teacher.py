@@ -2,6 +2,7 @@
 
 reads   base     a pre-trained encoder, with or without an MLM head  fetch
         tokens   token blocks, int32[blocks, length]                 prepare_corpus
+                 or segment pairs, which are also asked for what follows
 writes  model    dense masked LM: teacher and start of the student
         history  loss by step
 source  Zafrir et al. 2021, arXiv:2111.05754, "teacher preparation"

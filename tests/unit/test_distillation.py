@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce.distillation import SMALLEST, asked, attention_loss, hidden_loss, inner_losses, soft_loss
+from pruneonce.distillation import SMALLEST, attention_loss, hidden_loss, inner_losses, outputs_for, soft_loss
 
 
 def softmax(x):
@@ -136,7 +136,7 @@ def test_inner_losses_are_those_with_a_weight(weights):
         "attention": attention_loss(*looks, mask),
     }
     assert found == {name: loss for name, loss in wanted.items() if weights[name] > 0}
-    assert asked(weights) == {
+    assert outputs_for(weights) == {
         "output_hidden_states": weights["hidden"] > 0,
         "output_attentions": weights["attention"] > 0,
     }

@@ -39,7 +39,8 @@ from transformers.utils import logging
 
 from benchmarks import plain
 from benchmarks.measuring import Compute, arguments, bar, in_turn, publish, ratio
-from pruneonce import checkpoint, classification, corpus, masked_lm, pruning, schedules, tasks, training
+from pruneonce import checkpoint, corpus, kinds, masked_lm, pruning, schedules, tasks, training
+from pruneonce.classification import Classification
 from pruneonce.training import Batch, Loss
 
 ROWS, LENGTH = 32, 128  # a batch of student pruning
@@ -49,6 +50,7 @@ SPARSITY, PRUNABLE = 0.85, r"^encoder\."
 MEDIAN_TOKENS, LENGTH_SPREAD = 83, 0.7  # log-normal: like r8's texts
 PAPER = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 0.0, "temperature": 2.0}
 PROFILE = {"hard_weight": 0.1, "soft_weight": 0.0, "hidden_weight": 1.0, "temperature": 2.0}
+KIND = Classification("accuracy", [f"class {i}" for i in range(8)])
 
 
 def flops(config: BertConfig, *, rows: int, length: int, read: float, teacher_read: float) -> float:
@@ -238,13 +240,13 @@ def fine_tuning(args: argparse.Namespace) -> None:
     """Texts a second: ours batches texts of similar length, plain pads every text to LENGTH."""
     split, compute = texts(args.splits), Compute(threads=args.threads)
     marks = SimpleNamespace(pad_token_id=0, sep_token_id=102)
-    batches = tasks.Batches(split, marks, batch_size=TASK_ROWS, max_tokens=LENGTH, seed=1)
+    batches = tasks.Batches(split, KIND, marks, batch_size=TASK_ROWS, max_tokens=LENGTH, seed=1)
     mentor = classifier(dropout=0.0, attention="eager").eval().requires_grad_(False)
     student = classifier(dropout=0.0, attention="eager")
     pruning.mask_linears(student, PRUNABLE)
     at_target(student)
     pruning.bake(student)
-    loss = classification.distilled_loss(mentor, temperature=2.0, soft_ratio=1.0, hidden_weight=0.0)
+    loss = kinds.distilled_loss(KIND, mentor, temperature=2.0, soft_ratio=1.0, hidden_weight=0.0)
 
     def ours() -> float:
         watch = fit(student, batches, loss, steps=len(batches) + 1, compute=compute, pruned=pruning.lock)
@@ -252,9 +254,9 @@ def fine_tuning(args: argparse.Namespace) -> None:
 
     def padded(step: int) -> Batch:
         rows = range(step * TASK_ROWS, (step + 1) * TASK_ROWS)
-        chosen = split[list(rows)]
-        ids = chosen["input_ids"] + [[0] * LENGTH]  # the last row makes the batch LENGTH long
-        batch = tasks.collate(ids, [*chosen["label"], 0], pad=0, max_tokens=LENGTH, last=102)
+        chosen = [split[row] for row in rows]
+        chosen = [*chosen, {"input_ids": [0] * LENGTH, "label": 0}]  # the last row makes the batch LENGTH long
+        batch = tasks.collate(chosen, KIND, pad=0, max_tokens=LENGTH, last=102)
         return {key: value[:TASK_ROWS] for key, value in batch.items()}
 
     def theirs(steps: int = 4) -> float:

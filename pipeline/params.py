@@ -189,20 +189,50 @@ class Sparsify(MaskedLM):
         return self
 
 
+# The first one is what a kind is known by; `pruneonce.kinds` computes all of them.
+METRICS = {
+    "classification": ("accuracy", "f1", "macro_f1", "mcc"),
+    "regression": ("pearson", "spearman"),
+    "multi_label": ("micro_f1", "macro_f1", "accuracy"),
+    "token_classification": ("entity_f1", "token_accuracy"),
+    "question_answering": ("f1", "exact_match"),
+}
+
+
 class PrepareTask(Section):
     source: Name
-    text: str  # column
+    kind: Literal["classification", "regression", "multi_label", "token_classification", "question_answering"]
+    metric: str  # of METRICS
+    text: str  # column; of questions and answers, the question
+    pair: str | None  # column of a second text; the context of a question
     label: str  # column
     labels: Annotated[list[str], Field(min_length=2)] | None  # null: those of the training rows
+    more_tests: list[Name]  # further test splits: file test-<name>.* of the source
     skip_rows: Steps
     max_tokens: Annotated[int, Field(ge=4)]
     validation_ratio: Annotated[float, Field(gt=0, lt=1)]  # of all rows, carved from train where there is no such split
     test_ratio: Annotated[float, Field(gt=0, lt=1)]  # likewise
+    stride_tokens: Count  # question_answering, all of these: what a window of a long context shares with the one before
+    max_answer_tokens: Count
+    n_best: Count  # starts and ends of a window that are paired
+    null_threshold: float | None  # no answer where it beats the best span by more; null: every question has an answer
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
         if self.validation_ratio + self.test_ratio >= 1:
             raise ValueError("need validation_ratio + test_ratio < 1: the rest is for training")
+        return self
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if self.metric not in METRICS[self.kind]:
+            raise ValueError(f"metric of {self.kind} is one of {', '.join(METRICS[self.kind])}, found {self.metric!r}")
+        if self.kind == "question_answering" and self.pair is None:
+            raise ValueError("question_answering needs `pair`, the column of the context")
+        if self.kind == "token_classification" and self.pair is not None:
+            raise ValueError(f"token_classification reads one text, found pair {self.pair!r}")
+        if self.kind == "question_answering" and self.stride_tokens >= self.max_tokens // 2 - 4:
+            raise ValueError(f"need stride_tokens < max_tokens / 2 - 4, found {self.stride_tokens} and {self.max_tokens}")
         return self
 
 
@@ -264,6 +294,7 @@ class Evaluate(Section):
     latency_tokens: Annotated[int, Field(ge=4)]
     warmup_runs: Steps
     latency_runs: Annotated[int, Field(ge=10)]
+    resamples: Annotated[int, Field(ge=40)]  # of the bootstrap: intervals of all metrics but accuracy
 
 
 class Report(Section):
@@ -326,7 +357,19 @@ class Params(Section):
                     self.section(stage, task)
                 except ValidationError as error:
                     raise ValueError(f"in {stage} with tasks.{task}.{stage}: {_lines(error)}") from None
+            self._windows_are_whole(task)
         return self
+
+    def _windows_are_whole(self, task: str) -> None:
+        """Training must not cut the answer off a window."""
+        task_is: Any = self.section("prepare_task", task)
+        for stage in ("teach_task", "finetune", "quantize"):
+            training: Any = self.section(stage, task)
+            if task_is.kind == "question_answering" and training.max_tokens < task_is.max_tokens:
+                raise ValueError(
+                    f"tasks.{task}: need max_tokens of {stage} >= that of prepare_task for question_answering, "
+                    f"found {training.max_tokens} and {task_is.max_tokens}"
+                )
 
     @model_validator(mode="after")
     def _attention_can_be_read(self) -> Self:

@@ -10,7 +10,6 @@ from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,6 +30,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(f"expected a tokenizer in {folder}, found none that loads: {error}") from None
     if tokenizer.mask_token_id is None:
         raise ModelError(f"expected a tokenizer with a [MASK] token in {folder}, found {type(tokenizer).__name__}.")
+    if "token_type_ids" in tokenizer.model_input_names and getattr(_config(folder, None), "type_vocab_size", 0) < 2:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     return tokenizer
 
 
@@ -71,16 +72,20 @@ def _takes(model: PreTrainedModel, columns: Collection[str]) -> PreTrainedModel:
     return model
 
 
-def load_classifier(folder: Path, *, attention: str, labels: list[str] | None = None, dropout: float | None = None):
-    """A sequence classifier in fp32, out of a classifier's folder or, with `labels`, out of a masked LM's: a new head."""
-    names = {} if labels is None else {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
-    return _load(AutoModelForSequenceClassification, folder, attention, dropout, **names)
+def load_task_model(
+    architecture, folder: Path, *, attention: str, dropout: float | None = None, **config
+) -> PreTrainedModel:
+    """A task model in fp32, out of a task model's folder or, with its `config`, out of a masked LM's: a new head.
+
+    architecture: transformers' Auto class of the task's kind; config: fields of the configuration, such as id2label.
+    """
+    return _load(architecture, folder, attention, dropout, **config)
 
 
-def load_sparse_classifier(sparse: Path, teacher: PreTrainedModel, *, attention: str, dropout: float | None):
+def load_sparse_task_model(sparse: Path, teacher: PreTrainedModel, *, attention: str, dropout: float | None):
     """The sparse LM as a student of `teacher`: its body as it is, its head (pooler, classifier) a copy of the teacher's."""
-    names = {"id2label": teacher.config.id2label, "label2id": teacher.config.label2id}
-    student, info = _load_with_info(AutoModelForSequenceClassification, sparse, attention, dropout, **names)
+    fields = {name: getattr(teacher.config, name) for name in ("id2label", "label2id", "problem_type")}
+    student, info = _load_with_info(type(teacher), sparse, attention, dropout, **fields)
     source = {name: p.cpu() for name, p in teacher.named_parameters()}
     with torch.no_grad():
         for name in info["missing_keys"]:

@@ -83,3 +83,14 @@ def inner_losses(student: Any, teacher: Any, attention_mask: Tensor, weights: Ma
     if weights["attention"] > 0:
         parts["attention"] = attention_loss(student.attentions, teacher.attentions, attention_mask)
     return parts
+
+
+def binary_soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Distillation loss of labels that are decided one by one: T^2 * KL(s(teacher / T) || s(student / T)), mean over all.
+
+    student, teacher: logits, float[..., labels]; s: the distribution (sigmoid, 1 - sigmoid) of one label.
+    No gradient reaches teacher. Returns a scalar >= 0 (up to rounding). Raises ValueError unless temperature > 0.
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2, for a label that holds or does not.
+    """
+    ours, theirs = (torch.stack([logits, torch.zeros_like(logits)], dim=-1) for logits in (student, teacher))
+    return soft_loss(ours, theirs, temperature)

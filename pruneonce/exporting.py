@@ -4,7 +4,7 @@ import json
 import logging
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pruneonce import lean, quantization, runtime
 from pruneonce.errors import ExportError, PatternBroken
 from pruneonce.training import Batch, inputs
+from pruneonce.training import logits as stacked
 
 OPSET = 20
 EXACT_SUMS = {"session.x64quantprecision": "1"}  # no 16-bit sums on processors without VNNI, slower; others ignore it
@@ -25,21 +26,23 @@ PRUNABLE = "pruneonce.prunable"  # key in the file's metadata: the layers whose 
 
 
 class _Logits(nn.Module):
-    """input_ids, attention_mask -> logits, a plain tensor out.
+    """input_ids, attention_mask and perhaps token_type_ids -> the outputs by name, plain tensors out.
 
-    The mask is made here, ready to be added to the scores, and token types are one zero for all: what transformers traces
-    for a 2-D mask and without token types is the same function and some thirty nodes longer.
+    The mask is made here, ready to be added to the scores, and token types of a single text are one zero for all: what
+    transformers traces for a 2-D mask and without token types is the same function and some thirty nodes longer.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, outputs: Sequence[str]):
         super().__init__()
-        self.model = model
+        self.model, self.outputs = model, outputs
         types = "token_type_ids" in signature(model.forward).parameters
         self.constant = {"token_type_ids": torch.zeros(1, 1, dtype=torch.int64)} if types else {}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
         hidden_scores = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
-        return self.model(input_ids=input_ids, attention_mask=hidden_scores, **self.constant).logits
+        types = self.constant if token_type_ids is None else {"token_type_ids": token_type_ids}
+        out = self.model(input_ids=input_ids, attention_mask=hidden_scores, **types)
+        return tuple(out[name] for name in self.outputs)
 
 
 def _activation_qdq(x, scale, zero_point):
@@ -50,28 +53,35 @@ def _weight_dq(weight, scale):
     return op.DequantizeLinear(weight, scale, axis=1)
 
 
-def export(model: nn.Module, path: Path) -> None:
-    """Write `model`, a sequence classifier, as one ONNX file: two inputs int64[batch, length], logits float[batch, classes].
+def export(
+    model: nn.Module,
+    path: Path,
+    *,
+    reads: Sequence[str] = ("input_ids", "attention_mask"),
+    outputs: Sequence[str] = ("logits",),
+) -> None:
+    """Write `model`, a task model, as one ONNX file: inputs int64[batch, length], outputs float[batch, ...].
 
+    reads: names of the inputs, in the order of `training.INPUTS`. outputs: of the model, and of the file.
     An Int8Linear becomes QuantizeLinear/DequantizeLinear around a MatMul with an int8 initializer.
     """
     axes = {
         0: torch.export.Dim("batch"),
         1: torch.export.Dim("length", max=int(getattr(model.config, "max_position_embeddings", 0)) or None),
     }
-    # Two tensors: were it one, the exporter would take both inputs for the same and read only the second.
-    example = (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64))
+    # A tensor each: were it one, the exporter would take all inputs for the same and read only the last.
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in reads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which is not needed
         program = torch.onnx.export(
-            _Logits(model).eval(),
+            _Logits(model, outputs).eval(),
             example,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=(axes, axes),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
+            dynamic_shapes=(axes,) * len(reads),
+            input_names=list(reads),
+            output_names=list(outputs),
             custom_translation_table={
                 quantization.fake_quantize_activation._opoverload: _activation_qdq,
                 quantization.dequantize_weight._opoverload: _weight_dq,
@@ -188,27 +198,38 @@ def check_integer(kernels: Mapping[str, str]) -> None:
 
 
 @torch.inference_mode()
-def logits(model: nn.Module, batches: Iterable[Batch]) -> list[np.ndarray]:
-    """float[batch, classes] of every batch, in PyTorch."""
-    return [model(**inputs(batch)).logits.float().numpy() for batch in batches]
+def logits(model: nn.Module, batches: Iterable[Batch], outputs: Sequence[str] = ("logits",)) -> list[np.ndarray]:
+    """float[batch, ...] of every batch, in PyTorch; several outputs are stacked behind the batch."""
+    return [stacked(model(**inputs(batch)), outputs).float().numpy() for batch in batches]
+
+
+def largest(logits: np.ndarray, batch: Batch) -> np.ndarray:
+    """The decision of a classifier: the class with the largest logit."""
+    return logits.argmax(-1)
 
 
 def parity(
-    trained: Sequence[np.ndarray], path: Path, batches: Sequence[Batch], *, entries: Mapping[str, str] | None = None
+    trained: Sequence[np.ndarray],
+    path: Path,
+    batches: Sequence[Batch],
+    *,
+    decide: Callable[[np.ndarray, Batch], np.ndarray] = largest,
+    entries: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """ONNX Runtime against PyTorch on the same inputs: largest difference of a logit, and share of equal decisions.
 
-    trained: what `logits` says. entries: session options, such as `EXACT_SUMS`.
+    trained: what `logits` says. decide: logits of a batch -> its decisions. entries: session options, such as `EXACT_SUMS`.
     """
     session = runtime.session(path, threads=torch.get_num_threads(), entries=entries)
-    differences, equal, scale, count = 0.0, 0, 0.0, 0
+    differences, scale, rows, equal = 0.0, 0.0, 0, []
     for ours, batch in zip(trained, batches, strict=True):
         theirs = runtime.logits(session, batch)
         differences = max(differences, float(np.abs(ours - theirs).max()))
         scale = max(scale, float(np.abs(ours).max()))
-        equal += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
-        count += len(ours)
-    return {"max_difference": differences, "max_logit": scale, "same_decision": equal / count, "rows": count}
+        equal.append(decide(ours, batch) == decide(theirs, batch))
+        rows += len(ours)
+    same = float(np.concatenate(equal).mean())
+    return {"max_difference": differences, "max_logit": scale, "same_decision": same, "rows": rows}
 
 
 def check_parity(found: Mapping[str, float], *, max_difference: float, same_decision: float) -> None:

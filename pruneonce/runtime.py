@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ INTEGER_KERNELS = (
     "QGemm",
     "QAttention",
 )
+
+TURN = 10  # calls of one session before the next one has its turn
 
 
 def is_integer(kernel: str) -> bool:
@@ -68,8 +70,9 @@ def optimised(path: Path) -> bytes:
 
 
 def logits(running: ort.InferenceSession, batch: Batch) -> np.ndarray:
-    """float[batch, classes] for a batch of input_ids and attention_mask."""
-    return running.run(["logits"], feeds(running, batch))[0]
+    """float[batch, ...] for a batch of what the graph reads; several outputs are stacked behind the batch."""
+    found = running.run(None, feeds(running, batch))
+    return found[0] if len(found) == 1 else np.stack(found, axis=1)
 
 
 def feeds(running: ort.InferenceSession, batch: Batch) -> dict[str, np.ndarray]:
@@ -77,27 +80,41 @@ def feeds(running: ort.InferenceSession, batch: Batch) -> dict[str, np.ndarray]:
     return {wanted.name: batch[wanted.name].numpy() for wanted in running.get_inputs()}
 
 
-def count_right(running: ort.InferenceSession, batches: Iterable[Batch], *, name: str) -> tuple[int, int]:
-    """(rows whose largest logit is the label, rows)."""
-    right = rows = 0
+def answers(running: ort.InferenceSession, batches: Iterable[Batch], *, name: str) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Every batch with its logits, under a progress bar."""
     with tqdm(desc=name, unit="text", mininterval=1.0) as bar:
         for batch in batches:
-            right += int((logits(running, batch).argmax(-1) == batch["labels"].numpy()).sum())
-            rows += len(batch["labels"])
-            bar.update(len(batch["labels"]))
-    return right, rows
+            yield batch, logits(running, batch)
+            bar.update(len(batch["input_ids"]))
 
 
-def latency_ms(running: ort.InferenceSession, batch: Batch, *, warmup_runs: int, runs: int) -> dict[str, float]:
-    """Wall time of one call in ms: median and 95th percentile over `runs` calls after `warmup_runs`."""
-    given = feeds(running, batch)
+def latencies_ms(
+    sessions: Mapping[str, ort.InferenceSession], batch: Batch, *, warmup_runs: int, runs: int
+) -> dict[str, dict[str, float]]:
+    """Wall time of one call in ms, by name: median and 95th percentile over `runs` calls after `warmup_runs`.
+
+    Sessions take turns of TURN calls, so that a machine that slows down slows all of them.
+    """
+    given = {name: feeds(running, batch) for name, running in sessions.items()}
+    for name, running in sessions.items():
+        _calls_ms(running, given[name], warmup_runs)
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for done in range(0, runs, TURN):
+        for name, running in sessions.items():
+            times[name] += _calls_ms(running, given[name], min(TURN, runs - done))
+    return {
+        name: {"median_ms": float(np.median(found)), "p95_ms": float(np.percentile(found, 95))}
+        for name, found in times.items()
+    }
+
+
+def _calls_ms(running: ort.InferenceSession, given: dict[str, np.ndarray], calls: int) -> list[float]:
     times = []
-    for run in range(warmup_runs + runs):
+    for _ in range(calls):
         began = time.perf_counter()
-        running.run(["logits"], given)
-        if run >= warmup_runs:
-            times.append(1e3 * (time.perf_counter() - began))
-    return {"median_ms": float(np.median(times)), "p95_ms": float(np.percentile(times, 95))}
+        running.run(None, given)
+        times.append(1e3 * (time.perf_counter() - began))
+    return times
 
 
 def operator_times(path: Path, batch: Batch, *, threads: int, runs: int) -> dict[str, float]:

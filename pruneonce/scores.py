@@ -1,8 +1,13 @@
-"""How good and how small: accuracy with its interval, and the fewest bytes that weights can take."""
+"""How good and how small: what a task measures, with its interval, and the fewest bytes that weights can take."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
+
+Scorer = Callable[[np.ndarray], float]  # indices of examples, with repetitions -> the metric of just these
+
+ACCURACY = "accuracy"  # by that name: the share of examples that are right, a proportion
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
@@ -17,6 +22,30 @@ def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[floa
     half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+
+
+def bootstrap_interval(scorer: Scorer, total: int, *, resamples: int, seed: int) -> tuple[float, float]:
+    """Percentile interval (95 %) of a metric over `total` examples, drawn `resamples` times with replacement.
+
+    Source: Efron 1979; Efron & Tibshirani 1993, section 13.3.
+    """
+    draw = np.random.default_rng(seed)
+    found = [scorer(draw.integers(total, size=total)) for _ in range(resamples)]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def summary(scorers: Mapping[str, Scorer], primary: str, total: int, *, resamples: int, seed: int) -> dict[str, float | str]:
+    """Every metric over all `total` examples by its name; the primary one also as `score`, with its 95 % interval.
+
+    The interval of the accuracy is Wilson's, of every other metric the bootstrap's.
+    """
+    found = {name: scorer(np.arange(total)) for name, scorer in scorers.items()}
+    if primary == ACCURACY:
+        low, high = wilson_interval(round(found[primary] * total), total)
+    else:
+        low, high = bootstrap_interval(scorers[primary], total, resamples=resamples, seed=seed)
+    return {**found, "metric": primary, "score": found[primary], "score_low": low, "score_high": high, "rows": total}
 
 
 def entropy_bytes(values: np.ndarray) -> float:

@@ -1,11 +1,13 @@
-"""Rows of text out of files: csv, tsv, tab, jsonl, parquet, txt. One row at a time, nothing guessed, nothing repaired."""
+"""Rows out of files: csv, tsv, tab, jsonl, parquet, txt. One row at a time, nothing guessed, nothing repaired."""
 
 import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruneonce.errors import DataError
@@ -25,8 +27,21 @@ def find_split(folder: Path, split: str) -> Path | None:
 
 
 def read(path: Path, columns: Sequence[str], *, skip_rows: int = 0) -> Iterator[Row]:
-    """Each row's `columns` as text, stripped; a missing value is "". A .txt file has one column, `text`, a line a row.
+    """Each row's `columns` as text, stripped; a missing value is "". Otherwise as `read_cells`."""
+    for row in read_cells(path, columns, skip_rows=skip_rows):
+        yield {column: text(cell) for column, cell in row.items()}
 
+
+def text(cell: Any) -> str:
+    """A cell as text, stripped; a missing one is ""."""
+    return "" if cell is None else str(cell).strip()
+
+
+def read_cells(path: Path, columns: Sequence[str], *, skip_rows: int = 0) -> Iterator[dict[str, Any]]:
+    """Each row's `columns` as the file has them: numbers, lists and objects in jsonl and parquet, text in the others.
+
+    A .txt file has one column, `text`, a line a row. Classes of a hub's data set (integers in parquet, their names in the
+    file's metadata) come by name.
     skip_rows: lines after the header that are not data (Orange's .tab files have two).
     Raises DataError if the file is empty, not UTF-8, cut short, or lacks a column.
     """
@@ -36,7 +51,7 @@ def read(path: Path, columns: Sequence[str], *, skip_rows: int = 0) -> Iterator[
         rows = _rows(path, columns)
         for number, row in enumerate(rows):
             if number >= skip_rows:
-                yield {c: "" if row[c] is None else str(row[c]).strip() for c in columns}
+                yield {column: row[column] for column in columns}
     except UnicodeDecodeError as error:
         raise DataError(
             f"expected UTF-8 in {path}, found byte {error.object[error.start]:#04x} at offset {error.start} of a read. "
@@ -65,14 +80,39 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict]:
     elif path.suffix == ".parquet":
         table = pq.ParquetFile(path)
         _check_columns(path, columns, table.schema_arrow.names)
+        classes = {column: names for column, names in _classes(table.schema_arrow).items() if column in columns}
         for batch in table.iter_batches(columns=list(columns)):
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                yield row | {column: _named(row[column], names, path) for column, names in classes.items()}
     elif path.suffix == ".txt":
         _check_columns(path, columns, ["text"])
         with path.open(encoding="utf-8-sig") as file:
             yield from ({"text": line} for line in file)
     else:
         raise DataError(f"expected one of {', '.join(SUFFIXES)}, found {path.name}.")
+
+
+def _classes(schema: pa.Schema) -> dict[str, list[str]]:
+    """column -> names of its classes, where `datasets` has written them into a parquet file's metadata."""
+    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
+    found = {}
+    for column, feature in info.get("features", {}).items():
+        while isinstance(feature, dict) and "feature" in feature:  # a list of classes
+            feature = feature["feature"]
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+            found[column] = feature["names"]
+    return found
+
+
+def _named(value: Any, names: list[str], path: Path) -> Any:
+    if isinstance(value, list):
+        return [_named(one, names, path) for one in value]
+    if value is not None and not 0 <= value < len(names):
+        raise DataError(
+            f"expected a class of {names} in {path}, found {value}: so the hub marks labels that are kept secret. "
+            "Take a split whose labels are public."
+        )
+    return None if value is None else names[value]
 
 
 def _check_columns(path: Path, wanted: Sequence[str], found, where: str = "") -> None:

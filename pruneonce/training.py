@@ -7,7 +7,7 @@ that was interrupted ends with the bytes of one that was not.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +33,11 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # what a model reads
 def inputs(batch: Batch) -> Batch:
     """The part of a batch that the model reads; labels and the like are the loss's."""
     return {name: batch[name] for name in INPUTS if name in batch}
+
+
+def logits(out: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """What a model says, as one tensor float[batch, ...]; several outputs are stacked behind the batch."""
+    return out[names[0]] if len(names) == 1 else torch.stack([out[name] for name in names], dim=1)
 
 
 class Compute(Protocol):

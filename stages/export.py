@@ -9,7 +9,7 @@ from functools import partial
 
 from pipeline.params import Common, Export
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
-from pruneonce import checkpoint, embeddings, exporting, pruning, quantization, tasks, training
+from pruneonce import checkpoint, embeddings, exporting, kinds, pruning, quantization, tasks, training
 
 
 def run(
@@ -28,10 +28,10 @@ def run(
 ) -> Metrics:
     p = export
     training.accelerator(common)
-    tokenizer = checkpoint.load_tokenizer(dense)
+    kind, tokenizer = kinds.load(splits), checkpoint.load_tokenizer(dense)
     validation = tasks.read_split(splits / "validation.arrow")
     texts = validation.select(range(min(p.parity_texts, len(validation))))
-    batches = list(tasks.evaluation_batches(texts, tokenizer))
+    batches = list(tasks.evaluation_batches(texts, kind, tokenizer))
     metrics: dict[str, object] = {}
 
     for variant, source, path in (
@@ -40,7 +40,7 @@ def run(
         ("int8", quantized, int8_onnx),
     ):
         # Eager attention: the fused one exports as a longer graph, and the two are the same function.
-        model = checkpoint.load_classifier(source, attention="eager", dropout=0.0).eval()
+        model = checkpoint.load_task_model(kind.architecture, source, attention="eager", dropout=0.0).eval()
         pattern = {name: zero.numpy() for name, zero in pruning.zeros(model, common.prunable).items()}
         if variant == "int8":
             fake_quant = partial(quantization.FakeQuantLinear, weight_bits=model.config.weight_bits)
@@ -50,14 +50,15 @@ def run(
             weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
         else:
             weights = {name: m.weight.detach().numpy() for name, m in pruning.prunable(model, common.prunable).items()}
-        exporting.export(model, path)
+        exporting.export(model, path, reads=list(training.inputs(batches[0])), outputs=kind.outputs)
         exporting.name_weights(path, weights)
         rounded = embeddings.quantize(path) if variant == "int8" and p.embeddings == "int8" else {}
-        trained = exporting.logits(model, batches)
+        trained = exporting.logits(model, batches, kind.outputs)
         tolerance = p.int8_tolerance if variant == "int8" else p.fp32_tolerance
         agreement = p.same_decision_ratio if variant == "int8" else 1.0
         sums = {"parity": {}, "parity_of_exact_sums": exporting.EXACT_SUMS} if variant == "int8" else {"parity": {}}
-        found = {name: exporting.parity(trained, path, batches, entries=entries) for name, entries in sums.items()}
+        parity = partial(exporting.parity, trained, path, batches, decide=kind.decisions)
+        found = {name: parity(entries=entries) for name, entries in sums.items()}
         for difference in found.values():
             exporting.check_parity(difference, max_difference=tolerance, same_decision=agreement)
         exporting.check_zeros(path, pattern)

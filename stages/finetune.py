@@ -12,7 +12,7 @@ from functools import partial
 
 from pipeline.params import Common, Finetune
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
-from pruneonce import checkpoint, classification, pruning, schedules, tasks, training
+from pruneonce import checkpoint, kinds, pruning, schedules, tasks, training
 
 
 def run(
@@ -30,22 +30,24 @@ def run(
     p = finetune
     engine = training.accelerator(common, micro_batches=p.micro_batches)
     tokenizer = checkpoint.load_tokenizer(teacher)
-    mentor = checkpoint.load_classifier(teacher, attention=common.attention, dropout=0.0)
+    kind = kinds.load(splits)
+    mentor = checkpoint.load_task_model(kind.architecture, teacher, attention=common.attention, dropout=0.0)
     mentor = mentor.eval().requires_grad_(False).to(engine.device)
-    student = checkpoint.load_sparse_classifier(sparse, mentor, attention=common.attention, dropout=p.dropout).to(
+    student = checkpoint.load_sparse_task_model(sparse, mentor, attention=common.attention, dropout=p.dropout).to(
         engine.device
     )
     given = pruning.zeros(student, common.prunable)
     pruning.mask_linears(student, common.prunable)
     pruning.lock(student)
     train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
-    batches = tasks.Batches(train, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
+    batches = tasks.Batches(train, kind, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
     steps = batches.steps(p.epochs)
 
     training.fit(
         student,
         batches,
-        classification.distilled_loss(
+        kinds.distilled_loss(
+            kind,
             mentor,
             temperature=p.temperature,
             soft_ratio=p.soft_ratio,
@@ -69,8 +71,8 @@ def run(
     pruning.check_pattern(given, pattern)
     checkpoint.save(student, tokenizer, model)
     log.write_history(history)
-    score = classification.accuracy(student, tasks.evaluation_batches(validation, tokenizer), engine=engine)
-    return {"validation_accuracy": score, "sparsity": pruning.sparsity(pattern)}
+    score = kinds.score(student, kind, validation, tokenizer, engine=engine)
+    return {"validation_score": score, "sparsity": pruning.sparsity(pattern)}
 
 
 if __name__ == "__main__":

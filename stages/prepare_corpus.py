@@ -17,7 +17,7 @@ from pruneonce.errors import DataError
 def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus, log: Log) -> Metrics:
     p = prepare_corpus
     tokenizer = checkpoint.load_tokenizer(raw / common.model)
-    tests = (text for path in sorted(tasks.glob("*/test.arrow")) for text in task_data.read_split(path)["text"])
+    tests = (text for task in sorted(tasks.iterdir()) for text in task_data.texts_of_tests(task))
 
     def documents():
         for d in p.documents:

@@ -15,7 +15,7 @@ from functools import partial
 
 from pipeline.params import Common, Quantize
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
-from pruneonce import checkpoint, classification, pruning, quantization, schedules, tasks, training
+from pruneonce import checkpoint, kinds, pruning, quantization, schedules, tasks, training
 
 
 def run(
@@ -33,20 +33,22 @@ def run(
     p = quantize
     engine = training.accelerator(common, micro_batches=p.micro_batches)
     tokenizer = checkpoint.load_tokenizer(teacher)
-    mentor = checkpoint.load_classifier(teacher, attention=common.attention, dropout=0.0)
+    kind = kinds.load(splits)
+    mentor = checkpoint.load_task_model(kind.architecture, teacher, attention=common.attention, dropout=0.0)
     mentor = mentor.eval().requires_grad_(False).to(engine.device)
     start = {"sparse": sparse, "dense": teacher}[p.start]
-    student = checkpoint.load_classifier(start, attention=common.attention, dropout=p.dropout).to(engine.device)
+    student = checkpoint.load_task_model(kind.architecture, start, attention=common.attention, dropout=p.dropout)
+    student = student.to(engine.device)
     given = pruning.zeros(student, common.prunable)
     fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
     pruning.mask_linears(student, common.prunable, fake_quant)
     pruning.lock(student)
     train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
-    batches = tasks.Batches(train, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
+    batches = tasks.Batches(train, kind, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
     steps = batches.steps(p.epochs) if p.epochs else 0  # a little training takes a step at least
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
     quantization.observe(student, False)
-    calibrated = classification.accuracy(student, tasks.evaluation_batches(validation, tokenizer), engine=engine)
+    calibrated = kinds.score(student, kind, validation, tokenizer, engine=engine)
 
     def before_step(step: int) -> dict[str, float]:
         quantization.observe(student, step < p.freeze_ranges_ratio * steps)
@@ -56,7 +58,8 @@ def run(
     training.fit(
         student,
         batches,
-        classification.distilled_loss(
+        kinds.distilled_loss(
+            kind,
             mentor,
             temperature=p.temperature,
             soft_ratio=p.soft_ratio,
@@ -78,7 +81,7 @@ def run(
     )
     quantization.observe(student, False)
     quantization.round_operands(student, True)
-    score = classification.accuracy(student, tasks.evaluation_batches(validation, tokenizer), engine=engine)
+    score = kinds.score(student, kind, validation, tokenizer, engine=engine)
     ranges = quantization.ranges(student)
     student.config.weight_bits = p.weight_bits  # beside the ranges: what the weights' grid is
     pruning.bake(student)
@@ -87,7 +90,7 @@ def run(
     checkpoint.save(student, tokenizer, model)
     checkpoint.save_ranges(ranges, model)
     log.write_history(history)
-    return {"validation_accuracy": score, "ptq_validation_accuracy": calibrated, "sparsity": pruning.sparsity(pattern)}
+    return {"validation_score": score, "ptq_validation_score": calibrated, "sparsity": pruning.sparsity(pattern)}
 
 
 if __name__ == "__main__":

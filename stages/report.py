@@ -30,7 +30,7 @@ def run(
     page.write_text(reporting.markdown(report.title, rows))
     table.write_text(json.dumps(rows, indent=2) + "\n")
     reporting.write_sizes(sizes, rows)
-    return {task: {row["variant"]: row["accuracy"] for row in rows if row["task"] == task} for task in tasks.names}
+    return {task: {row["variant"]: row["score"] for row in rows if row["task"] == task} for task in tasks.names}
 
 
 if __name__ == "__main__":

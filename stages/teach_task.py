@@ -6,12 +6,11 @@ writes  model    dense task model
         history  loss by step
 """
 
-import json
 from functools import partial
 
 from pipeline.params import Common, TeachTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
-from pruneonce import checkpoint, classification, schedules, tasks, training
+from pruneonce import checkpoint, kinds, schedules, tasks, training
 
 
 def run(
@@ -20,16 +19,18 @@ def run(
     p = teach_task
     engine = training.accelerator(common, micro_batches=p.micro_batches)
     tokenizer = checkpoint.load_tokenizer(base)
-    labels = json.loads((splits / "labels.json").read_text())
-    teacher = checkpoint.load_classifier(base, attention=common.attention, labels=labels, dropout=p.dropout)
+    kind = kinds.load(splits)
+    teacher = checkpoint.load_task_model(
+        kind.architecture, base, attention=common.attention, dropout=p.dropout, **kind.config
+    )
     train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
-    batches = tasks.Batches(train, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
+    batches = tasks.Batches(train, kind, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
     steps = batches.steps(p.epochs)
 
     training.fit(
         teacher,
         batches,
-        classification.hard_loss,
+        kinds.hard_loss(kind),
         engine=engine,
         learning_rate=partial(
             schedules.linear_decay, steps=steps, warmup=round(p.warmup_ratio * steps), peak=p.learning_rate
@@ -44,8 +45,8 @@ def run(
     )
     checkpoint.save(teacher, tokenizer, model)
     log.write_history(history)
-    score = classification.accuracy(teacher, tasks.evaluation_batches(validation, tokenizer), engine=engine)
-    return {"validation_accuracy": score}
+    score = kinds.score(teacher, kind, validation, tokenizer, engine=engine)
+    return {"validation_score": score}
 
 
 if __name__ == "__main__":

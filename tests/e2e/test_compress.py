@@ -68,7 +68,7 @@ def test_first_run_runs_everything_and_ends_with_the_table(copy: Path, first: st
     assert [(row["task"], row["variant"]) for row in table] == [("topic", v) for v in ("dense", "sparse", "int8")]
     for row in table[1:]:
         assert row["sparsity"] == pytest.approx(0.85, abs=0.01)
-        assert f"{row['accuracy']:.2%}" in first
+        assert f"{row['score']:.2%}" in first
 
 
 def test_mlflow_holds_one_sealed_run_a_stage_under_one_parent(copy: Path, first: str):

@@ -35,9 +35,9 @@ def locked(content: bytes) -> dict[str, Stage]:
     return {"export@topic": export, "evaluate@topic": Stage("evaluate@topic", {FILE: md5}, {"scores": md5[::-1]}, {})}
 
 
-def run(stages: dict[str, Stage], accuracy: float = 0.5) -> None:
+def run(stages: dict[str, Stage], score: float = 0.5) -> None:
     """Sealed runs of both stages."""
-    for name, result in (("export@topic", {}), ("evaluate@topic", {"int8": {"accuracy": accuracy, "file_bytes": 59181977}})):
+    for name, result in (("export@topic", {}), ("evaluate@topic", {"int8": {"score": score, "file_bytes": 59181977}})):
         with tracking.stage_run(name, {}, stages[name].deps) as tracked:
             tracked.log_result(result, seconds=1.0)
         assert tracking.seal(tracked.run_id, stages) == name
@@ -50,12 +50,12 @@ def current(client: MlflowClient):
 def test_the_shipped_file_is_registered_with_its_run_and_its_numbers(store, int8_onnx):
     content = int8_onnx.path.read_bytes()
     stages = locked(content)
-    run(stages, accuracy=0.9375)
+    run(stages, score=0.9375)
     (line,) = registry.register(stages)
     md5 = hashlib.md5(content).hexdigest()
     assert line == f"models:/{MODEL}@current is version 1, md5 {md5}"
     version = current(store)
-    assert version.tags == {"md5": md5, "path": FILE, "accuracy": "0.9375", "file_bytes": "59181977"}
+    assert version.tags == {"md5": md5, "path": FILE, "score": "0.9375", "file_bytes": "59181977"}
     assert [version.run_id] == tracking.runs_of(stages["export@topic"])
     kept = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@current", tracking_uri=tracking.uri()))
     assert (kept / "model.onnx").read_bytes() == content

@@ -418,7 +418,7 @@ def test_post_training_quantization_of_either_model(first, tmp_path, start, orig
     reads = (f"data/{s}/{TASK}" for s in ("teach_task", "tasks", "finetune"))
     ptq = {"epochs": 0, "start": start}
     found = again(first, tmp_path, f"quantize@{TASK}", *reads, quantize=ptq)
-    assert found["validation_accuracy"] == found["ptq_validation_accuracy"] > 0.5
+    assert found["validation_score"] == found["ptq_validation_score"] > 0.5
     assert found["sparsity"] == pytest.approx(sparsity, abs=1e-3)
     assert (tmp_path / f"data/plots/quantize/{TASK}.csv").read_text() == "step,loss\n"
     weights, given = matrices(tmp_path / f"data/quantize/{TASK}"), matrices(first[f"{origin}/{TASK}"])

@@ -1,0 +1,134 @@
+"""Token classification: a tag a word, told by the word's first token."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from seqeval.metrics.sequence_labeling import get_entities
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForTokenClassification
+
+from pruneonce import tables, tasks
+from pruneonce.classification import named
+from pruneonce.corpus import IGNORED
+from pruneonce.distillation import soft_loss
+from pruneonce.errors import DataError
+from pruneonce.scores import Scorer
+from pruneonce.tasks import Example, Wanted
+from pruneonce.training import Batch
+
+OUTSIDE = "O"  # the tag of a word that is in no entity
+CUT = -1  # place of a word that has no token: it was cut off, or the tokenizer dropped it
+
+
+def _words(cell: Any) -> tuple[str, ...]:
+    """A list of words or tags, or text with white space between them."""
+    return tuple(map(tables.text, cell)) if isinstance(cell, list) else tuple(tables.text(cell).split())
+
+
+@dataclass(frozen=True)
+class TokenClassification:
+    """A tag a word. Metrics: token_accuracy and, of tags such as B-PER, I-PER and O, entity_f1 (whole entities)."""
+
+    metric: str
+    classes: list[str]
+
+    architecture: ClassVar[Any] = AutoModelForTokenClassification
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.list_(pa.int32()), "places": pa.list_(pa.int32())}
+    targets: ClassVar[tuple[str, ...]] = ("label", "places")
+
+    @classmethod
+    def example(cls, *cells: Any) -> Example:
+        words, tags = map(_words, cells)
+        if len(words) != len(tags):
+            raise DataError(
+                f"expected a tag for each of {len(words)} words, found {len(tags)} (text: {' '.join(words)[:60]!r})."
+            )
+        return Example((" ".join(words),), (words, tags) if words else None)
+
+    @classmethod
+    def of(cls, wanted: Wanted, train: Sequence[Example], others: Sequence[Example]) -> Self:
+        shown, asked = ({tag for row in rows for tag in row.label[1]} for rows in (train, others))
+        names = tasks.label_names(shown, asked, wanted.labels)
+        if wanted.metric == "entity_f1" and not _names_entities(names):
+            raise DataError(f"expected tags like B-PER, I-PER and O for metric entity_f1, found {names[:8]}.")
+        return cls(wanted.metric, names)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return named(self.classes)
+
+    def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
+        index = {name: i for i, name in enumerate(self.classes)}
+        encoded = tokenizer([list(row.label[0]) for row in examples], is_split_into_words=True, verbose=False)
+        cut, ids, places = 0, [], []
+        for i, (row, whole) in enumerate(zip(examples, encoded["input_ids"], strict=True)):
+            first = dict[int | None, int]()
+            for place, word in enumerate(encoded.word_ids(i)[: max_tokens - 1]):
+                first.setdefault(word, place)
+            ids.append(whole if len(whole) <= max_tokens else [*whole[: max_tokens - 1], whole[-1]])
+            places.append([first.get(word, CUT) for word in range(len(row.label[0]))])
+            cut += len(whole) > max_tokens
+        labels = [[index[tag] for tag in row.label[1]] for row in examples]
+        return {"text": [row.texts[0] for row in examples], "label": labels, "places": places, "input_ids": ids}, cut
+
+    def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+        """int64[batch, length]: the tag at the first token of its word, IGNORED elsewhere."""
+        labels = torch.full((len(rows), length), IGNORED)
+        for i, row in enumerate(rows):
+            for place, tag in zip(row["places"], row["label"], strict=True):
+                if CUT < place < length - 1:  # a batch that is cut ends in a special token
+                    labels[i, place] = tag
+        return labels
+
+    def hard(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy, mean over words."""
+        return F.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+
+    def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+        """Mean over words: no padding, no special token, no second token of a word."""
+        words = batch["labels"] != IGNORED
+        return soft_loss(student[words], teacher[words], temperature)
+
+    def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        return logits.argmax(-1)[batch["labels"].numpy() != IGNORED]
+
+    def predictions(self, split: Dataset, logits: Sequence[np.ndarray]) -> list[list[str]]:
+        """The tag of every word; one that was cut off is said to be in no entity."""
+        found = []
+        for places, row in zip(split["places"][:], logits, strict=True):
+            said = row.argmax(-1)
+            found.append([OUTSIDE if place == CUT else self.classes[said[place]] for place in places])
+        return found
+
+    def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
+        right = [[self.classes[tag] for tag in tags] for tags in split["label"][:]]
+        said = self.predictions(split, logits)
+        pairs = list(zip(right, said, strict=True))
+        found = {"token_accuracy": _share([(sum(map(str.__eq__, a, b)), len(a)) for a, b in pairs])}
+        if _names_entities(self.classes):
+            entities = [(set(get_entities(a)), set(get_entities(b))) for a, b in pairs]
+            found["entity_f1"] = _share([(2 * len(a & b), len(a) + len(b)) for a, b in entities])
+        return len(right), found
+
+
+def _names_entities(names: Sequence[str]) -> bool:
+    return all(name == OUTSIDE or re.fullmatch(r"[BIES]-.+", name) for name in names)
+
+
+def _share(counts: Sequence[tuple[int, int]]) -> Scorer:
+    """Sum of the first counts over sum of the second ones, 0 where there is nothing: F1 = 2 right / (expected + found)."""
+    table = np.array(counts)
+
+    def score(rows: np.ndarray) -> float:
+        part, whole = table[rows].sum(0)
+        return float(part / whole) if whole else 0.0
+
+    return score

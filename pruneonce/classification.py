@@ -90,10 +90,15 @@ class Classification(_OfTexts):
 
     def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
         right, said = np.array(split["label"][:]), np.array([row.argmax() for row in logits])
+
+        def mcc(rows: np.ndarray) -> float:
+            constant = len({*right[rows], *said[rows]}) == 1  # undefined: none
+            return 0.0 if constant else float(metrics.matthews_corrcoef(right[rows], said[rows]))
+
         found: dict[str, Scorer] = {
             "accuracy": lambda rows: float((right[rows] == said[rows]).mean()),
             "macro_f1": lambda rows: float(metrics.f1_score(right[rows], said[rows], average="macro", zero_division=0)),
-            "mcc": lambda rows: float(metrics.matthews_corrcoef(right[rows], said[rows])),
+            "mcc": mcc,
         }
         if len(self.classes) == 2:
             found["f1"] = lambda rows: float(metrics.f1_score(right[rows] == 1, said[rows] == 1, zero_division=0))

@@ -71,6 +71,19 @@ class Cpu:
 
 
 @dataclass
+class Asked:
+    """A `tasks.Wanted`: what a person says of a task."""
+
+    metric: str
+    labels: list[str] | None = None
+    max_tokens: int = 40
+    stride_tokens: int = 8
+    max_answer_tokens: int = 10
+    n_best: int = 5
+    null_threshold: float | None = None
+
+
+@dataclass
 class Exported:
     """An ONNX file, the model it was made of, its prunable weights and its zeros by layer."""
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruneonce import corpus, scores, tasks
+from pruneonce.classification import Classification
 
 words = st.lists(st.text(string.ascii_letters + string.digits + "äöüßéñ東京.,!", min_size=1, max_size=8), max_size=8)
 gaps = st.sampled_from([" ", "  ", "\n", "\t ", "\u00a0", "\r\n"])
@@ -76,21 +77,23 @@ rows = st.lists(st.tuples(words.map(" ".join), st.sampled_from(["", "a", "b", "c
 
 @given(rows, rows, st.floats(0.05, 0.9), st.integers(0, 100))
 def test_splits_share_no_text_and_lose_no_row_uncounted(train, test, ratio, seed):
+    train, test = ([Classification.example(*row) for row in rows] for rows in (train, test))
     kept_test, dropped_test = tasks.clean(test, keep_duplicates=True)
     kept, dropped = tasks.clean(train, exclude=kept_test)
     rest, carved = tasks.carve(kept, ratio, seed=seed)
-    splits = [{corpus.text_key(t) for t, _ in part} for part in (rest, carved, kept_test)]
+    splits = [{corpus.text_key(row.texts[0]) for row in part} for part in (rest, carved, kept_test)]
     assert sum(map(len, splits)) == len(set.union(*splits))
     assert len(rest) + len(carved) + dropped.empty + dropped.duplicate + dropped.held_out == len(train)
     assert len(kept_test) + dropped_test.empty == len(test)
     for label in "abc":
-        total = sum(row[1] == label for row in kept)
-        assert sum(row[1] == label for row in carved) == round(ratio * total)
+        total = sum(row.label == label for row in kept)
+        assert sum(row.label == label for row in carved) == round(ratio * total)
 
 
 @given(st.lists(st.lists(st.integers(5, 99), max_size=20), min_size=1, max_size=8), st.integers(3, 30))
 def test_collate_pads_cuts_and_keeps_the_last_token(texts, max_tokens):
-    batch = tasks.collate([[2, *t, 3] for t in texts], [0] * len(texts), pad=0, max_tokens=max_tokens, last=3)
+    rows = [{"input_ids": [2, *t, 3], "label": 0} for t in texts]
+    batch = tasks.collate(rows, Classification("accuracy", ["a", "b"]), pad=0, max_tokens=max_tokens, last=3)
     assert batch["input_ids"].shape[1] == min(max_tokens, max(map(len, texts)) + 2)
     for ids, mask, text in zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), texts, strict=True):
         length = sum(mask)

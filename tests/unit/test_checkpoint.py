@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForPreTraining, DistilBertConfig, ElectraConfig, RobertaConfig
+from transformers import AutoModelForSequenceClassification as AUTO
 
 from pruneonce import checkpoint, pruning
+from pruneonce.classification import named
 from pruneonce.errors import ModelError
 from tests.conftest import random_classifier
 
@@ -91,7 +93,7 @@ def test_a_corpus_of_pairs_asks_for_a_next_sentence_head(folder, tokenizer, tmp_
     checkpoint.save(loaded, tokenizer, tmp_path / "both")
     assert same(loaded, checkpoint.load_masked_lm(tmp_path / "both", attention="eager", columns=PAIRS))
     assert same(masked_lm, checkpoint.load_masked_lm(tmp_path / "both", attention="eager"))
-    task = checkpoint.load_classifier(tmp_path / "both", attention="eager", labels=["a", "b"])
+    task = checkpoint.load_task_model(AUTO, tmp_path / "both", attention="eager", **named(["a", "b"]))
     assert torch.equal(task.bert.pooler.dense.weight, loaded.bert.pooler.dense.weight)
 
 
@@ -100,7 +102,7 @@ def test_the_pooler_of_a_sparse_student_is_the_language_models_if_it_has_one(tok
     sparse = checkpoint.random_masked_lm(tiny_folder, attention="eager", columns=PAIRS)
     checkpoint.save(sparse, tokenizer, tmp_path / "sparse")
     teacher = random_classifier(5)
-    student = checkpoint.load_sparse_classifier(tmp_path / "sparse", teacher, attention="eager", dropout=0.0)
+    student = checkpoint.load_sparse_task_model(tmp_path / "sparse", teacher, attention="eager", dropout=0.0)
     assert torch.equal(student.bert.pooler.dense.weight, sparse.bert.pooler.dense.weight)
     assert torch.equal(student.classifier.weight, teacher.classifier.weight)
 
@@ -146,7 +148,7 @@ def test_no_model_and_no_tokenizer_are_errors(tmp_path, folder):
 
 
 def test_a_masked_lm_becomes_a_classifier_with_named_classes(folder, masked_lm):
-    loaded = checkpoint.load_classifier(folder, attention="eager", labels=["no", "yes", "maybe"])
+    loaded = checkpoint.load_task_model(AUTO, folder, attention="eager", **named(["no", "yes", "maybe"]))
     assert loaded.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
     assert loaded.config.label2id == {"no": 0, "yes": 1, "maybe": 2}
     assert loaded.classifier.weight.shape == (3, 48)
@@ -155,7 +157,7 @@ def test_a_masked_lm_becomes_a_classifier_with_named_classes(folder, masked_lm):
 
 def test_a_classifier_round_trips(classifier, tokenizer, tmp_path):
     checkpoint.save(classifier, tokenizer, tmp_path / "model")
-    assert same(classifier, checkpoint.load_classifier(tmp_path / "model", attention="eager"))
+    assert same(classifier, checkpoint.load_task_model(AUTO, tmp_path / "model", attention="eager"))
 
 
 def test_a_sparse_student_has_its_own_body_and_its_teachers_head(folder, masked_lm, tokenizer, tmp_path):
@@ -164,7 +166,7 @@ def test_a_sparse_student_has_its_own_body_and_its_teachers_head(folder, masked_
     pruning.bake(masked_lm)
     checkpoint.save(masked_lm, tokenizer, folder)
     teacher = random_classifier(5)
-    student = checkpoint.load_sparse_classifier(folder, teacher, attention="eager", dropout=0.0)
+    student = checkpoint.load_sparse_task_model(folder, teacher, attention="eager", dropout=0.0)
     assert same(masked_lm.bert, student.bert)
     assert pruning.sparsity(pruning.zeros(student, r"^encoder\.")) == pytest.approx(0.7, abs=1e-3)
     for name in ("bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"):

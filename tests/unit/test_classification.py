@@ -1,76 +1,198 @@
-"""Sequence classification losses and accuracy on a tiny BERT."""
+"""Kinds that decide on a whole text: rows, targets, losses against their definitions, metrics worked by hand."""
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
-from transformers.modeling_outputs import SequenceClassifierOutput
+from datasets import Dataset
+from scipy.special import expit, xlogy
 
-from pruneonce import classification
-from pruneonce.distillation import attention_loss, hidden_loss, soft_loss
-from tests.conftest import random_classifier
+from pruneonce import scores, tasks
+from pruneonce.classification import Classification, MultiLabel, Regression
+from pruneonce.errors import DataError
+from tests.conftest import Asked
 
-
-def full(model, batch):
-    with torch.no_grad():
-        return model(batch["input_ids"], batch["attention_mask"], output_hidden_states=True)
-
-
-def test_hard_loss_is_cross_entropy(classifier, batch):
-    found = classification.hard_loss(classifier, batch)
-    assert set(found) == {"loss"}
-    log_p = full(classifier, batch).logits.double().log_softmax(-1)
-    expected = -log_p[torch.arange(4), batch["labels"]].mean()
-    assert float(found["loss"].detach()) == pytest.approx(float(expected), rel=1e-5)
+CLASSES = Classification("accuracy", ["a", "b", "c"])
+LABELS = MultiLabel("micro_f1", ["a", "b", "c"])
+NUMBER = Regression("pearson")
 
 
-@pytest.mark.parametrize(("soft_ratio", "hidden_weight"), [(1.0, 0.0), (0.0, 0.0), (0.3, 2.0)])
-def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(classifier, batch, soft_ratio, hidden_weight):
-    teacher = random_classifier(1)
-    loss = classification.distilled_loss(teacher, temperature=2.0, soft_ratio=soft_ratio, hidden_weight=hidden_weight)
-    parts = loss(classifier, batch)
-    ours, theirs = full(classifier, batch), full(teacher, batch)
-    total = (1 - soft_ratio) * F.cross_entropy(ours.logits, batch["labels"])
-    total = total + soft_ratio * soft_loss(ours.logits, theirs.logits, 2.0)
-    hidden = hidden_loss(ours.hidden_states[1:], theirs.hidden_states[1:], batch["attention_mask"])
-    torch.testing.assert_close(parts["loss"].detach(), total + hidden_weight * hidden, atol=1e-5, rtol=1e-5)
-    assert ("hidden" in parts) == (hidden_weight > 0)
+def logits(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_attention_is_one_more_part(classifier, batch):
-    teacher, settings = random_classifier(1), {"temperature": 2.0, "soft_ratio": 1.0, "hidden_weight": 0.0}
-    plain = classification.distilled_loss(teacher, **settings)(classifier, batch)
-    parts = classification.distilled_loss(teacher, **settings, attention_weight=3.0)(classifier, batch)
-    layers = [
-        model(batch["input_ids"], batch["attention_mask"], output_attentions=True).attentions
-        for model in (classifier, teacher)
-    ]
-    torch.testing.assert_close(parts["attention"], attention_loss(*layers, batch["attention_mask"]))
-    torch.testing.assert_close(parts["loss"], plain["loss"] + 3 * parts["attention"])
-    assert set(parts) - set(plain) == {"attention"}
+def all_scores(kind, label, said):
+    total, scorers = kind.scorers(Dataset.from_dict({"label": label}), [np.array(row) for row in said])
+    return total, {name: scorer(np.arange(total)) for name, scorer in scorers.items()}
 
 
-def test_fault_5_the_teacher_gets_no_gradient_and_is_no_part_of_the_student(classifier, batch):
-    teacher, names = random_classifier(1), set(classifier.state_dict())
-    loss = classification.distilled_loss(teacher, temperature=2.0, soft_ratio=0.5, hidden_weight=1.0)
-    loss(classifier, batch)["loss"].backward()
-    assert all(p.grad is None for p in teacher.parameters())
-    assert classifier.classifier.weight.grad.abs().sum() > 0
-    assert set(classifier.state_dict()) == names
+class TestClassification:
+    def test_a_row_out_of_cells(self):
+        assert Classification.example(" x ", 3) == tasks.Example(("x",), "3", stratum="3")
+        assert Classification.example("x", "y", None).label is None
+        assert Classification.example("x", "y", "n").texts == ("x", "y")
+
+    def test_hard_loss_is_cross_entropy(self):
+        found = CLASSES.hard(logits(4, 3), {"labels": torch.tensor([0, 2, 1, 1])})
+        p = np.exp(logits(4, 3).double().numpy())
+        p /= p.sum(-1, keepdims=True)
+        assert float(found) == pytest.approx(-np.log(p[range(4), [0, 2, 1, 1]]).mean(), rel=1e-6)
+
+    def test_metrics_by_hand(self):
+        """Right 0 0 0 1 1, said 0 0 1 1 0: of class 1 one right, one too many, one missed."""
+        kind = Classification("f1", ["no", "yes"])
+        total, found = all_scores(kind, [0, 0, 0, 1, 1], [[1, 0], [1, 0], [0, 1], [0, 1], [1, 0]])
+        assert total == 5
+        expected = {"accuracy": 3 / 5, "f1": 1 / 2, "macro_f1": (2 / 3 + 1 / 2) / 2, "mcc": 1 / 6}  # (2·1 - 1·1) / 6
+        assert found == pytest.approx(expected)
+
+    def test_three_classes_have_no_f1_of_the_second_one(self):
+        assert set(all_scores(CLASSES, [0, 1, 2], np.eye(3))[1]) == {"accuracy", "macro_f1", "mcc"}
+        rows = [Classification.example("x", label) for label in "abc"]
+        with pytest.raises(DataError, match="expected two classes for metric f1, found 3"):
+            Classification.of(Asked(metric="f1"), rows, [])
+
+    def test_one_class_said_is_no_warning(self):
+        kind = Classification("mcc", ["no", "yes"])
+        assert all_scores(kind, [0, 0], [[1, 0], [1, 0]])[1]["mcc"] == 0
+
+    def test_the_second_class_is_the_positive_one_in_the_order_given(self):
+        rows = [Classification.example("x", label) for label in ("not_equivalent", "equivalent")]
+        wanted = Asked(metric="f1", labels=["not_equivalent", "equivalent"])
+        assert Classification.of(wanted, rows, []).classes == ["not_equivalent", "equivalent"]
 
 
-class Fixed(nn.Module):
-    """Answers the class that its first token names."""
+class TestRegression:
+    def test_a_label_that_is_no_number(self):
+        assert Regression.example("x", "y", " 2.5 ").label == 2.5
+        assert Regression.example("x", None).label is None
+        with pytest.raises(DataError, match="expected a number as label, found 'much'"):
+            Regression.example("x", "much")
 
-    def forward(self, input_ids, attention_mask):
-        assert not self.training
-        return SequenceClassifierOutput(logits=F.one_hot(input_ids[:, 0], 3).float())
+    @pytest.mark.parametrize(("values", "message"), [([1.0, float("nan")], "finite"), ([-1.0, -1.0], "kept secret")])
+    def test_labels_that_cannot_be_learned(self, values, message):
+        rows = [Regression.example("x", value) for value in values]
+        with pytest.raises(DataError, match=message):
+            Regression.of(Asked(metric="pearson"), [Regression.example("x", 1), Regression.example("y", 2)], rows)
+
+    def test_losses_are_squared_errors(self):
+        student, teacher, right = logits(4, 1), logits(4, 1, seed=1), torch.tensor([1.0, 2.0, 3.0, 4.0])
+        s, t = student.double().squeeze(), teacher.double().squeeze()
+        assert float(NUMBER.hard(student, {"labels": right})) == pytest.approx(float(((s - right) ** 2).mean()), rel=1e-6)
+        found = [float(NUMBER.soft(student, teacher, {}, temperature)) for temperature in (1.0, 5.0)]
+        assert found == pytest.approx([float(((s - t) ** 2).mean())] * 2, rel=1e-6)
+
+    def test_correlations_by_hand(self):
+        """1 2 3 against 1 2 6: covariance 5, variances 2 and 14; the order is the same."""
+        _, found = all_scores(NUMBER, [1.0, 2.0, 3.0], [[1.0], [2.0], [6.0]])
+        assert found == pytest.approx({"pearson": 5 / np.sqrt(2 * 14), "spearman": 1.0})
+
+    def test_a_constant_answer_has_no_correlation(self):
+        assert all_scores(NUMBER, [1.0, 2.0], [[3.0], [3.0]])[1] == {"pearson": 0.0, "spearman": 0.0}
 
 
-def test_accuracy_is_the_share_of_rows_right_over_uneven_batches(engine):
-    def batch(answers, labels):
-        ids = torch.tensor(answers)[:, None]
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor(labels)}
+class TestMultiLabel:
+    def test_labels_are_lists_or_text_with_commas(self):
+        assert MultiLabel.example("x", "b, a,,b").label == ("a", "b")
+        assert MultiLabel.example("x", ["b", 1]).label == ("1", "b")
+        assert MultiLabel.example("x", None).label == ()
 
-    batches = [batch([0, 1, 2, 2], [0, 1, 2, 1]), batch([1], [0])]
-    assert classification.accuracy(Fixed().train(), batches, engine=engine) == pytest.approx(3 / 5)
+    def test_targets_are_ones_and_zeros(self):
+        found = LABELS.labels([{"label": [0, 2]}, {"label": []}], 7)
+        assert found.tolist() == [[1, 0, 1], [0, 0, 0]]
+        assert LABELS.target(("a", "c")) == [0, 2]
+
+    def test_losses_against_their_definitions(self):
+        student, teacher = logits(5, 3), logits(5, 3, seed=1)
+        s, t, temperature = student.double().numpy(), teacher.double().numpy(), 2.0
+        right = torch.tensor([[1.0, 0.0, 1.0]]).repeat(5, 1)
+        hard = -(right.numpy() * np.log(expit(s)) + (1 - right.numpy()) * np.log(expit(-s))).mean()
+        assert float(LABELS.hard(student, {"labels": right})) == pytest.approx(hard, rel=1e-6)
+        p, q = expit(t / temperature), expit(s / temperature)
+        kl = xlogy(p, p / q) + xlogy(1 - p, (1 - p) / (1 - q))
+        assert float(LABELS.soft(student, teacher, {}, temperature)) == pytest.approx(temperature**2 * kl.mean(), rel=1e-5)
+
+    def test_metrics_by_hand(self):
+        """a: 1 right, 1 expected, 2 said; b: 1 right, 2 expected, 1 said; c: never. Texts 1 and 3 are all right."""
+        _, found = all_scores(LABELS, [[0, 1], [1], []], [[1, 1, -1], [1, -1, -1], [-1, -1, -1]])
+        assert found == pytest.approx({"accuracy": 2 / 3, "micro_f1": 4 / 6, "macro_f1": (2 / 3 + 2 / 3 + 0) / 3})
+
+
+@pytest.mark.parametrize("kind", [CLASSES, LABELS], ids=["classes", "labels"])
+def test_no_gradient_reaches_the_teacher(kind):
+    student, teacher = logits(4, 3).requires_grad_(), logits(4, 3, seed=1).requires_grad_()
+    kind.soft(student, teacher, {}, 2.0).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+def test_decisions():
+    assert CLASSES.decisions(np.array([[1, 3, 2], [5, 1, 1]]), {}).tolist() == [1, 0]
+    assert LABELS.decisions(np.array([[1.0, -1.0, 2.0]]), {}).tolist() == [True, False, True]
+    assert NUMBER.decisions(np.array([[1.0], [2.0]]), {}).tolist() == [0, 0]
+
+
+class TestPairs:
+    ROWS = (("a b c", "d e", "x"), ("a b c d e f g h", "i", "y"), ("a", "b c d e f g h i", "x"))
+
+    def split(self, tmp_path, tokenizer, max_tokens):
+        rows = [Classification.example(*row) for row in self.ROWS]
+        kind = Classification("accuracy", ["x", "y"])
+        cut = tasks.write_split(tmp_path / "s.arrow", rows, kind, tokenizer, max_tokens=max_tokens)
+        return tasks.read_split(tmp_path / "s.arrow"), kind, cut
+
+    def test_the_second_text_has_the_second_type(self, tmp_path, tokenizer):
+        split, _, cut = self.split(tmp_path, tokenizer, 32)
+        assert (split.column_names, cut) == (["text", "pair", "label", "input_ids", "token_type_ids"], 0)
+        assert split["token_type_ids"][0] == [0] * 5 + [1] * 3
+        assert tokenizer.convert_ids_to_tokens(split["input_ids"][0]) == ["[CLS]", "a", "b", "c", "[SEP]", "d", "e", "[SEP]"]
+
+    def test_the_longer_text_is_cut_and_the_cut_counted(self, tmp_path, tokenizer):
+        split, _, cut = self.split(tmp_path, tokenizer, 8)
+        tokens = [tokenizer.decode(ids) for ids in split["input_ids"]]
+        assert cut == 2
+        assert tokens == ["[CLS] a b c [SEP] d e [SEP]", "[CLS] a b c d [SEP] i [SEP]", "[CLS] a [SEP] b c d e [SEP]"]
+        assert split["token_type_ids"][1] == [0] * 6 + [1] * 2
+
+    def test_batches_have_the_types(self, tmp_path, tokenizer):
+        split, kind, _ = self.split(tmp_path, tokenizer, 32)
+        (batch,) = tasks.evaluation_batches(split, kind, tokenizer)
+        assert batch["token_type_ids"].shape == batch["input_ids"].shape
+        for place, row in enumerate(batch["row"].tolist()):
+            assert batch["token_type_ids"][place].sum() == sum(split["token_type_ids"][row])
+        cut = tasks.Batches(split, kind, tokenizer, batch_size=3, max_tokens=6, seed=1)(0)
+        assert cut["token_type_ids"].shape == cut["input_ids"].shape == (3, 6)
+        one = tasks.one_text(split, tokenizer, tokens=16)
+        assert one["token_type_ids"].shape == (1, 16)
+
+    def test_rows_with_one_text_in_common_are_not_equal(self):
+        rows = [
+            Classification.example("a", "b", "x"),
+            Classification.example("a", "c", "x"),
+            Classification.example("A", " b", "x"),
+        ]
+        kept, dropped = tasks.clean(rows, exclude=[Classification.example("b", "a", "x")])
+        assert (kept, dropped) == (rows[:2], tasks.Dropped(duplicate=1))
+        assert tasks.shared_second_texts(rows[:1], rows[1:]) == 1
+
+
+def test_the_summary_of_a_metric():
+    scorers = {"accuracy": lambda rows: float(np.mean(rows < 8)), "f1": lambda rows: float(np.mean(rows < 5))}
+    found = scores.summary(scorers, "accuracy", 10, resamples=50, seed=1)
+    assert (found["score_low"], found["score_high"]) == pytest.approx(scores.wilson_interval(8, 10))
+    found = scores.summary(scorers, "f1", 10, resamples=50, seed=1)
+    assert {k: found[k] for k in ("metric", "score", "accuracy", "f1", "rows")} == {
+        "metric": "f1",
+        "score": 0.5,
+        "accuracy": 0.8,
+        "f1": 0.5,
+        "rows": 10,
+    }
+    assert found == scores.summary(scorers, "f1", 10, resamples=50, seed=1)
+    assert found["score_low"] < 0.5 < found["score_high"]
+
+
+def test_the_bootstrap_finds_the_interval_of_a_mean():
+    """Of 400 normal values: mean ± 1.96 / 20."""
+    values = np.random.default_rng(0).normal(size=400)
+    low, high = scores.bootstrap_interval(lambda rows: float(values[rows].mean()), 400, resamples=2000, seed=3)
+    assert (low, high) == pytest.approx((values.mean() - 0.098, values.mean() + 0.098), abs=0.012)

@@ -7,11 +7,13 @@ import pytest
 from pruneonce import reporting
 
 
-def score(accuracy, sparsity, file_bytes, packed):
+def score(value, sparsity, file_bytes, packed):
     return {
-        "accuracy": accuracy,
-        "accuracy_low": accuracy - 0.01,
-        "accuracy_high": accuracy + 0.01,
+        "metric": "f1",
+        "score": value,
+        "score_low": value - 0.01,
+        "score_high": value + 0.01,
+        "more_tests": {},
         "rows": 200,
         "sparsity": sparsity,
         "file_bytes": file_bytes,
@@ -35,7 +37,7 @@ def table():
 
 def test_rows_compare_to_the_dense_variant(table):
     assert [r["variant"] for r in table] == ["dense", "sparse", "int8"]
-    assert [r["accuracy_change"] for r in table] == pytest.approx([0, -0.01, 0.005])
+    assert [r["score_change"] for r in table] == pytest.approx([0, -0.01, 0.005])
     assert [r["times_smaller"] for r in table] == pytest.approx([1.125, 4.5, 9])
     assert [r["times_faster"] for r in table] == pytest.approx([1, 1, 2.5])
     assert {r["task"] for r in table} == {"r8"}
@@ -45,7 +47,8 @@ def test_cells_stand_under_their_headers(table):
     assert dict(zip(reporting.HEADER, reporting.cells(table[2]), strict=True)) == {
         "task": "r8",
         "variant": "int8",
-        "accuracy": "95.50%",
+        "metric": "f1",
+        "score": "95.50%",
         "95 % interval": "94.5% - 96.5%",
         "sparsity": "85.00%",
         "MB": "25.0",
@@ -55,6 +58,11 @@ def test_cells_stand_under_their_headers(table):
         "p95 ms": "5.0",
         "speed": "2.50 x",
     }
+
+
+def test_scores_on_further_tests_stand_behind_the_first(table):
+    mismatched = {**table[0], "more_tests": {"mismatched": 0.9}}
+    assert reporting.cells(mismatched)[3] == "95.00% / 90.00%"
 
 
 def test_markdown_is_one_table_with_a_legend(table):
@@ -70,7 +78,7 @@ def test_sizes_are_a_csv_file(table, tmp_path):
     reporting.write_sizes(tmp_path / "sizes.csv", table)
     with (tmp_path / "sizes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(r["variant"], float(r["packed_megabytes"]), float(r["accuracy"])) for r in rows] == [
+    assert [(r["variant"], float(r["packed_megabytes"]), float(r["score"])) for r in rows] == [
         ("dense", 80.0, 0.95),
         ("sparse", 20.0, 0.94),
         ("int8", 10.0, 0.955),

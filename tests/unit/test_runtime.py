@@ -21,33 +21,39 @@ def test_logits_are_the_models(running, dense_onnx):
     np.testing.assert_allclose(runtime.logits(running, batch), wanted, atol=1e-5)
 
 
-def test_count_right_counts_decisions(running):
+def test_answers_are_the_logits_of_every_batch(running):
     batches = [token_batch(seed, rows=5) for seed in range(3)]
-    for batch in batches:
-        batch["labels"] = torch.tensor(runtime.logits(running, batch).argmax(-1))
-    batches[1]["labels"][2:4] = (batches[1]["labels"][2:4] + 1) % 3
-    assert runtime.count_right(running, batches, name="test") == (13, 15)
+    found = list(runtime.answers(running, batches, name="test"))
+    assert [batch is given for (batch, _), given in zip(found, batches, strict=True)] == [True] * 3
+    np.testing.assert_array_equal(found[1][1], runtime.logits(running, batches[1]))
 
 
-def test_latency_takes_the_calls_after_the_warm_up(monkeypatch):
-    """A clock that says how long each call took: 9 s while warming up, then 1, 2, ... 21 ms."""
-    ticks = iter([t for ms in [9000.0, 9000.0, *range(1, 22)] for t in (0.0, ms / 1e3)])
+class Session:
+    """Answers with nothing, and says in `calls` whose turn it was."""
+
+    def __init__(self, name, calls):
+        self.name, self.calls = name, calls
+
+    def get_inputs(self):
+        return []
+
+    def run(self, names, feeds):
+        self.calls.append(self.name)
+
+
+def test_latency_takes_the_calls_after_the_warm_up_in_turns(monkeypatch):
+    """A clock that says how long each call took: 9 s while warming up, then 1, 2, ... 21 ms for one, twice that for two."""
+    turns = [[*range(1, 11)], [*range(11, 21)], [21]]
+    measured = [factor * ms for turn in turns for factor in (1, 2) for ms in turn]
+    ticks = iter([t for ms in [9000.0] * 4 + measured for t in (0.0, ms / 1e3)])
     monkeypatch.setattr(runtime.time, "perf_counter", lambda: next(ticks))
-
-    class Session:
-        calls = 0
-
-        def get_inputs(self):
-            return []
-
-        def run(self, names, feeds):
-            self.calls += 1
-
-    session = Session()
-    found = runtime.latency_ms(session, token_batch(), warmup_runs=2, runs=21)
-    assert session.calls == 23
-    assert found["median_ms"] == pytest.approx(11)
-    assert found["p95_ms"] == pytest.approx(20)
+    calls: list[str] = []
+    sessions = {name: Session(name, calls) for name in ("one", "two")}
+    found = runtime.latencies_ms(sessions, token_batch(), warmup_runs=2, runs=21)
+    expected = [("one", 2), ("two", 2), ("one", 10), ("two", 10), ("one", 10), ("two", 10), ("one", 1), ("two", 1)]
+    assert calls == [name for name, count in expected for _ in range(count)]
+    assert [found[name]["median_ms"] for name in found] == pytest.approx([11, 22])
+    assert [found[name]["p95_ms"] for name in found] == pytest.approx([20, 40])
 
 
 def test_the_optimised_graph_is_another_one_and_the_file_stays(dense_onnx):

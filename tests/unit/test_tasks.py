@@ -7,72 +7,83 @@ import pytest
 import torch
 
 from pruneonce import tasks
+from pruneonce.classification import Classification
 from pruneonce.corpus import text_key
 from pruneonce.errors import DataError
 
-ROWS = [(f"text number {i}", "abc"[i % 3] if i % 2 else "a") for i in range(120)]
+ABC = Classification("accuracy", ["a", "b", "c"])
+
+
+def row(text, label):
+    return Classification.example(text, label)
+
+
+ROWS = [row(f"text number {i}", "abc"[i % 3] if i % 2 else "a") for i in range(120)]
 
 
 def test_clean_counts_what_it_drops():
-    rows = [("One", "a"), ("", "a"), ("two", ""), ("one ", "b"), ("three", "a"), ("FOUR", "b")]
-    kept, dropped = tasks.clean(rows, exclude=[("four", "a")])
-    assert kept == [("One", "a"), ("three", "a")]
+    rows = [row(*r) for r in [("One", "a"), ("", "a"), ("two", ""), ("one ", "b"), ("three", "a"), ("FOUR", "b")]]
+    kept, dropped = tasks.clean(rows, exclude=[row("four", "a")])
+    assert kept == [row("One", "a"), row("three", "a")]
     assert dropped == tasks.Dropped(empty=2, duplicate=1, held_out=1)
 
 
 def test_clean_keeps_the_duplicates_of_a_given_test_split():
-    kept, dropped = tasks.clean([("one", "a"), ("One", "a")], keep_duplicates=True)
+    kept, dropped = tasks.clean([row("one", "a"), row("One", "a")], keep_duplicates=True)
     assert len(kept) == 2
     assert dropped == tasks.Dropped()
 
 
 def test_no_text_stands_in_two_splits():
-    noisy = [(t.upper() if i % 5 == 0 else f" {t} ", label) for i, (t, label) in enumerate(ROWS * 2)]
+    texts = [(r.texts[0], r.label) for r in ROWS * 2]
+    noisy = [row(t.upper() if i % 5 == 0 else t.replace(" ", "  "), label) for i, (t, label) in enumerate(texts)]
     test, _ = tasks.clean(noisy[:20], keep_duplicates=True)
     rest, _ = tasks.clean(noisy, exclude=test)
     train, validation = tasks.carve(rest, 0.2, seed=1)
-    keys = [{text_key(text) for text, _ in split} for split in (train, validation, test)]
+    keys = [{text_key(r.texts[0]) for r in split} for split in (train, validation, test)]
     assert [len(k) for k in keys] == [len(train), len(validation), 20]
     assert sum(map(len, keys)) == len(set.union(*keys)) == 120
 
 
 def test_carve_is_stratified_and_loses_no_row():
     rest, carved = tasks.carve(ROWS, 0.25, seed=3)
-    assert sorted(rest + carved) == sorted(ROWS)
-    sizes = collections.Counter(label for _, label in ROWS)
-    assert collections.Counter(label for _, label in carved) == {k: round(0.25 * n) for k, n in sizes.items()}
+    assert {*rest, *carved} == {*ROWS}
+    assert len(rest) + len(carved) == len(ROWS)
+    sizes = collections.Counter(r.label for r in ROWS)
+    assert collections.Counter(r.label for r in carved) == {k: round(0.25 * n) for k, n in sizes.items()}
 
 
 def test_carve_hangs_on_seed_and_text_not_on_order():
     _, carved = tasks.carve(ROWS, 0.25, seed=3)
     assert set(tasks.carve(ROWS[::-1], 0.25, seed=3)[1]) == set(carved)
     assert set(tasks.carve(ROWS, 0.25, seed=4)[1]) != set(carved)
-    grown = set(tasks.carve([*ROWS, ("a new text", "a")], 0.25, seed=3)[1])
+    grown = set(tasks.carve([*ROWS, row("a new text", "a")], 0.25, seed=3)[1])
     assert len(grown ^ set(carved)) <= 2
 
 
 def test_label_names():
-    assert tasks.label_names([("x", "b"), ("y", "a")], [("z", "a")], None) == ["a", "b"]
-    assert tasks.label_names([("x", "b"), ("y", "a")], [], ["b", "a", "c"]) == ["b", "a", "c"]
+    assert tasks.label_names("bab", "a", None) == ["a", "b"]
+    assert tasks.label_names("ba", "", ["b", "a", "c"]) == ["b", "a", "c"]
 
 
 def test_a_label_that_training_never_shows_is_an_error():
     with pytest.raises(DataError, match=r"found also \['c'\]"):
-        tasks.label_names([("x", "b"), ("y", "a")], [("z", "c")], None)
+        tasks.label_names("ba", "c", None)
     with pytest.raises(DataError, match=r"found also \['a'\]"):
-        tasks.label_names([("x", "b"), ("y", "a")], [], ["b", "c"])
+        tasks.label_names("ba", "", ["b", "c"])
 
 
 def test_one_class_is_an_error():
     with pytest.raises(DataError, match="two classes or more"):
-        tasks.label_names([("x", "a")], [], None)
+        tasks.label_names("a", "", None)
 
 
 def test_a_split_round_trips_and_counts_what_it_cut(tmp_path, tokenizer):
-    rows = [("a b c", "y"), ("a b c d e f", "x"), ("a b c d e f g h", "x")]
-    cut = tasks.write_split(tmp_path / "train.arrow", rows, ["x", "y"], tokenizer, max_tokens=8)
+    rows = [row("a b c", "y"), row("a b c d e f", "x"), row("a b c d e f g h", "x")]
+    kind = Classification("accuracy", ["x", "y"])
+    cut = tasks.write_split(tmp_path / "train.arrow", rows, kind, tokenizer, max_tokens=8)
     split = tasks.read_split(tmp_path / "train.arrow")
-    assert split["text"][:] == [text for text, _ in rows]
+    assert split["text"][:] == [r.texts[0] for r in rows]
     assert split["label"][:] == [1, 0, 0]
     letters = tokenizer.convert_tokens_to_ids(list("abcdef"))
     first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -81,7 +92,8 @@ def test_a_split_round_trips_and_counts_what_it_cut(tmp_path, tokenizer):
 
 
 def test_collate_pads_and_keeps_the_last_token():
-    batch = tasks.collate([[2, 7, 3], [2, 7, 8, 9, 10, 3]], [1, 0], pad=0, max_tokens=4, last=3)
+    rows = [{"input_ids": [2, 7, 3], "label": 1}, {"input_ids": [2, 7, 8, 9, 10, 3], "label": 0}]
+    batch = tasks.collate(rows, ABC, pad=0, max_tokens=4, last=3)
     assert batch["input_ids"].tolist() == [[2, 7, 3, 0], [2, 7, 8, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert batch["labels"].tolist() == [1, 0]
@@ -91,18 +103,18 @@ def test_collate_pads_and_keeps_the_last_token():
 @pytest.fixture
 def split(tmp_path, tokenizer):
     """103 texts of 1 to 30 words; the label of each is told by its length."""
-    rows = [(" ".join(["apple"] * (1 + i * 7 % 30)), "abc"[(1 + i * 7 % 30) % 3]) for i in range(103)]
-    tasks.write_split(tmp_path / "s.arrow", rows, ["a", "b", "c"], tokenizer, max_tokens=64)
+    rows = [row(" ".join(["apple"] * (1 + i * 7 % 30)), "abc"[(1 + i * 7 % 30) % 3]) for i in range(103)]
+    tasks.write_split(tmp_path / "s.arrow", rows, ABC, tokenizer, max_tokens=64)
     return tasks.read_split(tmp_path / "s.arrow")
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 13), (2, 26), (0.5, 6), (1.5, 20), (0.001, 1)])
 def test_an_epoch_may_be_a_fraction(split, tokenizer, epochs, steps):
-    assert tasks.Batches(split, tokenizer, batch_size=8, max_tokens=64, seed=1).steps(epochs) == steps
+    assert tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1).steps(epochs) == steps
 
 
 def test_batches_show_each_row_once_an_epoch(split, tokenizer):
-    batches = tasks.Batches(split, tokenizer, batch_size=8, max_tokens=64, seed=1)
+    batches = tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)
     assert len(batches) == 13
     for epoch in range(3):
         rows = np.concatenate([batches.rows(13 * epoch + i) for i in range(13)])
@@ -110,7 +122,7 @@ def test_batches_show_each_row_once_an_epoch(split, tokenizer):
 
 
 def test_batches_are_a_function_of_the_step(split, tokenizer):
-    one, two = (tasks.Batches(split, tokenizer, batch_size=8, max_tokens=64, seed=1) for _ in range(2))
+    one, two = (tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1) for _ in range(2))
     wanted = [one(step) for step in range(30)]
     for step in (29, 3, 14, 0):
         assert all(torch.equal(two(step)[k], v) for k, v in wanted[step].items())
@@ -119,20 +131,20 @@ def test_batches_are_a_function_of_the_step(split, tokenizer):
 
 
 def test_batches_carry_the_label_of_their_text(split, tokenizer):
-    batches = tasks.Batches(split, tokenizer, batch_size=8, max_tokens=64, seed=1)
+    batches = tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)
     for step in range(13):
         batch = batches(step)
         assert torch.equal(batch["labels"], (batch["attention_mask"].sum(1) - 2) % 3)
 
 
 def test_little_is_padding(split, tokenizer):
-    batches = [tasks.Batches(split, tokenizer, batch_size=8, max_tokens=64, seed=1)(i) for i in range(13)]
+    batches = [tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)(i) for i in range(13)]
     real = sum(int(b["attention_mask"].sum()) for b in batches)
     assert real / sum(b["attention_mask"].numel() for b in batches) > 0.85
 
 
 def test_training_batches_are_cut_and_end_in_the_last_token(split, tokenizer):
-    batches = tasks.Batches(split, tokenizer, batch_size=103, max_tokens=10, seed=1)
+    batches = tasks.Batches(split, ABC, tokenizer, batch_size=103, max_tokens=10, seed=1)
     batch = batches(0)
     assert batch["input_ids"].shape == (103, 10)
     ends = batch["attention_mask"].sum(1) - 1
@@ -140,7 +152,7 @@ def test_training_batches_are_cut_and_end_in_the_last_token(split, tokenizer):
 
 
 def test_evaluation_shows_every_row_once_uncut(split, tokenizer):
-    batches = list(tasks.evaluation_batches(split, tokenizer, batch_size=10))
+    batches = list(tasks.evaluation_batches(split, ABC, tokenizer, batch_size=10))
     assert [len(b["labels"]) for b in batches] == [10] * 10 + [3]
     lengths = [n for b in batches for n in b["attention_mask"].sum(1).tolist()]
     assert lengths == sorted(len(i) for i in split["input_ids"][:])

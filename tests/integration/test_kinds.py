@@ -1,0 +1,188 @@
+"""Every kind of task from a user's file to int8 ONNX: one block of params, no code, on the tiny model."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline import params
+from pruneonce import kinds, runtime, tasks
+from tests.conftest import TINY
+from tests.integration import tiny
+
+WEATHER = ["rain", "snow", "storm", "wind"]
+KITCHEN = ["salt", "soup", "bowl", "knife"]
+FILLER = ["the", "old", "harbour", "left", "river", "again", "late", "heavy"]
+QUICK: dict[str, Any] = {"teach_task": {"epochs": 4}, "finetune": {"epochs": 2}, "quantize": {"epochs": 0.5}}
+BLOCKS: dict[str, dict[str, Any]] = {
+    "pairs": {"kind": "classification", "metric": "f1", "text": "premise", "pair": "hypothesis", "label": "same"},
+    "number": {"kind": "regression", "metric": "spearman", "text": "text", "label": "score"},
+    "labels": {"kind": "multi_label", "metric": "micro_f1", "text": "text", "label": "labels"},
+    "tags": {"kind": "token_classification", "metric": "entity_f1", "text": "words", "label": "tags"},
+    "answers": {"kind": "question_answering", "metric": "f1", "text": "question", "pair": "context", "label": "answers"},
+}
+
+
+def words(draw: random.Random, count: int) -> list[str]:
+    return [draw.choice(WEATHER + KITCHEN if draw.random() < 0.3 else FILLER) for _ in range(count)]
+
+
+def write_csv(path: Path, header: str, rows: list[tuple[str, ...]]) -> None:
+    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+
+
+def write_sources(folder: Path) -> None:
+    """One file for each task, in a format that its cells fit in; a language model of one layer, quick to export."""
+    shutil.copytree(TINY / "model", folder / "model")
+    config = json.loads((folder / "model/config.json").read_text())
+    (folder / "model/config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    draw = random.Random(7)
+    texts = [words(draw, draw.randint(5, 12)) for _ in range(120)]
+    lines = [" ".join(text) for text in texts]
+
+    pairs = [(line, draw.choice([WEATHER, KITCHEN])) for line in lines]
+    pairs = [(a, f"{draw.choice(b)} {' '.join(words(draw, 3))}", "yes" if b == WEATHER else "no") for a, b in pairs]
+    write_csv(folder / "pairs.csv", "premise,hypothesis,same", pairs)
+    write_csv(
+        folder / "number.csv",
+        "text,score",
+        [(a, str(sum(word in WEATHER for word in t))) for a, t in zip(lines, texts, strict=True)],
+    )
+    found = [";".join(w for w in ("rain", "salt", "river") if w in text) for text in texts]
+    write_csv(
+        folder / "labels.csv", "text,labels", [(a, f'"{b.replace(";", ",")}"') for a, b in zip(lines, found, strict=True)]
+    )
+    tags = [["B-W" if w in WEATHER else "B-K" if w in KITCHEN else "O" for w in text] for text in texts]
+    table = [json.dumps({"words": a, "tags": b}) for a, b in zip(texts, tags, strict=True)]
+    (folder / "tags.jsonl").write_text("\n".join(table) + "\n")
+    pq.write_table(pa.Table.from_pylist([question(draw) for _ in range(60)]), folder / "answers.parquet")
+
+
+def question(draw: random.Random) -> dict[str, Any]:
+    """Which word follows the one asked for, in a context of two windows; two annotators."""
+    context = [draw.choice(FILLER) for _ in range(36)]
+    place = draw.randrange(2, 34)
+    asked, context[place + 1] = draw.choice(WEATHER), draw.choice(KITCHEN)
+    context[place] = asked
+    start = len(" ".join(context[: place + 1])) + 1
+    answers = {
+        "text": [context[place + 1], " ".join(context[place : place + 2])],
+        "answer_start": [start, start - len(asked) - 1],
+    }
+    return {"question": f"left the {asked}", "context": " ".join(context), "answers": answers}
+
+
+def document(folder: Path) -> dict[str, Any]:
+    """The tiny profile with these tasks in place of its own: for each a source and a block."""
+    found = tiny.document()
+    found["prepare_teacher"] |= {"steps": 20, "warmup_steps": 2}
+    found["sparsify"] |= {"criterion": "magnitude", "steps": 12, "warmup_steps": 1, "prune_end_steps": 8}
+    found["sparsify"] |= {"freeze_masks_steps": 8, "prune_every_steps": 4}
+    found["evaluate"] |= {"resamples": 50, "latency_runs": 10, "warmup_runs": 1}
+    found["fetch_local"] = {name: found["fetch_local"][name] for name in ("tiny-bert", "corpus")}
+    found["fetch_local"]["tiny-bert"]["path"] = str(folder / "model")
+    found["tasks"] = {}
+    for name, block in BLOCKS.items():
+        (path,) = folder.glob(f"{name}.*")
+        found["fetch_local"][name] = {"path": str(path), "members": {f"train{path.suffix}": "."}, "sha256": None}
+        found["tasks"][name] = {"prepare_task": {"source": name, **block}, **QUICK}
+    answers = found["tasks"]["answers"]
+    answers["prepare_task"] |= {"max_tokens": 28, "stride_tokens": 6, "max_answer_tokens": 4, "n_best": 5}
+    for stage in ("teach_task", "finetune", "quantize"):
+        answers[stage] = {**answers[stage], "max_tokens": 28}
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tiny.Result:
+    """All tasks through all stages, on a language model that has learned next to nothing."""
+    files, result = tmp_path_factory.mktemp("files"), tiny.Result(tmp_path_factory.mktemp("kinds"))
+    write_sources(files)
+    asked, threads = document(files), torch.get_num_threads()
+    for command in tiny.commands(asked):
+        result.metrics[command.name] = tiny.run(command, result.folder, asked)
+    torch.set_num_threads(threads)
+    return result
+
+
+def test_every_kind_has_a_task():
+    assert {block["kind"] for block in BLOCKS.values()} == set(kinds.KINDS) == set(params.METRICS)
+    assert len(kinds.KINDS) == 5
+
+
+@pytest.mark.parametrize("task", BLOCKS)
+def test_the_later_stages_know_the_task_by_its_splits(done, task):
+    kind = kinds.load(done[f"tasks/{task}"])
+    assert type(kind) is kinds.KINDS[BLOCKS[task]["kind"]]
+    assert kind.metric == BLOCKS[task]["metric"]
+    found = done.metrics[f"prepare_task@{task}"]
+    assert sum(found[split]["rows"] for split in tasks.SPLITS) + found["dropped"]["train"]["duplicate"] == (
+        60 if task == "answers" else 120
+    )
+
+
+@pytest.mark.parametrize("task", BLOCKS)
+def test_the_metrics_are_those_that_may_be_asked_for(done, task):
+    for found in done.metrics[f"evaluate@{task}"].values():
+        assert set(params.METRICS[BLOCKS[task]["kind"]]) <= set(found)
+        assert found["score"] == found[found["metric"]]
+        assert -1 <= found["score_low"] <= found["score_high"] <= 1
+        assert found["rows"] == done.metrics[f"prepare_task@{task}"]["test"]["rows"]
+
+
+@pytest.mark.parametrize("task", BLOCKS)
+def test_the_dense_model_learns_the_task(done, task):
+    assert done.metrics[f"evaluate@{task}"]["dense"]["score"] > 0.4
+
+
+@pytest.mark.parametrize("task", BLOCKS)
+def test_the_int8_file_has_the_inputs_and_outputs_of_its_kind(done, task):
+    graph = onnx.load(done[f"export/{task}/int8.onnx"]).graph
+    types = ["token_type_ids"] if "pair" in BLOCKS[task] else []
+    assert [i.name for i in graph.input] == ["input_ids", "attention_mask", *types]
+    assert [o.name for o in graph.output] == (["start_logits", "end_logits"] if task == "answers" else ["logits"])
+    found = done.metrics[f"export@{task}"]["int8"]
+    assert set(found["kernels"]) <= set(runtime.INTEGER_KERNELS)
+    assert sum(found["kernels"].values()) == 6
+    assert done.metrics[f"evaluate@{task}"]["int8"]["sparsity"] >= 0.849
+
+
+def test_the_second_text_and_its_type_are_read(done):
+    running = runtime.session(done["export/pairs/int8.onnx"], threads=1)
+    split = tasks.read_split(done["tasks/pairs/test.arrow"])
+    feeds = {name: np.array([split[name][0]], np.int64) for name in ("input_ids", "token_type_ids")}
+    feeds["attention_mask"] = np.ones_like(feeds["input_ids"])
+    said = running.run(["logits"], feeds)[0]
+    feeds["token_type_ids"] = np.zeros_like(feeds["token_type_ids"])
+    assert np.abs(running.run(["logits"], feeds)[0] - said).max() > 0
+
+
+def test_an_answer_is_a_span_of_its_context(done):
+    split = tasks.read_split(done["tasks/answers/test.arrow"])
+    assert max(split["window"]) >= 1
+    assert {len(answers) for answers in split["answers"]} == {2}
+    contexts = [set(tasks.read_split(done[f"tasks/answers/{name}.arrow"])["pair"]) for name in tasks.SPLITS]
+    assert sum(map(len, contexts)) == len(set.union(*contexts))
+
+
+def test_the_report_names_each_metric(done):
+    rows = json.loads(done["report/report.json"].read_text())
+    assert len(rows) == 3 * len(BLOCKS)
+    assert {row["task"]: row["metric"] for row in rows} == {task: block["metric"] for task, block in BLOCKS.items()}
+
+
+def test_no_test_text_of_any_kind_enters_the_corpus(done):
+    split = {task: tasks.read_split(done[f"tasks/{task}/test.arrow"]) for task in BLOCKS}
+    texts = {task: list(tasks.texts_of_tests(done[f"tasks/{task}"])) for task in BLOCKS}
+    for task in BLOCKS:
+        columns = ["text", "pair"] if "pair" in BLOCKS[task] else ["text"]
+        assert texts[task] == [text for column in columns for text in split[task][column]]
+    assert texts["tags"][0].split() == " ".join(texts["tags"][0].split()).split()

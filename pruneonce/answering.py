@@ -5,6 +5,7 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -67,8 +68,8 @@ class QuestionAnswering:
         return Example((question, context), spans, group=context)
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], others: Sequence[Example]) -> Self:
-        unanswered = next((row for row in (*train, *others) if not row.label), None)
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        unanswered = next((row for row in chain(train, *others) if not row.label), None)
         if unanswered and wanted.null_threshold is None:
             raise DataError(
                 f"expected an answer to every question, found none to {unanswered.texts[0]!r}. If there are questions "

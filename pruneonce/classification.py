@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -61,8 +62,8 @@ class Classification(_OfTexts):
         return Example(tuple(texts), label or None, stratum=label)
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], others: Sequence[Example]) -> Self:
-        names = tasks.label_names((row.label for row in train), (row.label for row in others), wanted.labels)
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        names = tasks.label_names((row.label for row in train), (row.label for row in chain(*others)), wanted.labels)
         if wanted.metric == "f1" and len(names) != 2:
             raise DataError(f"expected two classes for metric f1, found {len(names)}: set `metric` to macro_f1.")
         return cls(wanted.metric, names)
@@ -121,8 +122,8 @@ class Regression(_OfTexts):
         return Example(tuple(texts), value)
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], others: Sequence[Example]) -> Self:
-        for rows in filter(None, (train, others)):
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        for rows in (train, *others):
             if not np.isfinite([row.label for row in rows]).all():
                 raise DataError("expected finite numbers as labels, found nan or inf.")
             if len({row.label for row in rows}) == 1:
@@ -184,11 +185,11 @@ class MultiLabel(_OfTexts):
         return Example(tuple(map(tables.text, texts)), tuple(sorted({*filter(None, map(tables.text, values))})))
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], others: Sequence[Example]) -> Self:
-        def labels(rows: Sequence[Example]) -> Iterable[str]:
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        def labels(rows: Iterable[Example]) -> Iterable[str]:
             return (label for row in rows for label in row.label)
 
-        return cls(wanted.metric, tasks.label_names(labels(train), labels(others), wanted.labels))
+        return cls(wanted.metric, tasks.label_names(labels(train), labels(chain(*others)), wanted.labels))
 
     @property
     def config(self) -> dict[str, Any]:

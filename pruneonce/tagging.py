@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -54,8 +55,8 @@ class TokenClassification:
         return Example((" ".join(words),), (words, tags) if words else None)
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], others: Sequence[Example]) -> Self:
-        shown, asked = ({tag for row in rows for tag in row.label[1]} for rows in (train, others))
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        shown, asked = ({tag for row in rows for tag in row.label[1]} for rows in (train, chain(*others)))
         names = tasks.label_names(shown, asked, wanted.labels)
         if wanted.metric == "entity_f1" and not _names_entities(names):
             raise DataError(f"expected tags like B-PER, I-PER and O for metric entity_f1, found {names[:8]}.")

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -77,8 +78,8 @@ class Kind(Protocol):
         ...
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], others: Sequence[Example]) -> Self:
-        """The task as its rows show it. Raises DataError if they are not what was wanted."""
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        """The task as the rows of its splits show it. Raises DataError if they are not what was wanted."""
         ...
 
     @property
@@ -199,9 +200,9 @@ def make_splits(
     return found, dropped
 
 
-def shared_second_texts(ones: Iterable[Example], others: Iterable[Example]) -> int:
-    """How many second texts of pairs (contexts, say) stand on both sides, up to case and white space."""
-    one, other = ({text_key(text) for row in rows for text in row.texts[1:]} for rows in (ones, others))
+def shared_second_texts(train: Iterable[Example], *others: Iterable[Example]) -> int:
+    """How many second texts of pairs (contexts, say) stand in train and in another split, up to case and white space."""
+    one, other = ({text_key(text) for row in rows for text in row.texts[1:]} for rows in (train, chain(*others)))
     return len(one & other)
 
 
@@ -220,24 +221,34 @@ def label_names(train: Iterable[str], others: Iterable[str], expected: Sequence[
     return names
 
 
+def kept(ids: Sequence[int], *, max_tokens: int, last: int) -> list[int]:
+    """Which tokens stay when a row is cut to max_tokens: the special ones, and of a pair more of the longer text goes.
+
+    last: token that closes a text ([SEP]).
+    """
+    size = len(ids)
+    if size <= max_tokens:
+        return list(range(size))
+    close = list(ids).index(last)
+    if close == size - 1:
+        return [*range(max_tokens - 1), size - 1]
+    second = next((i for i in range(close, size) if ids[i] != last), size - 1)
+    room = max_tokens - 2 - (second - close)
+    one, two = close - 1, size - 1 - second
+    short = min(one, two, room // 2)
+    one, two = (short, room - short) if one <= two else (room - short, short)
+    return [*range(1 + one), *range(close, second), *range(second, second + two), size - 1]
+
+
 def encode_texts(examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
-    """Texts or pairs as token ids of at most max_tokens, and how many were cut: of a pair the longer text first."""
+    """Texts or pairs as token ids of at most max_tokens, and how many were cut."""
     texts = [list(column) for column in zip(*(row.texts for row in examples), strict=True)]
     whole = tokenizer(*texts, truncation=False, verbose=False)
-    long = [i for i, ids in enumerate(whole["input_ids"]) if len(ids) > max_tokens]
+    stay = [kept(ids, max_tokens=max_tokens, last=tokenizer.sep_token_id) for ids in whole["input_ids"]]
     columns = dict(zip(("text", "pair"), texts, strict=False))
-    if len(texts) == 1:
-        ids = [i if len(i) <= max_tokens else [*i[: max_tokens - 1], i[-1]] for i in whole["input_ids"]]
-        return {**columns, "input_ids": ids}, len(long)
-    for name in ("input_ids", "token_type_ids"):
-        if name in whole:
-            columns[name] = list(whole[name])
-    if long:
-        cut = tokenizer(*([text[i] for i in long] for text in texts), truncation="longest_first", max_length=max_tokens)
-        for name in columns.keys() & {"input_ids", "token_type_ids"}:
-            for i, values in zip(long, cut[name], strict=True):
-                columns[name][i] = values
-    return columns, len(long)
+    for name in ("input_ids", "token_type_ids") if len(texts) == 2 and "token_type_ids" in whole else ("input_ids",):
+        columns[name] = [[row[i] for i in places] for row, places in zip(whole[name], stay, strict=True)]
+    return columns, sum(len(ids) > max_tokens for ids in whole["input_ids"])
 
 
 def write_split(path: Path, rows: Sequence[Example], kind: Kind, tokenizer, *, max_tokens: int) -> int:
@@ -276,18 +287,19 @@ Row = Mapping[str, Any]
 def collate(rows: Sequence[Row], kind: Kind, *, pad: int, max_tokens: int, last: int) -> Batch:
     """One batch: input_ids, attention_mask and, of pairs, token_type_ids, int64[batch, longest]; labels of the kind.
 
-    A row over max_tokens is cut at its end and keeps its closing token `last` ([SEP]).
+    A row over max_tokens is cut and keeps its closing token `last` ([SEP]).
     """
-    cut = [r["input_ids"] for r in rows]
-    cut = [r if len(r) <= max_tokens else [*r[: max_tokens - 1], last] for r in cut]
-    longest = max(map(len, cut))
-    batch = {
-        "input_ids": torch.tensor([[*r, *[pad] * (longest - len(r))] for r in cut]),
-        "attention_mask": torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in cut]),
-    }
+    stay = [kept(row["input_ids"], max_tokens=max_tokens, last=last) for row in rows]
+    longest = max(map(len, stay))
+
+    def padded(name: str, filler: int) -> Tensor:
+        cut = [[row[name][i] for i in places] for row, places in zip(rows, stay, strict=True)]
+        return torch.tensor([[*values, *[filler] * (longest - len(values))] for values in cut])
+
+    mask = torch.tensor([[1] * len(places) + [0] * (longest - len(places)) for places in stay])
+    batch = {"input_ids": padded("input_ids", pad), "attention_mask": mask}
     if "token_type_ids" in rows[0]:
-        types = [r["token_type_ids"][:longest] for r in rows]
-        batch["token_type_ids"] = torch.tensor([[*t, *[0] * (longest - len(t))] for t in types])
+        batch["token_type_ids"] = padded("token_type_ids", 0)
     return batch | {"labels": kind.labels(rows, longest)}
 
 

@@ -31,8 +31,8 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
 
     ratios = {"validation_ratio": p.validation_ratio, "test_ratio": p.test_ratio}
     found, dropped = tasks.make_splits(given, **ratios, seed=common.seed)
-    held_out = [row for name, examples in found.items() if name != "train" for row in examples]
-    kind = family.of(p, found["train"], held_out)
+    held_out = [examples for name, examples in found.items() if name != "train"]
+    kind = family.of(p, found["train"], *held_out)
     tokenizer = checkpoint.load_tokenizer(model)
     splits.mkdir(parents=True, exist_ok=True)
     kinds.save(kind, splits)
@@ -44,7 +44,7 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
         **metrics,
         "classes": len(getattr(kind, "classes", ())),
         "dropped": {split: vars(d) for split, d in dropped.items()},
-        "shared_second_texts": tasks.shared_second_texts(found["train"], held_out),
+        "shared_second_texts": tasks.shared_second_texts(found["train"], *held_out),
     }
 
 

@@ -164,6 +164,21 @@ class TestPairs:
         one = tasks.one_text(split, tokenizer, tokens=16)
         assert one["token_type_ids"].shape == (1, 16)
 
+    @pytest.mark.parametrize("sizes", [(3, 9), (9, 3), (7, 7), (8, 7), (1, 12), (12, 1), (2, 3)])
+    def test_a_pair_is_cut_as_the_tokenizer_would(self, tokenizer, sizes):
+        texts = [" ".join("abcdefghijkl"[:size]) for size in sizes]
+        whole = tokenizer(*texts)["input_ids"]
+        for most in (8, 9, 10, 11, 30):
+            places = tasks.kept(whole, max_tokens=most, last=tokenizer.sep_token_id)
+            expected = tokenizer(*texts, truncation="longest_first", max_length=most)["input_ids"]
+            assert sorted(whole[i] for i in places) == sorted(expected)
+            assert len(places) == min(most, len(whole))
+
+    def test_two_closing_tokens_between_the_texts_stay(self):
+        """As RoBERTa has them: <s> a a a a </s> </s> b b </s>."""
+        ids = [0, 5, 5, 5, 5, 2, 2, 6, 6, 2]
+        assert [ids[i] for i in tasks.kept(ids, max_tokens=8, last=2)] == [0, 5, 5, 2, 2, 6, 6, 2]
+
     def test_rows_with_one_text_in_common_are_not_equal(self):
         rows = [
             Classification.example("a", "b", "x"),

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 def load(path: str | Path, *, threads: int = 0) -> InferenceSession:
     """A model that answers: session.run(["logits"], {"input_ids": ids, "attention_mask": mask}), both int64[batch, length].
 
+    One of pairs reads token_type_ids too; one of questions says start_logits and end_logits, float[batch, length].
+
     path: *.onnx, or any other name for what `pruneonce pack` wrote, which is unpacked in memory, never on the disk.
     threads: of the processor; 0 for as many as cores. Needs onnxruntime, numpy and tqdm, no torch.
     Raises PackError for a packed file that is damaged, cut short or foreign.

@@ -26,6 +26,7 @@ HOME = {
     "onnx": ("pruneonce/", "pipeline/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("torch", "transformers", "onnxruntime"), "pruneonce/"),
     **dict.fromkeys(("accelerate", "datasets", "safetensors", "onnxscript", "pyarrow", "numpy"), "pruneonce/"),
+    **dict.fromkeys(("scipy", "seqeval", "sklearn"), "pruneonce/"),
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in MAY for path in (ROOT / package).rglob("*.py"))
 

@@ -147,6 +147,13 @@ def test_no_model_and_no_tokenizer_are_errors(tmp_path, folder):
         checkpoint.load_masked_lm(folder, attention="eager")
 
 
+@pytest.mark.parametrize(("types", "read"), [(2, True), (1, False)])
+def test_a_tokenizer_gives_the_token_types_that_its_model_reads(folder, types, read):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"type_vocab_size": types}))
+    assert ("token_type_ids" in checkpoint.load_tokenizer(folder)(["a"], ["b"])) == read
+
+
 def test_a_masked_lm_becomes_a_classifier_with_named_classes(folder, masked_lm):
     loaded = checkpoint.load_task_model(AUTO, folder, attention="eager", **named(["no", "yes", "maybe"]))
     assert loaded.config.id2label == {0: "no", 1: "yes", 2: "maybe"}

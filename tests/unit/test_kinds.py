@@ -1,5 +1,9 @@
-"""What every kind of task shares: the sum of its losses, and its score in the order of the split."""
+"""The losses and the score that every kind shares, on a tiny BERT."""
 
+import dataclasses
+import json
+
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -7,13 +11,23 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from pruneonce import kinds
-from pruneonce.classification import Classification
+from pruneonce import kinds, tasks
+from pruneonce.answering import QuestionAnswering
+from pruneonce.classification import Classification, MultiLabel, Regression
 from pruneonce.distillation import attention_loss, hidden_loss, soft_loss
 from pruneonce.errors import DataError
+from pruneonce.tagging import TokenClassification
 from tests.conftest import random_classifier
 
 KIND = Classification("accuracy", ["a", "b", "c"])
+EACH = [
+    KIND,
+    Regression("pearson"),
+    MultiLabel("micro_f1", ["a", "b"]),
+    TokenClassification("entity_f1", ["O", "B-X"]),
+    QuestionAnswering("f1", 8, 30, 20, None),
+    QuestionAnswering("exact_match", 8, 30, 20, 0.5),
+]
 
 
 def full(model, batch):
@@ -21,10 +35,26 @@ def full(model, batch):
         return model(batch["input_ids"], batch["attention_mask"], output_hidden_states=True, output_attentions=True)
 
 
-def test_a_teacher_learns_from_the_labels(classifier, batch):
+@pytest.mark.parametrize("kind", EACH, ids=lambda kind: f"{type(kind).__name__}-{kind.metric}")
+def test_a_task_travels_with_its_splits(tmp_path, kind):
+    kinds.save(kind, tmp_path)
+    assert kinds.load(tmp_path) == kind
+    assert json.loads((tmp_path / "task.json").read_text())["metric"] == kind.metric
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kind.metric = "other"
+
+
+def test_splits_that_do_not_say_what_they_are(tmp_path):
+    with pytest.raises(DataError, match=r"expected task\.json in"):
+        kinds.load(tmp_path)
+
+
+def test_hard_loss_is_the_kinds_own(classifier, batch):
     found = kinds.hard_loss(KIND)(classifier, batch)
     assert set(found) == {"loss"}
-    torch.testing.assert_close(found["loss"].detach(), F.cross_entropy(full(classifier, batch).logits, batch["labels"]))
+    log_p = full(classifier, batch).logits.double().log_softmax(-1)
+    expected = -log_p[torch.arange(4), batch["labels"]].mean()
+    assert float(found["loss"].detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -66,17 +96,16 @@ class Fixed(nn.Module):
         return SequenceClassifierOutput(logits=F.one_hot(input_ids[:, 1], 3).float())
 
 
-def test_the_score_is_over_all_rows_whatever_their_order_in_batches(engine, tokenizer):
-    """Longer rows come later in a batch of evaluation; 33 rows are two batches."""
-    said = [0, 1, 2] * 11
-    ids = [[1, answer, *[5] * (len(said) - i), 2] for i, answer in enumerate(said)]
-    right = [0, 1, 1] * 11
-    split = Dataset.from_dict({"label": right, "input_ids": ids})
-    assert kinds.score(Fixed().train(), KIND, split, tokenizer, engine=engine) == pytest.approx(2 / 3)
+def test_the_score_is_that_of_all_rows_whatever_their_batch(engine, tokenizer):
+    answers, labels = [0, 1, 2, 2, 1] * 8, [0, 1, 2, 1, 0] * 8
+    ids = [[2, answer, *[9] * (i % 7), 3] for i, answer in enumerate(answers)]
+    split = Dataset.from_dict({"input_ids": ids, "label": labels})
+    assert kinds.score(Fixed().train(), KIND, split, tokenizer, engine=engine) == pytest.approx(3 / 5)
 
 
-def test_what_a_task_is_travels_with_its_splits(tmp_path):
-    kinds.save(KIND, tmp_path)
-    assert kinds.load(tmp_path) == KIND
-    with pytest.raises(DataError, match=r"expected task\.json in .*elsewhere, found none"):
-        kinds.load(tmp_path / "elsewhere")
+def test_answers_come_back_in_the_order_of_the_rows(tokenizer):
+    ids = [[2, *[9] * (10 - i), 3] for i in range(8)]
+    split = Dataset.from_dict({"input_ids": ids, "label": [0] * 8})
+    batches = tasks.evaluation_batches(split, KIND, tokenizer, batch_size=3)
+    found = tasks.in_order((batch, batch["attention_mask"].sum(1).numpy()) for batch in batches)
+    assert np.array(found).tolist() == [len(row) for row in ids]

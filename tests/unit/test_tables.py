@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from pruneonce import tables
 from pruneonce.errors import DataError
@@ -59,6 +60,29 @@ def test_orange_files_have_two_rows_that_are_not_data(tmp_path):
 def test_values_become_stripped_text_and_nothing_is_empty_text(tmp_path):
     path = write(tmp_path / "a.parquet", [{"text": " x ", "label": 3}, {"text": None, "label": None}])
     assert list(tables.read(path, ["text", "label"])) == [{"text": "x", "label": "3"}, {"text": "", "label": ""}]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_cells_are_as_the_file_has_them(tmp_path, suffix):
+    rows = [{"text": " a ", "label": {"text": ["b"], "answer_start": [1]}}, {"text": None, "label": None}]
+    assert list(tables.read_cells(write(tmp_path / f"a{suffix}", rows), ["text", "label"])) == rows
+
+
+def test_classes_of_a_hub_data_set_come_by_name(tmp_path):
+    names = ["no", "yes"]
+    features = Features({"label": ClassLabel(names=names), "tags": List(ClassLabel(names=names)), "n": Value("int64")})
+    rows = [{"label": 1, "tags": [0, 1], "n": 1}, {"label": None, "tags": [], "n": 0}]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    found = list(tables.read_cells(tmp_path / "a.parquet", ["label", "tags", "n"]))
+    assert found == [{"label": "yes", "tags": names, "n": 1}, {"label": None, "tags": [], "n": 0}]
+    assert [row["label"] for row in tables.read(tmp_path / "a.parquet", ["label"])] == ["yes", ""]
+
+
+def test_a_label_that_the_hub_keeps_secret_is_an_error(tmp_path):
+    features = Features({"label": ClassLabel(names=["no", "yes"])})
+    Dataset.from_list([{"label": -1}], features=features).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"expected a class of \['no', 'yes'\] in .*, found -1: .* kept secret"):
+        list(tables.read_cells(tmp_path / "a.parquet", ["label"]))
 
 
 def test_a_short_row_has_empty_values(tmp_path):

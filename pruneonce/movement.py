@@ -8,6 +8,10 @@ and the lowest scores are pruned. dL/dW' is not masked (the mask's gradient pass
 scored as well and may come back. A weight that was set to zero moves nowhere: its score stands still.
 Source: Sanh et al. 2020, arXiv:2005.07683, section 4, hard movement pruning: S(T) = -alpha_S sum_{t<T} dL/dW'(t) W(t). That
 sum itself, with alpha_S = 1, on which no ranking depends; the authors' code has Adam take the steps of S instead.
+
+It wants many steps, as scores start from nothing. MiniLM-L6 to 85 % over 24 of 40 steps of 8 blocks of 128 tokens, one seed,
+the default losses, held-out MLM loss: magnitude 7.16, movement 7.75; from a first jump to 70 % by second order, magnitude
+6.54, second order throughout 6.21. The authors prune over tens of thousands of steps.
 """
 
 import torch

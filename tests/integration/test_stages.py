@@ -331,7 +331,7 @@ class TestBrokenPromises:
 
     def test_a_student_that_is_not_pruned_enough(self, first, tmp_path, monkeypatch):
         monkeypatch.setattr(schedules, "cubic_sparsity", lambda step, **ramp: 0.8)
-        with pytest.raises(PatternBroken, match=r"expected sparsity 0\.85 in every matrix"):
+        with pytest.raises(PatternBroken, match=r"expected sparsity 0\.85 .* missing in 12 of 12 matrices"):
             again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus")
         assert not (tmp_path / "data/sparsify/model").exists()
 

@@ -19,6 +19,7 @@ def simplify(model: ir.Model) -> None:
     """Rewrite `model` in place."""
     _fix_shapes(model.graph)
     _sum_terms(model.graph)
+    _sum_biases(model.graph)
     RemoveUnusedNodesPass()(model)
 
 
@@ -61,6 +62,29 @@ def _sum_terms(graph: ir.Graph) -> None:
             one.outputs[0].shape, one.outputs[0].type = total.outputs[0].shape, total.outputs[0].type
             graph.insert_before(node, one)
             node.replace_input_with(0, one.outputs[0])
+
+
+def _sum_biases(graph: ir.Graph) -> None:
+    """The bias of an int8 product whose axes are all known is added by a Sum.
+
+    Of a MatMul and an Add with known shapes ONNX Runtime makes a Gemm first, which it then has no integer kernel for.
+    Such are the products with tables of relative positions (DeBERTa), which hang on no input.
+    """
+    for node in list(graph):
+        product = next((i.producer() for i in node.inputs if i and i.producer()), None) if node.op_type == "Add" else None
+        if product is None or product.op_type != "MatMul" or not _is_dequantized(product.inputs[1]):
+            continue
+        shape = product.outputs[0].shape
+        if shape is not None and shape.is_static():
+            one = ir.node("Sum", list(node.inputs))
+            one.outputs[0].shape, one.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+            graph.insert_before(node, one)
+            node.outputs[0].replace_all_uses_with(one.outputs[0])
+
+
+def _is_dequantized(value: ir.Value | None) -> bool:
+    maker = value.producer() if value else None
+    return maker is not None and maker.op_type == "DequantizeLinear"
 
 
 def _terms(add: ir.Node) -> list[ir.Value]:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from pruneonce import lean
+from pruneonce import lean, runtime
 
 NORMALISED = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -83,3 +83,38 @@ def test_a_computed_shape_becomes_a_constant(sizes):
     feeds = {"x": np.arange(np.prod((*sizes, 4)), dtype=np.float32).reshape(*sizes, 4)}
     for wanted, found in zip(outputs(before, feeds), outputs(after, feeds), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+TABLE = """
+<ir_version: 9, opset_import: ["" : 20]>
+g (float[batch, 2, 3] x) => (float[batch, 2, 3] y)
+<float[1, 2, 3] table = {1, -2, 3, 0.5, 1, 2}, float scale = {0.02}, uint8 zero = {100},
+ int8[3, 3] weight = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] scales = {0.1, 0.2, 0.3}, float[3] bias = {1, 2, 3},
+ float[1, 2, 3] product, float[1, 2, 3] projected, float[3, 3] widened, float[batch, 2, 3] other>
+{
+    rounded = QuantizeLinear(table, scale, zero)
+    read = DequantizeLinear(rounded, scale, zero)
+    widened = DequantizeLinear <axis = 1> (weight, scales)
+    product = MatMul(read, widened)
+    projected = Add(product, bias)
+    other = MatMul(x, widened)
+    biased = Add(other, bias)
+    y = Add(biased, projected)
+}
+"""
+
+
+def test_a_product_with_known_axes_stays_on_integers(tmp_path):
+    """ONNX Runtime would make a Gemm of it, in float."""
+    before, after = rewritten(TABLE)
+    assert operators(after) == operators(before) + Counter(Sum=1) - Counter(Add=1)
+    feeds = {"x": np.arange(12, dtype=np.float32).reshape(2, 2, 3)}
+    for wanted, found in zip(outputs(before, feeds), outputs(after, feeds), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    kernels = []
+    for model in (before, after):
+        onnx.save(model, tmp_path / "model.onnx")
+        kernels.append(operators(onnx.load_from_string(runtime.optimised(tmp_path / "model.onnx"))))
+    assert kernels[0]["Gemm"] == 1
+    assert kernels[1]["Gemm"] == 0
+    assert kernels[1]["MatMulIntegerToFloat"] == 1

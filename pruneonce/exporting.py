@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,21 +29,62 @@ PRUNABLE = "pruneonce.prunable"  # key in the file's metadata: the layers whose 
 class _Logits(nn.Module):
     """input_ids, attention_mask and perhaps token_type_ids -> the outputs by name, plain tensors out.
 
-    The mask is made here, ready to be added to the scores, and token types of a single text are one zero for all: what
+    The mask is made here where the model takes it so, and token types of a single text are one zero for all: what
     transformers traces for a 2-D mask and without token types is the same function and some thirty nodes longer.
     """
 
     def __init__(self, model: nn.Module, outputs: Sequence[str]):
         super().__init__()
         self.model, self.outputs = model, outputs
+        self.mask: Callable[[Tensor], Tensor] = added_mask if takes_added_mask(model) else given_mask
         types = "token_type_ids" in signature(model.forward).parameters
         self.constant = {"token_type_ids": torch.zeros(1, 1, dtype=torch.int64)} if types else {}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
-        hidden_scores = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
         types = self.constant if token_type_ids is None else {"token_type_ids": token_type_ids}
-        out = self.model(input_ids=input_ids, attention_mask=hidden_scores, **types)
+        out = self.model(input_ids=input_ids, attention_mask=self.mask(attention_mask), **types)
         return tuple(out[name] for name in self.outputs)
+
+
+def added_mask(attention_mask: Tensor) -> Tensor:
+    """int64[batch, length] -> float[batch, 1, 1, length], ready to be added to the scores: 0, or the least number."""
+    return (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+
+
+def given_mask(attention_mask: Tensor) -> Tensor:
+    """int64[batch, length] as it is: the model makes its own of it."""
+    return attention_mask
+
+
+@torch.inference_mode()
+def takes_added_mask(model: nn.Module) -> bool:
+    """Whether `added_mask` gives the same output, to the last bit, as the mask that the model makes itself.
+
+    Not where a mask is more than that: DeBERTa multiplies with it, ModernBERT hides what is out of a layer's window. So
+    the example has padding, and is longer than two windows.
+    """
+    config: Any = model.config
+    window = getattr(config, "sliding_window", None) or 0
+    length = min(8 + 4 * window, longest(model) or 512)
+    ids = torch.arange(2 * length).reshape(2, length) % config.vocab_size
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    try:
+        made, added = (model(input_ids=ids, attention_mask=m(mask))[0] for m in (given_mask, added_mask))
+    except (RuntimeError, ValueError):  # a model that takes a mask of two axes only
+        return False
+    return torch.equal(made, added)
+
+
+def longest(model: nn.Module) -> int | None:
+    """The most tokens that the model has positions for; None where its configuration says nothing.
+
+    RoBERTa and MPNet number positions behind that of padding, which has a row of the table as well.
+    """
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and isinstance(m, nn.Embedding)]
+    behind = max((t.padding_idx + 1 for t in tables if t.padding_idx is not None), default=0)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return positions and positions - behind
 
 
 def _activation_qdq(x, scale, zero_point):
@@ -67,7 +109,7 @@ def export(
     """
     axes = {
         0: torch.export.Dim("batch"),
-        1: torch.export.Dim("length", max=int(getattr(model.config, "max_position_embeddings", 0)) or None),
+        1: torch.export.Dim("length", max=longest(model)),
     }
     # A tensor each: were it one, the exporter would take all inputs for the same and read only the last.
     example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in reads)
@@ -75,7 +117,7 @@ def export(
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which is not needed
         program = torch.onnx.export(
-            _Logits(model, outputs).eval(),
+            _Logits(model.eval(), outputs).eval(),
             example,
             dynamo=True,
             opset_version=OPSET,
@@ -106,22 +148,28 @@ def name_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     proto = onnx.load(path)
     graph = proto.graph
     stored = {t.name: t for t in graph.initializer}
-    readers = defaultdict(list)  # two layers may have equal weights, all zero say: each takes a reader of its own
+    contents = {name: _content(numpy_helper.to_array(t)) for name, t in stored.items() if len(t.dims) == 2}
+    readers = defaultdict(list)
     for node in graph.node:
         for i, name in enumerate(node.input):
-            if name in stored and len(stored[name].dims) == 2:
-                readers[_content(numpy_helper.to_array(stored[name]))].append((node, i))
+            if name in contents:
+                readers[contents[name]].append((node, i))
     order: dict[str, str] = {}
+    equal = defaultdict(list)  # content -> the layers with it: two may have equal weights, all zero say
     for layer, weight in weights.items():
-        order[layer] = "out,in" if readers.get(_content(weight)) else "in,out"
-        found = readers.get(_content(weight if order[layer] == "out,in" else weight.T))
-        if not found:
+        order[layer] = "out,in" if _content(weight) in readers else "in,out"
+        equal[_content(weight if order[layer] == "out,in" else weight.T)].append(layer)
+    for content, layers in equal.items():
+        places = readers[content]
+        if len(places) < len(layers):
             raise ExportError(
-                f"expected the weight of {layer} in {path.name} bit for bit, found no initializer equal to it."
+                f"expected the weight of {layers[-1]} in {path.name} bit for bit, found no initializer equal to it."
             )
-        node, i = found.pop(0)
-        graph.initializer.add().CopyFrom(stored[node.input[i]])
-        graph.initializer[-1].name = node.input[i] = f"{layer}.weight"
+        for layer in layers:
+            graph.initializer.add().CopyFrom(stored[places[0][0].input[places[0][1]]])
+            graph.initializer[-1].name = f"{layer}.weight"
+        for k, (node, i) in enumerate(places):  # a reader each; all the others, of a shared weight, to the last layer
+            node.input[i] = f"{layers[min(k, len(layers) - 1)]}.weight"
     read = {name for node in graph.node for name in node.input}
     for i in reversed(range(len(graph.initializer))):
         if graph.initializer[i].name not in read:
@@ -162,6 +210,18 @@ def check_zeros(path: Path, pattern: Mapping[str, np.ndarray]) -> None:
             )
 
 
+def shares_weights(path: Path) -> bool:
+    """Whether several products read one int8 weight: ALBERT's layers, DeBERTa's tables of positions.
+
+    ONNX Runtime 1.32 cannot load such a file with EXACT_SUMS ("Attempt to replace the existing tensor"); for processors that
+    need it there are weights of 7 bits.
+    """
+    graph = onnx.load(path).graph
+    integers = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    widened = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in integers}
+    return any(count > 1 for count in Counter(widened[i] for n in graph.node for i in n.input if i in widened).values())
+
+
 class Audit:
     """The graph as ONNX Runtime runs it: which kernel multiplies which weight, and which products stay float."""
 
@@ -170,12 +230,18 @@ class Audit:
         self.stored = {t.name: t for t in self.graph.initializer}
 
     def kernels(self, weights: Mapping[str, np.ndarray]) -> dict[str, str]:
-        """layer name -> op type of the node that reads its weight, found by content: names do not survive fusion."""
-        consumer = {name: node.op_type for node in self.graph.node for name in node.input if name in self.stored}
-        matrices = {name: kernel for name, kernel in consumer.items() if len(self.stored[name].dims) == 2}
-        by_content = {_content(numpy_helper.to_array(self.stored[name])): kernel for name, kernel in matrices.items()}
+        """layer name -> op type of the node that reads its weight, found by content: names do not survive fusion.
+
+        Where nodes of different types read one weight, all of them: "MatMul + MatMulIntegerToFloat".
+        """
+        matrices = {name: _content(numpy_helper.to_array(t)) for name, t in self.stored.items() if len(t.dims) == 2}
+        readers = defaultdict(set)
+        for node in self.graph.node:
+            for name in node.input:
+                if name in matrices:
+                    readers[matrices[name]].add(node.op_type)
         return {
-            layer: by_content.get(_content(w)) or by_content.get(_content(w.T)) or "not found"
+            layer: " + ".join(sorted(readers[_content(w)] | readers[_content(w.T)])) or "not found"
             for layer, w in weights.items()
         }
 

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from transformers import BertConfig
 
 from pruneonce import exporting, pruning, runtime
 from pruneonce.errors import ExportError, PatternBroken
@@ -137,6 +138,67 @@ def test_layers_with_equal_weights_keep_their_names(tmp_path):
     batches = [token_batch()]
     found = exporting.parity(exporting.logits(model, batches), path, batches)
     exporting.check_parity(found, max_difference=1e-4, same_decision=1.0)
+
+
+READERS = """
+<ir_version: 9, opset_import: ["" : 20]>
+g (float[n, 2] x) => (float[n, 2] y)
+<float[2, 2] w = {1, 2, 0, 4}>
+{
+    a = MatMul(x, w)
+    b = MatMul(a, w)
+    c = Sum(b, x)
+    y = MatMul(c, w)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("layers", "readers"),
+    [(["one"], ["one"] * 3), (["one", "two"], ["one", "two", "two"]), (["a", "b", "c"], ["a", "b", "c"])],
+)
+def test_all_readers_of_a_shared_weight_read_one_matrix(tmp_path, layers, readers):
+    """Three nodes and fewer layers: layers that share a matrix, or that have equal ones."""
+    path, weight = tmp_path / "model.onnx", np.array([[1, 0], [2, 4]], np.float32)  # [out, in]
+    onnx.save(onnx.parser.parse_model(READERS), path)
+    exporting.name_weights(path, dict.fromkeys(layers, weight))
+    graph = onnx.load(path).graph
+    assert [n.input[1] for n in graph.node if n.op_type == "MatMul"] == [f"{layer}.weight" for layer in readers]
+    assert [t.name for t in graph.initializer] == [f"{layer}.weight" for layer in layers]
+    assert exporting.matrix_zeros(path) == dict.fromkeys(layers, (1, 4))
+    assert exporting.Audit(path).kernels({"one": weight}) == {"one": "MatMul"}
+    with pytest.raises(ExportError, match="the weight of d"):
+        exporting.name_weights(path, dict.fromkeys("abcd", weight))
+
+
+def test_a_weight_with_readers_of_two_kinds_names_both(tmp_path):
+    path, weight = tmp_path / "model.onnx", np.array([[1, 0], [2, 4]], np.float32)
+    onnx.save(onnx.parser.parse_model(READERS.replace("Sum(b, x)", "Mul(b, w)").replace("n, 2", "2, 2")), path)
+    kernels = exporting.Audit(path).kernels({"one": weight})
+    assert kernels == {"one": "MatMul + Mul"}
+    with pytest.raises(ExportError, match="MatMul"):
+        exporting.check_integer(kernels)
+
+
+class Refuses(torch.nn.Module):
+    """A model that takes a mask of two axes only, and whose positions begin behind that of padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = BertConfig(vocab_size=10, max_position_embeddings=12)
+        self.position_embeddings = torch.nn.Embedding(12, 2, padding_idx=1)
+
+    def forward(self, input_ids, attention_mask):
+        if attention_mask.dim() != 2:
+            raise ValueError("wrong shape for attention_mask")
+        return (self.position_embeddings(input_ids * attention_mask),)
+
+
+def test_a_model_that_refuses_a_ready_mask_gets_the_one_it_knows(classifier):
+    assert not exporting.takes_added_mask(Refuses())
+    assert exporting.longest(Refuses()) == 10
+    assert exporting.takes_added_mask(classifier)
+    assert exporting.longest(classifier) == 64
 
 
 def test_the_file_is_plain_onnx_without_detours(exported):

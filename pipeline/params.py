@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -32,23 +32,14 @@ class Section(BaseModel):
 
 
 class Common(Section):
-    """What every stage shares: the model, what is prunable in it, and where and how to compute."""
+    """What every stage shares: the model, and where and how to compute."""
 
     model: Name  # a source of `fetch` or `fetch_local`
-    prunable: str  # regular expression over names inside the model's body
     seed: Annotated[int, Field(ge=0)]
     device: Literal["auto", "cpu"]  # auto: an accelerator if there is one
     precision: Literal["auto", "bf16", "fp32"]  # auto: bf16 where the processor multiplies it
     attention: Literal["eager", "sdpa"]  # the implementation in transformers; eager is the faster on CPUs
     threads: Steps  # of PyTorch; 0: as many as cores
-
-    @model_validator(mode="after")
-    def _compiles(self) -> Self:
-        try:
-            re.compile(self.prunable)
-        except re.error as error:
-            raise ValueError(f"prunable is not a regular expression: {error}") from None
-        return self
 
 
 class PackageSource(Section):
@@ -144,6 +135,7 @@ class PrepareTeacher(MaskedLM):
 
 
 class Sparsify(MaskedLM):
+    prunable: str | None  # null: every linear of the layers and the pooler; or a regular expression over names
     sparsity: Share  # target fraction of zeros in every prunable matrix, or in all of them together
     initial_sparsity: Share  # the first jump, at prune_begin_steps
     pattern: Literal["unstructured", "1x4", "4x1", "2:4", "4:8"]  # outputs x inputs of a block, or N of every M inputs stay
@@ -162,6 +154,15 @@ class Sparsify(MaskedLM):
     soft_positions: Literal["all", "masked"]  # where the soft loss reads logits; all is the paper's
     hidden_weight: NonNegative  # relative error of the hidden states
     attention_weight: NonNegative  # KL against where the teacher looks; wants common.attention eager and dropout 0.0
+
+    @field_validator("prunable")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -52,7 +52,12 @@ def random_masked_lm(
 ) -> PreTrainedModel:
     """A masked LM of the folder's configuration with random weights (drawn from torch's seed)."""
     config = _config(folder, dropout)
-    model = _lm_class(columns).from_config(config, dtype=torch.float32, attn_implementation=attention)
+    try:
+        model = _lm_class(columns).from_config(config, dtype=torch.float32, attn_implementation=attention)
+    except ValueError as error:  # DeBERTa and MPNet have no fused attention
+        raise ModelError(
+            f"expected a {config.model_type} with `common.attention` {attention}, found none that can be built: {error}"
+        ) from None
     return _takes(model, columns)
 
 
@@ -87,9 +92,11 @@ def load_sparse_task_model(sparse: Path, teacher: PreTrainedModel, *, attention:
     fields = {name: getattr(teacher.config, name) for name in ("id2label", "label2id", "problem_type")}
     student, info = _load_with_info(type(teacher), sparse, attention, dropout, **fields)
     source = {name: p.cpu() for name, p in teacher.named_parameters()}
+    inside = {id(p) for p in body(student).parameters()}  # a head that the LM has too (ModernBERT's) learned another task
     with torch.no_grad():
-        for name in info["missing_keys"]:
-            student.get_parameter(name).copy_(source[name])
+        for name, parameter in student.named_parameters():
+            if name in info["missing_keys"] or id(parameter) not in inside:
+                parameter.copy_(source[name])
     return student
 
 
@@ -99,6 +106,21 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     model.config._name_or_path = ""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def load_pruned(folder: Path) -> list[str]:
+    """Names in the body of the linears that were pruned, which every model keeps that was made of a sparse one.
+
+    A later model may have more: a pooler that the language model did without belongs to the task's head.
+    Raises ModelError if the model was not pruned.
+    """
+    names = getattr(_config(folder, None), "pruned", None)
+    if not names:
+        raise ModelError(
+            f"expected the names of the pruned layers in {folder / 'config.json'}, found none: this model did not go "
+            "through `sparsify`."
+        )
+    return names
 
 
 def save_ranges(ranges: dict[str, tuple[float, float]], folder: Path) -> None:
@@ -120,7 +142,7 @@ def _config(folder: Path, dropout: float | None, **changes):
         raise ModelError(f"expected a transformers model in {folder}, found none that loads: {error}") from None
     if dropout is not None:
         for key, value in config.to_dict().items():
-            if "drop" in key and isinstance(value, float):
+            if "drop" in key and isinstance(value, float | int) and not isinstance(value, bool):  # ALBERT's are written as 0
                 setattr(config, key, dropout)
     return config
 

@@ -5,8 +5,11 @@ pruned entry gets no gradient and keeps its last value: it may return at the nex
 Checkpoints hold no masks: `bake` writes the zeros into the weights, `lock` reads them back.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -35,22 +38,44 @@ class MaskedLinear(nn.Linear):
         return F.linear(x, self.effective_weight, self.bias)
 
 
-def prunable(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
-    """The linears of the language model's body whose name in the body matches `pattern`, by that name.
+Selection = str | Collection[str] | None  # of linears: a regular expression, their names, or by structure
 
+
+def prunable(model: nn.Module, selection: Selection) -> dict[str, nn.Linear]:
+    """The linears of the language model's body that count, by their name in the body.
+
+    selection: None for those that stand in the body's repeated layers and in its pooler, whatever the architecture calls
+    them; a regular expression for those whose name it matches; names, of a model that was pruned, for exactly those.
     Names are relative to the body (`model.base_model` in transformers), so they are the same with an MLM head, a
-    task head, or none: `encoder.layer.0.attention.self.query`. Heads lie outside the body and are never pruned.
-    Raises ModelError if nothing matches.
-    Source: Zafrir et al. 2021, arXiv:2111.05754, "student pruning": every Linear of the encoder.
+    task head, or none: `encoder.layer.0.attention.self.query`. Heads lie outside the body and are never pruned. A linear
+    that several layers share is one linear.
+    Raises ModelError if nothing matches, or a name is missing.
+    Source: Zafrir et al. 2021, arXiv:2111.05754, "student pruning": every Linear of the encoder, and the pooler.
     """
     linears = {name: m for name, m in body(model).named_modules() if isinstance(m, nn.Linear)}
-    found = {name: m for name, m in linears.items() if re.search(pattern, name)}
-    if not found:
+    if selection is None:
+        names, wanted = _of_structure(body(model)), "inside its layers"
+    elif isinstance(selection, str):
+        names, wanted = [name for name in linears if re.search(selection, name)], f"whose name matches {selection!r}"
+    else:
+        names, wanted = list(selection), f"of the names {', '.join(sorted(set(selection) - set(linears))[:4])}"
+    if not names or not set(names) <= set(linears):
         raise ModelError(
-            f"expected nn.Linear layers whose name matches {pattern!r}, found none in {type(model).__name__}; "
-            f"its linears are: {', '.join(list(linears)[:12]) or 'none'}. Change `common.prunable` in params.yaml."
+            f"expected nn.Linear layers {wanted}, found none in {type(model).__name__}; "
+            f"its linears are: {', '.join(list(linears)[:12]) or 'none'}. Change `sparsify.prunable` in params.yaml and "
+            "prune again."
         )
-    return found
+    return {name: linears[name] for name in names}
+
+
+def _of_structure(inside: nn.Module) -> list[str]:
+    """Names of the linears in the lists of layers of a body, and in its pooler.
+
+    What lies elsewhere leads from the embeddings to the layers: ELECTRA's and ALBERT's projections.
+    """
+    layers = tuple(f"{name}." for name, m in inside.named_modules() if isinstance(m, nn.ModuleList))
+    linears = (name for name, m in inside.named_modules() if isinstance(m, nn.Linear))
+    return [name for name in linears if name.startswith(layers) or name.split(".")[0] == "pooler"]
 
 
 def body(model: nn.Module) -> nn.Module:
@@ -58,11 +83,64 @@ def body(model: nn.Module) -> nn.Module:
     return getattr(model, "base_model", model)
 
 
+@dataclass(frozen=True)
+class Matrices:
+    """Matrices of one shape and place, one in each of `count` layers."""
+
+    name: str  # in the body, or of a head; `*` stands for the number of a layer
+    shape: tuple[int, ...]
+    count: int
+    weights: int  # stored: 0 where the matrix is another one's
+    prunable: str  # "yes", or "no" and why
+
+
+def matrices(model: nn.Module, selection: Selection) -> list[Matrices]:
+    """Every matrix of the model, in definition order, equal ones of all layers as one entry."""
+    chosen = {id(linear) for linear in prunable(model, selection).values()}
+    inside = {id(m): name for name, m in body(model).named_modules()}
+    found: Counter[tuple[str, tuple[int, ...], str]] = Counter()
+    stored = set[int]()
+
+    def verdict(module: nn.Module) -> str:
+        if id(module) in chosen:
+            return "yes"
+        if id(module.weight) in stored:
+            return "no: the embeddings again"
+        if id(module) not in inside:
+            return "no: head"
+        if isinstance(module, nn.Embedding):
+            return "no: embeddings"
+        return "no: not in a layer" if selection is None else "no: not selected"
+
+    for name, module in model.named_modules():
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim >= 2:
+            place = re.sub(r"(?<=\.)\d+(?=\.)", "*", inside.get(id(module), name))
+            found[place, tuple(weight.shape), verdict(module)] += 1
+            stored.add(id(weight))
+    return [
+        Matrices(name, shape, count, 0 if why.endswith("again") else count * math.prod(shape), why)
+        for (name, shape, why), count in found.items()
+    ]
+
+
+def table(found: Sequence[Matrices]) -> str:
+    """What `matrices` found, as text: a line each and the sums."""
+    yes = [m for m in found if m.prunable == "yes"]
+    rows = [("matrix", "shape", "count", "weights", "prunable")]
+    rows += [(m.name, " x ".join(map(str, m.shape)), str(m.count), f"{m.weights:,}", m.prunable) for m in found]
+    for name, part in (("all", found), ("prunable", yes)):
+        rows.append((name, "", str(sum(m.count for m in part)), f"{sum(m.weights for m in part):,}", ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{'>' if i in (2, 3) else '<'}{widths[i]}}" for i, cell in enumerate(r)).rstrip() for r in rows
+    )
+
+
 def mask_linears(
-    model: nn.Module, pattern: str, wrap: Callable[[nn.Linear], MaskedLinear] = MaskedLinear
+    model: nn.Module, selection: Selection, wrap: Callable[[nn.Linear], MaskedLinear] = MaskedLinear
 ) -> dict[str, MaskedLinear]:
     """Replace, in place, every prunable linear by a masked one (all kept). Returns them by name."""
-    masked = {name: wrap(linear) for name, linear in prunable(model, pattern).items()}
+    masked = {name: wrap(linear) for name, linear in prunable(model, selection).items()}
     for name, linear in masked.items():
         body(model).set_submodule(name, linear)
     return masked
@@ -147,9 +225,9 @@ def bake(model: nn.Module) -> None:
         model.set_submodule(name, plain)
 
 
-def zeros(model: nn.Module, pattern: str) -> dict[str, Tensor]:
+def zeros(model: nn.Module, selection: Selection) -> dict[str, Tensor]:
     """The sparsity pattern of a baked model: name -> bool[out, in], True where the weight is exactly zero."""
-    return {name: linear.weight.detach() == 0 for name, linear in prunable(model, pattern).items()}
+    return {name: linear.weight.detach() == 0 for name, linear in prunable(model, selection).items()}
 
 
 def check_pattern(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:

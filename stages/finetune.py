@@ -36,8 +36,9 @@ def run(
     student = checkpoint.load_sparse_task_model(sparse, mentor, attention=common.attention, dropout=p.dropout).to(
         engine.device
     )
-    given = pruning.zeros(student, common.prunable)
-    pruning.mask_linears(student, common.prunable)
+    pruned = checkpoint.load_pruned(sparse)
+    given = pruning.zeros(student, pruned)
+    pruning.mask_linears(student, pruned)
     pruning.lock(student)
     train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
     batches = tasks.Batches(train, kind, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
@@ -67,7 +68,7 @@ def run(
         checkpoint=log.scratch / "state.safetensors",
     )
     pruning.bake(student)
-    pattern = pruning.zeros(student, common.prunable)
+    pattern = pruning.zeros(student, pruned)
     pruning.check_pattern(given, pattern)
     checkpoint.save(student, tokenizer, model)
     log.write_history(history)

@@ -39,9 +39,10 @@ def run(
     start = {"sparse": sparse, "dense": teacher}[p.start]
     student = checkpoint.load_task_model(kind.architecture, start, attention=common.attention, dropout=p.dropout)
     student = student.to(engine.device)
-    given = pruning.zeros(student, common.prunable)
+    pruned = checkpoint.load_pruned(sparse)
+    given = pruning.zeros(student, pruned)
     fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
-    pruning.mask_linears(student, common.prunable, fake_quant)
+    pruning.mask_linears(student, pruned, fake_quant)
     pruning.lock(student)
     train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
     batches = tasks.Batches(train, kind, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
@@ -85,7 +86,7 @@ def run(
     ranges = quantization.ranges(student)
     student.config.weight_bits = p.weight_bits  # beside the ranges: what the weights' grid is
     pruning.bake(student)
-    pattern = pruning.zeros(student, common.prunable)
+    pattern = pruning.zeros(student, pruned)
     pruning.check_pattern(given, pattern)
     checkpoint.save(student, tokenizer, model)
     checkpoint.save_ranges(ranges, model)

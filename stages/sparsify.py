@@ -26,8 +26,9 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     student = load(dropout=p.dropout).to(engine.device)
     if p.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
+    engine.print(pruning.table(pruning.matrices(student, p.prunable)))
     wrap = movement.ScoredLinear if p.criterion == "movement" else pruning.MaskedLinear
-    linears = pruning.mask_linears(student, common.prunable, wrap)
+    linears = pruning.mask_linears(student, p.prunable, wrap)
     pattern = patterns.fitting(p.pattern, linears)
     select = patterns.SCOPES[p.scope](pattern)
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
@@ -83,8 +84,9 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
         checkpoint=log.scratch / "state.safetensors",
     )
     pruning.bake(student)
-    zeros = pruning.zeros(student, common.prunable)
+    zeros = pruning.zeros(student, p.prunable)
     pruning.check_sparsity(zeros, p.sparsity, select)
+    student.config.pruned = list(zeros)  # the zeros that all further stages keep
     checkpoint.save(student, tokenizer, model)
     log.write_history(history)
     held_out = batches(corpus.read_blocks(tokens / "held_out.arrow"), seed=common.seed)

@@ -76,7 +76,7 @@ BAD_PARAMS = {
     "no loss": (put("sparsify.hidden_weight", 0.0), None),  # hard_weight is left: valid
     "endless warm-up": (put("prepare_teacher.warmup_steps", 60), "need warmup_steps < steps, found 60 and 60"),
     "uneven micro-batches": (put("sparsify.micro_batches", 3), "batch_size 8 must be a multiple of micro_batches 3"),
-    "no regular expression": (put("common.prunable", "("), "common: prunable is not a regular expression"),
+    "no regular expression": (put("sparsify.prunable", "("), "sparsify.prunable: not a regular expression"),
     "unknown model": (
         put("common.model", "gpt"),
         "common.model names source 'gpt', found sources ['corpus', 'tiny-bert', 'topic']",
@@ -208,7 +208,7 @@ def gone(project: Project) -> None:
 
 
 def layers(project: Project) -> None:
-    project.edit(put("common.prunable", r"^decoder\."))
+    project.edit(put("sparsify.prunable", r"^decoder\."))
 
 
 def diverging(project: Project) -> None:

@@ -6,7 +6,14 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForPreTraining, DistilBertConfig, ElectraConfig, RobertaConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    DistilBertConfig,
+    ElectraConfig,
+    RobertaConfig,
+)
 from transformers import AutoModelForSequenceClassification as AUTO
 
 from pruneonce import checkpoint, pruning
@@ -50,6 +57,10 @@ def test_dropout_is_replaced_or_kept(folder):
     kept = checkpoint.load_masked_lm(folder, attention="eager", dropout=0.25)
     rates = {m.p for m in kept.modules() if isinstance(m, torch.nn.Dropout)}
     assert rates == {0.25}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0}))  # as ALBERT's is written
+    whole = checkpoint.load_masked_lm(folder, attention="eager", dropout=0.25)
+    assert {m.p for m in whole.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
     fresh = checkpoint.random_masked_lm(folder, attention="eager", dropout=0.0)
     assert {m.p for m in fresh.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
 
@@ -181,6 +192,35 @@ def test_a_sparse_student_has_its_own_body_and_its_teachers_head(folder, masked_
     assert student.config.id2label == teacher.config.id2label
     student.classifier.weight.data.zero_()
     assert teacher.classifier.weight.abs().sum() > 0  # a copy
+
+
+def test_an_attention_that_the_architecture_does_not_have_is_an_error(tmp_path):
+    AutoConfig.for_model("mpnet", num_hidden_layers=1, hidden_size=12).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"expected a mpnet with `common.attention` sdpa.*does not support"):
+        checkpoint.random_masked_lm(tmp_path, attention="sdpa")
+
+
+def test_a_head_that_the_language_model_has_too_is_the_teachers(tokenizer, tmp_path):
+    """ModernBERT's classifier begins with what its MLM head begins with: that one learned another task."""
+    sizes = {"vocab_size": 162, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model("modernbert", **sizes, pad_token_id=0)
+    language, teacher = (auto.from_config(config) for auto in (AutoModelForMaskedLM, AUTO))
+    checkpoint.save(language, tokenizer, tmp_path)
+    student = checkpoint.load_sparse_task_model(tmp_path, teacher, attention="eager", dropout=0.0)
+    assert same(language.model, student.model)
+    assert same(teacher.head, student.head)
+    assert not torch.equal(language.head.dense.weight, student.head.dense.weight)
+
+
+def test_what_was_pruned_is_written_with_the_model(masked_lm, tokenizer, tmp_path):
+    checkpoint.save(masked_lm, tokenizer, tmp_path / "dense")
+    with pytest.raises(ModelError, match=r"dense/config\.json, found none: this model did not go through `sparsify`"):
+        checkpoint.load_pruned(tmp_path / "dense")
+    masked_lm.config.pruned = ["encoder.layer.0.output.dense"]
+    checkpoint.save(masked_lm, tokenizer, tmp_path / "sparse")
+    assert checkpoint.load_pruned(tmp_path / "sparse") == masked_lm.config.pruned
+    student = checkpoint.load_sparse_task_model(tmp_path / "sparse", random_classifier(), attention="eager", dropout=0.0)
+    assert student.config.pruned == masked_lm.config.pruned
 
 
 def test_ranges_round_trip_to_the_last_bit(tmp_path):

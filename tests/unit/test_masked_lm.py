@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pruneonce import checkpoint, corpus, pruning, segments
 from pruneonce import masked_lm as mlm
@@ -46,6 +47,16 @@ def test_head_at_leads_to_the_full_logits_at_these_positions(masked_lm, masked):
 def test_a_model_without_a_masked_lms_head_is_refused(classifier, masked):
     with pytest.raises(ModelError, match="BertForSequenceClassification"):
         mlm.head_at(classifier, masked, masked["attention_mask"].bool())
+
+
+def test_a_head_that_goes_on_behind_its_last_linear_is_refused(masked):
+    """DeBERTa's own head: what it calls its output embeddings is a linear before them."""
+    sizes = {"vocab_size": 162, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("deberta-v2", **sizes, legacy=False))
+    with pytest.raises(
+        ModelError, match="expected a masked LM that ends in its output embeddings, found DebertaV2ForMaskedLM"
+    ):
+        mlm.head_at(model, masked, masked["attention_mask"].bool())
 
 
 def test_the_hard_loss_is_cross_entropy_of_the_masked_tokens(masked_lm, masked):

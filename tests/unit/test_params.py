@@ -80,7 +80,6 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("sparsify", {"criterion": "movement"}, "need first_criterion magnitude with movement"),
         ("sparsify", {"first_criterion": "movement"}, "'magnitude' or 'second_order'"),
         ("sparsify", {"batch_size": 8, "micro_batches": 3}, "multiple of micro_batches"),
-        ("common", {"prunable": "("}, "regular expression"),
         ("sparsify", {"hard_weight": 0.0, "hidden_weight": 0.0}, "hidden_weight, attention_weight above 0"),
         ("sparsify", {"attention_weight": 1.0, "dropout": None}, "in sparsify needs .* dropout 0.0, found eager and None"),
         ("quantize", {"attention_weight": 1.0, "dropout": 0.1}, "in quantize of topic needs .* dropout 0.0"),
@@ -88,6 +87,7 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("quantize", {"epochs": -1}, "greater than or equal to 0"),
         ("finetune", {"epochs": 0}, "greater than 0"),
         ("prepare_corpus", {"short_ratio": 1.5}, "less than or equal to 1"),
+        ("sparsify", {"prunable": "("}, "regular expression"),
     ],
 )
 def test_what_is_out_of_range_or_order_is_an_error(document, section, changes, message):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pruneonce import pruning
 from pruneonce.errors import ModelError, PatternBroken
@@ -44,9 +45,57 @@ def test_prunable_is_every_linear_of_the_encoder_and_no_head(masked_lm, classifi
     assert set(pruning.prunable(classifier, "")) == names | {"pooler.dense"}
 
 
+def test_prunable_by_structure_has_the_pooler_where_the_model_has_one(masked_lm, classifier):
+    names = list(pruning.prunable(masked_lm, None))
+    assert names == list(pruning.prunable(masked_lm, r"^encoder\."))
+    assert list(pruning.prunable(classifier, None)) == [*names, "pooler.dense"]
+    assert list(pruning.prunable(classifier, names)) == names, "a pooler that came with the task is not pruned"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "weights"),
+    [
+        ("bert", {}, 84_934_656),
+        (
+            "bert",
+            {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+            301_989_888,
+        ),
+        ("distilbert", {}, 42_467_328),
+        ("albert", {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}, 84_934_656 // 12),
+    ],
+    ids=["BERT-Base", "BERT-Large", "DistilBERT", "ALBERT-Base"],
+)
+def test_the_counts_of_the_paper(kind, fields, weights):
+    """84.93 M, 301.99 M and 42.47 M; ALBERT's twelve layers are one."""
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **fields))
+    assert sum(m.weight.numel() for m in pruning.prunable(model, None).values()) == weights
+    rows = pruning.matrices(model, None)
+    assert sum(r.weights for r in rows if r.prunable == "yes") == weights
+    assert sum(r.weights for r in rows) == sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    assert len(pruning.table(rows).splitlines()) == len(rows) + 3 <= 16
+
+
+def test_the_table_says_why_not(classifier):
+    why = {r.name: (r.shape, r.count, r.weights, r.prunable) for r in pruning.matrices(classifier, r"^encoder\..*query")}
+    assert why["encoder.layer.*.attention.self.query"] == ((48, 48), 2, 4608, "yes")
+    assert why["encoder.layer.*.output.dense"] == ((48, 96), 2, 9216, "no: not selected")
+    assert why["embeddings.word_embeddings"][-1] == "no: embeddings"
+    assert why["pooler.dense"][-1] == "no: not selected"
+    assert why["classifier"] == ((3, 48), 1, 144, "no: head")
+    lines = pruning.table(pruning.matrices(classifier, r"^encoder\..*query")).splitlines()
+    assert lines[0].split() == ["matrix", "shape", "count", "weights", "prunable"]
+    assert lines[-1].split() == ["prunable", "2", "4,608"]
+
+
 def test_prunable_names_what_is_there_when_nothing_matches(masked_lm):
     with pytest.raises(ModelError, match=r"encoder\.layer\.0\.attention\.self\.query"):
         pruning.prunable(masked_lm, "^transformer")
+    with pytest.raises(ModelError, match=r"inside its layers.*linears are: 0"):
+        pruning.prunable(nn.Sequential(nn.Linear(2, 2)), None)
+    with pytest.raises(ModelError, match=r"of the names pooler\.dense"):
+        pruning.prunable(masked_lm, ["encoder.layer.0.output.dense", "pooler.dense"])
 
 
 def test_a_masked_linear_shares_its_weight_and_multiplies_with_the_mask():

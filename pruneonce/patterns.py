@@ -71,7 +71,7 @@ def fitting(name: str, linears: Mapping[str, nn.Linear]) -> Pattern:
     if bad:
         raise ModelError(
             f"expected outputs a multiple of {rows} and inputs a multiple of {columns} for pattern {name}, found weights "
-            f"[out, in] {dict(list(bad.items())[:5])}. Choose another sparsify.pattern, or take them out of sparsify.prunable."
+            f"[out, in] {dict(list(bad.items())[:5])}. Choose another pattern, or leave them out of sparsify.prunable."
         )
     return pattern
 

@@ -1,0 +1,185 @@
+"""What a training step of a model costs, from its shape alone: products, memory, bytes. Nothing is trained.
+
+Products. A linear with w weights takes 2 w FLOPs a token, attention 4 l h a token and layer (scores, and their use). With
+`body` the weights that every token passes and `head` those it passes where a loss reads logits,
+
+    forward   n (2 body + 4 L l h) + 2 m head            n tokens, m of them read, rows of l tokens, L layers, hidden h
+    step      3 forward of the student + forward of the teacher; a backward is two forwards
+
+What is recomputed or computed without need does not count; with `recomputed` a step of checkpointing takes a student's
+forward of the body more. Elementwise work is not counted, as in torch's FlopCounterMode, which the tests compare with.
+
+Memory. See `memory`; the tests count the bytes of every live tensor in real steps.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+
+from pruneonce.errors import ModelError
+from pruneonce.pruning import body, pruned_count
+from pruneonce.vocabulary import PIECE
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a masked LM its cost hangs on; counts of weights, layers and units."""
+
+    layers: int
+    hidden: int
+    feed_forward: int  # the widest linear of the body
+    heads: int
+    vocabulary: int
+    positions: int  # the longest row
+    parameters: int
+    prunable: int
+    body: int  # weights that every token passes
+    head: int  # weights that a token passes where a loss reads logits
+    dropout: bool  # of the configuration
+
+
+def build(facts: Mapping[str, Any]) -> PreTrainedModel:
+    """The masked LM of a configuration's facts (`model_type`, `hidden_size`, ...), on the meta device: no memory, no weights.
+
+    Raises ModelError if transformers knows no such model.
+    """
+    try:
+        config = AutoConfig.for_model(**facts)
+        with torch.device("meta"):
+            return AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"expected the configuration of a masked LM, found {dict(facts)}: {error}") from None
+
+
+def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
+    """Read off the model. A layer that is passed several times (ALBERT) counts once."""
+    config = model.config
+    inside = [m for m in body(model).modules() if isinstance(m, nn.Linear)]
+    every = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    within = sum(m.weight.numel() for m in inside)
+    return Shape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        feed_forward=max(m.out_features for m in inside),
+        heads=config.num_attention_heads,
+        vocabulary=config.vocab_size,
+        positions=config.max_position_embeddings,
+        parameters=sum(p.numel() for p in model.parameters()),
+        prunable=sum(m.weight.numel() for m in prunable.values()),
+        body=within,
+        head=sum(m.weight.numel() for m in every) - within,
+        dropout=any("drop" in k and isinstance(v, float) and v > 0 for k, v in config.to_dict().items()),
+    )
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Prunable matrices of one shape: how many, their weights, and what is kept at a sparsity."""
+
+    out: int
+    in_: int
+    count: int
+    weights: int
+    kept: int
+
+
+def matrices(prunable: Iterable[nn.Linear], sparsity: float) -> list[Matrices]:
+    """The prunable linears by shape, in the order of their first one; each matrix is rounded as `pruning` rounds it."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for linear in prunable:
+        groups.setdefault((linear.out_features, linear.in_features), []).append(linear.weight.numel())
+    return [
+        Matrices(o, i, len(sizes), sum(sizes), sum(size - pruned_count(sparsity, size) for size in sizes))
+        for (o, i), sizes in groups.items()
+    ]
+
+
+def forward_flops(s: Shape, *, tokens: float, length: int, read: float) -> float:
+    """FLOPs of one forward over `tokens` in rows of `length`, with logits at `read` positions."""
+    return tokens * (2 * s.body + 4 * s.layers * length * s.hidden) + 2 * read * s.head
+
+
+def step_flops(s: Shape, *, tokens: float, length: int, read: float, teacher_read: float | None) -> float:
+    """FLOPs of one step: the student's forward and backward, the teacher's forward (None: there is no teacher)."""
+    student = 3 * forward_flops(s, tokens=tokens, length=length, read=read)
+    if teacher_read is None:
+        return student
+    return student + forward_flops(s, tokens=tokens, length=length, read=teacher_read)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one device computes at a time, and how: one piece of a batch. Bytes an element: 2 in bf16, 4 in fp32."""
+
+    rows: int
+    length: int
+    read: float  # positions whose logits a loss reads; 0: no vocabulary is involved
+    element: int
+    probabilities: int  # times that attention's probabilities are held: 1 eager, 0 by a fused kernel; 2 more with dropout
+    dropouts: int  # times that a float[tokens, hidden] of dropout is held in a layer: 2 with dropout, else 0
+    soft: bool  # logits of the teacher at the same positions
+    hidden: bool  # hidden states of both are compared
+    quantized: bool  # inputs and weights are rounded first
+    checkpointing: bool
+    accumulates: bool  # gradients of an earlier piece are there
+    processes: int
+
+
+def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
+    """Bytes of a training step by part, and their `peak`. Weights, moments and gradients are fp32.
+
+    model       12 a parameter (weight, two moments of Adam), 4 for the teacher's, 1 a mask's entry
+    gradients   4 a parameter; with several processes 4 more, in the buckets that are summed over them
+    layers      what the backward of each layer reads of n tokens; e bytes an element
+                    n (6 h + 2 f) e + a l n e + 8 n h + (weights in use) e
+                inputs of its products, query, key, value, feed-forward before and after its activation; probabilities;
+                inputs of two normalisations in fp32. In bf16 autocast gives query, key and value a copy each: 2 n h e more.
+                Rounded inputs are such copies too, and bring a byte an element for where they were clamped.
+    edges       the embeddings' normalisation, the head up to its last linear, hidden states that are compared
+    passing     logits of one piece of rows and the gradient of the last linear, or what passes through one layer
+
+    A backward frees layers while it makes gradients: the peak is at its start (all layers) or near its end (all gradients
+    but a layer's, and one layer with what passes through it; or all gradients, while the two of the tied embeddings are summed).
+    Checkpointing keeps every layer's input instead, and one layer whole.
+    Not counted: fragmentation, the allocator's reserve, libraries' workspaces. On a CPU dropout keeps its mask as e bytes
+    an element, on a GPU as 1: there this is an upper bound.
+    """
+    n, h, f, e = p.rows * p.length, s.hidden, s.feed_forward, p.element
+    copies = 2 * n * h * e if e < 4 or p.quantized else 0
+    clamped = n * (5 * h + f) if p.quantized else 0
+    attention = p.rows * s.heads * p.length**2 * p.probabilities * e
+    layer = n * (6 * h + 2 * f) * e + copies + clamped + attention + p.dropouts * n * h * e + 8 * n * h
+    layer += s.prunable / s.layers * e
+    layers = 4 * n * h * s.layers if p.checkpointing else layer * s.layers
+    states = (4 if e == 4 else 8) * n * h * s.layers if p.hidden else 0
+    edges = 4 * n * h + 12 * p.read * h + states
+    through = n * (2 * f + 3 * h) * e
+    last = 4 * h * s.vocabulary if p.read else 0  # the gradient of the last linear
+    sides = 2 if p.soft else 1
+    logits = sides * (min(p.read, PIECE) + (h if e < 4 else 0)) * s.vocabulary * e + 8 * p.read * h
+    model = 12 * s.parameters + s.prunable + (4 * s.parameters if teacher else 0)
+    gradients = 4 * s.parameters * (1 if p.processes == 1 else 2)
+    start = layers + edges + last + max(through, logits) + (gradients if p.accumulates or p.processes > 1 else 0)
+    end = gradients + max(2 * last, layer + 4 * n * (f + h) - 4 * s.prunable / s.layers)
+    return {
+        "model": model,
+        "gradients": gradients,
+        "layers": layers,
+        "edges": edges,
+        "passing": last + max(through, logits),
+        "peak": model + max(start, end),
+    }
+
+
+def checkpoint_bytes(s: Shape) -> dict[str, float]:
+    """Files: a checkpoint in fp32; the state of a run under way, with Adam's moments and masks; ONNX, fp32 and about int8."""
+    return {
+        "checkpoint": 4 * s.parameters,
+        "run under way": 12 * s.parameters + s.prunable,
+        "ONNX fp32": 4 * s.parameters,
+        "ONNX int8": s.parameters,
+    }

@@ -43,7 +43,7 @@ class Shape:
 
 
 def build(facts: Mapping[str, Any]) -> PreTrainedModel:
-    """The masked LM of a configuration's facts (`model_type`, `hidden_size`, ...), on the meta device: no memory, no weights.
+    """The masked LM of a configuration's facts (`model_type`, `hidden_size`, ...), on the meta device: without memory.
 
     Raises ModelError if transformers knows no such model.
     """
@@ -143,7 +143,7 @@ def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
     passing     logits of one piece of rows and the gradient of the last linear, or what passes through one layer
 
     A backward frees layers while it makes gradients: the peak is at its start (all layers) or near its end (all gradients
-    but a layer's, and one layer with what passes through it; or all gradients, while the two of the tied embeddings are summed).
+    but a layer's, and one layer with what passes through it; or all gradients, while those of the embeddings are summed).
     Checkpointing keeps every layer's input instead, and one layer whole.
     Not counted: fragmentation, the allocator's reserve, libraries' workspaces. On a CPU dropout keeps its mask as e bytes
     an element, on a GPU as 1: there this is an upper bound.
@@ -164,7 +164,7 @@ def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
     model = 12 * s.parameters + s.prunable + (4 * s.parameters if teacher else 0)
     gradients = 4 * s.parameters * (1 if p.processes == 1 else 2)
     start = layers + edges + last + max(through, logits) + (gradients if p.accumulates or p.processes > 1 else 0)
-    end = gradients + max(2 * last, layer + 4 * n * (f + h) - 4 * s.prunable / s.layers)
+    end = gradients + max(3 * last, layer + 4 * n * (f + h) - 4 * s.prunable / s.layers)
     return {
         "model": model,
         "gradients": gradients,
@@ -176,7 +176,7 @@ def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
 
 
 def checkpoint_bytes(s: Shape) -> dict[str, float]:
-    """Files: a checkpoint in fp32; the state of a run under way, with Adam's moments and masks; ONNX, fp32 and about int8."""
+    """Files: a checkpoint in fp32; the state of a run under way, with Adam's moments and masks; ONNX, int8's about."""
     return {
         "checkpoint": 4 * s.parameters,
         "run under way": 12 * s.parameters + s.prunable,

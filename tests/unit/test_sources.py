@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.params import HubSource
+from pipeline.stage import Log
 from pruneonce import sources
 from pruneonce.errors import ChecksumMismatch, SourceError, UnsafeArchive
+from stages import fetch
 
 FILES = {"pkg/data/a.txt": b"A", "pkg/data/sub/b.txt": b"B", "pkg/data.txt": b"C", "pkg/__init__.py": b"evil()"}
 
@@ -179,6 +182,51 @@ def test_a_hub_that_does_not_answer_is_an_error(tmp_path, monkeypatch, kind):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(SourceError, match=f"expected {kind} nobody/nothing at {'0' * 40} from the hub"):
         sources.fetch_hub("nobody/nothing", kind, "0" * 40, None, {"train": "train"}, tmp_path / "out")
+
+
+def test_what_arrives_from_the_hub_is_what_was_expected(hub_dataset, tmp_path):
+    out = tmp_path / "out"
+    sources.fetch_hub(hub_dataset, "dataset", "0" * 40, None, {"train": "train"}, out)
+    sources.check_splits(out, ["text"], {"train": 2})
+    for columns, rows, message in [
+        (["text", "label"], {"train": 2}, r"expected columns \['text', 'label'\] and 2 rows in .*, found \['text'\] and 2"),
+        (["text"], {"train": 3}, r"and 3 rows in .*train\.parquet, found \['text'\] and 2"),
+        (["text"], {"train": 2, "test": 1}, r"expected .*test\.parquet, found \['train\.parquet'\]"),
+    ]:
+        with pytest.raises(SourceError, match=message):
+            sources.check_splits(out, columns, rows)
+
+
+def test_fetch_refuses_what_is_not_expected(hub_dataset, tmp_path):
+    """The stage, with the source as params.yaml has it."""
+    known = {
+        "repository": hub_dataset,
+        "kind": "dataset",
+        "revision": "0" * 40,
+        "config": None,
+        "splits": {"train": "train"},
+    }
+    log = Log(tmp_path / "scratch")
+    for number, rows in enumerate([2, 3]):
+        expects = {"columns": ["text"], "rows": {"train": rows}, "bytes": 6}
+        source = HubSource.model_validate({**known, "expects": expects})
+        if rows == 2:
+            assert fetch.run("x", tmp_path / str(number), fetch=source, log=log)["files"] == 1
+        else:
+            with pytest.raises(SourceError, match="and 3 rows"):
+                fetch.run("x", tmp_path / str(number), fetch=source, log=log)
+    unknown = HubSource.model_validate({**known, "expects": None})
+    assert fetch.run("x", tmp_path / "unknown", fetch=unknown, log=log)["files"] == 1
+
+
+def test_the_first_fact_of_a_model_that_differs_is_named(tmp_path, tiny_folder):
+    sources.check_model(tiny_folder, {"model_type": "bert", "hidden_size": 48})
+    with pytest.raises(SourceError, match=r"expected hidden_size 33 in .*config\.json, found 48\."):
+        sources.check_model(tiny_folder, {"model_type": "bert", "hidden_size": 33, "num_hidden_layers": 99})
+    with pytest.raises(SourceError, match=r"expected n_layers 6 in .*, found nothing"):
+        sources.check_model(tiny_folder, {"n_layers": 6})
+    with pytest.raises(SourceError, match=r"expected model_type 'bert' in .*config\.json, found nothing"):
+        sources.check_model(tmp_path, {"model_type": "bert"})
 
 
 def test_a_local_file_or_folder_is_copied(tmp_path):

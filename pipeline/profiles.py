@@ -1,19 +1,24 @@
 """Which params.yaml a run uses: the file as it stands, or a profile, with single numbers changed.
 
-A profile is a whole params file in profiles/. Using one replaces params.yaml, so that `dvc repro`, `dvc params diff` and
-the next run see what was run; edits that git does not have are never overwritten.
+A profile is a file in profiles/: whole, or its first key is `extends`, the name of a profile or a list of names, which are
+laid over each other in their order, and its own keys over them. Names with a folder, such as `tasks/mnli`, are blocks: parts
+to list in `extends`. Using a profile replaces params.yaml, whole, so that `dvc repro`, `dvc params diff` and the next run
+see what was run; edits that git does not have are never overwritten.
 """
 
 import hashlib
 import subprocess
 from collections.abc import Sequence
+from functools import reduce
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.representer import RoundTripRepresenter
 
-from pipeline import params
+from pipeline import merging, params
 from pruneonce.errors import ConfigError
 
 PARAMS = Path("params.yaml")
@@ -34,7 +39,7 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
         raise ConfigError(f"expected the file {PARAMS}, found none. Run inside the repository.")
     before = PARAMS.read_text()
     source = str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
-    text = before if profile is None else _text_of(profile)
+    text = before if profile is None else read(profile)
     text = _override(text, overrides, source) if overrides else text
     chosen = params.parse(params.parse_yaml(text, source), f"{source} with {list(overrides)}" if overrides else source)
     if text != before:
@@ -47,13 +52,62 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
     return chosen
 
 
-def _text_of(profile: str) -> str:
-    if profile == "default":
+def read(profile: str) -> str:
+    """The params.yaml that the profile stands for, not validated. Raises ConfigError for a name that no file has."""
+    if "extends" not in _parsed(profile):
+        return _text(profile)
+    return _mark(f"from {FOLDER}/{profile}.yaml", _dump(_whole(profile, ())))
+
+
+def _text(name: str) -> str:
+    """A profile's or block's own file."""
+    if name == "default":
         return _committed(PARAMS)
-    path = FOLDER / f"{profile}.yaml"
+    path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"expected one of the profiles {names()}, found {profile!r}.")
+        blocks = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
+        raise ConfigError(f"expected one of the profiles {names()}, or in `extends` of {blocks}, found {name!r}.")
     return path.read_text()
+
+
+def _parsed(name: str) -> CommentedMap:
+    where = str(PARAMS) if name == "default" else f"{FOLDER}/{name}.yaml"
+    document = params.parse_yaml(_text(name), where, _yaml())
+    if not isinstance(document, CommentedMap):
+        raise ConfigError(f"expected sections in {where}, found {document!r}.")
+    return document
+
+
+def _whole(name: str, above: tuple[str, ...]) -> CommentedMap:
+    """The file laid over what it extends. above: the files that it is read for."""
+    if name in above:
+        raise ConfigError(f"expected profiles whose `extends` ends somewhere, found {' extends '.join([*above, name])}.")
+    document = _parsed(name)
+    bases = document.pop("extends", [])
+    below = [_whole(str(base), (*above, name)) for base in ([bases] if isinstance(bases, str) else bases)]
+    return reduce(merging.lay, [*below, document])
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as `null`, which ruamel.yaml would leave out."""
+
+
+_Representer.add_representer(type(None), lambda self, data: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+def _yaml() -> YAML:
+    """Keeps comments, order and the way things are written."""
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.width, yaml.preserve_quotes = 120, True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _dump(document: CommentedMap) -> str:
+    out = StringIO()
+    _yaml().dump(document, out)
+    return out.getvalue()
 
 
 def _committed(path: Path) -> str:
@@ -62,12 +116,18 @@ def _committed(path: Path) -> str:
 
 
 def _known(text: str) -> bool:
-    """Whether this text is kept somewhere: in git, in a profile, or as a profile with overrides of ours, unedited since."""
+    """Whether this text is kept somewhere: in git, as a profile, or as what a run of ours wrote, unedited since."""
     kept = [_committed(PARAMS), *(path.read_text() for path in FOLDER.glob("*.yaml"))]
     return text in kept or _marked(text)
 
 
-MARK = "# Written by a run with overrides: "
+MARK = "# Written by a run "
+
+
+def _mark(how: str, body: str) -> str:
+    """A first line that says how the text came about, with a digest: without one, edits made by hand before or since would
+    pass for ours, and be overwritten."""
+    return f"{MARK}{how} ({_digest(body)})\n{body}"
 
 
 def _marked(text: str) -> bool:
@@ -80,23 +140,16 @@ def _digest(body: str) -> str:
 
 
 def _override(text: str, overrides: Sequence[str], source: str) -> str:
-    """The text with each `a.b.c=value` set; comments and order are kept.
-
-    A first line says what was changed, and carries a digest: without one, edits made by hand before or since would pass
-    for ours, and be overwritten.
-    """
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 120, True
-    document = params.parse_yaml(text, source, yaml)
+    """The text with each `a.b.c=value` set; comments and order are kept."""
+    document = params.parse_yaml(text, source, _yaml())
     for override in overrides:
         key, found, value = override.partition("=")
         if not found:
             raise ConfigError(f"expected an override like sparsify.sparsity=0.9, found {override!r}.")
         _set(document, key.strip().split("."), params.parse_yaml(value, f"override {override!r}"), override)
-    out = StringIO()
-    yaml.dump(document, out)
-    body = out.getvalue().split("\n", 1)[1] if out.getvalue().startswith(MARK) else out.getvalue()
-    return f"{MARK}{' '.join(overrides)} ({_digest(body)})\n{body}" if _known(text) else body
+    body = _dump(document)
+    body = body.split("\n", 1)[1] if body.startswith(MARK) else body
+    return _mark(f"with overrides: {' '.join(overrides)}", body) if _known(text) else body
 
 
 def _set(document: Any, path: list[str], value: Any, override: str) -> None:

@@ -1,6 +1,5 @@
 """Everything a user can get wrong or meet: one clear message, a non-zero exit, and what was computed before is kept."""
 
-import json
 import os
 import signal
 import subprocess
@@ -566,10 +565,3 @@ def test_a_log_keeps_every_fifth_step_and_no_speed(tmp_path):
     log.write_history(tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text() == "step,loss\n0,1\n5,0.166667\n"
     assert sent == list(range(7))
-
-
-def test_the_committed_profiles_are_valid():
-    found = [tiny.ROOT / "params.yaml", *sorted((tiny.ROOT / "profiles").glob("*.yaml"))]
-    loaded = [params.load(path) for path in found]
-    assert len(loaded) >= 3
-    assert all(json.loads(p.model_dump_json()) for p in loaded)

@@ -5,21 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import params
+from pipeline import params, profiles
 from pruneonce.errors import ConfigError
 
-PROFILES = sorted((Path(__file__).parents[2] / "profiles").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def document():
-    return params.read_yaml(next(p for p in PROFILES if p.name == "tiny.yaml"))
+    return params.read_yaml(ROOT / "profiles/tiny.yaml")
 
 
-def test_every_profile_is_valid():
-    assert PROFILES
-    for path in PROFILES:
-        assert params.load(path).tasks
+def test_every_profile_is_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name in profiles.names():
+        assert params.parse(params.parse_yaml(profiles.read(name), name), name).tasks, name
+    assert len(profiles.names()) == 9
 
 
 @pytest.mark.parametrize("section", ["sparsify", "quantize", "common"])

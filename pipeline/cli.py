@@ -1,4 +1,4 @@
-"""The command `pruneonce`: where a file came from, back to the sources; what ships, packed and unpacked."""
+"""The command `pruneonce`: what a profile costs; where a file came from, back to the sources; what ships, packed."""
 
 import argparse
 import sys
@@ -14,9 +14,17 @@ from pruneonce.errors import DataError, PruneOnceError
 def main() -> None:
     """The command line. Every error a user can meet ends in one line and exit code 1."""
     parser = argparse.ArgumentParser(
-        prog="pruneonce", description="Compressed models: where they came from, and small files of them."
+        prog="pruneonce", description="Compressed models: what they cost, where they came from, and small files of them."
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("plan", help="check a profile and print what it would cost, without training")
+    command.add_argument(
+        "profile", nargs="?", help="a file of profiles/ without its suffix; default: params.yaml as it stands"
+    )
+    command.add_argument("--gpus", type=_at_least_one, default=1, help="that share the work (1)")
+    speed = command.add_mutually_exclusive_group()
+    speed.add_argument("--tflops", type=float, help="model TFLOP/s that one GPU sustains")
+    speed.add_argument("--tokens-per-second", type=float, help="of training, on one GPU")
     command = commands.add_parser("trace", help="print the stages, md5s, parameters and MLflow runs behind a file")
     command.add_argument("file", type=Path, help="an exported model, here or copied elsewhere, or any DVC-tracked out")
     commands.add_parser("seal", help="bring MLflow to what dvc.lock says: md5s into its runs, shipped models registered")
@@ -35,8 +43,18 @@ def main() -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
+def _at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return int(text)
+
+
 def _lines(args: argparse.Namespace) -> Iterable[str]:
     """Do what was asked and say what was done."""
+    if args.command == "plan":
+        from pipeline import plan  # imports torch, which takes seconds
+
+        return plan.lines(args.profile, plan.Rate(args.gpus, args.tflops, args.tokens_per_second))
     if args.command == "trace":
         return trace(args.file)
     if args.command == "seal":

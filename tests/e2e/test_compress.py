@@ -169,7 +169,7 @@ def test_every_command_of_the_readme(copy: Path, first: str):
     """In order, in one shell, on the tiny profile. `make test` is not run again: it is what runs this."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines() if line != "make test"]
-    assert len(commands) == 14
+    assert len(commands) == 15
     script = "\n".join(commands).replace("/r8/", "/topic/")
     # The environment that runs the tests is the one `make run` would install.
     script = re.sub(r"^make run$", "make run PROFILE=tiny", script, flags=re.MULTILINE)
@@ -182,6 +182,7 @@ def test_every_command_of_the_readme(copy: Path, first: str):
     assert "data/metrics/report.json" in output  # dvc metrics show
     assert "index.html" in output  # dvc plots show
     assert "└─ export@topic" in output  # pruneonce trace
+    assert "84.93 M of them prunable" in output  # pruneonce plan
     assert (copy / "data/export/topic/int8.packed").stat().st_size < (copy / "data/export/topic/copy.onnx").stat().st_size
     table = json.loads((copy / "data/report/report.json").read_text())
     assert [row["sparsity"] >= 0.89 for row in table] == [False, True, True]  # the last command set it to 0.9

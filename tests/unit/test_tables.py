@@ -38,6 +38,15 @@ def test_every_format_round_trips(tmp_path, suffix):
     assert list(tables.read(path, ["label"])) == [{"label": r["label"]} for r in ROWS]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_rows_are_counted_and_their_columns_checked(tmp_path, suffix):
+    path = write(tmp_path / f"train{suffix}")
+    assert tables.count(path, ["text"]) == 4
+    assert tables.count(path, ["text"], skip_rows=1) == 3
+    with pytest.raises(DataError, match=r"expected column 'body' in .*, found columns"):
+        tables.count(path, ["text", "body"])
+
+
 def test_text_files_have_a_row_a_line(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text("\ufeff one \n\ntwo", encoding="utf-8")

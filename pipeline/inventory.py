@@ -1,0 +1,118 @@
+"""What a profile's sources hold: counted where they are here, taken from `expects` where they are not.
+
+A source is here if it is a local one, or if DVC recorded that data/raw has it as this profile asks for it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import lineage
+from pipeline.params import ExpectedRows, HubSource, LocalSource, PackageSource, Params
+from pruneonce import tables
+from pruneonce.errors import DataError
+
+RAW = Path("data/raw")
+
+
+@dataclass(frozen=True)
+class Source:
+    """files: those that are here, by their name in the source's folder. names: of all that will be there."""
+
+    name: str
+    files: Mapping[str, Path]
+    names: frozenset[str]
+    expects: ExpectedRows | Mapping[str, Any] | None
+
+    @property
+    def known(self) -> str:
+        """How its rows are known."""
+        return "counted" if self.files else "expected" if self.expects else "not fetched yet"
+
+    @property
+    def bytes(self) -> int | None:
+        """Of its files, or as its card says; None if nobody knows yet."""
+        if self.files:
+            return sum(path.stat().st_size for path in self.files.values())
+        return self.expects.bytes if isinstance(self.expects, ExpectedRows) else None
+
+    def splits(self) -> list[str]:
+        """The splits it has, by name."""
+        return sorted({Path(name).stem for name in self.names if Path(name).suffix in tables.SUFFIXES})
+
+    def rows(self, split: str, columns: Sequence[str], *, skip_rows: int) -> int | None:
+        """Rows of a split that has these columns; None if nobody knows yet.
+
+        Raises DataError if there is no such split or column.
+        """
+        if split not in self.splits():
+            raise DataError(f"expected a split {split!r} in source {self.name!r}, found {self.splits()}.")
+        if self.files:
+            path = next(path for name, path in self.files.items() if Path(name).stem == split)
+            return tables.count(path, columns, skip_rows=skip_rows)
+        if not isinstance(self.expects, ExpectedRows):
+            return None
+        missing = [column for column in columns if column not in self.expects.columns]
+        if missing:
+            raise DataError(
+                f"expected column {missing[0]!r} in source {self.name!r}, found columns {self.expects.columns} expected."
+            )
+        if split not in self.expects.rows:
+            raise DataError(f"expected the rows of split {split!r} in `expects` of source {self.name!r}, found none.")
+        return self.expects.rows[split]
+
+    def facts(self) -> Mapping[str, Any]:
+        """A model's configuration. Raises DataError if nobody knows it yet."""
+        if "config.json" in self.files:
+            return json.loads(self.files["config.json"].read_text())
+        if isinstance(self.expects, Mapping):
+            return self.expects
+        raise DataError(
+            f"expected the configuration of model {self.name!r}, found none: it was not fetched for this profile and "
+            f"has no `expects`. Make params.yaml this profile and run: dvc repro fetch@{self.name}"
+        )
+
+
+def source(name: str, p: Params) -> Source:
+    """The source of this name, as it stands in this folder."""
+    section = "fetch" if name in p.fetch else "fetch_local"
+    given = getattr(p, section)[name]
+    stage = lineage.locked().get(f"{section}@{name}")
+    if stage and (RAW / name).is_dir() and _same(stage.params.get(f"{section}.{name}"), given):
+        files = _inside(RAW / name)
+        return Source(name, files, frozenset(files), getattr(given, "expects", None))
+    if isinstance(given, LocalSource):
+        files = _local(given)
+        return Source(name, files, frozenset(files), None)
+    if isinstance(given, PackageSource):
+        return Source(name, {}, frozenset(given.members), None)
+    assert isinstance(given, HubSource)
+    return Source(name, {}, frozenset(f"{split}.parquet" for split in given.splits), given.expects)
+
+
+def _same(recorded: Any, given: Any) -> bool:
+    """Whether the fetched source is this one: `expects` says what is in it, not which it is."""
+    return isinstance(recorded, dict) and {**recorded, "expects": None} == {
+        "expects": None,
+        **given.model_dump(exclude={"expects"}),
+    }
+
+
+def _inside(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _local(given: LocalSource) -> dict[str, Path]:
+    """The files of a local source under the names that they will have."""
+    found: dict[str, Path] = {}
+    for name, member in given.members.items():
+        path = Path(given.path) if member == "." else Path(given.path) / member
+        if path.is_dir():
+            found |= {(Path(name) / inner).as_posix(): file for inner, file in _inside(path).items()}
+        elif path.is_file():
+            found[name] = path
+        else:
+            raise DataError(f"expected a file or folder at {path}, found none. Set `path` of this source in params.yaml.")
+    return found

@@ -1,0 +1,211 @@
+"""`pruneonce plan`: every profile has a page, and what does not fit is one clear message."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import cli, params, plan, profiles
+from pruneonce.errors import ConfigError, DataError, ModelError, PruneOnceError
+
+ROOT = Path(__file__).parents[2]
+HERE = plan.Rate(gpus=1, tflops=None, tokens=None)
+MINILM = """{"model_type": "bert", "hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536,
+"num_attention_heads": 12, "vocab_size": 30522, "max_position_embeddings": 512}"""
+# Millions of prunable weights. BERT-Base, BERT-Large, DistilBERT: the paper's; MiniLM-L6: 6 (4 x 384^2 + 2 x 384 x 1536).
+PRUNABLE = {
+    "default": "10.62 M",
+    "bert-base-85": "84.93 M",
+    "bert-base-90": "84.93 M",
+    "bert-base-90-obert": "84.93 M",
+    "bert-large-90": "301.99 M",
+    "distilbert-85": "42.47 M",
+    "distilbert-90": "42.47 M",
+    "four-tasks": "10.62 M",
+    "tiny": "36.9 k",
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with this project's parameters and inputs, in which MiniLM-L6's configuration was fetched."""
+    for name in ("dvc.yaml", "params.yaml", "profiles", "tests/tiny"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/raw/minilm-l6").mkdir(parents=True)
+    (tmp_path / "data/raw/minilm-l6/config.json").write_text(MINILM)
+    source = params.read_yaml(Path("params.yaml"))["fetch"]["minilm-l6"]
+    entry = {"cmd": "true", "params": {"params.yaml": {"fetch.minilm-l6": source}}}
+    with Path("dvc.lock").open("w") as file:
+        YAML(typ="safe").dump({"schema": "2.0 M", "stages": {"fetch@minilm-l6": entry}}, file)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(project):
+    """Makes params.yaml the tiny profile with a change."""
+
+    def write(change=lambda document: None):
+        document = params.read_yaml(Path("profiles/tiny.yaml"))
+        change(document)
+        with Path("params.yaml").open("w") as file:
+            YAML(typ="safe").dump(document, file)
+
+    write()
+    return write
+
+
+def page(profile=None, rate=HERE):
+    return "\n".join(plan.lines(profile, rate))
+
+
+def test_there_is_a_count_for_every_profile(project):
+    assert sorted(profiles.names()) == sorted(PRUNABLE)
+    assert len(PRUNABLE) == 9
+
+
+@pytest.mark.parametrize("profile", sorted(PRUNABLE))
+def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
+    found = page(profile, plan.Rate(gpus=8, tflops=100.0, tokens=None))
+    assert f" {PRUNABLE[profile]} of them prunable" in found
+    assert max(map(len, found.splitlines())) <= 100
+    tasks = list(params.parse_yaml(profiles.read(profile), profile)["tasks"])
+    assert f"Tasks: {' '.join(tasks)}\n" in found
+    assert re.search(r"^  finetune +for each task +prepare_task sparsify teach_task$", found, re.MULTILINE)
+    fetched = profile not in ("default", "four-tasks")  # of packages there are no rows before they are fetched
+    assert len(re.findall(r"^  (?:teach_task|finetune|quantize)@", found, re.MULTILINE)) == 3 * len(tasks) * fetched
+    assert found.count("its rows are not known before they are fetched") == len(tasks) * (not fetched)
+
+
+def test_the_numbers_of_the_tiny_profile_by_hand(tiny):
+    """60 and 40 steps of 8 rows of 32 tokens; 288 rows: 36 steps an epoch, of 8 rows of 24 tokens at most."""
+    work = {w.name: w for w in plan.pre_training(params.load(), shape(), 1)}
+    assert {name: (w.steps, w.tokens, w.rows) for name, w in work.items()} == {
+        "prepare_teacher": (60, 60 * 8 * 32, 8),
+        "sparsify": (40, 40 * 8 * 32, 8),
+    }
+    work = {w.name: w for w in plan.task_training(params.load(), shape(), 2, {"topic": 288, "unknown": None})}
+    assert {name: (w.steps, w.tokens, w.rows, w.uneven) for name, w in work.items()} == {
+        "teach_task@topic": (180, 180 * 8 * 24, 4, False),
+        "finetune@topic": (180, 180 * 8 * 24, 4, False),
+        "quantize@topic": (72, 72 * 8 * 24, 4, False),
+    }
+    assert work["finetune@topic"].flops == pytest.approx(work["teach_task@topic"].flops * 4 / 3), "and a teacher"
+    assert plan.Rate(2, None, 1000.0).seconds(work["quantize@topic"]) == 72 * 8 * 24 / 2000
+    assert plan.Rate(1, 1e-3, None).seconds(work["quantize@topic"]) == work["quantize@topic"].flops / 1e9
+    assert HERE.seconds(work["quantize@topic"]) is None
+
+
+def shape():
+    model = plan.planning.build(plan.source("tiny-bert", params.load()).facts())
+    return plan.planning.shape(model, plan.pruning.prunable(model, params.load().common.prunable))
+
+
+def test_rows_are_counted_where_the_files_are(tiny):
+    found = page()
+    lines = len(Path("tests/tiny/text/topic-train.tsv").read_text().splitlines()) - 1
+    assert re.search(rf"^  topic +test train +[\d,]+ {lines:,} .* counted$", found, re.MULTILINE)
+    assert "warning" not in found
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            lambda d: d["prepare_corpus"].update(block_tokens=65),
+            ConfigError,
+            "expected prepare_corpus.block_tokens of at most 64, the positions of tiny-bert, found 65",
+        ),
+        (
+            lambda d: d["tasks"]["topic"]["finetune"].update(max_tokens=128),
+            ConfigError,
+            "expected max_tokens of finetune for task topic of at most 64, .*, found 128",
+        ),
+        (
+            lambda d: d["tasks"]["topic"]["prepare_task"].update(text="body"),
+            DataError,
+            r"expected column 'body' in .*topic-train\.tsv, found columns \['text', 'label'\]",
+        ),
+        (
+            lambda d: d["prepare_corpus"]["documents"][0].update(split="dev"),
+            DataError,
+            r"expected a split 'dev' in source 'corpus', found \['train'\]",
+        ),
+        (
+            lambda d: d["fetch_local"]["topic"].update(members={"test.tsv": "topic-test.tsv"}),
+            DataError,
+            r"expected train rows for task 'topic' in source 'topic', found splits \['test'\]",
+        ),
+        (
+            lambda d: d["fetch_local"]["topic"].update(path="tests/tiny/no-such"),
+            DataError,
+            "expected a file or folder at tests/tiny/no-such/topic-test.tsv, found none",
+        ),
+        (lambda d: d["sparsify"].update(micro_batches=3), ConfigError, "must be a multiple of micro_batches 3"),
+        (lambda d: d["common"].update(prunable="^no-such"), ModelError, "whose name matches '.no-such', found none"),
+        (lambda d: d["common"].update(model="topic"), DataError, "expected the configuration of model 'topic', found none"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_message(tiny, change, error, message):
+    tiny(change)
+    with pytest.raises(error, match=message):
+        page()
+
+
+def test_a_task_without_a_row_left_to_train_on(tiny):
+    Path("tests/tiny/text/topic-train.tsv").write_text("text\tlabel\n")
+    with pytest.raises(DataError, match="expected train rows for task 'topic', found 0 rows in source 'topic'"):
+        page()
+
+
+def test_a_column_that_the_hub_is_not_expected_to_have(project):
+    Path("profiles/wrong.yaml").write_text("extends: bert-base-85\ntasks:\n  mnli:\n    prepare_task: {pair: premise2}\n")
+    with pytest.raises(DataError, match=r"expected column 'premise2' in source 'mnli', found .*'premise', 'hypothesis'"):
+        page("wrong")
+
+
+def test_a_package_that_was_not_fetched_for_this_profile_is_not_looked_into(project):
+    """The folder is there; DVC recorded it for another version."""
+    Path("dvc.lock").write_text(Path("dvc.lock").read_text().replace("==0.1.0", "==0.0.9"))
+    with pytest.raises(DataError, match=r"model 'minilm-l6', found none: .*dvc repro fetch@minilm-l6"):
+        page("default")
+
+
+def test_what_works_but_looks_wrong_is_a_warning(tiny):
+    def change(document):
+        document["sparsify"]["steps"] = 100000
+        document["finetune"]["batch_size"] = 12
+
+    tiny(change)
+    found = page(rate=plan.Rate(gpus=8, tflops=None, tokens=None))
+    assert re.search(r"^warning: sparsify sees the corpus \d{3,} times", found, re.MULTILINE)
+    assert "warning: finetune@topic: the batch does not divide by pieces and GPUs; some get fewer rows than 2" in found
+    assert found.count("warning") == 2
+
+
+def test_the_command(project, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pruneonce", "plan", "distilbert-90", "--tokens-per-second", "1e5", "--gpus", "4"])
+    cli.main()
+    said = capsys.readouterr().out
+    assert "profiles/distilbert-90.yaml: DistilBERT, pruned once to 90 %" in said
+    assert "Hours: at 100,000 tokens/s a GPU, 4 in all" in said
+    hours = 100_000 * 256 * 512 / (1e5 * 4 * 3600)
+    assert re.search(rf"^  sparsify .* {hours:.2f}$", said, re.MULTILINE)
+    monkeypatch.setattr(sys, "argv", ["pruneonce", "plan", "no-such"])
+    with pytest.raises(SystemExit, match="ConfigError: expected one of the profiles"):
+        cli.main()
+    monkeypatch.setattr(sys, "argv", ["pruneonce", "plan", "tiny", "--gpus", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "expected 1 or more, found 0" in capsys.readouterr().err
+
+
+def test_a_page_ends_before_the_first_line_where_something_is_wrong(tiny):
+    tiny(lambda d: d["prepare_corpus"].update(block_tokens=65))
+    with pytest.raises(PruneOnceError):
+        next(iter(plan.lines(None, HERE)))

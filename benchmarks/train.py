@@ -1,12 +1,7 @@
 """How fast a step of student pruning and of distilled fine-tuning is, against a plain Trainer and the machine's peak.
 
-One optimizer step has n = batch * length tokens of a student that learns and a teacher that answers. Its model FLOPs:
-
-    body    n L (8 h^2 + 4 h f + 4 l h)     a forward: four h x h and two h x f products, scores and their use
-    head    m (2 h^2 + 2 h V)               a forward at the m positions where a loss reads logits
-    step    3 (body + head) + body + head'  backward is two forwards; head' = 0 where no loss reads the teacher's logits
-
-with L layers, hidden h, feed-forward f, length l, vocabulary V. What was computed without need (dropout, logits that
+One optimizer step is a student that learns and a teacher that answers. Its model FLOPs are those of `planning.step_flops`:
+of the matrix products, with logits where a loss reads them. What was computed without need (dropout, logits that
 nothing reads, recomputation) does not count. The peak is the best of several square torch.mm in the same run.
 
 ours    this project's functions with the default profile's numbers: bf16 where the processor has it, no dropout
@@ -39,7 +34,7 @@ from transformers.utils import logging
 
 from benchmarks import plain
 from benchmarks.measuring import Compute, arguments, bar, in_turn, publish, ratio
-from pruneonce import checkpoint, corpus, kinds, masked_lm, pruning, schedules, tasks, training
+from pruneonce import checkpoint, corpus, kinds, masked_lm, planning, pruning, schedules, tasks, training
 from pruneonce.classification import Classification
 from pruneonce.training import Batch, Loss
 
@@ -51,14 +46,6 @@ MEDIAN_TOKENS, LENGTH_SPREAD = 83, 0.7  # log-normal: like r8's texts
 PAPER = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 0.0, "temperature": 2.0}
 PROFILE = {"hard_weight": 0.1, "soft_weight": 0.0, "hidden_weight": 1.0, "temperature": 2.0}
 KIND = Classification("accuracy", [f"class {i}" for i in range(8)])
-
-
-def flops(config: BertConfig, *, rows: int, length: int, read: float, teacher_read: float) -> float:
-    """Model FLOPs of one step; read, teacher_read: positions at which logits are read."""
-    h, f, tokens = config.hidden_size, config.intermediate_size, rows * length
-    body = tokens * config.num_hidden_layers * (8 * h**2 + 4 * h * f + 4 * length * h)
-    head = 2 * h**2 + 2 * h * config.vocab_size
-    return 3 * (body + read * head) + body + teacher_read * head
 
 
 def peak(dtype: torch.dtype) -> float:
@@ -207,12 +194,14 @@ def student_pruning(args: argparse.Namespace) -> None:
     bf16, fp32 = peak(torch.bfloat16), peak(torch.float32)
     rates, masked = mlm_rates(args)
     bf16, fp32 = max(bf16, peak(torch.bfloat16)), max(fp32, peak(torch.float32))
-    config, tokens = minilm(), ROWS * LENGTH
+    model, tokens = planning.build(minilm().to_dict()), ROWS * LENGTH
+    shape = planning.shape(model, pruning.prunable(model, PRUNABLE))
     read = {"ours, default profile": (masked, 0.0), "ours, the paper's loss, masked positions": (masked, masked)}
     rows = []
     for name, found in rates.items():
         ours, theirs = (share * tokens for share in read.get(name, (1.0, 1.0)))
-        speed = flops(config, rows=ROWS, length=LENGTH, read=ours, teacher_read=theirs) / tokens * median(found)
+        flops = planning.step_flops(shape, tokens=tokens, length=LENGTH, read=ours, teacher_read=theirs)
+        speed = flops / tokens * median(found)
         times = ratio(found, rates["plain Trainer"]) if "plain Trainer" in rates else float("nan")
         reached = bar(">= 4 x", met=times >= 4), bar(">= 45 %", met=speed >= 0.45 * bf16)
         rows.append(

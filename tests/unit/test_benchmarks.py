@@ -1,45 +1,20 @@
-"""The measurements' own arithmetic: FLOPs against torch's counter, turns, ratios, tables, options."""
+"""The measurements' own arithmetic: memory, turns, ratios, tables, options."""
 
 import json
 
 import numpy as np
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, BertForMaskedLM
 
 from benchmarks import __main__ as all_of_them
 from benchmarks import measuring, memory, train
 from pruneonce import vocabulary
 
-ROWS, LENGTH = 2, 16
-
 
 @pytest.fixture
 def model(tiny_folder):
     config = AutoConfig.from_pretrained(tiny_folder)
     return BertForMaskedLM._from_config(config, attn_implementation="eager")
-
-
-def counted(module, tokens) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(tokens)
-    return counter.get_total_flops()
-
-
-def test_flops_are_those_of_the_matrix_products_that_torch_counts(model):
-    tokens = torch.ones(ROWS, LENGTH, dtype=torch.int64)
-    whole, body = counted(model, tokens), counted(model.bert, tokens)
-    n = ROWS * LENGTH
-    found = {
-        read: train.flops(model.config, rows=ROWS, length=LENGTH, read=read[0], teacher_read=read[1])
-        for read in [(n, 0), (n, n), (0, 0), (n / 2, 0)]
-    }
-    assert found[n, 0] == 3 * whole + body
-    assert found[n, n] == 4 * whole
-    assert found[0, 0] == 4 * body
-    assert found[n / 2, 0] == 4 * body + 3 * (whole - body) / 2
-    assert whole > body > 1e6
 
 
 def test_memory_by_hand(model):

@@ -52,9 +52,9 @@ def _at_least_one(text: str) -> int:
 def _lines(args: argparse.Namespace) -> Iterable[str]:
     """Do what was asked and say what was done."""
     if args.command == "plan":
-        from pipeline import plan  # imports torch, which takes seconds
+        from pipeline import costs, plan  # import torch, which takes seconds
 
-        return plan.lines(args.profile, plan.Rate(args.gpus, args.tflops, args.tokens_per_second))
+        return plan.lines(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second))
     if args.command == "trace":
         return trace(args.file)
     if args.command == "seal":

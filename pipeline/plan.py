@@ -5,49 +5,17 @@ prunable matrices, the data, and for every stage that trains its steps, tokens, 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import params, profiles
+from pipeline import costs, params, profiles
+from pipeline.costs import Rate, Work
 from pipeline.inventory import Source, source
-from pipeline.params import Common, Distilled, MaskedLM, Params, PrepareTeacher, Sparsify, TaskTraining
+from pipeline.params import Params
 from pruneonce import planning, pruning
-from pruneonce.errors import ConfigError, DataError
-from pruneonce.planning import Piece, Shape
+from pruneonce.planning import Shape
 
-BYTES_A_TOKEN = 5  # of English, in WordPiece: 4.9 of 20 newsgroups, 5.0 of R52
 MANY_TIMES = 40  # what BERT's own pre-training saw of its corpus: Devlin et al. 2019, arXiv:1810.04805, appendix A.2
-TASK_STAGES = ("teach_task", "finetune", "quantize")
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What the machine does. tflops: model TFLOP/s that one GPU sustains; tokens: a second, on one GPU. None: not said."""
-
-    gpus: int
-    tflops: float | None
-    tokens: float | None
-
-    def seconds(self, work: "Work") -> float | None:
-        """Of a stage's training alone; the GPUs share it without loss."""
-        if self.tflops:
-            return work.flops / (self.tflops * 1e12 * self.gpus)
-        return work.tokens / (self.tokens * self.gpus) if self.tokens else None
-
-
-@dataclass(frozen=True)
-class Work:
-    """One stage that trains. tokens: at most, every row as long as it may be. memory: of a device, bytes by part."""
-
-    name: str
-    steps: int
-    tokens: float
-    flops: float
-    rows: int
-    length: int
-    memory: Mapping[str, float]
-    uneven: bool  # the devices get different numbers of rows
 
 
 def lines(profile: str | None, rate: Rate) -> Iterator[str]:
@@ -59,11 +27,11 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     model = planning.build(source(p.common.model, p).facts())
     linears = pruning.prunable(model, p.common.prunable)
     s = planning.shape(model, linears)
-    check_lengths(p, s)
+    costs.check_lengths(p, s)
     sources = {each: source(each, p) for each in sorted(p.sources())}
-    training_rows = {task: rows_of(task, p, sources) for task in p.tasks}
-    corpus = corpus_bytes(p, sources)
-    work = [*pre_training(p, s, rate.gpus), *task_training(p, s, rate.gpus, training_rows)]
+    training_rows = {task: costs.rows_of(task, p, sources) for task in p.tasks}
+    corpus = costs.corpus_bytes(p, sources)
+    work = [*costs.pre_training(p, s, rate.gpus), *costs.task_training(p, s, rate.gpus, training_rows)]
 
     yield f"{name}: {p.report.title}"
     yield from ("", f"Tasks: {' '.join(p.tasks)}", "Stages, each after those on the right", *graph(document))
@@ -72,132 +40,6 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     yield from ("", *_training(work, rate))
     yield from ("", *_files(p, s))
     yield from (f"warning: {line}" for line in _warnings(p, work, corpus, training_rows))
-
-
-def check_lengths(p: Params, s: Shape) -> None:
-    """Raises ConfigError at the first number of tokens that the model has no positions for."""
-    wanted = {
-        "prepare_corpus.block_tokens": p.prepare_corpus.block_tokens,
-        "evaluate.latency_tokens": p.evaluate.latency_tokens,
-    }
-    for task in p.tasks:
-        for stage in ("prepare_task", *TASK_STAGES):
-            section: Any = p.section(stage, task)
-            wanted[f"max_tokens of {stage} for task {task}"] = section.max_tokens
-    for key, tokens in wanted.items():
-        if tokens > s.positions:
-            raise ConfigError(f"expected {key} of at most {s.positions}, the positions of {p.common.model}, found {tokens}.")
-
-
-def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
-    """Rows that the task trains on, before duplicates are dropped; None if nobody knows yet.
-
-    Raises DataError where a split that training needs, or a column, is missing.
-    """
-    section: Any = p.section("prepare_task", task)
-    of = sources[section.source]
-    if "train" not in of.splits():
-        raise DataError(f"expected train rows for task {task!r} in source {section.source!r}, found splits {of.splits()}.")
-    columns = [section.text, section.label, *([section.pair] if section.pair else [])]
-    given = [split for split in ("train", "validation", "test") if split in of.splits()]
-    counts = {split: of.rows(split, columns, skip_rows=section.skip_rows) for split in given}
-    if counts["train"] is None:
-        return None
-    left = 1 - sum(
-        r for split, r in (("validation", section.validation_ratio), ("test", section.test_ratio)) if split not in given
-    )
-    if round(counts["train"] * left) < 1:
-        raise DataError(f"expected train rows for task {task!r}, found {counts['train']} rows in source {section.source!r}.")
-    return round(counts["train"] * left)
-
-
-def corpus_bytes(p: Params, sources: Mapping[str, Source]) -> float | None:
-    """Bytes of the corpus' sources, the share of the files it reads; None if nobody knows yet. Raises DataError."""
-    total = 0.0
-    for d in p.prepare_corpus.documents:
-        of = sources[d.source]
-        of.rows(d.split, [d.column], skip_rows=d.skip_rows)
-        known = sum(path.stat().st_size for name, path in of.files.items() if Path(name).stem == d.split) or of.bytes
-        if known is None:
-            return None
-        total += known
-    return total
-
-
-def corpus_tokens(p: Params, size: float | None) -> float | None:
-    """Tokens to train on, about."""
-    if size is None:
-        return p.prepare_corpus.max_tokens
-    found = size / BYTES_A_TOKEN * (1 - p.prepare_corpus.held_out_ratio)
-    return min(found, p.prepare_corpus.max_tokens or found)
-
-
-def pre_training(p: Params, s: Shape, gpus: int) -> Iterator[Work]:
-    """prepare_teacher and sparsify."""
-    length = p.prepare_corpus.block_tokens
-    sections: tuple[PrepareTeacher | Sparsify, ...] = (p.prepare_teacher, p.sparsify)
-    for name, section in zip(("prepare_teacher", "sparsify"), sections, strict=True):
-        tokens = section.batch_size * length
-        soft = isinstance(section, Sparsify) and section.soft_weight > 0
-        everywhere = isinstance(section, Sparsify) and soft and section.soft_positions == "all"
-        read = tokens * (1.0 if everywhere else section.masking_probability)
-        teacher = (read if soft else 0.0) if isinstance(section, Sparsify) else None
-        flops = planning.step_flops(s, tokens=tokens, length=length, read=read, teacher_read=teacher)
-        rows, uneven = _share(section.batch_size, section.micro_batches, gpus)
-        piece = Piece(
-            rows=rows,
-            length=length,
-            read=read * rows / section.batch_size,
-            soft=soft,
-            hidden=isinstance(section, Sparsify) and section.hidden_weight > 0,
-            quantized=False,
-            checkpointing=section.gradient_checkpointing,
-            **_engine(p.common, s, section, gpus),
-        )
-        memory = planning.memory(s, piece, teacher=teacher is not None)
-        yield Work(name, section.steps, section.steps * tokens, section.steps * flops, rows, length, memory, uneven)
-
-
-def task_training(p: Params, s: Shape, gpus: int, training_rows: Mapping[str, int | None]) -> Iterator[Work]:
-    """The three stages of every task whose rows are known."""
-    for task, count in training_rows.items():
-        for stage in TASK_STAGES if count else ():
-            section: Any = p.section(stage, task)
-            teacher = isinstance(section, Distilled)
-            steps = max(1, round(section.epochs * -(-(count or 0) // section.batch_size)))
-            tokens, length = section.batch_size * section.max_tokens, section.max_tokens
-            flops = planning.step_flops(s, tokens=tokens, length=length, read=0, teacher_read=0 if teacher else None)
-            rows, uneven = _share(section.batch_size, section.micro_batches, gpus)
-            piece = Piece(
-                rows=rows,
-                length=length,
-                read=0,
-                soft=False,
-                hidden=teacher and section.hidden_weight > 0,
-                quantized=stage == "quantize",
-                checkpointing=False,
-                **_engine(p.common, s, section, gpus),
-            )
-            memory = planning.memory(s, piece, teacher=teacher)
-            yield Work(f"{stage}@{task}", steps, steps * tokens, steps * flops, rows, length, memory, uneven)
-
-
-def _share(batch: int, micro: int, gpus: int) -> tuple[int, bool]:
-    """Rows that a device computes at a time, and whether some have fewer."""
-    return -(-batch // (micro * gpus)), batch % (micro * gpus) != 0
-
-
-def _engine(common: Common, s: Shape, section: MaskedLM | TaskTraining, gpus: int) -> dict[str, Any]:
-    """The part of a Piece that is the same for every stage. `auto` is planned as bf16: what a GPU multiplies."""
-    drops = s.dropout if section.dropout is None else section.dropout > 0
-    eager = common.attention == "eager"  # the fused kernels of sdpa keep no probabilities, and draw dropout again
-    return {
-        "element": 4 if common.precision == "fp32" else 2,
-        "probabilities": (3 if drops else 1) if eager else 0,
-        "dropouts": 2 if drops else 0,
-        "accumulates": section.micro_batches > 1,
-        "processes": gpus,
-    }
 
 
 def graph(document: Mapping[str, Any]) -> list[str]:
@@ -254,7 +96,7 @@ def _data(p: Params, sources: Mapping[str, Source], corpus: float | None) -> Ite
         rows = " ".join("?" if count is None else f"{count:,}" for count in counts.values())
         table.append([name, " ".join(counts) or "(model)", rows, size, of.known])
     yield from _table(table)
-    tokens = corpus_tokens(p, corpus)
+    tokens = costs.corpus_tokens(p, corpus)
     if tokens:
         disk = _bytes(4 * tokens)  # int32
         yield f"Corpus: about {_si(tokens)} tokens in blocks of {p.prepare_corpus.block_tokens}, {disk} on the disk"
@@ -299,7 +141,7 @@ def _files(p: Params, s: Shape) -> Iterator[str]:
 def _warnings(
     p: Params, work: Sequence[Work], corpus: float | None, training_rows: Mapping[str, int | None]
 ) -> Iterator[str]:
-    tokens = corpus_tokens(p, corpus)
+    tokens = costs.corpus_tokens(p, corpus)
     for w in work:
         if tokens and "@" not in w.name and w.tokens > MANY_TIMES * tokens:
             yield f"{w.name} sees the corpus {w.tokens / tokens:.0f} times; BERT's own pre-training about {MANY_TIMES} times"

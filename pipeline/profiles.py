@@ -66,7 +66,9 @@ def _text(name: str) -> str:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         blocks = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
-        raise ConfigError(f"expected one of the profiles {names()}, or in `extends` of {blocks}, found {name!r}.")
+        raise ConfigError(
+            f"expected one of the profiles {names()}, found {name!r}. `extends` may also name one of {blocks}."
+        )
     return path.read_text()
 
 

@@ -20,6 +20,7 @@ MAY = {
 # Science behind a command: packing needs numpy and zlib, no torch; what `plan` needs is imported when it is asked for.
 ALSO = {
     "pipeline/cli.py": ("pruneonce.packing",),
+    "pipeline/costs.py": ("pruneonce.planning",),
     "pipeline/inventory.py": ("pruneonce.tables",),
     "pipeline/plan.py": ("pruneonce.planning", "pruneonce.pruning"),
 }

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import cli, params, plan, profiles
+from pipeline import cli, costs, inventory, params, plan, profiles
+from pruneonce import planning, pruning
 from pruneonce.errors import ConfigError, DataError, ModelError, PruneOnceError
 
 ROOT = Path(__file__).parents[2]
-HERE = plan.Rate(gpus=1, tflops=None, tokens=None)
+HERE = costs.Rate(gpus=1, tflops=None, tokens=None)
 MINILM = """{"model_type": "bert", "hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536,
 "num_attention_heads": 12, "vocab_size": 30522, "max_position_embeddings": 512}"""
 # Millions of prunable weights. BERT-Base, BERT-Large, DistilBERT: the paper's; MiniLM-L6: 6 (4 x 384^2 + 2 x 384 x 1536).
@@ -71,7 +72,7 @@ def test_there_is_a_count_for_every_profile(project):
 
 @pytest.mark.parametrize("profile", sorted(PRUNABLE))
 def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
-    found = page(profile, plan.Rate(gpus=8, tflops=100.0, tokens=None))
+    found = page(profile, costs.Rate(gpus=8, tflops=100.0, tokens=None))
     assert f" {PRUNABLE[profile]} of them prunable" in found
     assert max(map(len, found.splitlines())) <= 100
     tasks = list(params.parse_yaml(profiles.read(profile), profile)["tasks"])
@@ -84,26 +85,26 @@ def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
 
 def test_the_numbers_of_the_tiny_profile_by_hand(tiny):
     """60 and 40 steps of 8 rows of 32 tokens; 288 rows: 36 steps an epoch, of 8 rows of 24 tokens at most."""
-    work = {w.name: w for w in plan.pre_training(params.load(), shape(), 1)}
+    work = {w.name: w for w in costs.pre_training(params.load(), shape(), 1)}
     assert {name: (w.steps, w.tokens, w.rows) for name, w in work.items()} == {
         "prepare_teacher": (60, 60 * 8 * 32, 8),
         "sparsify": (40, 40 * 8 * 32, 8),
     }
-    work = {w.name: w for w in plan.task_training(params.load(), shape(), 2, {"topic": 288, "unknown": None})}
+    work = {w.name: w for w in costs.task_training(params.load(), shape(), 2, {"topic": 288, "unknown": None})}
     assert {name: (w.steps, w.tokens, w.rows, w.uneven) for name, w in work.items()} == {
         "teach_task@topic": (180, 180 * 8 * 24, 4, False),
         "finetune@topic": (180, 180 * 8 * 24, 4, False),
         "quantize@topic": (72, 72 * 8 * 24, 4, False),
     }
     assert work["finetune@topic"].flops == pytest.approx(work["teach_task@topic"].flops * 4 / 3), "and a teacher"
-    assert plan.Rate(2, None, 1000.0).seconds(work["quantize@topic"]) == 72 * 8 * 24 / 2000
-    assert plan.Rate(1, 1e-3, None).seconds(work["quantize@topic"]) == work["quantize@topic"].flops / 1e9
+    assert costs.Rate(2, None, 1000.0).seconds(work["quantize@topic"]) == 72 * 8 * 24 / 2000
+    assert costs.Rate(1, 1e-3, None).seconds(work["quantize@topic"]) == work["quantize@topic"].flops / 1e9
     assert HERE.seconds(work["quantize@topic"]) is None
 
 
 def shape():
-    model = plan.planning.build(plan.source("tiny-bert", params.load()).facts())
-    return plan.planning.shape(model, plan.pruning.prunable(model, params.load().common.prunable))
+    model = planning.build(inventory.source("tiny-bert", params.load()).facts())
+    return planning.shape(model, pruning.prunable(model, params.load().common.prunable))
 
 
 def test_rows_are_counted_where_the_files_are(tiny):
@@ -182,7 +183,7 @@ def test_what_works_but_looks_wrong_is_a_warning(tiny):
         document["finetune"]["batch_size"] = 12
 
     tiny(change)
-    found = page(rate=plan.Rate(gpus=8, tflops=None, tokens=None))
+    found = page(rate=costs.Rate(gpus=8, tflops=None, tokens=None))
     assert re.search(r"^warning: sparsify sees the corpus \d{3,} times", found, re.MULTILINE)
     assert "warning: finetune@topic: the batch does not divide by pieces and GPUs; some get fewer rows than 2" in found
     assert found.count("warning") == 2

@@ -108,7 +108,7 @@ def test_names_are_laid_in_order_and_the_file_itself_last(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extends: no-such\n", r"expected one of the profiles \['default', 'over'\], .*\['parts/x'\], found 'no-such'"),
+        ("extends: no-such\n", r"expected one of the profiles \['default', 'over'\], found 'no-such'\. .*\['parts/x'\]"),
         ("extends: over\n", "found over extends over"),
         ("extends: parts/x\n", "found over extends parts/x extends over"),
         ("- a\n", r"expected sections in profiles/over\.yaml, found \['a'\]"),

@@ -24,9 +24,8 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     text = profiles.PARAMS.read_text() if profile is None else profiles.read(profile)
     document = params.parse_yaml(text, name)
     p = params.parse(document, name)
-    model = planning.build(source(p.common.model, p).facts())
-    linears = pruning.prunable(model, p.common.prunable)
-    s = planning.shape(model, linears)
+    model = planning.build(source(p.common.model, p).facts(), next_sentence=p.prepare_corpus.next_sentence)
+    s = planning.shape(model, pruning.prunable(model, p.sparsify.prunable))
     costs.check_lengths(p, s)
     sources = {each: source(each, p) for each in sorted(p.sources())}
     training_rows = {task: costs.rows_of(task, p, sources) for task in p.tasks}
@@ -35,7 +34,7 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
 
     yield f"{name}: {p.report.title}"
     yield from ("", f"Tasks: {' '.join(p.tasks)}", "Stages, each after those on the right", *graph(document))
-    yield from ("", *_model(p, s, planning.matrices(linears.values(), p.sparsify.sparsity)))
+    yield from ("", *_model(p, s, pruning.matrices(model, p.sparsify.prunable)))
     yield from ("", *_data(p, sources, corpus))
     yield from ("", *_training(work, rate))
     yield from ("", *_files(p, s))
@@ -68,19 +67,22 @@ def _meet(one: str, other: str) -> bool:
     return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
-def _model(p: Params, s: Shape, found: Sequence[planning.Matrices]) -> Iterator[str]:
-    kept = sum(m.kept for m in found)
+def _model(p: Params, s: Shape, found: Sequence[pruning.Matrices]) -> Iterator[str]:
+    chosen = [m for m in found if m.prunable == "yes"]
+    kept = sum(
+        m.count * (size - pruning.pruned_count(p.sparsify.sparsity, size)) for m in chosen for size in [m.weights // m.count]
+    )
+    pooler = sum(m.weights for m in chosen if m.name.startswith("pooler."))
     yield (
         f"Model {p.common.model}: {s.layers} layers of {s.hidden:,}, feed-forward {s.feed_forward:,}, {s.heads} heads, "
         f"{s.positions} positions"
     )
     yield (
-        f"{_si(s.parameters)} parameters, {_weights(s.prunable)} of them prunable; at {100 * p.sparsify.sparsity:g} % "
-        f"{_weights(kept)} are kept"
+        f"{_si(s.parameters)} parameters; prunable: {_weights(s.prunable - pooler)} in the layers"
+        + (f", {_weights(pooler)} in the pooler" if pooler else "")
+        + f"; at {100 * p.sparsify.sparsity:g} % {_weights(kept)} are kept"
     )
-    rows = [[f"{m.count} x", f"{m.out:,} x {m.in_:,}", _weights(m.weights), _weights(m.kept)] for m in found]
-    total = [f"{sum(m.count for m in found)}", "", _weights(s.prunable), _weights(kept)]
-    yield from _table([["matrices", "out x in", "weights", "kept"], *rows, total])
+    yield from (f"  {line}" for line in pruning.table(found).splitlines())
 
 
 def _data(p: Params, sources: Mapping[str, Source], corpus: float | None) -> Iterator[str]:

@@ -46,7 +46,8 @@ def head_at(model: nn.Module, batch: Batch, positions: Tensor, **asked: bool) ->
     finally:
         for handle in handles:
             handle.remove()
-    if not found or out.logits.shape[-1] != len(found[0].weight):
+    said = out["prediction_logits" if "prediction_logits" in out else "logits"]  # the former beside next-sentence logits
+    if not found or said.shape[-1] != len(found[0].weight):
         raise ModelError(
             f"expected a masked LM that ends in its output embeddings, found {type(inner).__name__}, whose logits come from "
             "elsewhere. Choose another `common.model`."

@@ -12,16 +12,16 @@ counted by torch's FlopCounterMode, which the tests compare with, the other is l
 Memory. See `memory`; the tests count the bytes of every live tensor in real steps.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
 
 from pruneonce.errors import ModelError
-from pruneonce.pruning import body, pruned_count
+from pruneonce.pruning import body
 from pruneonce.vocabulary import PIECE
 
 
@@ -42,15 +42,17 @@ class Shape:
     dropout: bool  # of the configuration
 
 
-def build(facts: Mapping[str, Any]) -> PreTrainedModel:
+def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTrainedModel:
     """The masked LM of a configuration's facts (`model_type`, `hidden_size`, ...), on the meta device: without memory.
 
+    next_sentence: with the head, and so the pooler, for a corpus of segment pairs.
     Raises ModelError if transformers knows no such model.
     """
     try:
         config = AutoConfig.for_model(**facts)
         with torch.device("meta"):
-            return AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
+            architecture = AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM
+            return architecture.from_config(config, attn_implementation="eager")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"expected the configuration of a masked LM, found {dict(facts)}: {error}") from None
 
@@ -74,28 +76,6 @@ def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
         head=sum(m.weight.numel() for m in every) - within,
         dropout=any("drop" in k and isinstance(v, float) and v > 0 for k, v in config.to_dict().items()),
     )
-
-
-@dataclass(frozen=True)
-class Matrices:
-    """Prunable matrices of one shape: how many, their weights, and what is kept at a sparsity."""
-
-    out: int
-    in_: int
-    count: int
-    weights: int
-    kept: int
-
-
-def matrices(prunable: Iterable[nn.Linear], sparsity: float) -> list[Matrices]:
-    """The prunable linears by shape, in the order of their first one; each matrix is rounded as `pruning` rounds it."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for linear in prunable:
-        groups.setdefault((linear.out_features, linear.in_features), []).append(linear.weight.numel())
-    return [
-        Matrices(o, i, len(sizes), sum(sizes), sum(size - pruned_count(sparsity, size) for size in sizes))
-        for (o, i), sizes in groups.items()
-    ]
 
 
 def forward_flops(s: Shape, *, tokens: float, length: int, read: float) -> float:

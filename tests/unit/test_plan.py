@@ -73,7 +73,8 @@ def test_there_is_a_count_for_every_profile(project):
 @pytest.mark.parametrize("profile", sorted(PRUNABLE))
 def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
     found = page(profile, costs.Rate(gpus=8, tflops=100.0, tokens=None))
-    assert f" {PRUNABLE[profile]} of them prunable" in found
+    assert f"prunable: {PRUNABLE[profile]} in the layers" in found
+    assert ("in the pooler" in found) == profile.startswith("bert-")
     assert max(map(len, found.splitlines())) <= 100
     tasks = list(params.parse_yaml(profiles.read(profile), profile)["tasks"])
     assert f"Tasks: {' '.join(tasks)}\n" in found
@@ -104,7 +105,7 @@ def test_the_numbers_of_the_tiny_profile_by_hand(tiny):
 
 def shape():
     model = planning.build(inventory.source("tiny-bert", params.load()).facts())
-    return planning.shape(model, pruning.prunable(model, params.load().common.prunable))
+    return planning.shape(model, pruning.prunable(model, params.load().sparsify.prunable))
 
 
 def test_rows_are_counted_where_the_files_are(tiny):
@@ -148,7 +149,7 @@ def test_rows_are_counted_where_the_files_are(tiny):
             "expected a file or folder at tests/tiny/no-such/topic-test.tsv, found none",
         ),
         (lambda d: d["sparsify"].update(micro_batches=3), ConfigError, "must be a multiple of micro_batches 3"),
-        (lambda d: d["common"].update(prunable="^no-such"), ModelError, "whose name matches '.no-such', found none"),
+        (lambda d: d["sparsify"].update(prunable="^no-such"), ModelError, "whose name matches '.no-such', found none"),
         (lambda d: d["common"].update(model="topic"), DataError, "expected the configuration of model 'topic', found none"),
     ],
 )

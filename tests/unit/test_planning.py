@@ -238,11 +238,9 @@ def test_several_processes_hold_gradients_twice():
     assert two["peak"] > one["peak"]
 
 
-def test_matrices_are_counted_by_shape_and_rounded_one_by_one():
-    linears = [torch.nn.Linear(3, 5), torch.nn.Linear(5, 3), torch.nn.Linear(3, 5)]
-    found = planning.matrices(linears, 0.5)
-    # 15 weights at 50 %: round(7.5) = 8 pruned, 7 kept in each.
-    assert found == [planning.Matrices(5, 3, 2, 30, 14), planning.Matrices(3, 5, 1, 15, 7)]
+def test_segment_pairs_bring_a_pooler():
+    assert hasattr(planning.build(BERT, next_sentence=True).base_model.pooler, "dense")
+    assert planning.build(BERT).base_model.pooler is None
 
 
 def test_what_is_no_masked_lm_is_an_error():

@@ -20,8 +20,9 @@ from pruneonce import tables
 from pruneonce.classification import named
 from pruneonce.distillation import soft_loss
 from pruneonce.errors import DataError
+from pruneonce.examples import Example
 from pruneonce.scores import Scorer
-from pruneonce.tasks import Example, Wanted
+from pruneonce.tasks import Wanted, check_offsets
 from pruneonce.training import Batch
 
 NEVER = -1e6  # logit of padding: its probability is 0 in any temperature, and 0 times a finite number is 0
@@ -88,6 +89,7 @@ class QuestionAnswering:
 
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
         """Windows of all questions; a question that takes more than half of a window is cut."""
+        check_offsets(tokenizer)
         questions = [_first_tokens(row.texts[0], tokenizer, max_tokens // 2 - 4) for row in examples]
         encoded = tokenizer(
             questions,

@@ -18,8 +18,9 @@ from transformers import AutoModelForSequenceClassification
 from pruneonce import tables, tasks
 from pruneonce.distillation import binary_soft_loss, soft_loss
 from pruneonce.errors import DataError
+from pruneonce.examples import Example, label_names
 from pruneonce.scores import Scorer
-from pruneonce.tasks import Example, Wanted
+from pruneonce.tasks import Wanted
 from pruneonce.training import Batch
 
 
@@ -63,7 +64,7 @@ class Classification(_OfTexts):
 
     @classmethod
     def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        names = tasks.label_names((row.label for row in train), (row.label for row in chain(*others)), wanted.labels)
+        names = label_names((row.label for row in train), (row.label for row in chain(*others)), wanted.labels)
         if wanted.metric == "f1" and len(names) != 2:
             raise DataError(f"expected two classes for metric f1, found {len(names)}: set `metric` to macro_f1.")
         return cls(wanted.metric, names)
@@ -189,7 +190,7 @@ class MultiLabel(_OfTexts):
         def labels(rows: Iterable[Example]) -> Iterable[str]:
             return (label for row in rows for label in row.label)
 
-        return cls(wanted.metric, tasks.label_names(labels(train), labels(chain(*others)), wanted.labels))
+        return cls(wanted.metric, label_names(labels(train), labels(chain(*others)), wanted.labels))
 
     @property
     def config(self) -> dict[str, Any]:

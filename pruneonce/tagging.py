@@ -20,8 +20,9 @@ from pruneonce.classification import named
 from pruneonce.corpus import IGNORED
 from pruneonce.distillation import soft_loss
 from pruneonce.errors import DataError
+from pruneonce.examples import Example, label_names
 from pruneonce.scores import Scorer
-from pruneonce.tasks import Example, Wanted
+from pruneonce.tasks import Wanted
 from pruneonce.training import Batch
 
 OUTSIDE = "O"  # the tag of a word that is in no entity
@@ -57,7 +58,7 @@ class TokenClassification:
     @classmethod
     def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
         shown, asked = ({tag for row in rows for tag in row.label[1]} for rows in (train, chain(*others)))
-        names = tasks.label_names(shown, asked, wanted.labels)
+        names = label_names(shown, asked, wanted.labels)
         if wanted.metric == "entity_f1" and not _names_entities(names):
             raise DataError(f"expected tags like B-PER, I-PER and O for metric entity_f1, found {names[:8]}.")
         return cls(wanted.metric, names)
@@ -67,6 +68,7 @@ class TokenClassification:
         return named(self.classes)
 
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
+        tasks.check_offsets(tokenizer)
         index = {name: i for i, name in enumerate(self.classes)}
         encoded = tokenizer([list(row.label[0]) for row in examples], is_split_into_words=True, verbose=False)
         cut, ids, places = 0, [], []

@@ -1,9 +1,6 @@
-"""A task, of whatever kind: rows in, splits that share no text, batches of similar length out."""
+"""A task, of whatever kind: what a kind is, splits on the disk, batches of similar length."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -13,11 +10,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from pruneonce.corpus import text_key
-from pruneonce.errors import DataError
+from pruneonce.errors import ModelError
+from pruneonce.examples import Example
 from pruneonce.training import Batch
-
-SPLITS = ("train", "validation", "test")
 
 # What every kind's splits have; a pair has two texts, and token types where the model reads them.
 COLUMNS = {
@@ -26,16 +21,6 @@ COLUMNS = {
     "input_ids": pa.list_(pa.int32()),
     "token_type_ids": pa.list_(pa.int8()),
 }
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of a task. label: what its kind makes of the label's cell, hashable; None where there is none."""
-
-    texts: tuple[str, ...]  # one, or the two of a pair (question and context)
-    label: Any
-    stratum: str = ""  # a split is carved with the same share of each
-    group: str | None = None  # a split is carved with all or none of it; None: every row by itself
 
 
 class Wanted(Protocol):
@@ -107,118 +92,9 @@ class Kind(Protocol):
         """What is decided by the logits of a batch, one value a decision."""
         ...
 
-    def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Any]]:
-        """(examples, metrics by name as `scores.Scorer`), out of the logits of every row of the split."""
+    def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Callable[[np.ndarray], float]]]:
+        """(examples, metrics by name), out of the logits of every row of the split."""
         ...
-
-
-@dataclass
-class Dropped:
-    """What did not make it into a split, counted by reason."""
-
-    empty: int = 0
-    duplicate: int = 0
-    held_out: int = 0  # stands in validation or test
-
-
-def key(example: Example) -> tuple[int, ...]:
-    """Equal for rows whose texts are all equal, up to case and white space."""
-    return tuple(map(text_key, example.texts))
-
-
-def clean(
-    rows: Iterable[Example], *, exclude: Iterable[Example] = (), keep_duplicates: bool = False
-) -> tuple[list[Example], Dropped]:
-    """Rows with all texts and a label, each once, none that stands in `exclude`; what was dropped, counted.
-
-    A pair is equal to another if both of its texts are: a context may have questions in several splits.
-    keep_duplicates: for a given test split, whose rows are what published scores were measured on.
-    """
-    held_out = {key(row) for row in exclude}
-    seen: set[tuple[int, ...]] = set()
-    kept, dropped = [], Dropped()
-    for row in rows:
-        own = key(row)
-        if not all(row.texts) or row.label is None:
-            dropped.empty += 1
-        elif own in held_out:
-            dropped.held_out += 1
-        elif own in seen and not keep_duplicates:
-            dropped.duplicate += 1
-        else:
-            seen.add(own)
-            kept.append(row)
-    return kept, dropped
-
-
-def carve(rows: Sequence[Example], ratio: float, *, seed: int) -> tuple[list[Example], list[Example]]:
-    """Split `rows` in two, (rest, carved): of each stratum the share `ratio` of its groups, by a hash of seed and text.
-
-    Stratified to the nearest integer. Adding a row moves few others: membership hangs on the text alone.
-    """
-    strata: dict[str, dict[str, None]] = {}
-    for row in rows:
-        strata.setdefault(row.stratum, {})[_group(row)] = None
-    carved: set[tuple[str, str]] = set()
-    for stratum, groups in strata.items():
-        order = sorted(groups, key=lambda group: hashlib.blake2b(f"{seed}\0{group}".encode()).digest())
-        carved.update((stratum, group) for group in order[: round(ratio * len(groups))])
-    sides: tuple[list[Example], list[Example]] = ([], [])
-    for row in rows:
-        sides[(row.stratum, _group(row)) in carved].append(row)
-    return sides
-
-
-def _group(row: Example) -> str:
-    return "\0".join(row.texts) if row.group is None else row.group
-
-
-def make_splits(
-    given: Mapping[str, Sequence[Example] | None], *, validation_ratio: float, test_ratio: float, seed: int
-) -> tuple[dict[str, list[Example]], dict[str, Dropped]]:
-    """train, validation, test and further tests (any other name), and what was dropped of each.
-
-    given: by name; None for a split that the source lacks, which is carved from train, a ratio of all of its rows.
-    Given tests are kept whole but for empty rows: what they share with train and validation leaves these, never them.
-    Raises DataError for a split without rows.
-    """
-    names = ["test", *(name for name in given if name not in SPLITS)]
-    tests = {name: clean(given[name] or [], keep_duplicates=True) for name in names}
-    held_out = [row for kept, _ in tests.values() for row in kept]
-    validation, dropped_validation = clean(given["validation"] or [], exclude=held_out)
-    train, dropped_train = clean(given["train"] or [], exclude=[*held_out, *validation])
-    dropped = {"train": dropped_train, "validation": dropped_validation, **{n: d for n, (_, d) in tests.items()}}
-    found, total = {name: kept for name, (kept, _) in tests.items()}, len(train)
-    if given["test"] is None:
-        train, found["test"] = carve(train, test_ratio, seed=seed)
-    if given["validation"] is None:
-        train, validation = carve(train, validation_ratio * total / max(1, len(train)), seed=seed)
-    found = {"train": train, "validation": validation, **found}
-    empty = [name for name, rows in found.items() if not rows]
-    if empty:
-        raise DataError(f"expected rows in every split, found none in {', '.join(empty)}. Dropped: {dropped}.")
-    return found, dropped
-
-
-def shared_second_texts(train: Iterable[Example], *others: Iterable[Example]) -> int:
-    """How many second texts of pairs (contexts, say) stand in train and in another split, up to case and white space."""
-    one, other = ({text_key(text) for row in rows for text in row.texts[1:]} for rows in (train, chain(*others)))
-    return len(one & other)
-
-
-def label_names(train: Iterable[str], others: Iterable[str], expected: Sequence[str] | None) -> list[str]:
-    """The classes, sorted; `expected` if given must be all of them, and gives their order.
-
-    Raises DataError for a label that training never shows, or that is not among the expected ones.
-    """
-    found = sorted({*train})
-    names = list(expected) if expected else found
-    unknown = sorted({*found, *others} - set(names))
-    if unknown:
-        raise DataError(f"expected labels {names}, found also {unknown[:5]}. Fix the rows, or the task's `labels`.")
-    if len(names) < 2:
-        raise DataError(f"expected two classes or more, found {names}. Is this the label column?")
-    return names
 
 
 def kept(ids: Sequence[int], *, max_tokens: int, last: int) -> list[int]:
@@ -249,6 +125,15 @@ def encode_texts(examples: Sequence[Example], tokenizer, *, max_tokens: int) -> 
     for name in ("input_ids", "token_type_ids") if len(texts) == 2 and "token_type_ids" in whole else ("input_ids",):
         columns[name] = [[row[i] for i in places] for row, places in zip(whole[name], stay, strict=True)]
     return columns, sum(len(ids) > max_tokens for ids in whole["input_ids"])
+
+
+def check_offsets(tokenizer) -> None:
+    """Raises ModelError for a tokenizer that does not say which word or characters a token comes from."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"expected a tokenizer in Rust (tokenizer.json) for tags and answers, found {type(tokenizer).__name__}, which "
+            "does not say where a token comes from. Classification and regression need none."
+        )
 
 
 def write_split(path: Path, rows: Sequence[Example], kind: Kind, tokenizer, *, max_tokens: int) -> int:
@@ -304,15 +189,16 @@ def collate(rows: Sequence[Row], kind: Kind, *, pad: int, max_tokens: int, last:
 
 
 class _Rows:
-    """What batches are made of, in memory: rows by index."""
+    """What batches are made of: rows by index, off the disk."""
 
     def __init__(self, split: Dataset, kind: Kind):
         wanted = ("input_ids", "token_type_ids", *kind.targets)
-        self.columns = {name: split[name][:] for name in wanted if name in split.column_names}
-        self.lengths = np.array([len(ids) for ids in self.columns["input_ids"]])
+        self.columns = split.select_columns([name for name in wanted if name in split.column_names])
+        self.lengths = np.array([len(ids) for ids in split["input_ids"]])
 
     def __getitem__(self, index: np.ndarray) -> list[Row]:
-        return [{name: column[i] for name, column in self.columns.items()} for i in index]
+        found = self.columns[index.tolist()]
+        return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
 
 
 class Batches:

@@ -7,7 +7,7 @@ writes  splits     train, validation, test: texts, label, input_ids; task.json: 
 
 from pipeline.params import Common, PrepareTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
-from pruneonce import checkpoint, kinds, tables, tasks
+from pruneonce import checkpoint, examples, kinds, tables, tasks
 from pruneonce.errors import DataError
 
 
@@ -15,7 +15,7 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     p, family = prepare_task, kinds.KINDS[prepare_task.kind]
     columns = [p.text, *([p.pair] if p.pair else []), p.label]
 
-    def rows(split: str) -> list[tasks.Example] | None:
+    def rows(split: str) -> list[examples.Example] | None:
         path = tables.find_split(source, split)
         if path is None:
             return None
@@ -23,28 +23,28 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
         return [family.example(*(row[column] for column in columns)) for row in cells]
 
     further = [f"test-{name}" for name in p.more_tests]
-    given = {split: rows(split) for split in (*tasks.SPLITS, *further)}
+    given = {split: rows(split) for split in (*examples.SPLITS, *further)}
     for needed in ("train", *further):
         if given[needed] is None:
             there = sorted(f.name for f in source.iterdir())
             raise DataError(f"expected a file {needed}.* in source {p.source!r}, found {there}.")
 
     ratios = {"validation_ratio": p.validation_ratio, "test_ratio": p.test_ratio}
-    found, dropped = tasks.make_splits(given, **ratios, seed=common.seed)
-    held_out = [examples for name, examples in found.items() if name != "train"]
+    found, dropped = examples.make_splits(given, **ratios, seed=common.seed)
+    held_out = [chosen for name, chosen in found.items() if name != "train"]
     kind = family.of(p, found["train"], *held_out)
     tokenizer = checkpoint.load_tokenizer(model)
     splits.mkdir(parents=True, exist_ok=True)
     kinds.save(kind, splits)
     metrics = {}
-    for split, examples in found.items():
-        cut = tasks.write_split(splits / f"{split}.arrow", examples, kind, tokenizer, max_tokens=p.max_tokens)
-        metrics[split] = {"rows": len(examples), "cut": cut}
+    for split, chosen in found.items():
+        cut = tasks.write_split(splits / f"{split}.arrow", chosen, kind, tokenizer, max_tokens=p.max_tokens)
+        metrics[split] = {"rows": len(chosen), "cut": cut}
     return {
         **metrics,
         "classes": len(getattr(kind, "classes", ())),
         "dropped": {split: vars(d) for split, d in dropped.items()},
-        "shared_second_texts": tasks.shared_second_texts(found["train"], *held_out),
+        "shared_second_texts": examples.shared_second_texts(found["train"], *held_out),
     }
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pipeline import params
-from pruneonce import kinds, runtime, tasks
+from pruneonce import examples, kinds, runtime, tasks
 from tests.conftest import TINY
 from tests.integration import tiny
 
@@ -125,7 +125,7 @@ def test_the_later_stages_know_the_task_by_its_splits(done, task):
     assert type(kind) is kinds.KINDS[BLOCKS[task]["kind"]]
     assert kind.metric == BLOCKS[task]["metric"]
     found = done.metrics[f"prepare_task@{task}"]
-    assert sum(found[split]["rows"] for split in tasks.SPLITS) + found["dropped"]["train"]["duplicate"] == (
+    assert sum(found[split]["rows"] for split in examples.SPLITS) + found["dropped"]["train"]["duplicate"] == (
         60 if task == "answers" else 120
     )
 
@@ -179,7 +179,7 @@ def test_an_answer_is_a_span_of_its_context(done):
     split = tasks.read_split(done["tasks/answers/test.arrow"])
     assert max(split["window"]) >= 1
     assert {len(answers) for answers in split["answers"]} == {2}
-    contexts = [set(tasks.read_split(done[f"tasks/answers/{name}.arrow"])["pair"]) for name in tasks.SPLITS]
+    contexts = [set(tasks.read_split(done[f"tasks/answers/{name}.arrow"])["pair"]) for name in examples.SPLITS]
     assert sum(map(len, contexts)) == len(set.union(*contexts))
 
 

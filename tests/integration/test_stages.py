@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline import params
-from pruneonce import checkpoint, exporting, pruning, runtime, schedules, tables, tasks
+from pruneonce import checkpoint, examples, exporting, pruning, runtime, schedules, tables, tasks
 from pruneonce.errors import ExportError, ModelError, PatternBroken
 from tests.integration import tiny
 from tests.integration.tiny import TASK, Result
@@ -106,7 +106,7 @@ class TestPreparation:
         assert first.metrics["fetch_local@tiny-bert"]["files"] == 3
 
     def test_the_splits_share_no_text(self, first):
-        splits = {name: tasks.read_split(first[f"tasks/{TASK}/{name}.arrow"])["text"][:] for name in tasks.SPLITS}
+        splits = {name: tasks.read_split(first[f"tasks/{TASK}/{name}.arrow"])["text"][:] for name in examples.SPLITS}
         assert {name: len(texts) for name, texts in splits.items()} == {"train": 144, "validation": 16, "test": 60}
         assert len({text for texts in splits.values() for text in texts}) == 144 + 16 + 60
         given = [row["text"] for row in tables.read(tiny.ROOT / "tests/tiny/text/topic-test.tsv", ["text"])]
@@ -120,7 +120,7 @@ class TestPreparation:
         found = again(first, tmp_path, f"prepare_task@{TASK}")
         assert found["dropped"]["train"] == {"empty": 1, "duplicate": 0, "held_out": 1}
         assert found["train"]["rows"] == 144
-        for name in tasks.SPLITS:
+        for name in examples.SPLITS:
             path = f"tasks/{TASK}/{name}.arrow"
             assert (tmp_path / "data" / path).read_bytes() == first[path].read_bytes()
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce import corpus, scores, tasks
+from pruneonce import corpus, examples, scores, tasks
 from pruneonce.classification import Classification
 
 words = st.lists(st.text(string.ascii_letters + string.digits + "äöüßéñ東京.,!", min_size=1, max_size=8), max_size=8)
@@ -78,9 +78,9 @@ rows = st.lists(st.tuples(words.map(" ".join), st.sampled_from(["", "a", "b", "c
 @given(rows, rows, st.floats(0.05, 0.9), st.integers(0, 100))
 def test_splits_share_no_text_and_lose_no_row_uncounted(train, test, ratio, seed):
     train, test = ([Classification.example(*row) for row in rows] for rows in (train, test))
-    kept_test, dropped_test = tasks.clean(test, keep_duplicates=True)
-    kept, dropped = tasks.clean(train, exclude=kept_test)
-    rest, carved = tasks.carve(kept, ratio, seed=seed)
+    kept_test, dropped_test = examples.clean(test, keep_duplicates=True)
+    kept, dropped = examples.clean(train, exclude=kept_test)
+    rest, carved = examples.carve(kept, ratio, seed=seed)
     splits = [{corpus.text_key(row.texts[0]) for row in part} for part in (rest, carved, kept_test)]
     assert sum(map(len, splits)) == len(set.union(*splits))
     assert len(rest) + len(carved) + dropped.empty + dropped.duplicate + dropped.held_out == len(train)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce import answering, tasks
+from pruneonce import answering, examples, tasks
 from pruneonce.answering import QuestionAnswering
 from pruneonce.errors import DataError
 from tests.conftest import Asked
@@ -65,7 +65,7 @@ class TestRows:
 
     def test_carving_takes_whole_contexts(self):
         rows = [row(f"question {i}", f"context {i % 7} a", "a") for i in range(70)]
-        rest, carved = tasks.carve(rows, 0.3, seed=1)
+        rest, carved = examples.carve(rows, 0.3, seed=1)
         assert (len(rest), len(carved)) == (50, 20)
         assert not {r.texts[1] for r in rest} & {r.texts[1] for r in carved}
 

@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from scipy.special import expit, xlogy
 
-from pruneonce import scores, tasks
+from pruneonce import examples, scores, tasks
 from pruneonce.classification import Classification, MultiLabel, Regression
 from pruneonce.errors import DataError
 from tests.conftest import Asked
@@ -27,7 +27,7 @@ def all_scores(kind, label, said):
 
 class TestClassification:
     def test_a_row_out_of_cells(self):
-        assert Classification.example(" x ", 3) == tasks.Example(("x",), "3", stratum="3")
+        assert Classification.example(" x ", 3) == examples.Example(("x",), "3", stratum="3")
         assert Classification.example("x", "y", None).label is None
         assert Classification.example("x", "y", "n").texts == ("x", "y")
 
@@ -185,9 +185,9 @@ class TestPairs:
             Classification.example("a", "c", "x"),
             Classification.example("A", " b", "x"),
         ]
-        kept, dropped = tasks.clean(rows, exclude=[Classification.example("b", "a", "x")])
-        assert (kept, dropped) == (rows[:2], tasks.Dropped(duplicate=1))
-        assert tasks.shared_second_texts(rows[:1], rows[1:]) == 1
+        kept, dropped = examples.clean(rows, exclude=[Classification.example("b", "a", "x")])
+        assert (kept, dropped) == (rows[:2], examples.Dropped(duplicate=1))
+        assert examples.shared_second_texts(rows[:1], rows[1:]) == 1
 
 
 def test_the_summary_of_a_metric():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from pruneonce import kinds, tasks
 from pruneonce.answering import QuestionAnswering
 from pruneonce.classification import Classification, MultiLabel, Regression
 from pruneonce.distillation import attention_loss, hidden_loss, soft_loss
-from pruneonce.errors import DataError
+from pruneonce.errors import DataError, ModelError
 from pruneonce.tagging import TokenClassification
 from tests.conftest import random_classifier
 
@@ -42,6 +43,12 @@ def test_a_task_travels_with_its_splits(tmp_path, kind):
     assert json.loads((tmp_path / "task.json").read_text())["metric"] == kind.metric
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind.metric = "other"
+
+
+@pytest.mark.parametrize("kind", EACH[3:5], ids=["tags", "answers"])
+def test_a_tokenizer_that_does_not_say_where_a_token_comes_from(kind):
+    with pytest.raises(ModelError, match="expected a tokenizer in Rust"):
+        kind.encode([], SimpleNamespace(is_fast=False), max_tokens=40)
 
 
 def test_splits_that_do_not_say_what_they_are(tmp_path):

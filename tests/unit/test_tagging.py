@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from seqeval.metrics import f1_score
 
-from pruneonce import tasks
+from pruneonce import examples, tasks
 from pruneonce.corpus import IGNORED
 from pruneonce.errors import DataError
 from pruneonce.tagging import TokenClassification
@@ -39,7 +39,7 @@ def answer(split, tags):
 
 
 def test_rows_are_lists_or_text_with_white_space():
-    wanted = tasks.Example(("a b",), (("a", "b"), ("O", "B-X")))
+    wanted = examples.Example(("a b",), (("a", "b"), ("O", "B-X")))
     assert TokenClassification.example("a  b", "O B-X") == TokenClassification.example(["a", "b"], ["O", "B-X"]) == wanted
     assert TokenClassification.example("", "").label is None
 

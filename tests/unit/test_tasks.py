@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce import tasks
+from pruneonce import examples, tasks
 from pruneonce.classification import Classification
 from pruneonce.corpus import text_key
 from pruneonce.errors import DataError
@@ -23,30 +23,30 @@ ROWS = [row(f"text number {i}", "abc"[i % 3] if i % 2 else "a") for i in range(1
 
 def test_clean_counts_what_it_drops():
     rows = [row(*r) for r in [("One", "a"), ("", "a"), ("two", ""), ("one ", "b"), ("three", "a"), ("FOUR", "b")]]
-    kept, dropped = tasks.clean(rows, exclude=[row("four", "a")])
+    kept, dropped = examples.clean(rows, exclude=[row("four", "a")])
     assert kept == [row("One", "a"), row("three", "a")]
-    assert dropped == tasks.Dropped(empty=2, duplicate=1, held_out=1)
+    assert dropped == examples.Dropped(empty=2, duplicate=1, held_out=1)
 
 
 def test_clean_keeps_the_duplicates_of_a_given_test_split():
-    kept, dropped = tasks.clean([row("one", "a"), row("One", "a")], keep_duplicates=True)
+    kept, dropped = examples.clean([row("one", "a"), row("One", "a")], keep_duplicates=True)
     assert len(kept) == 2
-    assert dropped == tasks.Dropped()
+    assert dropped == examples.Dropped()
 
 
 def test_no_text_stands_in_two_splits():
     texts = [(r.texts[0], r.label) for r in ROWS * 2]
     noisy = [row(t.upper() if i % 5 == 0 else t.replace(" ", "  "), label) for i, (t, label) in enumerate(texts)]
-    test, _ = tasks.clean(noisy[:20], keep_duplicates=True)
-    rest, _ = tasks.clean(noisy, exclude=test)
-    train, validation = tasks.carve(rest, 0.2, seed=1)
+    test, _ = examples.clean(noisy[:20], keep_duplicates=True)
+    rest, _ = examples.clean(noisy, exclude=test)
+    train, validation = examples.carve(rest, 0.2, seed=1)
     keys = [{text_key(r.texts[0]) for r in split} for split in (train, validation, test)]
     assert [len(k) for k in keys] == [len(train), len(validation), 20]
     assert sum(map(len, keys)) == len(set.union(*keys)) == 120
 
 
 def test_carve_is_stratified_and_loses_no_row():
-    rest, carved = tasks.carve(ROWS, 0.25, seed=3)
+    rest, carved = examples.carve(ROWS, 0.25, seed=3)
     assert {*rest, *carved} == {*ROWS}
     assert len(rest) + len(carved) == len(ROWS)
     sizes = collections.Counter(r.label for r in ROWS)
@@ -54,28 +54,28 @@ def test_carve_is_stratified_and_loses_no_row():
 
 
 def test_carve_hangs_on_seed_and_text_not_on_order():
-    _, carved = tasks.carve(ROWS, 0.25, seed=3)
-    assert set(tasks.carve(ROWS[::-1], 0.25, seed=3)[1]) == set(carved)
-    assert set(tasks.carve(ROWS, 0.25, seed=4)[1]) != set(carved)
-    grown = set(tasks.carve([*ROWS, row("a new text", "a")], 0.25, seed=3)[1])
+    _, carved = examples.carve(ROWS, 0.25, seed=3)
+    assert set(examples.carve(ROWS[::-1], 0.25, seed=3)[1]) == set(carved)
+    assert set(examples.carve(ROWS, 0.25, seed=4)[1]) != set(carved)
+    grown = set(examples.carve([*ROWS, row("a new text", "a")], 0.25, seed=3)[1])
     assert len(grown ^ set(carved)) <= 2
 
 
 def test_label_names():
-    assert tasks.label_names("bab", "a", None) == ["a", "b"]
-    assert tasks.label_names("ba", "", ["b", "a", "c"]) == ["b", "a", "c"]
+    assert examples.label_names("bab", "a", None) == ["a", "b"]
+    assert examples.label_names("ba", "", ["b", "a", "c"]) == ["b", "a", "c"]
 
 
 def test_a_label_that_training_never_shows_is_an_error():
     with pytest.raises(DataError, match=r"found also \['c'\]"):
-        tasks.label_names("ba", "c", None)
+        examples.label_names("ba", "c", None)
     with pytest.raises(DataError, match=r"found also \['a'\]"):
-        tasks.label_names("ba", "", ["b", "c"])
+        examples.label_names("ba", "", ["b", "c"])
 
 
 def test_one_class_is_an_error():
     with pytest.raises(DataError, match="two classes or more"):
-        tasks.label_names("a", "", None)
+        examples.label_names("a", "", None)
 
 
 def test_a_split_round_trips_and_counts_what_it_cut(tmp_path, tokenizer):

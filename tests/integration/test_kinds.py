@@ -140,17 +140,17 @@ def test_the_metrics_are_those_that_may_be_asked_for(done, task):
 
 
 @pytest.mark.parametrize("task", BLOCKS)
-def test_every_loss_falls(done, task):
-    for stage in ("teach_task", "finetune"):
-        with done[f"plots/{stage}/{task}.csv"].open() as file:
-            losses = [float(row["loss"]) for row in csv.DictReader(file)]
-        assert len(losses) >= 3
-        assert min(losses[-2:]) < losses[0]
+def test_the_student_comes_close_to_its_teacher(done, task):
+    with done[f"plots/finetune/{task}.csv"].open() as file:
+        soft = [float(row["soft"]) for row in csv.DictReader(file)]
+    assert len(soft) == 5
+    assert 0 <= soft[-1] < soft[0] / 2
 
 
-@pytest.mark.parametrize("task", ["pairs", "tags", "answers"])
+@pytest.mark.parametrize("task", ["tags", "answers"])
 def test_the_dense_model_learns_the_task(done, task):
     assert done.metrics[f"evaluate@{task}"]["dense"]["score"] > 0.6
+    assert done.metrics[f"teach_task@{task}"]["validation_score"] > 0.6
 
 
 @pytest.mark.parametrize("task", BLOCKS)

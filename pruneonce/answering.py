@@ -193,7 +193,7 @@ def exact_match(said: str, answers: Sequence[str]) -> float:
 
 
 def f1(said: str, answers: Sequence[str]) -> float:
-    """Overlap of words with the expected answer that it overlaps most, in [0, 1]."""
+    """F1 of words against the expected answer that it overlaps most, in [0, 1]; two empty ones agree, as in SQuAD 2.0."""
     return max(_overlap(normalise(said).split(), normalise(answer).split()) for answer in answers or [""])
 
 

@@ -46,7 +46,7 @@ class Kind(Protocol):
     """All that differs between kinds of task: rows, targets, losses, decisions, scores.
 
     A kind is a frozen dataclass whose fields are what the later stages know of a task (`kinds.save`, `kinds.load`).
-    Logits are one tensor of a row each, float[batch, ...]; two outputs (start and end) are stacked behind the batch.
+    Logits are one tensor, float[batch, ...]; two outputs (start and end) are stacked behind the batch axis.
     """
 
     @property

@@ -65,21 +65,18 @@ def _sum_terms(graph: ir.Graph) -> None:
 
 
 def _sum_biases(graph: ir.Graph) -> None:
-    """The bias of an int8 product whose axes are all known is added by a Sum.
+    """The bias of an int8 product that has two axes, or axes all known, is added by a Sum.
 
-    Of a MatMul and an Add with known shapes ONNX Runtime makes a Gemm first, which it then has no integer kernel for.
-    Such are the products with tables of relative positions (DeBERTa), which hang on no input.
+    Of a MatMul and an Add of such shapes ONNX Runtime makes a Gemm first, which it then has no integer kernel for.
+    They are a pooler's, and the products with tables of relative positions (DeBERTa), which hang on no input.
     """
-    for node in list(graph):
+    for node in graph:
         product = next((i.producer() for i in node.inputs if i and i.producer()), None) if node.op_type == "Add" else None
         if product is None or product.op_type != "MatMul" or not _is_dequantized(product.inputs[1]):
             continue
         shape = product.outputs[0].shape
-        if shape is not None and shape.is_static():
-            one = ir.node("Sum", list(node.inputs))
-            one.outputs[0].shape, one.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-            graph.insert_before(node, one)
-            node.outputs[0].replace_all_uses_with(one.outputs[0])
+        if shape is not None and (len(shape) == 2 or shape.is_static()):
+            node.op_type = "Sum"
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:

@@ -104,11 +104,27 @@ g (float[batch, 2, 3] x) => (float[batch, 2, 3] y)
 """
 
 
-def test_a_product_with_known_axes_stays_on_integers(tmp_path):
+POOLER = """
+<ir_version: 9, opset_import: ["" : 20]>
+g (float[batch, 3] x) => (float[batch, 3] y)
+<float scale = {0.02}, uint8 zero = {100}, int8[3, 3] weight = {1, 2, 3, 4, 5, 6, 7, 8, 9},
+ float[3] scales = {0.1, 0.2, 0.3}, float[3] bias = {1, 2, 3}, float[batch, 3] product>
+{
+    rounded = QuantizeLinear(x, scale, zero)
+    read = DequantizeLinear(rounded, scale, zero)
+    widened = DequantizeLinear <axis = 1> (weight, scales)
+    product = MatMul(read, widened)
+    y = Add(product, bias)
+}
+"""
+
+
+@pytest.mark.parametrize(("text", "sizes"), [(TABLE, (2, 2, 3)), (POOLER, (4, 3))], ids=["known axes", "two axes"])
+def test_a_product_that_would_be_a_gemm_stays_on_integers(tmp_path, text, sizes):
     """ONNX Runtime would make a Gemm of it, in float."""
-    before, after = rewritten(TABLE)
+    before, after = rewritten(text)
     assert operators(after) == operators(before) + Counter(Sum=1) - Counter(Add=1)
-    feeds = {"x": np.arange(12, dtype=np.float32).reshape(2, 2, 3)}
+    feeds = {"x": np.arange(12, dtype=np.float32).reshape(sizes)}
     for wanted, found in zip(outputs(before, feeds), outputs(after, feeds), strict=True):
         np.testing.assert_array_equal(found, wanted)
     kernels = []

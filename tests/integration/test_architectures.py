@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from pruneonce import checkpoint, corpus, exporting, masked_lm, pruning, quantization, tasks, training
+from pruneonce.classification import Classification
 from tests.conftest import token_batch
 from tests.integration import tiny
 from tests.integration.tiny import TASK
@@ -124,10 +125,10 @@ def test_the_head_reads_the_positions_that_are_asked_for(name, built):
     model, batch = built(AutoModelForMaskedLM), token_batch(0, 4, 20)
     positions = torch.rand(4, 20, generator=torch.Generator().manual_seed(0)) < 0.3
     with torch.no_grad():
-        head, states = masked_lm.head_at(model, batch, positions, hidden=True)
+        head, out = masked_lm.head_at(model, batch, positions, output_hidden_states=True)
         whole = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[positions]
     torch.testing.assert_close(torch.nn.functional.linear(*head), whole, atol=1e-5, rtol=1e-5)
-    assert [s.shape for s in states] == [(4, 20, 32)] * 2
+    assert [s.shape for s in out.hidden_states[1:]] == [(4, 20, 32)] * 2
 
 
 def test_a_mask_is_made_ready_only_where_that_is_the_same_function(name, built):
@@ -165,8 +166,9 @@ def test_tokens_of_another_tokenizer(byte_level, tmp_path):
     assert (batch["labels"][chosen] > 4).all()
     assert 0.6 < (batch["input_ids"][chosen] == 4).float().mean() < 0.95
 
-    tasks.write_split(tmp_path / "split.arrow", [(line, "a") for line in lines[:8]], ["a"], byte_level, max_tokens=12)
-    (padded,) = tasks.evaluation_batches(tasks.read_split(tmp_path / "split.arrow"), byte_level)
+    kind, rows = Classification("accuracy", ["a"]), [Classification.example(line, "a") for line in lines[:8]]
+    tasks.write_split(tmp_path / "split.arrow", rows, kind, byte_level, max_tokens=12)
+    (padded,) = tasks.evaluation_batches(tasks.read_split(tmp_path / "split.arrow"), kind, byte_level)
     assert (padded["input_ids"][:, 0] == 0).all()
     assert ((padded["input_ids"] == 1) == (padded["attention_mask"] == 0)).all()
     fields = ARCHITECTURES["roberta"].config | {"vocab_size": 300, "pad_token_id": 1}

@@ -9,7 +9,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(SET),--set $(s))
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run test check bench clean
+.PHONY: help install run study test check bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ install: .venv/installed  ## create .venv with the exact versions of requirement
 
 run: install  ## run the pipeline: params.yaml as it stands, or PROFILE=tiny, SET="sparsify.sparsity=0.9"
 	$(BIN)/python -m flows.compress $(ARGS)
+
+study: install  ## what does pruning once buy? Every variant on every task, over the pipeline's outs; PROFILE and SET as above
+	$(BIN)/python -m flows.compress --pipeline study $(ARGS)
 
 check: install  ## format, lint, types, unit and property tests
 	$(BIN)/ruff format --check .

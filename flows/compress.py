@@ -1,7 +1,8 @@
 """Compress one language model: every DVC stage as one Prefect task, in dependency order, tracked under one MLflow run.
 
 `python -m flows.compress` runs params.yaml as it stands; `--profile tiny` another one; `--set sparsify.sparsity=0.9`
-changes single numbers. The flow adds order on a screen, not truth: `dvc repro` does the same work with the same bytes.
+changes single numbers; `--pipeline study` runs study/dvc.yaml, and of dvc.yaml what it stands on. The flow adds order on a
+screen, not truth: `dvc repro` does the same work with the same bytes.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import networkx
@@ -27,8 +29,20 @@ from pipeline import lineage, profiles
 from pruneonce.errors import AlreadyRunning, PruneOnceError
 
 LOCK = Path(".pruneonce/run.lock")
-REPORT = Path("data/report/report.md")
 LEAVING_SECONDS = 3 * STOP_SECONDS
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A file of stages, and the page that its last one writes."""
+
+    name: str
+    file: str
+    page: Path
+
+
+COMPRESS = Pipeline("compress", "dvc.yaml", Path("data/report/report.md"))
+STUDY = Pipeline("study", "study/dvc.yaml", Path("study/table.md"))  # stands on the other's outs; on demand only
 
 
 @flow(name="compress", validate_parameters=True, persist_result=False, log_prints=False)
@@ -37,15 +51,26 @@ def compress(profile: str | None = None, overrides: list[str] | None = None) -> 
 
     profile: a file of profiles/, or None for params.yaml as it stands. overrides: ["section.key=value", ...].
     """
+    return run(COMPRESS, profile, overrides or [])
+
+
+@flow(name="study", validate_parameters=True, persist_result=False, log_prints=False)
+def study(profile: str | None = None, overrides: list[str] | None = None) -> list[Outcome]:
+    """What does pruning once buy? Run every cell of the study that something changed for, and what it stands on."""
+    return run(STUDY, profile, overrides or [])
+
+
+def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[Outcome]:
+    """The stages of the pipeline in order, inside a flow."""
     quiet_logs()
     # dvc.yaml says `python`: it must be this one, also where nobody activated its environment.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with alone():
-        profiles.select(profile, overrides or [])
+        profiles.select(profile, overrides)
         logger = get_run_logger()
         done: list[Outcome] = []
-        with parent_run({"profile": profile or "params.yaml", "overrides": " ".join(overrides or [])}, done):
-            stages = order()
+        stages = order(pipeline)
+        with parent_run(pipeline, stages, {"profile": profile or "params.yaml", "overrides": " ".join(overrides)}, done):
             for number, stage in enumerate(stages, 1):
                 outcome = repro(stage)
                 done.append(outcome)
@@ -55,15 +80,19 @@ def compress(profile: str | None = None, overrides: list[str] | None = None) -> 
             if any(outcome.result != "unchanged" for outcome in done):
                 for line in lineage.register():
                     logger.info(line)
-                create_markdown_artifact(REPORT.read_text(), key="report")
+                create_markdown_artifact(pipeline.page.read_text(), key=pipeline.page.stem)
         return done
 
 
-def order() -> list[str]:
-    """The stages of dvc.yaml, each after what it reads; those of one task in a row."""
+def order(pipeline: Pipeline) -> list[str]:
+    """The stages of the file and those they stand on, each after what it reads; those of one task in a row."""
     with Repo() as repo:
-        graph = repo.index.graph.reverse()
-        stages = networkx.lexicographical_topological_sort(graph, key=lambda s: _rank(s.addressing))
+        graph = repo.index.graph  # from a stage to what it reads
+        own = [stage for stage in graph if stage.path_in_repo == pipeline.file]
+        wanted = {stage for mine in own for stage in (mine, *networkx.descendants(graph, mine))}
+        stages = networkx.lexicographical_topological_sort(
+            graph.subgraph(wanted).reverse(), key=lambda stage: _rank(stage.addressing)
+        )
         return [stage.addressing for stage in stages]
 
 
@@ -96,14 +125,14 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def parent_run(parameters: dict[str, str], done: list[Outcome]) -> Iterator[None]:
+def parent_run(pipeline: Pipeline, stages: list[str], parameters: dict[str, str], done: list[Outcome]) -> Iterator[None]:
     """One MLflow run over this flow run, its stages' runs below it; none if there is nothing to do."""
-    if not pending():
+    if not pending(stages):
         yield
         return
     from pipeline import tracking  # MLflow takes seconds to import
 
-    run_id = tracking.start_flow("compress", parameters)
+    run_id = tracking.start_flow(pipeline.name, parameters)
     os.environ[tracking.PARENT] = run_id
     status = "KILLED"  # unless we learn otherwise: Ctrl-C and Prefect's cancellation are no Exception
     try:
@@ -114,26 +143,26 @@ def parent_run(parameters: dict[str, str], done: list[Outcome]) -> Iterator[None
         raise
     finally:
         del os.environ[tracking.PARENT]
-        note = REPORT.read_text() if status == "FINISHED" else ""
+        note = pipeline.page.read_text() if status == "FINISHED" else ""
         tracking.end_flow(run_id, status, {outcome.stage: outcome.seconds for outcome in done}, note)
 
 
-def pending() -> bool:
-    """Whether any stage would run or be restored."""
+def pending(stages: list[str]) -> bool:
+    """Whether any of the stages would run or be restored."""
     with Repo() as repo:
-        return bool(repo.status())
+        return bool(repo.status(targets=stages, with_deps=False))
 
 
-def show(outcomes: list[Outcome], seconds: float) -> None:
+def show(page: Path, outcomes: list[Outcome], seconds: float) -> None:
     """The closing tables: what each stage did, and what was measured."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table("stage", "outcome", "why", "seconds", title="Stages")
     for o in outcomes:
         table.add_row(o.stage, o.result, "" if o.result == "unchanged" else o.why, f"{o.seconds:.1f}")
     console.print(table)
-    console.print(Markdown(REPORT.read_text()))
+    console.print(Markdown(page.read_text()))
     ran = sum(o.result == "ran" for o in outcomes)
-    console.print(f"{ran} of {len(outcomes)} stages ran in {seconds:.0f} s. The table is in {REPORT}.")
+    console.print(f"{ran} of {len(outcomes)} stages ran in {seconds:.0f} s. The table is in {page}.")
 
 
 def interrupted(number: int, frame: object) -> None:
@@ -147,6 +176,7 @@ def interrupted(number: int, frame: object) -> None:
 def main() -> None:
     """The command line of the flow. Every error a user can meet ends in one line and a non-zero exit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", choices=("compress", "study"), default="compress", help="default: compress")
     parser.add_argument("--profile", help="a file of profiles/ without its suffix; default: params.yaml as it stands")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter")
     args = parser.parse_args()
@@ -154,12 +184,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, interrupted)
     began = time.monotonic()
     try:
-        outcomes = compress(args.profile, args.set)
+        outcomes = (study if args.pipeline == "study" else compress)(args.profile, args.set)
     except PruneOnceError as error:
         sys.exit(f"\n{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("\nStopped by Ctrl-C. Finished stages are kept; run again to go on.")
-    show(outcomes, time.monotonic() - began)
+    show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def reasons(repo: Repo, stage: str) -> str:
     found: list[str] = []
     outs: list[str] = []
     changes = repo.status(targets=[stage], with_deps=False).get(stage, [])
-    if changes and stage not in lineage.locked():
+    if changes and stage.rpartition(":")[2] not in lineage.locked():  # study/dvc.yaml:study_dense@r8
         return "it never ran"
     for change in changes:
         if isinstance(change, str):

@@ -1,4 +1,4 @@
-"""What DVC recorded, read back: md5s as DVC counts them, dvc.lock as a graph, the sealing of MLflow runs.
+"""What DVC recorded, read back: md5s as DVC counts them, dvc.lock and study/dvc.lock as a graph, the sealing of MLflow runs.
 
 dvc.lock is written after a stage's command has ended, so a stage cannot record its own outs. It leaves the id of its
 MLflow run in `.pruneonce/unsealed/`; once DVC has recorded the outs, `seal` writes their md5s into that run. The flow
@@ -20,6 +20,7 @@ import psutil
 
 from pipeline import params
 
+LOCKS = (Path("dvc.lock"), Path("study/dvc.lock"))  # the pipeline's and the study's; no stage name stands in both
 UNSEALED = Path(".pruneonce/unsealed")
 IN_FLOW = "PRUNEONCE_IN_FLOW"  # set by the flow: a file to touch, so that it knows the stage ran. The flow seals.
 
@@ -35,9 +36,8 @@ class Stage:
 
 
 def locked(root: Path = Path()) -> dict[str, Stage]:
-    """The stages of dvc.lock by name; empty if nothing was run yet."""
-    path = root / "dvc.lock"
-    document = (params.read_yaml(path) if path.exists() else None) or {}
+    """The stages of the lock files by name; empty if nothing was run yet."""
+    documents = [params.read_yaml(root / path) or {} for path in LOCKS if (root / path).exists()]
     return {
         name: Stage(
             name,
@@ -45,6 +45,7 @@ def locked(root: Path = Path()) -> dict[str, Stage]:
             {o["path"]: o.get("md5", "") for o in entry.get("outs", [])},
             entry.get("params", {}).get("params.yaml", {}),
         )
+        for document in documents
         for name, entry in document.get("stages", {}).items()
     }
 

@@ -5,7 +5,7 @@ the recipe of all tasks; `tasks.<name>.<stage>` changes numbers of it for one ta
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -314,6 +314,44 @@ class Report(Section):
     title: str
 
 
+class Variant(Section):
+    """One way to a task model. With which language model it begins is an arrow of study/dvc.yaml."""
+
+    pruning: Literal["none", "one_shot", "gradual", "once"]  # once: it begins sparse, its zeros locked
+    soft_ratio: Ratio  # weight of the teacher's soft loss; the hard loss gets the rest
+    int8: bool  # whether quantization-aware training follows
+
+
+class StudyRecipe(Section):
+    """What all cells of the study share."""
+
+    seeds: Annotated[list[Steps], Field(min_length=1)]  # the first one tries every learning rate
+    learning_rates: Annotated[list[Positive], Field(min_length=1)]
+    prune_end_ratio: Ratio  # gradual: of the steps, after which the target sparsity is reached
+    prune_every_steps: Count  # gradual
+
+
+class Study(Section):
+    """What is compared with what; `study/dvc.yaml` says which model each variant begins with."""
+
+    title: str
+    tasks: Annotated[list[Name], Field(min_length=1)]
+    sparsities: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    steps: dict[Name, Count]  # by task, the same for every variant
+    recipe: StudyRecipe
+    variants: dict[Name, Variant]
+    claims: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]  # [this variant, scores no lower than this]
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if set(self.steps) != set(self.tasks):
+            raise ValueError(f"steps needs exactly the tasks {self.tasks}, found {list(self.steps)}")
+        unknown = sorted({name for claim in self.claims for name in claim} - set(self.variants))
+        if unknown:
+            raise ValueError(f"claims name variants {unknown}, found variants {list(self.variants)}")
+        return self
+
+
 class TaskNames(Section):
     """The tasks by name, for the one stage that reads them all."""
 
@@ -345,6 +383,7 @@ class Params(Section):
     export: Export
     evaluate: Evaluate
     report: Report
+    study: Study
     tasks: Annotated[dict[Name, dict[str, dict[str, Any]]], Field(min_length=1)]
 
     def section(self, stage: str, item: str | None = None) -> Section:
@@ -407,6 +446,9 @@ class Params(Section):
         wanted = {"common.model": self.common.model}
         wanted |= {f"prepare_corpus.documents[{i}].source": d.source for i, d in enumerate(self.prepare_corpus.documents)}
         wanted |= {f"tasks.{t}.prepare_task.source": self.section("prepare_task", t).source for t in self.tasks}  # type: ignore[attr-defined]
+        strangers = [task for task in self.study.tasks if task not in self.tasks]
+        if strangers:
+            raise ValueError(f"study.tasks names {strangers}, found tasks {list(self.tasks)}")
         for key, name in wanted.items():
             if name not in self.sources():
                 raise ValueError(f"{key} names source {name!r}, found sources {sorted(self.sources())}")
@@ -447,6 +489,31 @@ def parse_yaml(text: str | bytes, name: str, yaml: YAML | None = None) -> Any:
         raise ConfigError(f"expected YAML in {name}, found: {' '.join(str(error).split())}") from None
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
-    """The parameters of this run."""
-    return parse(read_yaml(path), path.name)
+def load(path: Path = Path("params.yaml"), changes: Sequence[str] = ()) -> Params:
+    """The parameters of this run; changes: "section.key=value", over the file."""
+    document = read_yaml(path)
+    for change in changes:
+        override(document, change)
+    return parse(document, f"{path.name} with {list(changes)}" if changes else path.name)
+
+
+def override(document: Any, change: str) -> None:
+    """Set one value of a parsed params file, in place. change: "a.b.c=value". Raises ConfigError for a key it lacks."""
+    key, found, value = change.partition("=")
+    if not found:
+        raise ConfigError(f"expected an override like sparsify.sparsity=0.9, found {change!r}.")
+    _set(document, key.strip().split("."), parse_yaml(value, f"override {change!r}"), change)
+
+
+def _set(document: Any, path: list[str], value: Any, change: str) -> None:
+    for depth, key in enumerate(path):
+        if not isinstance(document, dict):
+            raise ConfigError(f"expected a section at {'.'.join(path[:depth])}, found {document!r} (override {change!r}).")
+        # A task's block may lack a key of its recipe; everything else must be there already.
+        may_add = path[0] == "tasks" and depth == len(path) - 1
+        if key not in document and not may_add:
+            raise ConfigError(f"expected one of the keys {list(document)}, found {key!r} in override {change!r}.")
+        if depth == len(path) - 1:
+            document[key] = value
+        else:
+            document = document[key]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import reduce
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
@@ -144,25 +143,8 @@ def _digest(body: str) -> str:
 def _override(text: str, overrides: Sequence[str], source: str) -> str:
     """The text with each `a.b.c=value` set; comments and order are kept."""
     document = params.parse_yaml(text, source, _yaml())
-    for override in overrides:
-        key, found, value = override.partition("=")
-        if not found:
-            raise ConfigError(f"expected an override like sparsify.sparsity=0.9, found {override!r}.")
-        _set(document, key.strip().split("."), params.parse_yaml(value, f"override {override!r}"), override)
+    for change in overrides:
+        params.override(document, change)
     body = _dump(document)
     body = body.split("\n", 1)[1] if body.startswith(MARK) else body
     return _mark(f"with overrides: {' '.join(overrides)}", body) if _known(text) else body
-
-
-def _set(document: Any, path: list[str], value: Any, override: str) -> None:
-    for depth, key in enumerate(path):
-        if not isinstance(document, dict):
-            raise ConfigError(f"expected a section at {'.'.join(path[:depth])}, found {document!r} (override {override!r}).")
-        # A task's block may lack a key of its recipe; everything else must be there already.
-        may_add = path[0] == "tasks" and depth == len(path) - 1
-        if key not in document and not may_add:
-            raise ConfigError(f"expected one of the keys {list(document)}, found {key!r} in override {override!r}.")
-        if depth == len(path) - 1:
-            document[key] = value
-        else:
-            document = document[key]

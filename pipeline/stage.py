@@ -2,6 +2,7 @@
 
 `python -m stages.sparsify --teacher data/... --model data/... --metrics data/...` reads params.yaml, opens an MLflow
 run, calls `run` once, and writes its metrics. Every error a user can meet ends in one line and a non-zero exit.
+`--set sparsify.sparsity=0.9` is another value for this run alone: how the study runs a stage of the pipeline otherwise.
 Under `torchrun -m stages.sparsify ...` every process calls `run`; the first one tracks and writes, what the others
 write is thrown away.
 """
@@ -19,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -30,7 +31,7 @@ from pruneonce.errors import DataError, PruneOnceError
 Dep = Annotated[Path, "dep"]  # a path the stage reads
 Out = Annotated[Path, "out"]  # a path the stage writes; no other stage writes it
 Record = Annotated[Path, "record"]  # a small out that git keeps: a metric or a plot's numbers
-Item = Annotated[str, "item"]  # one value of dvc.yaml's foreach: a task or a source
+Item = Annotated[str, "item"]  # one value of dvc.yaml's foreach or matrix; the first one is a task or a source
 Metrics = Mapping[str, Any]  # numbers by name; nested mappings are groups
 
 KINDS = {"dep": Dep, "out": Out, "record": Record, "item": Item}
@@ -151,10 +152,11 @@ def stoppable() -> Iterator[None]:
 def _main(run: Callable[..., Metrics], stage: str) -> None:
     wants = contract(run)
     args = _arguments(run, wants)
-    item = next((args[name] for name in wants["item"]), None)
-    sections = {name: params.load().section(name, item) for name in wants["section"]}
+    items = [args[name] for name in wants["item"]]
+    loaded = params.load(changes=args.pop("set"))
+    sections = {name: loaded.section(name, next(iter(items), None)) for name in wants["section"]}
     flat = {f"{s}.{k}": v for s, section in sections.items() for k, v in section.model_dump().items()}
-    name = f"{stage}@{item}" if item else stage
+    name = _name(stage, items)
     for path in (args[n] for n in wants["dep"]):
         if not path.exists():
             raise DataError(f"expected {path}, which this stage reads, found none. Get it with: dvc repro {name}")
@@ -170,13 +172,19 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     began = time.monotonic()
-    with tracking.stage_run(name, flat, deps) as tracked:
+    with tracking.stage_run(name, flat, deps, file=stage) as tracked:
         with stoppable():
             metrics = run(**args, **sections, log=Log(scratch, tracked.log_step))
         tracked.log_result(metrics, seconds=time.monotonic() - began)
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(scratch, ignore_errors=True)
     lineage.leave_for_sealing(tracked.run_id)
+
+
+def _name(stage: str, items: Sequence[str]) -> str:
+    """What DVC calls the stage: the study runs stages of the pipeline under names of its own."""
+    called = os.environ.get("DVC_STAGE", "").rpartition(":")[2]  # study/dvc.yaml:study_sparsify@0.9
+    return called or "@".join(filter(None, [stage, "-".join(items)]))
 
 
 def _arguments(run: Callable[..., Metrics], wants: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -187,6 +195,7 @@ def _arguments(run: Callable[..., Metrics], wants: Mapping[str, list[str]]) -> d
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True)
     for name in wants["item"]:
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="for this run alone")
     return vars(parser.parse_args())
 
 

@@ -92,10 +92,13 @@ class TrackedStage:
 
 
 @contextmanager
-def stage_run(name: str, params: Mapping[str, Any], deps: Mapping[str, str]) -> Iterator[TrackedStage]:
+def stage_run(
+    name: str, params: Mapping[str, Any], deps: Mapping[str, str], *, file: str | None = None
+) -> Iterator[TrackedStage]:
     """One MLflow run around a stage: its parameters, the md5 of each dep, the git commit; ended as finished or failed."""
     client, experiment = connect()
-    tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(f"stages/{name.partition('@')[0]}.py")}
+    file = file or name.partition("@")[0]
+    tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(f"stages/{file}.py")}
     if parent := os.environ.get(PARENT):
         tags["mlflow.parentRunId"] = parent
     tags |= {f"dep.{path}": md5 for path, md5 in deps.items()}
@@ -122,7 +125,7 @@ def stage_run(name: str, params: Mapping[str, Any], deps: Mapping[str, str]) -> 
 def start_flow(name: str, params: Mapping[str, Any]) -> str:
     """The parent run of one flow run. Returns its id."""
     client, experiment = connect()
-    run = client.create_run(experiment, tags={"pruneonce.flow": name, **origin(f"flows/{name}.py")}, run_name=name)
+    run = client.create_run(experiment, tags={"pruneonce.flow": name, **origin("flows/compress.py")}, run_name=name)
     entries = [Param(k, str(v)) for k, v in flatten(params).items()]
     for start in range(0, len(entries), BATCH):
         client.log_batch(run.info.run_id, params=entries[start : start + BATCH])

@@ -39,7 +39,8 @@ def copy_project(folder: Path) -> Path:
         text=True,
     ).stdout.split("\0")
     for name in filter(None, listed):
-        if name == "dvc.lock" or name.startswith("data/") or not (ROOT / name).is_file():
+        computed = name == "dvc.lock" or name.startswith("data/") or (name.startswith("study/") and name != "study/dvc.yaml")
+        if computed or not (ROOT / name).is_file():
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)

@@ -1,0 +1,192 @@
+"""A cell of the study: one variant at one sparsity on one task, over a short grid of learning rates and several seeds.
+
+The first seed tries every rate, validation chooses, the other seeds train with that one. Every variant begins with the
+head of the task's teacher and takes the same number of steps on the same batches. Test scores are PyTorch's; int8 is the
+fake-quantized model, which computes what ships (in the pipeline `export` checks that). One process trains all models of
+a cell, for starting one costs as much as 30 steps. What is finished stays in the scratch folder: a cell that was stopped
+goes on with the model it was at. Only numbers leave it; models of all cells and seeds would be gigabytes.
+
+reads   start    masked LM, dense or sparse                     prepare_teacher, study_sparsify
+        teacher  dense task model                               teach_task
+        splits   tokenised train, validation, test              prepare_task
+source  Zafrir et al. 2021, arXiv:2111.05754, table 1
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import Common, Distilled, Finetune, Quantize, Study, StudyRecipe, Variant
+from pipeline.stage import Dep, Item, Log, Metrics, main
+from pruneonce import checkpoint, classification, comparing, pruning, quantization, schedules, scores, tasks, training
+
+
+def run(
+    task: Item,
+    variant: Item,
+    sparsity: Item,
+    start: Dep,
+    teacher: Dep,
+    splits: Dep,
+    *,
+    common: Common,
+    finetune: Finetune,
+    quantize: Quantize,
+    study: Study,
+    log: Log,
+) -> Metrics:
+    row, steps, (first, *others) = study.variants[variant], study.steps[task], study.recipe.seeds
+    bench = prepare(teacher, splits, common, log, micro_batches=finetune.micro_batches, name=f"{task} {variant} {sparsity}")
+    model = partial(finetuned, bench, start, row, study.recipe, finetune, steps=steps, sparsity=float(sparsity))
+
+    tried = {rate: model(rate=rate, seed=first) for rate in study.recipe.learning_rates}
+    validation = {rate: score(bench, bench.load(folder), "validation") for rate, folder in tried.items()}
+    rate = comparing.best_rate(validation)
+    models = {first: tried[rate], **{seed: model(rate=rate, seed=seed) for seed in others}}
+    pattern = pruning.zeros(bench.load(tried[rate]), common.prunable)
+    found: dict[str, Any] = {
+        "learning_rate": rate,
+        "validation": {f"{rate:g}": value for rate, value in validation.items()},
+        "test": {str(seed): score(bench, bench.load(folder), "test") for seed, folder in models.items()},
+        "steps": steps,
+        "sparsity": pruning.sparsity(pattern),
+        "encoder_bytes": encoder_bytes(pattern, bits=32),
+    }
+    if row.int8:
+        test = {str(seed): quantized(bench, folder, quantize, seed=seed) for seed, folder in models.items()}
+        more = bench.batches(quantize, first).steps(quantize.epochs)
+        found["int8"] = {"test": test, "steps": steps + more, "encoder_bytes": encoder_bytes(pattern, bits=8)}
+    return found
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all models of a cell share."""
+
+    name: str
+    engine: Any
+    tokenizer: Any
+    mentor: Any
+    splits: dict[str, Any]
+    common: Common
+    log: Log
+
+    def load(self, folder: Path, dropout: float | None = 0.0) -> Any:
+        return checkpoint.load_classifier(folder, attention=self.common.attention, dropout=dropout).to(self.engine.device)
+
+    def batches(self, p: Distilled, seed: int) -> tasks.Batches:
+        train = self.splits["train"]
+        return tasks.Batches(train, self.tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=seed)
+
+    def fit(self, student: Any, p: Distilled, *, soft_ratio: float, rate: float, seed: int, name: str, **more: Any) -> None:
+        """The training of `finetune` and `quantize`; where no weight is on the soft loss, no teacher is asked."""
+        distilled = partial(classification.distilled_loss, self.mentor, temperature=p.temperature)
+        steps, state = more["steps"], self.log.scratch / f"{name}.safetensors"
+        training.fit(
+            student,
+            self.batches(p, seed),
+            distilled(soft_ratio=soft_ratio, hidden_weight=p.hidden_weight) if soft_ratio else classification.hard_loss,
+            engine=self.engine,
+            learning_rate=partial(schedules.linear_decay, steps=steps, warmup=round(p.warmup_ratio * steps), peak=rate),
+            weight_decay=p.weight_decay,
+            clip_norm=p.clip_norm,
+            seed=seed,
+            log=lambda step, metrics: self.log(step, {f"{name}/{key}": value for key, value in metrics.items()}),
+            name=f"{self.name} {name}",
+            checkpoint=state,
+            **more,
+        )
+        state.unlink(missing_ok=True)
+
+
+def prepare(teacher: Path, splits: Path, common: Common, log: Log, *, micro_batches: int, name: str) -> Bench:
+    engine = training.accelerator(common, micro_batches=micro_batches)
+    mentor = checkpoint.load_classifier(teacher, attention=common.attention, dropout=0.0)
+    mentor = mentor.eval().requires_grad_(False).to(engine.device)
+    read = {part: tasks.read_split(splits / f"{part}.arrow") for part in tasks.SPLITS}
+    return Bench(name, engine, checkpoint.load_tokenizer(teacher), mentor, read, common, log)
+
+
+def finetuned(
+    bench: Bench,
+    start: Path,
+    row: Variant,
+    recipe: StudyRecipe,
+    p: Finetune,
+    *,
+    steps: int,
+    sparsity: float,
+    rate: float,
+    seed: int,
+) -> Path:
+    """The folder of a model of this variant, out of scratch if it was trained before the cell was stopped."""
+    name = f"{rate:g}-{seed}"
+    folder = bench.log.scratch / name
+    if folder.exists():
+        return folder
+    student = checkpoint.load_sparse_classifier(start, bench.mentor, attention=bench.common.attention, dropout=p.dropout)
+    student = student.to(bench.engine.device)
+    given = pruning.zeros(student, bench.common.prunable)
+    pruning.mask_linears(student, bench.common.prunable)
+    if row.pruning == "once":
+        pruning.lock(student)
+    end = round(recipe.prune_end_ratio * steps) if row.pruning == "gradual" else 0
+    ramp = partial(schedules.cubic_sparsity, begin=0, end=end, initial=0.0, target=sparsity)
+
+    def before_step(step: int) -> dict[str, float]:
+        due = step <= end and (step % recipe.prune_every_steps == 0 or step == end)
+        if due and row.pruning in ("one_shot", "gradual"):
+            pruning.prune(student, ramp(step))
+        return {"sparsity": pruning.masked_sparsity(student)}
+
+    bench.fit(student, p, soft_ratio=row.soft_ratio, rate=rate, seed=seed, name=name, steps=steps, before_step=before_step)
+    pruning.bake(student)
+    pattern = pruning.zeros(student, bench.common.prunable)
+    pruning.check_pattern(given, pattern)
+    pruning.check_sparsity(pattern, sparsity)
+    checkpoint.save(student, bench.tokenizer, folder.with_suffix(".part"))
+    return folder.with_suffix(".part").rename(folder)
+
+
+def quantized(bench: Bench, folder: Path, p: Quantize, *, seed: int) -> float:
+    """Test score of the model in `folder` after quantization-aware training, its zeros locked."""
+    done = folder.with_suffix(".int8")
+    if done.exists():
+        return json.loads(done.read_text())
+    student = bench.load(folder, dropout=p.dropout)
+    wrap = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
+    pruning.mask_linears(student, bench.common.prunable, wrap)
+    pruning.lock(student)
+    batches = bench.batches(p, seed)
+    steps = batches.steps(p.epochs)
+    quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=bench.engine)
+
+    def before_step(step: int) -> dict[str, float]:
+        quantization.observe(student, step < p.freeze_ranges_ratio * steps)
+        return {}
+
+    name = f"int8-{seed}"
+    rate, soft = p.learning_rate, p.soft_ratio
+    bench.fit(student, p, soft_ratio=soft, rate=rate, seed=seed, name=name, steps=steps, before_step=before_step)
+    quantization.observe(student, False)
+    value = score(bench, student, "test")
+    done.write_text(json.dumps(value))
+    return value
+
+
+def score(bench: Bench, model: Any, split: str) -> float:
+    """The task's score on a split, in [0, 1]."""
+    batches = tasks.evaluation_batches(bench.splits[split], bench.tokenizer)
+    return classification.accuracy(model, batches, engine=bench.engine)
+
+
+def encoder_bytes(pattern: Mapping[str, Any], *, bits: int) -> float:
+    """Bytes of the prunable matrices as bitmap and values of so many bits."""
+    return sum(scores.bitmap_bytes(zero.numel(), int(zero.sum()), bits=bits) for zero in pattern.values())
+
+
+if __name__ == "__main__":
+    main(run)

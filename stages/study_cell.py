@@ -147,13 +147,14 @@ def finetuned(
     pattern = pruning.zeros(student, bench.common.prunable)
     pruning.check_pattern(given, pattern)
     pruning.check_sparsity(pattern, sparsity)
-    checkpoint.save(student, bench.tokenizer, folder.with_suffix(".part"))
-    return folder.with_suffix(".part").rename(folder)
+    part = folder.with_name(f"{name}.part")  # not with_suffix: there is a point in the rate
+    checkpoint.save(student, bench.tokenizer, part)
+    return part.rename(folder)
 
 
 def quantized(bench: Bench, folder: Path, p: Quantize, *, seed: int) -> float:
     """Test score of the model in `folder` after quantization-aware training, its zeros locked."""
-    done = folder.with_suffix(".int8")
+    done = folder.with_name(f"{folder.name}.json")
     if done.exists():
         return json.loads(done.read_text())
     student = bench.load(folder, dropout=p.dropout)

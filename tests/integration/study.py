@@ -1,0 +1,73 @@
+"""The study on the tiny profile: every command of study/dvc.yaml, in one process, over the outs of the tiny pipeline."""
+
+import importlib
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pipeline import params
+from pipeline.stage import Log, contract
+from tests.integration import tiny
+
+FILE = tiny.ROOT / "study/dvc.yaml"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of study/dvc.yaml, its templates filled in. flags: as on the command line, by parameter name."""
+
+    name: str
+    module: str
+    flags: dict[str, str]
+
+
+def document() -> dict[str, Any]:
+    """The tiny profile with fewer steps: what the study promises does not hang on how much is learned."""
+    tiny_document = tiny.document()
+    tiny_document["study"]["steps"] = {tiny.TASK: 15}
+    tiny_document["quantize"]["epochs"] = 0.5
+    return tiny_document
+
+
+def commands(document: dict[str, Any]) -> Iterator[Command]:
+    """Every command in the file's order, which is a topological one."""
+    for stage, block in params.read_yaml(FILE)["stages"].items():
+        matrix = {key: _values(value, document) for key, value in block.get("matrix", {}).items()}
+        for chosen in product(*matrix.values()):
+            cmd = tiny._fill(block["cmd"], {**document, "item": dict(zip(matrix, chosen, strict=True))})
+            name = "@".join(filter(None, [stage, "-".join(map(str, chosen))]))
+            yield Command(name, shlex.split(cmd)[2], tiny.flags(cmd))
+
+
+def _values(value: Any, document: dict[str, Any]) -> list[Any]:
+    """A list as it stands, or the one in the params file: "${study.tasks}"."""
+    for key in value.strip("${}").split(".") if isinstance(value, str) else ():
+        document = document[key]
+    return list(document if isinstance(value, str) else value)
+
+
+def run(command: Command, folder: Path, document: dict[str, Any], log: Log | None = None) -> Any:
+    """One stage's `run` on files below `folder`, as `stage.main` calls it; writes the metrics file."""
+    function = importlib.import_module(command.module).run
+    wants, flags = contract(function), dict(command.flags)
+    if change := flags.pop("set", None):
+        params.override(document, change)
+    loaded = params.parse(document, "tiny")
+    items = {name: flags.pop(name) for name in wants["item"]}
+    paths = {name: folder / path for name, path in flags.items()}
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    report = paths.pop("metrics")
+    sections = {name: loaded.section(name, next(iter(items.values()), None)) for name in wants["section"]}
+    metrics = function(**items, **paths, **sections, log=log or Log(folder / "scratch" / command.name))
+    report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    return metrics
+
+
+def run_all(folder: Path) -> dict[str, Any]:
+    """Name -> what the stage returned; `folder` holds the outs of the tiny pipeline."""
+    return {command.name: run(command, folder, document()) for command in commands(document())}

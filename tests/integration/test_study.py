@@ -1,0 +1,158 @@
+"""The study on the tiny profile: the same bytes twice, though a cell is stopped the second time; what a cell promises."""
+
+import csv
+import json
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.stage import Log
+from pruneonce import checkpoint, comparing, pruning
+from tests.conftest import PRUNABLE
+from tests.integration import study
+
+CELLS = ["dense", "one_shot-0.9", "gradual-0.9", "once_hard-0.9", "once-0.9"]
+STOPPED = "study_once@topic-once-0.9"
+STUDY = study.document()["study"]
+STEPS = STUDY["steps"]["topic"]
+MODELS = len(STUDY["recipe"]["learning_rates"]) + len(STUDY["recipe"]["seeds"]) - 1
+
+
+class Stopped(Exception):
+    """What stands for a kill: it leaves a stage from within a step."""
+
+
+def outs(folder: Path) -> dict[str, bytes]:
+    files = [*(folder / "data/study").rglob("*"), *(folder / "study").rglob("*")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def done(first, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """A folder in which the whole study ran, and what its stages returned."""
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copytree(first.folder / "data", folder / "data")
+    return folder, study.run_all(folder)
+
+
+@pytest.fixture(scope="module")
+def cells(done) -> dict[str, dict[str, Any]]:
+    return {
+        path.stem.removeprefix("topic-"): json.loads(path.read_text()) for path in (done[0] / "data/study/cells").iterdir()
+    }
+
+
+def test_every_command_of_the_study_ran(done):
+    names = [*(f"study_late@topic-{c}" for c in CELLS[1:3]), *(f"study_once@topic-{c}" for c in CELLS[3:])]
+    assert list(done[1]) == ["study_sparsify@0.9", "study_dense@topic", *names, "study_table"]
+
+
+def test_every_variant_took_the_same_steps_and_the_rate_is_the_best_on_validation(cells):
+    assert sorted(cells) == sorted(CELLS)
+    rates = STUDY["recipe"]["learning_rates"]
+    for cell in cells.values():
+        assert cell["steps"] == STEPS
+        assert cell["validation"].keys() == {f"{rate:g}" for rate in rates}
+        assert cell["learning_rate"] == comparing.best_rate({rate: cell["validation"][f"{rate:g}"] for rate in rates})
+        assert list(cell["test"]) == ["1", "2"]
+        assert all(0 <= score <= 1 for score in [*cell["test"].values(), *cell["validation"].values()])
+    assert [name for name, cell in cells.items() if "int8" in cell] == ["once-0.9"]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done, cells, name):
+    variant, _, sparsity = name.partition("-")
+    (scratch,) = (done[0] / "scratch").glob(f"study_*@topic-{name}" if sparsity else "study_dense@topic")
+    folders = [path for path in scratch.iterdir() if path.is_dir()]
+    assert len(folders) == MODELS
+    for folder in folders:
+        pattern = pruning.zeros(checkpoint.load_classifier(folder, attention="eager"), PRUNABLE)
+        for layer, zero in pattern.items():
+            assert int(zero.sum()) == pruning.pruned_count(float(sparsity or 0), zero.numel()), layer
+        if variant.startswith("once"):
+            begun = checkpoint.load_masked_lm(done[0] / "data/study/sparsify/0.9/model", attention="eager")
+            pruning.check_pattern(pruning.zeros(begun, PRUNABLE), pattern)
+    assert cells[name]["sparsity"] == pytest.approx(float(sparsity or 0), abs=1e-3)
+
+
+def test_sparsity_rises_as_the_variant_says(done):
+    def course(name: str) -> list[float]:
+        rows = map(json.loads, (done[0] / f"scratch/{name}/history.jsonl").read_text().splitlines())
+        return [value for row in rows for key, value in row.items() if key == "0.002-1/sparsity"]
+
+    dense, one_shot, gradual, once = map(
+        course, ["study_dense@topic", "study_late@topic-one_shot-0.9", "study_late@topic-gradual-0.9", STOPPED]
+    )
+    assert len(dense) == len(one_shot) == len(gradual) == len(once) == STEPS // 5
+    assert set(dense) == {0.0}
+    assert one_shot == once == pytest.approx([0.9] * len(once), abs=1e-3)
+    assert gradual[0] == 0
+    assert gradual == sorted(gradual)
+    assert 0.3 < gradual[1] < 0.9
+    assert gradual[math.ceil(STUDY["recipe"]["prune_end_ratio"] * STEPS / 5)] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_the_table_says_what_the_cells_measured(done, cells):
+    folder, metrics = done
+    rows = {row["variant"]: row for row in json.loads((folder / "study/table.json").read_text())["rows"]}
+    assert list(rows) == ["dense", "one_shot", "gradual", "once_hard", "once", "once-int8"]
+    assert rows["once-int8"]["scores"]["topic"] == list(cells["once-0.9"]["int8"]["test"].values())
+    assert rows["once-int8"]["times_smaller"] == pytest.approx(17.8, abs=0.1)
+    assert rows["once"]["once_steps"] - rows["gradual"]["once_steps"] == study.document()["sparsify"]["steps"]
+    assert metrics["study_table"]["topic"]["dense-0"] == comparing.mean(list(cells["dense"]["test"].values()))
+    page = (folder / "study/table.md").read_text()
+    assert page.count("\n| ") == 1 + len(rows)
+    assert "The ordering as a whole" in page
+    with (folder / "study/sizes.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+
+
+def test_a_second_time_and_stopped_on_its_way_gives_the_same_bytes(done, first, tmp_path):
+    shutil.copytree(first.folder / "data", tmp_path / "data")
+    shutil.copytree(done[0] / "data/study/sparsify", tmp_path / "data/study/sparsify")
+    commands = {command.name: command for command in study.commands(study.document())}
+    for name in list(commands)[1:]:
+        if name == STOPPED:
+            went_on = stopped_and_resumed(commands[name], tmp_path)
+        else:
+            study.run(commands[name], tmp_path, study.document())
+    # Stopped in the third model's tenth step: two are not trained again, the third begins anew; then comes int8.
+    third, *int8 = went_on
+    assert third in ("0.002-2", "0.004-2")
+    assert went_on[third] == STEPS
+    assert int8 == ["int8-1", "int8-2"]
+    assert outs(tmp_path) == outs(done[0])
+    assert len(outs(tmp_path)) >= 15
+
+
+def stopped_and_resumed(command: study.Command, folder: Path) -> Counter[str]:
+    """Run a cell until a step of its third model, then again. Returns the steps that the second run took, by model."""
+    seen: Counter[str] = Counter()
+
+    def track(step: int, metrics: Any) -> None:
+        seen[next(iter(metrics)).partition("/")[0]] += 1
+        if len(seen) == MODELS and step == 10:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        study.run(command, folder, study.document(), Log(folder / "scratch" / command.name, track))
+    assert not (folder / command.flags["metrics"]).exists()
+    went_on: Counter[str] = Counter()
+    log = Log(
+        folder / "scratch" / command.name, lambda step, metrics: went_on.update([next(iter(metrics)).partition("/")[0]])
+    )
+    study.run(command, folder, study.document(), log)
+    return went_on
+
+
+def test_int8_that_was_finished_is_not_trained_again(done):
+    folder, metrics = done
+    (command,) = [c for c in study.commands(study.document()) if c.name == STOPPED]
+    taken: list[int] = []
+    log = Log(folder / "scratch" / command.name, lambda step, metrics: taken.append(step))
+    assert study.run(command, folder, study.document(), log) == metrics[STOPPED]
+    assert taken == []

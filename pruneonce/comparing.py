@@ -12,12 +12,13 @@ from typing import Any
 Cell = Mapping[str, Any]  # what a cell measured: test, learning_rate, steps, encoder_bytes, and int8 if it has one
 
 NOTES = """\
-Test scores: mean over {seeds} seeds ± half of the distance between the best and the worst. Learning rates: by task, the
-best of {rates} on validation, first seed. Every variant begins with the head of the task's teacher and takes the same steps
-on the same batches; {hard} learn from labels alone, the others from the teacher as in `finetune`. one_shot and gradual
-prune by magnitude while the task is learned; once begins with what `sparsify` pruned (criterion: {criterion}). Encoder MB:
-the prunable matrices as bitmap and values, of 32 bits, in int8 of 8; smaller: dense / this. Task steps are paid for every
-task and every rate tried; steps paid once, teacher preparation and student pruning, whatever the number of tasks.
+Test scores in PyTorch: mean over {seeds} seeds ± half of the distance between the best and the worst. Learning rate: by
+task, the best on validation of {rates}, first seed. Every variant begins with the head of the
+task's teacher and takes the same number of steps on the same batches, int8 a few more. Learning from labels alone:
+{hard}; the others learn from the teacher too, by the recipe of `finetune`. one_shot and gradual prune by magnitude while the task is
+learned; once begins with what `sparsify` pruned (criterion: {criterion}). Encoder MB: the prunable matrices as
+bitmap and values of 32 bits, in int8 of 8; smaller: dense / this. Task steps are paid for every task, and for every rate
+tried; steps paid once are those of teacher preparation and student pruning, whatever the number of tasks.
 """
 
 

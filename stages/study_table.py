@@ -44,7 +44,7 @@ def run(
     judged = list(comparing.verdicts(rows, study.claims))
     notes = comparing.NOTES.format(
         seeds=len(study.recipe.seeds),
-        rates=len(study.recipe.learning_rates),
+        rates=", ".join(f"{rate:g}" for rate in study.recipe.learning_rates),
         hard=" and ".join(name for name, row in study.variants.items() if not row.soft_ratio) or "none",
         criterion=sparsify.criterion,
     )

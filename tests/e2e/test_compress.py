@@ -109,7 +109,7 @@ def test_second_run_computes_nothing(copy: Path, first: str):
     done = outcomes(compress(copy))
     assert len(done) == STAGES
     assert set(done.values()) == {"unchanged"}
-    assert "Data and pipelines are up to date" in run(["dvc", "status"], copy)
+    assert "Data and pipelines are up to date" in run(["dvc", "status", "dvc.yaml"], copy)
 
 
 def test_one_number_reruns_what_is_below_it_and_back_is_restored(copy: Path, first: str):

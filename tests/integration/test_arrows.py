@@ -31,7 +31,7 @@ HOME = {
     "onnx": ("pruneonce/", "pipeline/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("torch", "transformers", "onnxruntime"), "pruneonce/"),
     **dict.fromkeys(("accelerate", "datasets", "safetensors", "onnxscript", "pyarrow", "numpy"), "pruneonce/"),
-    **dict.fromkeys(("scipy", "seqeval", "sklearn"), "pruneonce/"),
+    **dict.fromkeys(("matplotlib", "scipy", "seqeval", "sklearn"), "pruneonce/"),
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in MAY for path in (ROOT / package).rglob("*.py"))
 
@@ -107,6 +107,7 @@ def test_a_wrong_arrow_would_be_seen(file, name):
         ("pruneonce.runtime", ("torch", "transformers", "accelerate")),
         ("stages.fetch", ("torch", "transformers", "prefect", "dvc")),
         ("stages.report", ("torch", "transformers", "prefect", "dvc")),
+        ("stages.study_table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),
         ("flows.compress", ("torch", "transformers", "mlflow")),
     ],
 )

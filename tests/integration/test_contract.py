@@ -29,12 +29,25 @@ STAGES = [
     "evaluate",
     "report",
 ]
+# Stages of study/dvc.yaml -> the stage file that they run; what they are called by.
+STUDY = {
+    "study_sparsify": "sparsify",
+    "study_dense": "study_cell",
+    "study_late": "study_cell",
+    "study_once": "study_cell",
+    "study_table": "study_table",
+}
 # Cannot change a byte of an out: the texts of errors, a docstring, and what is planned before anything runs.
 NOT_SCIENCE = {"pruneonce/errors.py", "pruneonce/__init__.py", "pruneonce/planning.py"}
 
 
 def wants(stage: str) -> dict[str, list[str]]:
     return contract(importlib.import_module(f"stages.{stage}").run)
+
+
+def study_stages() -> dict[str, dict]:
+    """study/dvc.yaml: stage -> its block."""
+    return params.read_yaml(ROOT / "study/dvc.yaml")["stages"]
 
 
 def listed(block: dict, *keys: str) -> dict[str, bool]:
@@ -84,14 +97,15 @@ def tracked(*folders: str) -> list[str]:
 def test_the_stages_are_those_of_the_paper_and_each_has_one_file():
     files = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
     assert list(stages()) == STAGES
-    assert files == sorted(STAGES)
-    assert len(files) == 12
+    assert list(study_stages()) == list(STUDY)
+    assert files == sorted({*STAGES, *STUDY.values()})
+    assert len(files) == 14
 
 
 def test_every_section_of_params_belongs_to_a_stage(monkeypatch):
     monkeypatch.chdir(ROOT)
     sections = set(params.Params.model_fields)
-    assert sections == {"launcher", "common", "tasks", *STAGES}
+    assert sections == {"launcher", "common", "tasks", "study", *STAGES}
     for name in profiles.names():
         assert set(params.parse_yaml(profiles.read(name), name)) == sections, name
 
@@ -154,7 +168,8 @@ def test_the_four_task_sections_are_read_by_their_own_stage_only():
 
 def test_all_science_is_a_dep_of_some_stage():
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pruneonce").glob("*.py")} - NOT_SCIENCE
-    read = {dep for block in stages().values() for dep in block["deps"] if dep.startswith("pruneonce/")}
+    blocks = [*stages().values(), *study_stages().values()]
+    read = {dep for block in blocks for dep in block["deps"] if dep.startswith("pruneonce/")}
     assert read == modules
     assert len(modules) >= 15
 
@@ -184,6 +199,64 @@ def test_every_plot_of_dvc_yaml_reads_an_out():
     read = [path for name, body in plots for path in (body["y"] if isinstance(body.get("y"), dict) else [name])]
     assert len(read) == 3
     assert set(read) <= outs
+
+
+@pytest.mark.parametrize("stage", STUDY)
+def test_the_study_runs_stages_as_the_pipeline_does(stage):
+    """Flags, outs, deps and params of study/dvc.yaml say what `run` says; its paths are the repository's, too."""
+    block, want = study_stages()[stage], wants(STUDY[stage])
+    assert block["wdir"] == ".."
+    launcher = "${launcher}" if STUDY[stage] == "sparsify" else "python"
+    assert shlex.split(block["cmd"])[:3] == [launcher, "-m", f"stages.{STUDY[stage]}"]
+    given = flags(block["cmd"])
+    names = {*want["dep"], *want["out"], *want["record"], *want["item"], "metrics"}
+    assert set(given) == (names | {"set"} if stage == "study_sparsify" else names)
+    written = listed(block, "outs", "metrics", "plots")
+    assert sorted(written) == sorted(given[name] for name in [*want["out"], *want["record"], "metrics"])
+    # What git keeps is the table alone; every number of a cell is in DVC's cache.
+    assert set(written.values()) == {stage != "study_table"}
+    code = reached(ROOT / f"stages/{STUDY[stage]}.py")
+    assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | code)
+
+
+@pytest.mark.parametrize("stage", STUDY)
+def test_the_params_of_a_study_stage_are_those_it_reads(stage):
+    sections = set(wants(STUDY[stage])["section"])
+    listed_params = set(study_stages()[stage]["params"])
+    if STUDY[stage] != "study_cell":
+        assert listed_params == sections
+        return
+    # A cell reads its own part of `study`, so that another variant, task or sparsity is no reason to run it again.
+    source = (ROOT / "stages/study_cell.py").read_text()
+    assert set(re.findall(r"\bstudy\.(\w+)(\[?)", source)) == {("recipe", ""), ("variants", "["), ("steps", "[")}
+    variant = flags(study_stages()[stage]["cmd"])["variant"]
+    parts = {"study.recipe", "study.steps.${item.task}", f"study.variants.{variant}"}
+    of_task = {f"tasks.${{item.task}}.{name}" for name in sections & set(params.TASK_STAGES)}
+    assert listed_params == (sections - {"study"}) | of_task | parts
+
+
+def test_the_study_runs_every_variant_and_writes_no_path_twice():
+    variants = {"dense"}
+    for stage in ("study_late", "study_once"):
+        variants |= set(study_stages()[stage]["matrix"]["variant"])
+    written = [path for block in study_stages().values() for path in listed(block, "outs", "metrics", "plots")]
+    for profile in [ROOT / "params.yaml", *(ROOT / "profiles").glob("*.yaml")]:
+        rows = params.load(profile).study.variants
+        assert set(rows) == variants, profile.name
+        assert {name for name, row in rows.items() if row.pruning == "once"} == set(
+            study_stages()["study_once"]["matrix"]["variant"]
+        )
+    late, once = (next(p for p in listed(study_stages()[s], "outs")) for s in ("study_late", "study_once"))
+    assert late == once, "the table finds a cell by task, variant and sparsity"
+    assert len(written) == len(set(written)) + 1
+    mine = {path for block in stages().values() for path in listed(block, "outs", "metrics", "plots")}
+    assert mine.isdisjoint(written)
+    for path in written:
+        example = re.sub(r"\$\{[^}]*\}", "some", path)
+        done = subprocess.run(["git", "check-ignore", "--no-index", "--quiet", example], cwd=ROOT)
+        assert done.returncode == (0 if path.startswith("data/") else 1), (
+            f"{path} is {'not ' * path.startswith('data/')}ignored"
+        )
 
 
 def tree() -> str:

@@ -15,10 +15,11 @@ NOTES = """\
 Test scores in PyTorch: mean over {seeds} seeds ± half of the distance between the best and the worst. Learning rate: by
 task, the best on validation of {rates}, first seed. Every variant begins with the head of the
 task's teacher and takes the same number of steps on the same batches, int8 a few more. Learning from labels alone:
-{hard}; the others learn from the teacher too, by the recipe of `finetune`. one_shot and gradual prune by magnitude while the task is
-learned; once begins with what `sparsify` pruned (criterion: {criterion}). Encoder MB: the prunable matrices as
-bitmap and values of 32 bits, in int8 of 8; smaller: dense / this. Task steps are paid for every task, and for every rate
-tried; steps paid once are those of teacher preparation and student pruning, whatever the number of tasks.
+{hard}; the others learn from the teacher too, by the recipe of `finetune`. one_shot and
+gradual prune by magnitude while the task is learned; once begins with what `sparsify` pruned (criterion: {criterion}).
+Encoder MB: the prunable matrices as bitmap and values of 32 bits, in int8 of 8; smaller: dense / this. Task steps are paid
+for every task, and for every rate tried; steps paid once are those of teacher preparation and student pruning, whatever
+the number of tasks.
 """
 
 
@@ -42,6 +43,16 @@ class Row:
     once_steps: int
     encoder_bytes: float
     times_smaller: float
+
+
+def bitmap_bytes(weights: int, zeros: int, *, bits: int) -> float:
+    """Bytes of a sparse matrix as a bit a weight, which says whether it is zero, and the values that are not.
+
+    weights/8 + (weights - zeros)·bits/8; without zeros no bitmap is needed. bits: of one value.
+    """
+    if not 0 <= zeros <= weights:
+        raise ValueError(f"need 0 <= zeros <= weights, got {zeros}, {weights}")
+    return (weights if zeros else 0) / 8 + (weights - zeros) * bits / 8
 
 
 def mean(scores: Sequence[float]) -> float:

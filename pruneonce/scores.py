@@ -56,13 +56,3 @@ def entropy_bytes(values: np.ndarray) -> float:
     """
     _, counts = np.unique(values, return_counts=True)
     return float((counts * np.log2(values.size / counts)).sum() / 8)
-
-
-def bitmap_bytes(weights: int, zeros: int, *, bits: int) -> float:
-    """Bytes of a sparse matrix as a bit a weight, which says whether it is zero, and the values that are not.
-
-    weights/8 + (weights - zeros)·bits/8; without zeros no bitmap is needed. bits: of one value.
-    """
-    if not 0 <= zeros <= weights:
-        raise ValueError(f"need 0 <= zeros <= weights, got {zeros}, {weights}")
-    return (weights if zeros else 0) / 8 + (weights - zeros) * bits / 8

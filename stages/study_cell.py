@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline.params import Common, Distilled, Finetune, Quantize, Study, StudyRecipe, Variant
 from pipeline.stage import Dep, Item, Log, Metrics, main
-from pruneonce import checkpoint, classification, comparing, pruning, quantization, schedules, scores, tasks, training
+from pruneonce import checkpoint, classification, comparing, pruning, quantization, schedules, tasks, training
 
 
 def run(
@@ -186,7 +186,7 @@ def score(bench: Bench, model: Any, split: str) -> float:
 
 def encoder_bytes(pattern: Mapping[str, Any], *, bits: int) -> float:
     """Bytes of the prunable matrices as bitmap and values of so many bits."""
-    return sum(scores.bitmap_bytes(zero.numel(), int(zero.sum()), bits=bits) for zero in pattern.values())
+    return sum(comparing.bitmap_bytes(zero.numel(), int(zero.sum()), bits=bits) for zero in pattern.values())
 
 
 if __name__ == "__main__":

@@ -125,3 +125,13 @@ def test_points_and_drawing_are_the_same_bytes_twice(table, tmp_path):
     }
     words = [element.text for element in ElementTree.parse(tmp_path / "one.svg").iter() if element.text]
     assert {"dense", "gradual", "once", "once-int8"} <= set(words)
+
+
+def test_bitmap_bytes_give_the_papers_compression():
+    dense = comparing.bitmap_bytes(1000, 0, bits=32)
+    assert dense == 4000
+    assert comparing.bitmap_bytes(1000, 900, bits=32) == 125 + 400
+    assert dense / comparing.bitmap_bytes(1000, 900, bits=8) == pytest.approx(17.8, abs=0.05)
+    assert comparing.bitmap_bytes(8, 8, bits=8) == 1
+    with pytest.raises(ValueError, match="zeros <= weights"):
+        comparing.bitmap_bytes(8, 9, bits=8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pruneonce.scores import bitmap_bytes, entropy_bytes, wilson_interval
+from pruneonce.scores import entropy_bytes, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,3 @@ def test_wilson_interval_rejects_what_is_no_proportion(correct, total):
 )
 def test_entropy_bytes(values, bits):
     assert entropy_bytes(np.array(values, np.int8)) == pytest.approx(bits / 8, rel=1e-6)
-
-
-def test_bitmap_bytes_of_the_papers_compression():
-    dense = bitmap_bytes(1000, 0, bits=32)
-    assert dense == 4000
-    assert bitmap_bytes(1000, 900, bits=32) == 125 + 400
-    assert dense / bitmap_bytes(1000, 900, bits=8) == pytest.approx(17.8, abs=0.05)
-    assert bitmap_bytes(8, 8, bits=8) == 1
-    with pytest.raises(ValueError, match="zeros <= weights"):
-        bitmap_bytes(8, 9, bits=8)

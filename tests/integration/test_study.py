@@ -4,16 +4,20 @@ import csv
 import json
 import math
 import shutil
+import signal
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import lineage, stage, tracking
 from pipeline.stage import Log
 from pruneonce import checkpoint, comparing, pruning
+from stages import study_table
 from tests.conftest import PRUNABLE
-from tests.integration import study
+from tests.integration import study, tiny
 
 CELLS = ["dense", "one_shot-0.9", "gradual-0.9", "once_hard-0.9", "once-0.9"]
 STOPPED = "study_once@topic-once-0.9"
@@ -156,3 +160,59 @@ def test_int8_that_was_finished_is_not_trained_again(done):
     log = Log(folder / "scratch" / command.name, lambda step, metrics: taken.append(step))
     assert study.run(command, folder, study.document(), log) == metrics[STOPPED]
     assert taken == []
+
+
+def test_under_dvc_a_stage_has_the_name_it_has_there_and_set_changes_one_value(done, project, monkeypatch):
+    folder, _ = done
+    shutil.copytree(folder / "data/study/cells", project.folder / "data/study/cells")
+    (command,) = [c for c in study.commands(study.document()) if c.name == "study_table"]
+    words = [word for flag, path in command.flags.items() for word in (f"--{flag}", path)]
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.environment["MLFLOW_TRACKING_URI"])
+    monkeypatch.setenv("DVC_STAGE", "study/dvc.yaml:study_named@so")
+    monkeypatch.setattr(sys, "argv", ["study_table", *words, "--set", "study.title=Otherwise"])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        stage.main(study_table.run)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert Path("study/table.md").read_text().startswith("# Otherwise\n")
+    (run_id,) = (path.name for path in Path(".pruneonce/unsealed").iterdir())
+    run = tracking.connect()[0].get_run(run_id)
+    assert run.data.tags["pruneonce.stage"] == "study_named@so"
+    assert run.data.tags["mlflow.source.name"] == "stages/study_table.py"
+    assert run.data.params["study.title"] == "Otherwise"
+
+
+ORDER = """
+import json
+from flows import compress
+print(json.dumps([compress.order(compress.COMPRESS), compress.order(compress.STUDY)]))
+"""
+
+
+def test_the_pipeline_passes_the_study_by_and_the_study_brings_what_it_stands_on(project):
+    done = project.run(sys.executable, "-c", ORDER, PYTHONPATH=str(project.folder))
+    assert done.returncode == 0, done.stderr
+    pipeline, whole = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(pipeline) == sorted(command.name for command in tiny.commands(tiny.document()))
+    mine = [f"study/dvc.yaml:{command.name}" for command in study.commands(study.document())]
+    assert sorted(name for name in whole if "study" in name) == sorted(mine)
+    assert whole[-1] == "study/dvc.yaml:study_table"
+    below = [name for name in whole if "study" not in name]
+    assert {name.partition("@")[0] for name in below} == {
+        *("fetch_local", "prepare_task", "prepare_corpus", "prepare_teacher", "teach_task"),
+    }
+    for first, then in (("teach_task@topic", "study_dense@topic"), ("study_sparsify@0.9", "study_once@topic-once-0.9")):
+        position = [next(i for i, name in enumerate(whole) if name.endswith(end)) for end in (first, then)]
+        assert position == sorted(position)
+
+
+def test_both_lock_files_are_read(tmp_path):
+    (tmp_path / "study").mkdir()
+    for path, name in (("dvc.lock", "report"), ("study/dvc.lock", "study_table")):
+        entry = {"cmd": "python", "outs": [{"path": f"{name}.md", "md5": "0"}]}
+        (tmp_path / path).write_text(json.dumps({"schema": "2.0", "stages": {name: entry}}))
+    found = lineage.locked(tmp_path)
+    assert list(found) == ["report", "study_table"]
+    assert [stage.name for stage in lineage.producers("study_table.md", found)] == ["study_table"]

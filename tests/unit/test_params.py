@@ -89,6 +89,10 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("finetune", {"epochs": 0}, "greater than 0"),
         ("prepare_corpus", {"short_ratio": 1.5}, "less than or equal to 1"),
         ("sparsify", {"prunable": "("}, "regular expression"),
+        ("study", {"steps": {"other": 3}}, "exactly the tasks"),
+        ("study", {"tasks": ["other"], "steps": {"other": 3}}, r"study\.tasks names \['other'\]"),
+        ("study", {"claims": [["once", "twice"]]}, r"claims name variants \['twice'\]"),
+        ("study", {"sparsities": [1.0]}, "less than 1"),
     ],
 )
 def test_what_is_out_of_range_or_order_is_an_error(document, section, changes, message):

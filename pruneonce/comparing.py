@@ -1,4 +1,4 @@
-"""Several ways to a task model against each other: the rate each is given, the table of their scores, what it says.
+"""Several ways to a task model against each other: the table of their scores, and what it says.
 
 A cell is one variant at one sparsity on one task; its scores are of several seeds.
 """
@@ -19,13 +19,8 @@ task's teacher and takes the same number of steps on the same batches, int8 a fe
 gradual prune by magnitude while the task is learned; once begins with what `sparsify` pruned (criterion: {criterion}).
 Encoder MB: the prunable matrices as bitmap and values of 32 bits, in int8 of 8; smaller: dense / this. Task steps are paid
 for every task, and for every rate tried; steps paid once are those of teacher preparation and student pruning, whatever
-the number of tasks.
+the number of tasks. A comparison holds, or is reversed, where the means differ by more than both spreads added.
 """
-
-
-def best_rate(validation: Mapping[float, float]) -> float:
-    """The learning rate with the highest validation score; the lowest of those that tie."""
-    return min(validation, key=lambda rate: (-validation[rate], rate))
 
 
 @dataclass(frozen=True)
@@ -43,16 +38,6 @@ class Row:
     once_steps: int
     encoder_bytes: float
     times_smaller: float
-
-
-def bitmap_bytes(weights: int, zeros: int, *, bits: int) -> float:
-    """Bytes of a sparse matrix as a bit a weight, which says whether it is zero, and the values that are not.
-
-    weights/8 + (weights - zeros)·bits/8; without zeros no bitmap is needed. bits: of one value.
-    """
-    if not 0 <= zeros <= weights:
-        raise ValueError(f"need 0 <= zeros <= weights, got {zeros}, {weights}")
-    return (weights if zeros else 0) / 8 + (weights - zeros) * bits / 8
 
 
 def mean(scores: Sequence[float]) -> float:

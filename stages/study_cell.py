@@ -13,7 +13,6 @@ source  Zafrir et al. 2021, arXiv:2111.05754, table 1
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 from pipeline.params import Common, Distilled, Finetune, Quantize, Study, StudyRecipe, Variant
 from pipeline.stage import Dep, Item, Log, Metrics, main
-from pruneonce import checkpoint, classification, comparing, pruning, quantization, schedules, tasks, training
+from pruneonce import checkpoint, classification, pruning, quantization, schedules, tasks, training, trials
 
 
 def run(
@@ -44,7 +43,7 @@ def run(
 
     tried = {rate: model(rate=rate, seed=first) for rate in study.recipe.learning_rates}
     validation = {rate: score(bench, bench.load(folder), "validation") for rate, folder in tried.items()}
-    rate = comparing.best_rate(validation)
+    rate = trials.best_rate(validation)
     models = {first: tried[rate], **{seed: model(rate=rate, seed=seed) for seed in others}}
     pattern = pruning.zeros(bench.load(tried[rate]), common.prunable)
     found: dict[str, Any] = {
@@ -53,12 +52,12 @@ def run(
         "test": {str(seed): score(bench, bench.load(folder), "test") for seed, folder in models.items()},
         "steps": steps,
         "sparsity": pruning.sparsity(pattern),
-        "encoder_bytes": encoder_bytes(pattern, bits=32),
+        "encoder_bytes": trials.pattern_bytes(pattern, bits=32),
     }
     if row.int8:
         test = {str(seed): quantized(bench, folder, quantize, seed=seed) for seed, folder in models.items()}
         more = bench.batches(quantize, first).steps(quantize.epochs)
-        found["int8"] = {"test": test, "steps": steps + more, "encoder_bytes": encoder_bytes(pattern, bits=8)}
+        found["int8"] = {"test": test, "steps": steps + more, "encoder_bytes": trials.pattern_bytes(pattern, bits=8)}
     return found
 
 
@@ -103,6 +102,7 @@ class Bench:
 
 
 def prepare(teacher: Path, splits: Path, common: Common, log: Log, *, micro_batches: int, name: str) -> Bench:
+    """The bench of one task."""
     engine = training.accelerator(common, micro_batches=micro_batches)
     mentor = checkpoint.load_classifier(teacher, attention=common.attention, dropout=0.0)
     mentor = mentor.eval().requires_grad_(False).to(engine.device)
@@ -131,18 +131,15 @@ def finetuned(
     student = student.to(bench.engine.device)
     given = pruning.zeros(student, bench.common.prunable)
     pruning.mask_linears(student, bench.common.prunable)
+    end = round(recipe.prune_end_ratio * steps) if row.pruning == "gradual" else 0
+    during: dict[str, Any] = {"soft_ratio": row.soft_ratio, "rate": rate, "seed": seed, "name": name, "steps": steps}
     if row.pruning == "once":
         pruning.lock(student)
-    end = round(recipe.prune_end_ratio * steps) if row.pruning == "gradual" else 0
-    ramp = partial(schedules.cubic_sparsity, begin=0, end=end, initial=0.0, target=sparsity)
+    elif row.pruning != "none":
+        every = recipe.prune_every_steps
+        during["before_step"] = trials.pruned_while_learning(student, target=sparsity, end=end, every=every)
 
-    def before_step(step: int) -> dict[str, float]:
-        due = step <= end and (step % recipe.prune_every_steps == 0 or step == end)
-        if due and row.pruning in ("one_shot", "gradual"):
-            pruning.prune(student, ramp(step))
-        return {"sparsity": pruning.masked_sparsity(student)}
-
-    bench.fit(student, p, soft_ratio=row.soft_ratio, rate=rate, seed=seed, name=name, steps=steps, before_step=before_step)
+    bench.fit(student, p, **during)
     pruning.bake(student)
     pattern = pruning.zeros(student, bench.common.prunable)
     pruning.check_pattern(given, pattern)
@@ -169,9 +166,16 @@ def quantized(bench: Bench, folder: Path, p: Quantize, *, seed: int) -> float:
         quantization.observe(student, step < p.freeze_ranges_ratio * steps)
         return {}
 
-    name = f"int8-{seed}"
-    rate, soft = p.learning_rate, p.soft_ratio
-    bench.fit(student, p, soft_ratio=soft, rate=rate, seed=seed, name=name, steps=steps, before_step=before_step)
+    bench.fit(
+        student,
+        p,
+        soft_ratio=p.soft_ratio,
+        rate=p.learning_rate,
+        seed=seed,
+        name=f"int8-{seed}",
+        steps=steps,
+        before_step=before_step,
+    )
     quantization.observe(student, False)
     value = score(bench, student, "test")
     done.write_text(json.dumps(value))
@@ -182,11 +186,6 @@ def score(bench: Bench, model: Any, split: str) -> float:
     """The task's score on a split, in [0, 1]."""
     batches = tasks.evaluation_batches(bench.splits[split], bench.tokenizer)
     return classification.accuracy(model, batches, engine=bench.engine)
-
-
-def encoder_bytes(pattern: Mapping[str, Any], *, bits: int) -> float:
-    """Bytes of the prunable matrices as bitmap and values of so many bits."""
-    return sum(comparing.bitmap_bytes(zero.numel(), int(zero.sum()), bits=bits) for zero in pattern.values())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Choosing a rate, the table's arithmetic, what it says: against numbers worked by hand."""
+"""The table's arithmetic and what it says, against numbers worked by hand."""
 
 import csv
 import json
@@ -26,19 +26,6 @@ def table() -> list[comparing.Row]:
         },
     }
     return comparing.rows(found, once_steps={"dense": 100, "gradual": 100, "once": 150})
-
-
-@pytest.mark.parametrize(
-    ("scores", "best"),
-    [
-        ({1e-4: 0.5, 2e-4: 0.7, 4e-4: 0.6}, 2e-4),
-        ({1e-4: 0.5, 2e-4: 0.7, 4e-4: 0.7}, 2e-4),  # a tie goes to the lower rate ...
-        ({4e-4: 0.7, 2e-4: 0.7, 1e-4: 0.5}, 2e-4),  # ... wherever it stands in the grid
-        ({3e-4: 0.0}, 3e-4),
-    ],
-)
-def test_the_best_rate_is_that_of_the_highest_score_and_ties_go_to_the_lower(scores, best):
-    assert comparing.best_rate(scores) == best
 
 
 def test_mean_and_spread():
@@ -125,13 +112,3 @@ def test_points_and_drawing_are_the_same_bytes_twice(table, tmp_path):
     }
     words = [element.text for element in ElementTree.parse(tmp_path / "one.svg").iter() if element.text]
     assert {"dense", "gradual", "once", "once-int8"} <= set(words)
-
-
-def test_bitmap_bytes_give_the_papers_compression():
-    dense = comparing.bitmap_bytes(1000, 0, bits=32)
-    assert dense == 4000
-    assert comparing.bitmap_bytes(1000, 900, bits=32) == 125 + 400
-    assert dense / comparing.bitmap_bytes(1000, 900, bits=8) == pytest.approx(17.8, abs=0.05)
-    assert comparing.bitmap_bytes(8, 8, bits=8) == 1
-    with pytest.raises(ValueError, match="zeros <= weights"):
-        comparing.bitmap_bytes(8, 9, bits=8)

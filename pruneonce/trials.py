@@ -1,0 +1,41 @@
+"""What every trial of a comparison shares: pruning while a task is learned, the choice of a rate, the size of a pattern."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from pruneonce import pruning, schedules
+
+
+def pruned_while_learning(model: nn.Module, *, target: float, end: int, every: int) -> Callable[[int], dict[str, float]]:
+    """What to do before a step: magnitude pruning of the masked linears up to step `end`; then the masks stay.
+
+    Sparsity follows Zhu & Gupta's cubic from 0 to `target`, every so many steps and at `end`; end = 0 is one-shot pruning.
+    """
+
+    def before_step(step: int) -> dict[str, float]:
+        if step <= end and (step % every == 0 or step == end):
+            pruning.prune(model, schedules.cubic_sparsity(step, begin=0, end=end, initial=0.0, target=target))
+        return {"sparsity": pruning.masked_sparsity(model)}
+
+    return before_step
+
+
+def best_rate(validation: Mapping[float, float]) -> float:
+    """The learning rate with the highest validation score; the lowest of those that tie."""
+    return min(validation, key=lambda rate: (-validation[rate], rate))
+
+
+def bitmap_bytes(weights: int, zeros: int, *, bits: int) -> float:
+    """Bytes of a sparse matrix as a bit a weight, which says whether it is zero, and the values that are not.
+
+    weights/8 + (weights - zeros)·bits/8; without zeros no bitmap is needed. bits: of one value.
+    """
+    if not 0 <= zeros <= weights:
+        raise ValueError(f"need 0 <= zeros <= weights, got {zeros}, {weights}")
+    return (weights if zeros else 0) / 8 + (weights - zeros) * bits / 8
+
+
+def pattern_bytes(pattern: Mapping[str, Tensor], *, bits: int) -> float:
+    """`bitmap_bytes` of all matrices of a sparsity pattern, bool each, True where zero."""
+    return sum(bitmap_bytes(zero.numel(), int(zero.sum()), bits=bits) for zero in pattern.values())

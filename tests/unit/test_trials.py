@@ -1,0 +1,54 @@
+"""Choosing a rate, sparsity while a task is learned, bytes of a pattern: against numbers worked by hand."""
+
+import pytest
+import torch
+
+from pruneonce import pruning, trials
+from tests.conftest import PRUNABLE
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ({1e-4: 0.5, 2e-4: 0.7, 4e-4: 0.6}, 2e-4),
+        ({1e-4: 0.5, 2e-4: 0.7, 4e-4: 0.7}, 2e-4),  # a tie goes to the lower rate ...
+        ({4e-4: 0.7, 2e-4: 0.7, 1e-4: 0.5}, 2e-4),  # ... wherever it stands in the grid
+        ({3e-4: 0.0}, 3e-4),
+    ],
+)
+def test_the_best_rate_is_that_of_the_highest_score_and_ties_go_to_the_lower(scores, best):
+    assert trials.best_rate(scores) == best
+
+
+def test_bitmap_bytes_give_the_papers_compression():
+    dense = trials.bitmap_bytes(1000, 0, bits=32)
+    assert dense == 4000
+    assert trials.bitmap_bytes(1000, 900, bits=32) == 125 + 400
+    assert dense / trials.bitmap_bytes(1000, 900, bits=8) == pytest.approx(17.8, abs=0.05)
+    assert trials.bitmap_bytes(8, 8, bits=8) == 1
+    with pytest.raises(ValueError, match="zeros <= weights"):
+        trials.bitmap_bytes(8, 9, bits=8)
+
+
+def test_pattern_bytes_add_up():
+    pattern = {"a": torch.tensor([True] * 6 + [False] * 2), "b": torch.zeros(16, dtype=torch.bool)}
+    assert trials.pattern_bytes(pattern, bits=32) == (1 + 2 * 4) + 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("end", "course"),
+    [
+        # 0.8 (1 - (1 - t/8)^3) at t = 0, 4, 8; between them the masks stay
+        (8, [0, 0, 0, 0, 0.7, 0.7, 0.7, 0.7, 0.8, 0.8, 0.8, 0.8, 0.8]),
+        (6, [0, 0, 0, 0, 0.77037, 0.77037, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8]),  # the last one is no multiple of 4
+        (0, [0.8] * 13),
+    ],
+)
+def test_sparsity_rises_by_the_cubic_until_its_end(classifier, end, course):
+    pruning.mask_linears(classifier, PRUNABLE)
+    before_step = trials.pruned_while_learning(classifier, target=0.8, end=end, every=4)
+    found = [before_step(step)["sparsity"] for step in range(len(course))]
+    assert found == pytest.approx(course, abs=2e-3)
+    pruning.bake(classifier)
+    for zero in pruning.zeros(classifier, PRUNABLE).values():
+        assert int(zero.sum()) == pruning.pruned_count(0.8, zero.numel())

@@ -6,6 +6,7 @@ from inspect import signature
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -17,7 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from pruneonce.errors import ModelError
-from pruneonce.pruning import body
+from pruneonce.pruning import Selection, body, prunable
 
 RANGES = "ranges.json"
 
@@ -106,6 +107,16 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     model.config._name_or_path = ""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def prunable_in(folder: Path, model: PreTrainedModel, selection: Selection) -> list[str]:
+    """Of the prunable linears of a task model those that the language model in `folder` has, too, by name.
+
+    What `load_pruned` says of a language model that was pruned, for one that was not.
+    """
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        stored = {f".{key}" for key in file.keys()}  # noqa: SIM118, no dict
+    return [name for name in prunable(model, selection) if any(key.endswith(f".{name}.weight") for key in stored)]
 
 
 def load_pruned(folder: Path) -> list[str]:

@@ -16,11 +16,11 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pipeline.params import Common, Distilled, Finetune, Quantize, Study, StudyRecipe, Variant
+from pipeline.params import Common, Distilled, Finetune, Quantize, Sparsify, Study, StudyRecipe, Variant
 from pipeline.stage import Dep, Item, Log, Metrics, main
-from pruneonce import checkpoint, classification, pruning, quantization, schedules, tasks, training, trials
+from pruneonce import checkpoint, examples, kinds, pruning, quantization, schedules, tasks, training, trials
 
 
 def run(
@@ -32,30 +32,33 @@ def run(
     splits: Dep,
     *,
     common: Common,
+    sparsify: Sparsify,
     finetune: Finetune,
     quantize: Quantize,
     study: Study,
     log: Log,
 ) -> Metrics:
     row, steps, (first, *others) = study.variants[variant], study.steps[task], study.recipe.seeds
-    bench = prepare(teacher, splits, common, log, micro_batches=finetune.micro_batches, name=f"{task} {variant} {sparsity}")
-    model = partial(finetuned, bench, start, row, study.recipe, finetune, steps=steps, sparsity=float(sparsity))
+    engine = training.accelerator(common, micro_batches=finetune.micro_batches)
+    bench = Bench.of(teacher, splits, common, engine, log, name=f"{task} {variant} {sparsity}")
+    pruned = checkpoint.prunable_in(start, bench.mentor, sparsify.prunable)
+    model = partial(finetuned, bench, start, pruned, row, study.recipe, finetune, steps=steps, sparsity=float(sparsity))
 
     tried = {rate: model(rate=rate, seed=first) for rate in study.recipe.learning_rates}
-    validation = {rate: score(bench, bench.load(folder), "validation") for rate, folder in tried.items()}
+    validation = {rate: bench.score(bench.load(folder), "validation") for rate, folder in tried.items()}
     rate = trials.best_rate(validation)
     models = {first: tried[rate], **{seed: model(rate=rate, seed=seed) for seed in others}}
-    pattern = pruning.zeros(bench.load(tried[rate]), common.prunable)
+    pattern = pruning.zeros(bench.load(tried[rate]), pruned)
     found: dict[str, Any] = {
         "learning_rate": rate,
         "validation": {f"{rate:g}": value for rate, value in validation.items()},
-        "test": {str(seed): score(bench, bench.load(folder), "test") for seed, folder in models.items()},
+        "test": {str(seed): bench.score(bench.load(folder), "test") for seed, folder in models.items()},
         "steps": steps,
         "sparsity": pruning.sparsity(pattern),
         "encoder_bytes": trials.pattern_bytes(pattern, bits=32),
     }
     if row.int8:
-        test = {str(seed): quantized(bench, folder, quantize, seed=seed) for seed, folder in models.items()}
+        test = {str(seed): quantized(bench, folder, pruned, quantize, seed=seed) for seed, folder in models.items()}
         more = bench.batches(quantize, first).steps(quantize.epochs)
         found["int8"] = {"test": test, "steps": steps + more, "encoder_bytes": trials.pattern_bytes(pattern, bits=8)}
     return found
@@ -66,28 +69,44 @@ class Bench:
     """What all models of a cell share."""
 
     name: str
+    kind: Any
     engine: Any
     tokenizer: Any
     mentor: Any
     splits: dict[str, Any]
-    common: Common
+    attention: str
     log: Log
 
+    @classmethod
+    def of(cls, teacher: Path, splits: Path, common: Common, engine: Any, log: Log, *, name: str) -> Self:
+        kind, tokenizer = kinds.load(splits), checkpoint.load_tokenizer(teacher)
+        mentor = checkpoint.load_task_model(kind.architecture, teacher, attention=common.attention, dropout=0.0)
+        mentor = mentor.eval().requires_grad_(False).to(engine.device)
+        read = {part: tasks.read_split(splits / f"{part}.arrow") for part in examples.SPLITS}
+        return cls(name, kind, engine, tokenizer, mentor, read, common.attention, log)
+
     def load(self, folder: Path, dropout: float | None = 0.0) -> Any:
-        return checkpoint.load_classifier(folder, attention=self.common.attention, dropout=dropout).to(self.engine.device)
+        model = checkpoint.load_task_model(self.kind.architecture, folder, attention=self.attention, dropout=dropout)
+        return model.to(self.engine.device)
+
+    def score(self, model: Any, split: str) -> float:
+        """The task's metric on a split."""
+        return kinds.score(model, self.kind, self.splits[split], self.tokenizer, engine=self.engine)
 
     def batches(self, p: Distilled, seed: int) -> tasks.Batches:
         train = self.splits["train"]
-        return tasks.Batches(train, self.tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=seed)
+        sizes = {"batch_size": p.batch_size, "max_tokens": p.max_tokens}
+        return tasks.Batches(train, self.kind, self.tokenizer, **sizes, seed=seed)
 
     def fit(self, student: Any, p: Distilled, *, soft_ratio: float, rate: float, seed: int, name: str, **more: Any) -> None:
         """The training of `finetune` and `quantize`; where no weight is on the soft loss, no teacher is asked."""
-        distilled = partial(classification.distilled_loss, self.mentor, temperature=p.temperature)
+        inner = {"hidden_weight": p.hidden_weight, "attention_weight": p.attention_weight}
+        distilled = partial(kinds.distilled_loss, self.kind, self.mentor, temperature=p.temperature, **inner)
         steps, state = more["steps"], self.log.scratch / f"{name}.safetensors"
         training.fit(
             student,
             self.batches(p, seed),
-            distilled(soft_ratio=soft_ratio, hidden_weight=p.hidden_weight) if soft_ratio else classification.hard_loss,
+            distilled(soft_ratio=soft_ratio) if soft_ratio else kinds.hard_loss(self.kind),
             engine=self.engine,
             learning_rate=partial(schedules.linear_decay, steps=steps, warmup=round(p.warmup_ratio * steps), peak=rate),
             weight_decay=p.weight_decay,
@@ -101,18 +120,10 @@ class Bench:
         state.unlink(missing_ok=True)
 
 
-def prepare(teacher: Path, splits: Path, common: Common, log: Log, *, micro_batches: int, name: str) -> Bench:
-    """The bench of one task."""
-    engine = training.accelerator(common, micro_batches=micro_batches)
-    mentor = checkpoint.load_classifier(teacher, attention=common.attention, dropout=0.0)
-    mentor = mentor.eval().requires_grad_(False).to(engine.device)
-    read = {part: tasks.read_split(splits / f"{part}.arrow") for part in tasks.SPLITS}
-    return Bench(name, engine, checkpoint.load_tokenizer(teacher), mentor, read, common, log)
-
-
 def finetuned(
     bench: Bench,
     start: Path,
+    pruned: list[str],
     row: Variant,
     recipe: StudyRecipe,
     p: Finetune,
@@ -127,10 +138,10 @@ def finetuned(
     folder = bench.log.scratch / name
     if folder.exists():
         return folder
-    student = checkpoint.load_sparse_classifier(start, bench.mentor, attention=bench.common.attention, dropout=p.dropout)
+    student = checkpoint.load_sparse_task_model(start, bench.mentor, attention=bench.attention, dropout=p.dropout)
     student = student.to(bench.engine.device)
-    given = pruning.zeros(student, bench.common.prunable)
-    pruning.mask_linears(student, bench.common.prunable)
+    given = pruning.zeros(student, pruned)
+    pruning.mask_linears(student, pruned)
     end = round(recipe.prune_end_ratio * steps) if row.pruning == "gradual" else 0
     during: dict[str, Any] = {"soft_ratio": row.soft_ratio, "rate": rate, "seed": seed, "name": name, "steps": steps}
     if row.pruning == "once":
@@ -141,7 +152,7 @@ def finetuned(
 
     bench.fit(student, p, **during)
     pruning.bake(student)
-    pattern = pruning.zeros(student, bench.common.prunable)
+    pattern = pruning.zeros(student, pruned)
     pruning.check_pattern(given, pattern)
     pruning.check_sparsity(pattern, sparsity)
     part = folder.with_name(f"{name}.part")  # not with_suffix: there is a point in the rate
@@ -149,14 +160,14 @@ def finetuned(
     return part.rename(folder)
 
 
-def quantized(bench: Bench, folder: Path, p: Quantize, *, seed: int) -> float:
+def quantized(bench: Bench, folder: Path, pruned: list[str], p: Quantize, *, seed: int) -> float:
     """Test score of the model in `folder` after quantization-aware training, its zeros locked."""
     done = folder.with_name(f"{folder.name}.json")
     if done.exists():
         return json.loads(done.read_text())
     student = bench.load(folder, dropout=p.dropout)
     wrap = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
-    pruning.mask_linears(student, bench.common.prunable, wrap)
+    pruning.mask_linears(student, pruned, wrap)
     pruning.lock(student)
     batches = bench.batches(p, seed)
     steps = batches.steps(p.epochs)
@@ -177,15 +188,9 @@ def quantized(bench: Bench, folder: Path, p: Quantize, *, seed: int) -> float:
         before_step=before_step,
     )
     quantization.observe(student, False)
-    value = score(bench, student, "test")
+    value = bench.score(student, "test")
     done.write_text(json.dumps(value))
     return value
-
-
-def score(bench: Bench, model: Any, split: str) -> float:
-    """The task's score on a split, in [0, 1]."""
-    batches = tasks.evaluation_batches(bench.splits[split], bench.tokenizer)
-    return classification.accuracy(model, batches, engine=bench.engine)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ teacher preparation, all 36 linears of the encoder; 96 blocks of 128 tokens to c
     second order            0.059  0.192  0.428   0.101  0.077   0.211      0.176
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from accelerate import Accelerator
@@ -27,14 +27,20 @@ BLOCK = 128  # columns among which a block's weights compete: the source's B_s
 
 
 @torch.no_grad()
-def input_moments(linears: Mapping[str, nn.Linear], forward: Callable[[], None]) -> dict[str, Tensor]:
-    """E[x x^T] of each linear's inputs while `forward()` runs: name -> float[in, in]."""
+def input_moments(
+    linears: Mapping[str, nn.Linear], read: Callable[[Batch], object], batches: Iterable[Batch]
+) -> dict[str, Tensor]:
+    """E[x x^T] of each linear's inputs while `read(batch)` runs the model on every batch: name -> float[in, in].
+
+    Inputs at padding do not count: nobody reads what a linear makes of them.
+    """
     sums = {name: torch.zeros(m.in_features, m.in_features, device=m.weight.device) for name, m in linears.items()}
     rows = dict.fromkeys(linears, 0)
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().flatten(0, -2).float()
+            x = inputs[0].detach()
+            x = (x[tokens] if x.shape[:-1] == tokens.shape else x.flatten(0, -2)).float()  # else: a pooler's, one a row
             sums[name].addmm_(x.T, x)
             rows[name] += x.shape[0]
 
@@ -42,7 +48,9 @@ def input_moments(linears: Mapping[str, nn.Linear], forward: Callable[[], None])
 
     handles = [linear.register_forward_pre_hook(watch(name)) for name, linear in linears.items()]
     try:
-        forward()
+        for batch in batches:
+            tokens = batch["attention_mask"].bool()
+            read(batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -65,13 +73,12 @@ def prune(
     The same on every process: what the first one found.
     """
 
-    def forward() -> None:
-        for step in range(batches):
-            batch = sample(step)
-            with engine.autocast():
-                body(model)(**{name: tensor.to(engine.device) for name, tensor in inputs(batch).items()})
+    def read(batch: Batch) -> None:
+        with engine.autocast():
+            body(model)(**batch)
 
-    for name, moments in input_moments(linears, forward).items():
+    given = ({name: tensor.to(engine.device) for name, tensor in inputs(sample(step)).items()} for step in range(batches))
+    for name, moments in input_moments(linears, read, given).items():
         prune_second_order(linears[name], moments, sparsity, pattern=pattern)
     # Every process has pruned from the same weights and batches. Were one to round otherwise, on another processor, its
     # weights would differ for good: from here on processes share gradients, not weights.

@@ -85,6 +85,7 @@ def run(
     score = kinds.score(student, kind, validation, tokenizer, engine=engine)
     ranges = quantization.ranges(student)
     student.config.weight_bits = p.weight_bits  # beside the ranges: what the weights' grid is
+    student.config.pruned = pruned  # as every model of this pattern says, also one that begins dense
     pruning.bake(student)
     pattern = pruning.zeros(student, pruned)
     pruning.check_pattern(given, pattern)

@@ -141,14 +141,17 @@ def test_an_input_that_never_fires_is_no_error():
     assert torch.isfinite(linear.weight).all()
 
 
-def test_input_moments_are_the_mean_outer_product():
+def test_input_moments_are_the_mean_outer_product_of_what_is_no_padding():
+    """A row of 5 and one of 2 tokens; then, as a pooler sees them, one input for each of 4 rows."""
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
-    first, second = torch.randn(4, 3), torch.randn(2, 5, 3)
-    found = second_order.input_moments({"a": model[0], "b": model[1]}, lambda: (model(first), model(second)))
-    seen = torch.cat([first, second.flatten(0, 1)])
+    rows, pooled = torch.randn(2, 5, 3), torch.randn(4, 3)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    batches = [{"x": rows, "attention_mask": mask}, {"x": pooled, "attention_mask": torch.ones(4, 7)}]
+    found = second_order.input_moments({"a": model[0], "b": model[1]}, lambda batch: model(batch["x"]), batches)
+    seen = torch.cat([rows[0], rows[1, :2], pooled])
     inner = model[0](seen).detach()
-    torch.testing.assert_close(found["a"], seen.T @ seen / 14)
-    torch.testing.assert_close(found["b"], inner.T @ inner / 14)
+    torch.testing.assert_close(found["a"], seen.T @ seen / 11)
+    torch.testing.assert_close(found["b"], inner.T @ inner / 11)
     assert not model[0]._forward_pre_hooks
 
 

@@ -66,7 +66,9 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
     # dvc.yaml says `python`: it must be this one, also where nobody activated its environment.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with alone():
-        profiles.select(profile, overrides)
+        chosen = profiles.select(profile, overrides)
+        if pipeline is STUDY:
+            chosen.check_study()
         logger = get_run_logger()
         done: list[Outcome] = []
         stages = order(pipeline)

@@ -395,6 +395,15 @@ class Params(Section):
         section = getattr(self, stage)
         return section[item] if isinstance(section, dict) else section
 
+    def check_study(self) -> None:
+        """Raises ConfigError if the study is on tasks that are not there: asked before it runs, for nobody else reads it."""
+        strangers = [task for task in self.study.tasks if task not in self.tasks]
+        if strangers:
+            raise ConfigError(
+                f"expected study.tasks among the tasks {list(self.tasks)}, found {strangers}. Change study.tasks and "
+                "study.steps in params.yaml."
+            )
+
     def sources(self) -> set[str]:
         """Names of all sources."""
         return {*self.fetch, *self.fetch_local}
@@ -446,9 +455,6 @@ class Params(Section):
         wanted = {"common.model": self.common.model}
         wanted |= {f"prepare_corpus.documents[{i}].source": d.source for i, d in enumerate(self.prepare_corpus.documents)}
         wanted |= {f"tasks.{t}.prepare_task.source": self.section("prepare_task", t).source for t in self.tasks}  # type: ignore[attr-defined]
-        strangers = [task for task in self.study.tasks if task not in self.tasks]
-        if strangers:
-            raise ValueError(f"study.tasks names {strangers}, found tasks {list(self.tasks)}")
         for key, name in wanted.items():
             if name not in self.sources():
                 raise ValueError(f"{key} names source {name!r}, found sources {sorted(self.sources())}")

@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
+
 from pipeline import params
 from pipeline.stage import Log, contract
 from tests.integration import tiny
@@ -63,6 +65,7 @@ def run(command: Command, folder: Path, document: dict[str, Any], log: Log | Non
         path.parent.mkdir(parents=True, exist_ok=True)
     report = paths.pop("metrics")
     sections = {name: loaded.section(name, next(iter(items.values()), None)) for name in wants["section"]}
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in tiny.run
     metrics = function(**items, **paths, **sections, log=log or Log(folder / "scratch" / command.name))
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     return metrics

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForSequenceClassification
 
 from pipeline import lineage, stage, tracking
 from pipeline.stage import Log
@@ -74,7 +75,9 @@ def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done
     folders = [path for path in scratch.iterdir() if path.is_dir()]
     assert len(folders) == MODELS
     for folder in folders:
-        pattern = pruning.zeros(checkpoint.load_classifier(folder, attention="eager"), PRUNABLE)
+        pattern = pruning.zeros(
+            checkpoint.load_task_model(AutoModelForSequenceClassification, folder, attention="eager"), PRUNABLE
+        )
         for layer, zero in pattern.items():
             assert int(zero.sum()) == pruning.pruned_count(float(sparsity or 0), zero.numel()), layer
         if variant.startswith("once"):

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
+
 from pipeline import params
 from pipeline.stage import Log, contract
 
@@ -98,6 +100,7 @@ def run(command: Command, folder: Path, tiny: dict[str, Any]) -> Any:
     report = paths.pop("metrics")
     sections = {name: loaded.section(name, command.item) for name in wants["section"]}
     item = dict.fromkeys(wants["item"], command.item)
+    AcceleratorState._reset_state(reset_partial_state=True)  # of a process, which a stage has to itself outside of tests
     metrics = function(**item, **paths, **sections, log=Log(folder / "scratch" / command.name))
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     return metrics

@@ -90,7 +90,6 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("prepare_corpus", {"short_ratio": 1.5}, "less than or equal to 1"),
         ("sparsify", {"prunable": "("}, "regular expression"),
         ("study", {"steps": {"other": 3}}, "exactly the tasks"),
-        ("study", {"tasks": ["other"], "steps": {"other": 3}}, r"study\.tasks names \['other'\]"),
         ("study", {"claims": [["once", "twice"]]}, r"claims name variants \['twice'\]"),
         ("study", {"sparsities": [1.0]}, "less than 1"),
     ],
@@ -108,3 +107,9 @@ def test_attention_is_read_from_the_eager_implementation_alone(document, section
     document["common"]["attention"] = "sdpa"
     with pytest.raises(ConfigError, match=rf"attention_weight 0\.5 in {section}.* needs common\.attention eager .*sdpa"):
         params.parse(document, "params.yaml")
+
+
+def test_a_study_of_tasks_that_are_not_there_is_an_error_where_it_runs(document):
+    document["study"].update(tasks=["other"], steps={"other": 3})
+    with pytest.raises(ConfigError, match=r"expected study\.tasks among the tasks \['topic'\], found \['other'\]"):
+        params.parse(document, "tiny").check_study()

@@ -58,11 +58,12 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
 
 
 def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
-    """Read off the model. A layer that is passed several times (ALBERT) counts once."""
+    """Read off the model."""
     config = model.config
     inside = [m for m in body(model).modules() if isinstance(m, nn.Linear)]
-    every = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    within = sum(m.weight.numel() for m in inside)
+    layers = next(m for m in body(model).modules() if isinstance(m, nn.ModuleList))
+    passes = config.num_hidden_layers // len(layers)  # of a token through each: ALBERT's one layer is all of them
+    within = _weights(body(model))
     return Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -72,8 +73,8 @@ def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
         positions=config.max_position_embeddings,
         parameters=sum(p.numel() for p in model.parameters()),
         prunable=sum(m.weight.numel() for m in prunable.values()),
-        body=within,
-        head=sum(m.weight.numel() for m in every) - within,
+        body=within + (passes - 1) * _weights(layers),
+        head=_weights(model) - within,
         dropout=any("drop" in k and isinstance(v, float) and v > 0 for k, v in config.to_dict().items()),
     )
 
@@ -89,6 +90,11 @@ def step_flops(s: Shape, *, tokens: float, length: int, read: float, teacher_rea
     if teacher_read is None:
         return student
     return student + forward_flops(s, tokens=tokens, length=length, read=teacher_read)
+
+
+def _weights(module: nn.Module) -> int:
+    """Of all linears inside, a shared one once."""
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
 
 
 @dataclass(frozen=True)

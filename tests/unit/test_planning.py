@@ -38,6 +38,7 @@ DISTILBERT = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
 }
+ALBERT = {**BERT, "model_type": "albert", "embedding_size": 64}
 WIDE = {**BERT, "vocab_size": 4000, "num_hidden_layers": 2}
 PATTERN = r"^(encoder|transformer)\."
 PIECE = planning.Piece(
@@ -109,7 +110,7 @@ def shape_of(facts):
     return planning.shape(model, pruning.prunable(model, PATTERN))
 
 
-@pytest.mark.parametrize("facts", [BERT, DISTILBERT, WIDE], ids=["bert", "distilbert", "wide"])
+@pytest.mark.parametrize("facts", [BERT, DISTILBERT, WIDE, ALBERT], ids=["bert", "distilbert", "wide", "albert"])
 @pytest.mark.parametrize(("rows", "length"), [(2, 16), (3, 128)])
 def test_flops_of_a_step_are_those_that_torch_counts(facts, rows, length):
     """Forward and backward of the student, forward of the teacher, both with logits at every position."""

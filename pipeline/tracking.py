@@ -165,8 +165,8 @@ def seal(run_id: str, stages: Mapping[str, Stage]) -> str | None:
 def runs_of(stage: Stage) -> list[str]:
     """The sealed runs that computed these very outs, newest first: also those whose outs came from DVC's cache since."""
     client, experiment = connect()
-    path, md5 = next(iter(stage.outs.items()))
-    query = f"tags.`pruneonce.stage` = '{stage.name}' and tags.`out.{path}` = '{md5}'"
+    outs = "".join(f" and tags.`out.{path}` = '{md5}'" for path, md5 in stage.outs.items())
+    query = f"tags.`pruneonce.stage` = '{stage.name}'{outs}"
     return [run.info.run_id for run in client.search_runs([experiment], query, order_by=["start_time DESC"])]
 
 

@@ -152,6 +152,14 @@ class TestSeal:
         assert list(lineage.UNSEALED.iterdir()) == []
         assert lineage.seal() == [], "there is nothing left to seal"
 
+    def test_a_run_that_made_one_of_the_outs_is_none_of_the_stages_runs(self):
+        stage = lineage.locked()["grow"]
+        run_id = self.ran("grow", stage.deps)
+        lineage.seal()
+        MlflowClient(tracking.uri()).set_tag(run_id, "out.size.txt", "0" * 32)
+        assert "out.size.txt" in {f"out.{path}" for path in stage.outs}
+        assert run_id not in tracking.runs_of(stage)
+
     def test_a_run_on_other_deps_is_not_sealed(self):
         run_id = self.ran("grow", {"seed.txt": "0" * 32})
         assert lineage.seal() == []

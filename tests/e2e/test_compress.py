@@ -182,7 +182,7 @@ def test_every_command_of_the_readme(copy: Path, first: str):
     assert "data/metrics/report.json" in output  # dvc metrics show
     assert "index.html" in output  # dvc plots show
     assert "└─ export@topic" in output  # pruneonce trace
-    assert "84.93 M of them prunable" in output  # pruneonce plan
+    assert "prunable: 84.93 M in the layers" in output  # pruneonce plan
     assert (copy / "data/export/topic/int8.packed").stat().st_size < (copy / "data/export/topic/copy.onnx").stat().st_size
     table = json.loads((copy / "data/report/report.json").read_text())
     assert [row["sparsity"] >= 0.89 for row in table] == [False, True, True]  # the last command set it to 0.9

@@ -48,10 +48,12 @@ def test_latency_takes_the_calls_after_the_warm_up_in_turns(monkeypatch):
     ticks = iter([t for ms in [9000.0] * 4 + measured for t in (0.0, ms / 1e3)])
     monkeypatch.setattr(runtime.time, "perf_counter", lambda: next(ticks))
     calls: list[str] = []
+    monkeypatch.setattr(runtime.time, "sleep", lambda seconds: calls.append("pause"))
     sessions = {name: Session(name, calls) for name in ("one", "two")}
     found = runtime.latencies_ms(sessions, token_batch(), warmup_runs=2, runs=21)
-    expected = [("one", 2), ("two", 2), ("one", 10), ("two", 10), ("one", 10), ("two", 10), ("one", 1), ("two", 1)]
-    assert calls == [name for name, count in expected for _ in range(count)]
+    expected = [["one"] * 2, ["two"] * 2]
+    expected += [["pause", *[name] * count] for count in (10, 10, 1) for name in ("one", "two")]
+    assert calls == [call for turn in expected for call in turn]
     assert [found[name]["median_ms"] for name in found] == pytest.approx([11, 22])
     assert [found[name]["p95_ms"] for name in found] == pytest.approx([20, 40])
 

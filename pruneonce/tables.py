@@ -76,12 +76,19 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, delimiter=DELIMITERS[path.suffix], strict=True)
             _check_columns(path, columns, table.fieldnames or [])
-            yield from table
+            for row in table:
+                if None in row:  # DictReader's word for what is too much: an unquoted comma moves every field behind it
+                    raise DataError(
+                        f"expected {len(row) - 1} fields in the row that ends in line {table.line_num} of {path}, found "
+                        f"{len(row) - 1 + len(row[None])}. Put quotes around a field that holds the delimiter."
+                    )
+                yield row
     elif path.suffix == ".jsonl":
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file):
                 if line.strip():
                     row = json.loads(line)
+                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair, escaped, is no text
                     if not isinstance(row, dict):
                         raise DataError(f"expected an object in line {number + 1} of {path}, found {type(row).__name__}.")
                     _check_columns(path, columns, row, f"line {number + 1} of ")

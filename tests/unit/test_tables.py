@@ -99,6 +99,23 @@ def test_a_short_row_has_empty_values(tmp_path):
     assert list(tables.read(tmp_path / "a.tsv", ["text", "label"])) == [{"text": "alone", "label": ""}]
 
 
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tab", "\t")])
+def test_a_row_with_a_field_too_many_is_an_error_that_names_the_line(tmp_path, suffix, delimiter):
+    path = tmp_path / f"train{suffix}"
+    path.write_text("\n".join(delimiter.join(row) for row in (["text", "label"], ["a", "x"], ["Hello", " world", "x"])))
+    with pytest.raises(DataError, match=r"expected 2 fields in the row that ends in line 3 of .*, found 3\. Put quotes"):
+        list(tables.read(path, ["text", "label"]))
+
+
+def test_half_of_an_escaped_surrogate_pair_is_no_text(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "whole \\ud83d\\ude00"}\n{"text": "half \\ud83d"}\n')
+    rows = tables.read(path, ["text"])
+    assert next(rows) == {"text": "whole \U0001f600"}
+    with pytest.raises(DataError, match=r"expected \.jsonl rows in .*surrogates not allowed"):
+        next(rows)
+
+
 def test_a_very_long_field_is_read(tmp_path):
     (tmp_path / "a.csv").write_text("text\n" + "x" * 300_000 + "\n")
     assert len(next(tables.read(tmp_path / "a.csv", ["text"]))["text"]) == 300_000

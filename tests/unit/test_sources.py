@@ -118,6 +118,12 @@ def test_verify(tmp_path):
         sources.verify(tmp_path, "0" * 64)
 
 
+def test_a_file_may_be_wanted_under_two_names(tmp_path):
+    members = {"train.txt": "pkg/data/a.txt", "model": "pkg/data", "copy.txt": "pkg/data/a.txt"}
+    sources.unpack(make_zip(tmp_path / "x.zip"), members, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"train.txt": b"A", "model/a.txt": b"A", "model/sub/b.txt": b"B", "copy.txt": b"A"}
+
+
 @pytest.fixture
 def index(tmp_path, monkeypatch):
     """A package index that is a folder with one package."""
@@ -145,6 +151,21 @@ def test_a_checksum_that_differs_leaves_nothing_unpacked(index, tmp_path):
     with pytest.raises(ChecksumMismatch, match="Nothing was unpacked"):
         sources.fetch_package("pruneonce-fixture==1.0", "0" * 64, {"t.txt": "pkg/data/a.txt"}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_of_a_source_package_runs_before_its_checksum_holds(tmp_path, monkeypatch):
+    project = "pruneonce-hostile-1.0"
+    setup = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+    with tarfile.open(tmp_path / f"{project}.tar.gz", "w:gz") as archive:
+        for name, content in {"setup.py": setup, "PKG-INFO": "Metadata-Version: 1.0\nName: pruneonce-hostile\n"}.items():
+            info = tarfile.TarInfo(f"{project}/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content.encode()))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(ChecksumMismatch, match=r"for pruneonce-hostile==1\.0, found [0-9a-f]{64}"):
+        sources.fetch_package("pruneonce-hostile==1.0", "0" * 64, {"t": "setup.py"}, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_package_that_no_index_has_is_an_error(tmp_path, monkeypatch):

@@ -55,12 +55,10 @@ class QuestionAnswering:
     @classmethod
     def example(cls, *cells: Any) -> Example:
         """The label is {text: [...], answer_start: [...]}; the context is taken as it is, for its characters are counted."""
-        question, context, answers = tables.text(cells[0]), cells[1] or "", cells[2]
-        if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
-            raise DataError(f"expected answers like {{text: [...], answer_start: [...]}}, found {str(answers)[:80]!r}.")
-        spans = tuple(zip(answers["text"], map(int, answers["answer_start"]), strict=True))
+        question, context = tables.text(cells[0]), "" if cells[1] is None else str(cells[1])
+        spans = _spans(cells[2])
         for text, start in spans:
-            if not text.strip() or context[start : start + len(text)] != text:
+            if not text.strip() or start < 0 or context[start : start + len(text)] != text:
                 found = context[start : start + len(text)]
                 raise DataError(
                     f"expected answer {text!r} at character {start} of its context, found {found!r} (question: "
@@ -178,6 +176,20 @@ class QuestionAnswering:
         }
 
 
+def _spans(answers: Any) -> tuple[tuple[str, int], ...]:
+    """(text, first character) of every answer in SQuAD's form; lists that are empty or null: there is none."""
+    try:
+        texts, starts = answers["text"] or [], answers["answer_start"] or []
+        if isinstance(texts, str):
+            raise TypeError
+        return tuple(zip(map(str, texts), map(int, starts), strict=True))
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            "expected answers like {text: [...], answer_start: [...]}, two lists of the same length, found "
+            f"{str(answers)[:80]!r}."
+        ) from None
+
+
 def normalise(answer: str) -> str:
     """Lower case, without punctuation, articles and superfluous white space.
 
@@ -189,12 +201,17 @@ def normalise(answer: str) -> str:
 
 def exact_match(said: str, answers: Sequence[str]) -> float:
     """1 if the answer is one of the expected ones after normalisation, else 0; no expected one: it must be empty."""
-    return float(normalise(said) in {normalise(answer) for answer in answers or [""]})
+    return float(normalise(said) in _expected(answers))
 
 
 def f1(said: str, answers: Sequence[str]) -> float:
     """F1 of words against the expected answer that it overlaps most, in [0, 1]; two empty ones agree, as in SQuAD 2.0."""
-    return max(_overlap(normalise(said).split(), normalise(answer).split()) for answer in answers or [""])
+    return max(_overlap(normalise(said).split(), answer.split()) for answer in _expected(answers))
+
+
+def _expected(answers: Sequence[str]) -> list[str]:
+    """Normalised; those of which nothing is left do not count, as in SQuAD 2.0's script."""
+    return [bare for bare in map(normalise, answers) if bare] or [""]
 
 
 def _overlap(ours: list[str], theirs: list[str]) -> float:

@@ -42,15 +42,26 @@ class TestRows:
         assert found.label == (("a", 2),)
         assert found.group == "  a b"
 
-    @pytest.mark.parametrize("answers", [None, "a", ["a"], {"text": ["a"]}])
+    @pytest.mark.parametrize(
+        "answers",
+        [
+            *(None, "a", ["a"], {"text": ["a"]}),
+            *({"text": "a", "answer_start": [0]}, {"text": ["a"], "answer_start": 0}),  # no lists
+            *({"text": ["a", "b"], "answer_start": [0]}, {"text": ["a"], "answer_start": ["x"]}),
+        ],
+    )
     def test_answers_are_texts_and_places(self, answers):
         with pytest.raises(DataError, match="expected answers like"):
             QuestionAnswering.example("q", "a b", answers)
 
-    @pytest.mark.parametrize(("text", "start"), [("b", 1), ("c", 2), (" ", 1), ("b", 99)])
+    @pytest.mark.parametrize(("text", "start"), [("b", 1), ("c", 2), (" ", 1), ("b", 99), ("b", -1)])
     def test_an_answer_that_is_not_in_the_context(self, text, start):
         with pytest.raises(DataError, match=rf"expected answer '{text}' at character {start} of its context"):
             QuestionAnswering.example("q", "a b", {"text": [text], "answer_start": [start]})
+
+    def test_lists_that_are_null_are_no_answer_and_a_context_may_be_a_number(self):
+        assert QuestionAnswering.example("q", "a b", {"text": None, "answer_start": None}).label == ()
+        assert QuestionAnswering.example("q", 1234, {"text": ["23"], "answer_start": [1]}).label == (("23", 1),)
 
     def test_no_answer_must_be_allowed(self):
         rows = [row("q", "a b", "a"), row("unanswered", "a b")]

@@ -70,12 +70,14 @@ class TokenClassification:
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
         tasks.check_offsets(tokenizer)
         index = {name: i for i, name in enumerate(self.classes)}
-        encoded = tokenizer([list(row.label[0]) for row in examples], is_split_into_words=True, verbose=False)
+        # Not `is_split_into_words`: byte-level tokenizers would read the words without the spaces between them.
+        encoded = tokenizer([row.texts[0] for row in examples], return_offsets_mapping=True, verbose=False)
         cut, ids, places = 0, [], []
         for i, (row, whole) in enumerate(zip(examples, encoded["input_ids"], strict=True)):
-            first = dict[int | None, int]()
-            for place, word in enumerate(encoded.word_ids(i)[: max_tokens - 1]):
-                first.setdefault(word, place)
+            first, words = dict[int, int](), _word_at(row.label[0])
+            for place, (begin, end) in enumerate(encoded["offset_mapping"][i][: max_tokens - 1]):
+                if begin < end:  # a special token has no characters
+                    first.setdefault(words[end - 1], place)
             ids.append(whole if len(whole) <= max_tokens else [*whole[: max_tokens - 1], whole[-1]])
             places.append([first.get(word, CUT) for word in range(len(row.label[0]))])
             cut += len(whole) > max_tokens
@@ -120,6 +122,12 @@ class TokenClassification:
             entities = [(set(get_entities(a)), set(get_entities(b))) for a, b in pairs]
             found["entity_f1"] = _share([(2 * len(a & b), len(a) + len(b)) for a, b in entities])
         return len(right), found
+
+
+def _word_at(words: Sequence[str]) -> list[int]:
+    """Of every character of the words, joined by spaces, the word it stands in; a space belongs to the word behind it."""
+    found = [i for i, word in enumerate(words) for _ in f" {word}"]
+    return found[1:]
 
 
 def _names_entities(names: Sequence[str]) -> bool:

@@ -17,7 +17,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from hypothesis import settings
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from pruneonce import checkpoint, exporting, pruning, quantization, training
 
@@ -59,6 +60,21 @@ def wait_for(what: str, ask: Callable[[], Any], *, seconds: float, every: float 
         time.sleep(every)
     said = log.read_text()[-3000:] if log else ""
     pytest.fail(f"waited {seconds:.0f} s for {what}\n{said}")
+
+
+@pytest.fixture
+def byte_level(tmp_path):
+    """RoBERTa's kind of tokenizer, of the tiny corpus: special tokens of other names and ids than BERT's."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    backend.train([str(TINY / "text/corpus.txt")], trainer)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    roles = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **roles).save_pretrained(tmp_path)
+    return checkpoint.load_tokenizer(tmp_path)
 
 
 @dataclass

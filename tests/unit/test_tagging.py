@@ -56,6 +56,31 @@ def test_entities_need_tags_that_name_them():
     assert TokenClassification.of(Asked(metric="token_accuracy"), rows, []).classes == ["NN", "VB"]
 
 
+def test_places_are_those_of_words_that_were_split_before(tokenizer, tmp_path):
+    """Where a tokenizer splits at white space and punctuation anyway, as transformers' own way for words says."""
+    rows = [("zz, a qqq!", "B-Y O B-X"), ("(a) x-y", "O B-X"), ("a\u00a0b c", "O B-X I-X")]
+    made = [TokenClassification.example(*row) for row in rows]
+    tasks.write_split(tmp_path / "s.arrow", made, KIND, tokenizer, max_tokens=32)
+    split = tasks.read_split(tmp_path / "s.arrow")
+    encoded = tokenizer([list(row.label[0]) for row in made], is_split_into_words=True)
+    assert split["input_ids"][:] == encoded["input_ids"]
+    words = [encoded.word_ids(i) for i in range(len(rows))]
+    assert split["places"][:] == [[w.index(n) for n in range(len(r.label[0]))] for w, r in zip(words, made, strict=True)]
+
+
+def test_byte_level_tokens_keep_the_spaces_between_words(byte_level, tmp_path):
+    made = [TokenClassification.example(["snow", "snow", "new york"], ["O", "B-X", "B-Y"])]
+    tasks.write_split(tmp_path / "s.arrow", made, KIND, byte_level, max_tokens=64)
+    split = tasks.read_split(tmp_path / "s.arrow")
+    (ids,), (places,) = split["input_ids"][:], split["places"][:]
+    assert ids == byte_level("snow snow new york")["input_ids"]
+    assert [byte_level.decode(ids[place:-1]).strip() for place in places] == [
+        "snow snow new york",
+        "snow new york",
+        "new york",
+    ]
+
+
 def test_a_word_is_told_by_its_first_token(split, tokenizer):
     assert split["places"][:] == [[1, 2, 3], [1, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8, -1, -1]]
     assert [len(ids) for ids in split["input_ids"]] == [5, 8, 10]

@@ -92,7 +92,9 @@ def _pairs_of(
             start = end
         else:
             other = others[int(draw.integers(len(others)))]
-            place = _begin(other.begins if cut in begins else [], min(1, len(other.tokens) - 1), len(other.tokens), draw)
+            low = min(1, len(other.tokens) - 1)
+            high = max(low + 1, len(other.tokens) - len(rest) + 1)  # as many tokens follow, where the document has them
+            place = _begin(other.begins if cut in begins else [], low, high, draw)
             yield Pair(first, other.tokens[place : place + len(rest)], RANDOM, cut - start)
             start = cut
 

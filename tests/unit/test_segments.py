@@ -71,6 +71,14 @@ def test_padding_does_not_tell_which_pairs_follow():
     assert max(len(p.first) + len(p.second) for p in pairs) <= 12
 
 
+def test_a_stranger_is_as_long_as_what_would_follow_if_its_document_is_long_enough():
+    documents = [letters(100 * i, 40) for i in range(1, 2000)]
+    pairs = [p for p in found(documents, room=20) if p.first[0] % 100 <= 20]  # what follows fills the room
+    assert {len(p.first) + len(p.second) for p in pairs} == {20}
+    assert {p.label for p in pairs} == {NEXT, RANDOM}
+    assert {p.second[0] % 100 for p in pairs if p.label == RANDOM} == set(range(1, 40))
+
+
 def test_one_document_has_no_stranger():
     with pytest.raises(DataError, match=r"two documents or more .* found one.*next_sentence to false"):
         found([letters(10, 50), []])

@@ -70,8 +70,11 @@ def prune(
 ) -> None:
     """Prune every linear, in place, on the inputs it sees while the model reads the first `batches` of `sample`.
 
-    The same on every process: what the first one found.
+    Without dropout, as the weights that stay are to make up for those that go. The same on every process: what the first
+    one found.
     """
+    was_training = model.training
+    model.eval()
 
     def read(batch: Batch) -> None:
         with engine.autocast():
@@ -80,6 +83,7 @@ def prune(
     given = ({name: tensor.to(engine.device) for name, tensor in inputs(sample(step)).items()} for step in range(batches))
     for name, moments in input_moments(linears, read, given).items():
         prune_second_order(linears[name], moments, sparsity, pattern=pattern)
+    model.train(was_training)
     # Every process has pruned from the same weights and batches. Were one to round otherwise, on another processor, its
     # weights would differ for good: from here on processes share gradients, not weights.
     for linear in linears.values():

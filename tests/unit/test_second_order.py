@@ -1,5 +1,7 @@
 """Second-order pruning against least squares in float64."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -168,3 +170,17 @@ def test_a_language_model_is_pruned_on_what_it_reads(masked_lm, engine):
     assert len(linears) == 12
     for linear in linears.values():
         assert int((~linear.mask).sum()) == pruning.pruned_count(0.6, linear.mask.numel())
+
+
+def test_inputs_are_measured_without_dropout_and_the_model_goes_on_with_it(masked_lm, engine):
+    weights = []
+    for rate in (0.0, 0.5):
+        model = copy.deepcopy(masked_lm).train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = rate
+        second_order.prune(model, pruning.mask_linears(model, r"^encoder\."), token_batch, 0.6, batches=2, engine=engine)
+        assert model.training
+        weights.append(pruning.zeros(model, r"^encoder\."))
+    assert len(weights[0]) == 12
+    assert all(torch.equal(zero, weights[1][name]) for name, zero in weights[0].items())

@@ -7,15 +7,19 @@ from torch import Tensor, nn
 from pruneonce import pruning, schedules
 
 
-def pruned_while_learning(model: nn.Module, *, target: float, end: int, every: int) -> Callable[[int], dict[str, float]]:
+def pruned_while_learning(
+    model: nn.Module, select: pruning.Select = pruning.uniform, *, target: float, end: int, every: int
+) -> Callable[[int], dict[str, float]]:
     """What to do before a step: magnitude pruning of the masked linears up to step `end`; then the masks stay.
 
-    Sparsity follows Zhu & Gupta's cubic from 0 to `target`, every so many steps and at `end`; end = 0 is one-shot pruning.
+    select: where zeros may lie, and what a weight competes with. Sparsity follows Zhu & Gupta's cubic from 0 to `target`,
+    every so many steps and at `end`, which must come; end = 0 is one-shot pruning.
     """
 
     def before_step(step: int) -> dict[str, float]:
         if step <= end and (step % every == 0 or step == end):
-            pruning.prune(model, schedules.cubic_sparsity(step, begin=0, end=end, initial=0.0, target=target))
+            sparsity = schedules.cubic_sparsity(step, begin=0, end=end, initial=0.0, target=target)
+            pruning.prune(model, sparsity, select=select)
         return {"sparsity": pruning.masked_sparsity(model)}
 
     return before_step

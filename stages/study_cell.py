@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from pipeline.params import Common, Distilled, Finetune, Quantize, Sparsify, Study, StudyRecipe, Variant
 from pipeline.stage import Dep, Item, Log, Metrics, main
-from pruneonce import checkpoint, examples, kinds, pruning, quantization, schedules, tasks, training, trials
+from pruneonce import checkpoint, examples, kinds, patterns, pruning, quantization, schedules, tasks, training, trials
 
 
 def run(
@@ -42,7 +42,9 @@ def run(
     engine = training.accelerator(common, micro_batches=finetune.micro_batches)
     bench = Bench.of(teacher, splits, common, engine, log, name=f"{task} {variant} {sparsity}")
     pruned = checkpoint.prunable_in(start, bench.mentor, sparsify.prunable)
-    model = partial(finetuned, bench, start, pruned, row, study.recipe, finetune, steps=steps, sparsity=float(sparsity))
+    model = partial(
+        finetuned, bench, start, pruned, row, study.recipe, finetune, sparsify, steps=steps, sparsity=float(sparsity)
+    )
 
     tried = {rate: model(rate=rate, seed=first) for rate in study.recipe.learning_rates}
     validation = {rate: bench.score(bench.load(folder), "validation") for rate, folder in tried.items()}
@@ -59,7 +61,7 @@ def run(
     }
     if row.int8:
         test = {str(seed): quantized(bench, folder, pruned, quantize, seed=seed) for seed, folder in models.items()}
-        more = bench.batches(quantize, first).steps(quantize.epochs)
+        more = quantizing_steps(bench.batches(quantize, first), quantize)
         found["int8"] = {"test": test, "steps": steps + more, "encoder_bytes": trials.pattern_bytes(pattern, bits=8)}
     return found
 
@@ -102,7 +104,7 @@ class Bench:
         """The training of `finetune` and `quantize`; where no weight is on the soft loss, no teacher is asked."""
         inner = {"hidden_weight": p.hidden_weight, "attention_weight": p.attention_weight}
         distilled = partial(kinds.distilled_loss, self.kind, self.mentor, temperature=p.temperature, **inner)
-        steps, state = more["steps"], self.log.scratch / f"{name}.safetensors"
+        steps = more["steps"]
         training.fit(
             student,
             self.batches(p, seed),
@@ -114,10 +116,13 @@ class Bench:
             seed=seed,
             log=lambda step, metrics: self.log(step, {f"{name}/{key}": value for key, value in metrics.items()}),
             name=f"{self.name} {name}",
-            checkpoint=state,
+            checkpoint=self.state(name),
             **more,
         )
-        state.unlink(missing_ok=True)
+
+    def state(self, name: str) -> Path:
+        """Where a training that was stopped goes on."""
+        return self.log.scratch / f"{name}.safetensors"
 
 
 def finetuned(
@@ -127,13 +132,17 @@ def finetuned(
     row: Variant,
     recipe: StudyRecipe,
     p: Finetune,
+    sparsify: Sparsify,
     *,
     steps: int,
     sparsity: float,
     rate: float,
     seed: int,
 ) -> Path:
-    """The folder of a model of this variant, out of scratch if it was trained before the cell was stopped."""
+    """The folder of a model of this variant, out of scratch if it was trained before the cell was stopped.
+
+    What is pruned while a task is learned has the pattern and scope of what is pruned once.
+    """
     name = f"{rate:g}-{seed}"
     folder = bench.log.scratch / name
     if folder.exists():
@@ -141,23 +150,31 @@ def finetuned(
     student = checkpoint.load_sparse_task_model(start, bench.mentor, attention=bench.attention, dropout=p.dropout)
     student = student.to(bench.engine.device)
     given = pruning.zeros(student, pruned)
-    pruning.mask_linears(student, pruned)
-    end = round(recipe.prune_end_ratio * steps) if row.pruning == "gradual" else 0
+    linears = pruning.mask_linears(student, pruned)
+    select = patterns.SCOPES[sparsify.scope](patterns.fitting(sparsify.pattern, linears))
+    end = min(round(recipe.prune_end_ratio * steps), steps - 1) if row.pruning == "gradual" else 0
     during: dict[str, Any] = {"soft_ratio": row.soft_ratio, "rate": rate, "seed": seed, "name": name, "steps": steps}
     if row.pruning == "once":
         pruning.lock(student)
     elif row.pruning != "none":
         every = recipe.prune_every_steps
-        during["before_step"] = trials.pruned_while_learning(student, target=sparsity, end=end, every=every)
+        during["before_step"] = trials.pruned_while_learning(student, select, target=sparsity, end=end, every=every)
 
     bench.fit(student, p, **during)
     pruning.bake(student)
     pattern = pruning.zeros(student, pruned)
     pruning.check_pattern(given, pattern)
-    pruning.check_sparsity(pattern, sparsity)
-    part = folder.with_name(f"{name}.part")  # not with_suffix: there is a point in the rate
+    pruning.check_sparsity(pattern, sparsity, select)
+    part = folder.with_name(f"{name}.model.part")  # not with_suffix: there is a point in the rate
     checkpoint.save(student, bench.tokenizer, part)
-    return part.rename(folder)
+    part.rename(folder)
+    bench.state(name).unlink(missing_ok=True)
+    return folder
+
+
+def quantizing_steps(batches: tasks.Batches, p: Quantize) -> int:
+    """Of the recipe of `quantize`: none without epochs, which is post-training quantization."""
+    return batches.steps(p.epochs) if p.epochs else 0
 
 
 def quantized(bench: Bench, folder: Path, pruned: list[str], p: Quantize, *, seed: int) -> float:
@@ -170,11 +187,12 @@ def quantized(bench: Bench, folder: Path, pruned: list[str], p: Quantize, *, see
     pruning.mask_linears(student, pruned, wrap)
     pruning.lock(student)
     batches = bench.batches(p, seed)
-    steps = batches.steps(p.epochs)
+    steps = quantizing_steps(batches, p)
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=bench.engine)
 
     def before_step(step: int) -> dict[str, float]:
         quantization.observe(student, step < p.freeze_ranges_ratio * steps)
+        quantization.round_operands(student, step >= p.begin_ratio * steps)
         return {}
 
     bench.fit(
@@ -188,8 +206,10 @@ def quantized(bench: Bench, folder: Path, pruned: list[str], p: Quantize, *, see
         before_step=before_step,
     )
     quantization.observe(student, False)
+    quantization.round_operands(student, True)
     value = bench.score(student, "test")
     done.write_text(json.dumps(value))
+    bench.state(f"int8-{seed}").unlink(missing_ok=True)
     return value
 
 

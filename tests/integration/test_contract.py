@@ -232,9 +232,10 @@ def test_the_params_of_a_study_stage_are_those_it_reads(stage):
     variant = flags(study_stages()[stage]["cmd"])["variant"]
     parts = {"study.recipe", "study.steps.${item.task}", f"study.variants.{variant}"}
     of_task = {f"tasks.${{item.task}}.{name}" for name in sections & set(params.TASK_STAGES)}
-    # Of student pruning, which the cells do not do, they read which matrices count.
-    assert set(re.findall(r"\bsparsify\.(\w+)", source)) == {"prunable"}
-    assert listed_params == (sections - {"study", "sparsify"}) | {"sparsify.prunable"} | of_task | parts
+    # Of student pruning, which the cells do not do, they read which matrices count and where zeros may lie.
+    pruned = set(re.findall(r"\bsparsify\.(\w+)", source))
+    assert pruned == {"pattern", "prunable", "scope"}
+    assert listed_params == (sections - {"study", "sparsify"}) | {f"sparsify.{key}" for key in pruned} | of_task | parts
 
 
 def test_the_study_runs_every_variant_and_writes_no_path_twice(monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pruneonce import pruning, trials
+from pruneonce import patterns, pruning, trials
 from tests.conftest import PRUNABLE
 
 
@@ -33,6 +33,16 @@ def test_bitmap_bytes_give_the_papers_compression():
 def test_pattern_bytes_add_up():
     pattern = {"a": torch.tensor([True] * 6 + [False] * 2), "b": torch.zeros(16, dtype=torch.bool)}
     assert trials.pattern_bytes(pattern, bits=32) == (1 + 2 * 4) + 16 * 4
+
+
+def test_what_is_pruned_while_learning_may_have_a_pattern(classifier):
+    linears = pruning.mask_linears(classifier, PRUNABLE)
+    blocks = patterns.uniform(patterns.fitting("1x4", linears))
+    before_step = trials.pruned_while_learning(classifier, blocks, target=0.75, end=4, every=2)
+    assert [before_step(step)["sparsity"] for step in range(5)][-1] == pytest.approx(0.75, abs=2e-3)
+    for linear in linears.values():
+        of_block = linear.mask.view(len(linear.mask), -1, 4).sum(-1)
+        assert set(of_block.unique().tolist()) == {0, 4}
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,12 @@ class Sparsify(MaskedLM):
     def _in_order(self) -> Self:
         if not self.prune_begin_steps <= self.prune_end_steps <= self.freeze_masks_steps < self.steps:
             raise ValueError("need prune_begin_steps <= prune_end_steps <= freeze_masks_steps < steps")
+        outside = self.steps - (self.prune_end_steps - self.prune_begin_steps)  # a rewind goes to the peak times
+        if self.schedule == "rewound" and outside < 3 * self.warmup_steps:  # outside / (outside - warmup): to 1.5 here
+            raise ValueError(
+                "need schedule linear, or steps outside of the ramp, steps - (prune_end_steps - prune_begin_steps), of at "
+                f"least 3 x warmup_steps, found {outside} and {self.warmup_steps}: a rewind would go far above learning_rate"
+            )
         if self.initial_sparsity > self.sparsity:
             raise ValueError(f"need initial_sparsity <= sparsity, found {self.initial_sparsity} and {self.sparsity}")
         if not self.hard_weight + self.soft_weight + self.hidden_weight + self.attention_weight > 0:
@@ -325,7 +331,7 @@ class Variant(Section):
 class StudyRecipe(Section):
     """What all cells of the study share."""
 
-    seeds: Annotated[list[Steps], Field(min_length=1)]  # the first one tries every learning rate
+    seeds: Annotated[list[Steps], Field(min_length=2)]  # the first one tries every learning rate; without two, no spread
     learning_rates: Annotated[list[Positive], Field(min_length=1)]
     prune_end_ratio: Ratio  # gradual: of the steps, after which the target sparsity is reached
     prune_every_steps: Count  # gradual
@@ -349,6 +355,13 @@ class Study(Section):
         unknown = sorted({name for claim in self.claims for name in claim} - set(self.variants))
         if unknown:
             raise ValueError(f"claims name variants {unknown}, found variants {list(self.variants)}")
+        dense = [name for name, variant in self.variants.items() if variant.pruning == "none"]
+        if len(dense) != 1:
+            raise ValueError(f"need one variant with pruning none, which the others are measured against, found {dense}")
+        if any(dense[0] in claim for claim in self.claims):
+            raise ValueError(f"claims compare variants at one sparsity, found {dense[0]}, which has none")
+        if len(set(self.recipe.seeds)) < len(self.recipe.seeds):
+            raise ValueError(f"recipe.seeds must differ, found {self.recipe.seeds}")
         return self
 
 

@@ -92,11 +92,32 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("study", {"steps": {"other": 3}}, "exactly the tasks"),
         ("study", {"claims": [["once", "twice"]]}, r"claims name variants \['twice'\]"),
         ("study", {"sparsities": [1.0]}, "less than 1"),
+        ("study", {"claims": [["dense", "once"]]}, "claims compare variants at one sparsity, found dense"),
+        (
+            "sparsify",
+            {"schedule": "rewound", "prune_end_steps": 29, "freeze_masks_steps": 29},
+            "found 11 and 4: a rewind",
+        ),
     ],
 )
 def test_what_is_out_of_range_or_order_is_an_error(document, section, changes, message):
     document[section] |= changes
     with pytest.raises(ConfigError, match=message):
+        params.parse(document, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"), [([1], "at least 2 items"), ([1, 1], r"recipe\.seeds must differ, found \[1, 1\]")]
+)
+def test_a_spread_needs_two_seeds(document, seeds, message):
+    document["study"]["recipe"]["seeds"] = seeds
+    with pytest.raises(ConfigError, match=message):
+        params.parse(document, "params.yaml")
+
+
+def test_a_study_needs_one_dense_variant(document):
+    del document["study"]["variants"]["dense"]
+    with pytest.raises(ConfigError, match=r"need one variant with pruning none, .* found \[\]"):
         params.parse(document, "params.yaml")
 
 

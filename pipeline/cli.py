@@ -99,6 +99,12 @@ def _identify(file: Path, stages: dict[str, Stage]) -> tuple[str, str]:
             )
         return known, md5
     inside = [path for path in outs if known.startswith(f"{path}/")]
+    for path in inside:
+        if lineage.file_md5(Path(path)) != outs[path]:
+            raise DataError(
+                f"expected {path}, in which {file} lies, with md5 {outs[path]} as dvc.lock has it, found another: it was "
+                f"changed since. Get it back with: dvc checkout {path}"
+            )
     same = [path for path, recorded in outs.items() if recorded == md5]
     if inside or same:
         return (inside or same)[0], md5

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.inventory import Source
@@ -66,8 +65,11 @@ def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
     """
     section: Any = p.section("prepare_task", task)
     of = sources[section.source]
-    if "train" not in of.splits():
-        raise DataError(f"expected train rows for task {task!r} in source {section.source!r}, found splits {of.splits()}.")
+    for needed in ("train", *(f"test-{name}" for name in section.more_tests)):
+        if needed not in of.splits():
+            raise DataError(
+                f"expected {needed} rows for task {task!r} in source {section.source!r}, found splits {of.splits()}."
+            )
     columns = [section.text, section.label, *([section.pair] if section.pair else [])]
     given = [split for split in ("train", "validation", "test") if split in of.splits()]
     counts = {split: of.rows(split, columns, skip_rows=section.skip_rows) for split in given}
@@ -83,15 +85,16 @@ def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
 
 def corpus_bytes(p: Params, sources: Mapping[str, Source]) -> float | None:
     """Bytes of the corpus' sources, the share of the files it reads; None if nobody knows yet. Raises DataError."""
-    total = 0.0
+    here, cards = 0.0, dict[str, int | None]()  # a card counts all splits of its source
     for d in p.prepare_corpus.documents:
         of = sources[d.source]
         of.rows(d.split, [d.column], skip_rows=d.skip_rows)
-        known = sum(path.stat().st_size for name, path in of.files.items() if Path(name).stem == d.split) or of.bytes
-        if known is None:
-            return None
-        total += known
-    return total
+        if of.files:
+            here += of.text_bytes(d.split, d.column) or 0
+        else:
+            cards[d.source] = of.bytes
+    known = [size for size in cards.values() if size is not None]
+    return here + sum(known) if len(known) == len(cards) else None
 
 
 def corpus_tokens(p: Params, size: float | None) -> float | None:
@@ -134,7 +137,7 @@ def task_training(p: Params, s: Shape, gpus: int, training_rows: Mapping[str, in
         for stage in TASK_STAGES if count else ():
             section: Any = p.section(stage, task)
             teacher = isinstance(section, Distilled)
-            steps = max(1, round(section.epochs * -(-(count or 0) // section.batch_size)))
+            steps = max(section.epochs > 0, round(section.epochs * -(-(count or 0) // section.batch_size)))
             tokens, length = section.batch_size * section.max_tokens, section.max_tokens
             flops = planning.step_flops(s, tokens=tokens, length=length, read=0, teacher_read=0 if teacher else None)
             rows, uneven = _share(section.batch_size, section.micro_batches, gpus)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from pipeline import lineage
 from pipeline.params import ExpectedRows, HubSource, LocalSource, PackageSource, Params
 from pruneonce import tables
@@ -63,10 +65,27 @@ class Source:
             raise DataError(f"expected the rows of split {split!r} in `expects` of source {self.name!r}, found none.")
         return self.expects.rows[split]
 
+    def text_bytes(self, split: str, column: str) -> int | None:
+        """Of a split that is here: of its file, of parquet before compression and of this column alone; else None."""
+        path = next((path for name, path in self.files.items() if Path(name).stem == split), None)
+        if path is None:
+            return None
+        if path.suffix != ".parquet":
+            return path.stat().st_size
+        table = pq.ParquetFile(path).metadata
+        groups = (table.row_group(i) for i in range(table.num_row_groups))
+        chunks = (group.column(j) for group in groups for j in range(group.num_columns))
+        return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] == column)
+
     def facts(self) -> Mapping[str, Any]:
         """A model's configuration. Raises DataError if nobody knows it yet."""
         if "config.json" in self.files:
             return json.loads(self.files["config.json"].read_text())
+        if self.files:
+            raise DataError(
+                f"expected config.json in source {self.name!r}, found {sorted(self.files)[:8]}. If the model is a folder "
+                "below, mend `path` or `members` of this source in params.yaml."
+            )
         if isinstance(self.expects, Mapping):
             return self.expects
         raise DataError(

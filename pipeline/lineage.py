@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from pipeline import params
+from pruneonce.errors import TrackerUnreachable
 
 LOCKS = (Path("dvc.lock"), Path("study/dvc.lock"))  # the pipeline's and the study's; no stage name stands in both
 UNSEALED = Path(".pruneonce/unsealed")
@@ -89,7 +90,10 @@ def _dvc_ancestor() -> int | None:
 
 
 def seal() -> list[str]:
-    """Write the md5s of dvc.lock into every finished run that waits for them. Returns the names of its stages."""
+    """Write the md5s of dvc.lock into every finished run that waits for them. Returns the names of its stages.
+
+    A tracker that is gone is said, not raised: what was computed stands, and the runs go on waiting.
+    """
     waiting = sorted(UNSEALED.iterdir()) if UNSEALED.is_dir() else []
     if not waiting:
         return []
@@ -97,7 +101,11 @@ def seal() -> list[str]:
 
     stages, sealed = locked(), []
     for path in waiting:
-        name = tracking.seal(path.name, stages)
+        try:
+            name = tracking.seal(path.name, stages)
+        except TrackerUnreachable:
+            print(f"\nMLflow at {tracking.uri()} does not answer; later: pruneonce seal", file=sys.stderr)
+            break
         path.unlink(missing_ok=True)
         if name:
             sealed.append(name)

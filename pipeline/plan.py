@@ -12,7 +12,8 @@ from pipeline import costs, params, profiles
 from pipeline.costs import Rate, Work
 from pipeline.inventory import Source, source
 from pipeline.params import Params
-from pruneonce import planning, pruning
+from pruneonce import examples, planning, pruning
+from pruneonce.errors import ConfigError
 from pruneonce.planning import Shape
 
 MANY_TIMES = 40  # what BERT's own pre-training saw of its corpus: Devlin et al. 2019, arXiv:1810.04805, appendix A.2
@@ -20,6 +21,8 @@ MANY_TIMES = 40  # what BERT's own pre-training saw of its corpus: Devlin et al.
 
 def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     """The page. Raises PruneOnceError at the first thing that does not fit."""
+    if not profiles.PARAMS.is_file():
+        raise ConfigError(f"expected the file {profiles.PARAMS}, found none. Run inside the repository.")
     name = f"{profiles.FOLDER}/{profile}.yaml" if profile not in (None, "default") else str(profiles.PARAMS)
     text = profiles.PARAMS.read_text() if profile is None else profiles.read(profile)
     document = params.parse_yaml(text, name)
@@ -89,11 +92,13 @@ def _data(p: Params, sources: Mapping[str, Source], corpus: float | None) -> Ite
     table = [["source", "splits", "rows", "bytes", "known"]]
     for name, of in sources.items():
         size = "" if of.bytes is None else _bytes(of.bytes)
-        wanted = {d.split: (d.column, d.skip_rows) for d in p.prepare_corpus.documents if d.source == name}
+        wanted: dict[str, tuple[str, int]] = {}
         for task in p.tasks:
             section: Any = p.section("prepare_task", task)
             if section.source == name:
-                wanted |= dict.fromkeys(of.splits(), (section.text, section.skip_rows))
+                splits = {*examples.SPLITS, *(f"test-{more}" for more in section.more_tests)}
+                wanted |= {split: (section.text, section.skip_rows) for split in of.splits() if split in splits}
+        wanted |= {d.split: (d.column, d.skip_rows) for d in p.prepare_corpus.documents if d.source == name}
         counts = {split: of.rows(split, [column], skip_rows=skip) for split, (column, skip) in wanted.items()}
         rows = " ".join("?" if count is None else f"{count:,}" for count in counts.values())
         table.append([name, " ".join(counts) or "(model)", rows, size, of.known])
@@ -150,8 +155,11 @@ def _warnings(
         if w.uneven:
             yield f"{w.name}: the batch does not divide by pieces and GPUs; some get fewer rows than {w.rows}"
     for task, count in training_rows.items():
+        section: Any = p.section("prepare_task", task)
         if count is None:
             yield f"task {task}: its rows are not known before they are fetched; it is not in the table"
+        elif section.kind == "question_answering":
+            yield f"task {task}: steps count questions; a context of several windows makes as many rows"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow import onnx as mlflow_onnx
 from mlflow.exceptions import MlflowException
 
-from pipeline import tracking
+from pipeline import lineage, tracking
 from pipeline.lineage import Stage
 
 FILE = "int8.onnx"  # the out of an export stage that ships
@@ -64,8 +64,8 @@ def _current(client: MlflowClient, stages: Mapping[str, Stage], task: str, path:
     version = known.get(md5)
     if version is None:
         runs = tracking.runs_of(stages[f"export@{task}"])
-        if not runs or not path.exists():
-            return  # it was computed elsewhere, under another tracking store
+        if not runs or not path.exists() or lineage.file_md5(path) != md5:
+            return  # computed elsewhere, under another tracking store; or not what stands here
         results = tracking.results(tracking.runs_of(stages[f"evaluate@{task}"]))
         tags = {key: f"{results[f'int8.{key}']:.10g}" for key in MEASURED if f"int8.{key}" in results}
         source = _store(client, runs[0], path)

@@ -6,6 +6,8 @@ lost later, training goes on and says so.
 
 import getpass
 import os
+import posixpath
+import re
 import subprocess
 import sys
 import time
@@ -101,7 +103,7 @@ def stage_run(
     tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(f"stages/{file}.py")}
     if parent := os.environ.get(PARENT):
         tags["mlflow.parentRunId"] = parent
-    tags |= {f"dep.{path}": md5 for path, md5 in deps.items()}
+    tags |= _tags("dep", deps)
     try:
         run = client.create_run(experiment, tags=tags, run_name=name)
         entries = [Param(k, str(v)) for k, v in params.items()]
@@ -134,7 +136,11 @@ def start_flow(name: str, params: Mapping[str, Any]) -> str:
 
 def end_flow(run_id: str, status: str, seconds: Mapping[str, float], note: str = "") -> None:
     """Close the parent run: the wall time of each stage, a note in Markdown. A tracker that is gone is said, not raised."""
-    client, _ = connect()
+    try:
+        client, _ = connect()
+    except TrackerUnreachable:
+        print(f"\nMLflow at {uri()} no longer answers; run {run_id} stays open there.", file=sys.stderr)
+        return
     tracked = TrackedStage(client, run_id)
     now = int(time.time() * 1000)
     metrics = [Metric(f"seconds.{k.replace('@', '.')}", v, now, 0) for k, v in seconds.items()]
@@ -152,20 +158,31 @@ def seal(run_id: str, stages: Mapping[str, Stage]) -> str | None:
     except MlflowException:
         return None
     stage = stages.get(tags.get("pruneonce.stage", ""))
-    if stage is None or any(tags.get(f"dep.{path}", md5) != md5 for path, md5 in stage.deps.items()):
+    if stage is None:
         return None
-    code = {f"dep.{path}": md5 for path, md5 in stage.deps.items()}
-    outs = {f"out.{path}": md5 for path, md5 in stage.outs.items()}
-    entries = [RunTag(k, v) for k, v in {**code, **outs, "pruneonce.sealed": "true"}.items()]
+    deps = _tags("dep", stage.deps)
+    if any(tags.get(key, md5) != md5 for key, md5 in deps.items()):
+        return None
+    entries = [RunTag(k, v) for k, v in {**deps, **_tags("out", stage.outs), "pruneonce.sealed": "true"}.items()]
     for start in range(0, len(entries), BATCH):
         client.log_batch(run_id, tags=entries[start : start + BATCH])
     return stage.name
 
 
+def _tags(kind: str, md5s: Mapping[str, str]) -> dict[str, str]:
+    """Path -> md5 as tags `dep.<path>`: of the path's characters those that MLflow takes, `up` for a leading `..`."""
+
+    def name(path: str) -> str:
+        parts = ["up" if part == ".." else part for part in posixpath.normpath(path).split("/")]
+        return re.sub(r"[^\w./: -]", "_", "/".join(parts))
+
+    return {f"{kind}.{name(path)}": md5 for path, md5 in md5s.items()}
+
+
 def runs_of(stage: Stage) -> list[str]:
     """The sealed runs that computed these very outs, newest first: also those whose outs came from DVC's cache since."""
     client, experiment = connect()
-    outs = "".join(f" and tags.`out.{path}` = '{md5}'" for path, md5 in stage.outs.items())
+    outs = "".join(f" and tags.`{key}` = '{md5}'" for key, md5 in _tags("out", stage.outs).items())
     query = f"tags.`pruneonce.stage` = '{stage.name}'{outs}"
     return [run.info.run_id for run in client.search_runs([experiment], query, order_by=["start_time DESC"])]
 

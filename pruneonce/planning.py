@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
 
 from pruneonce.errors import ModelError
+from pruneonce.exporting import longest
 from pruneonce.pruning import body
 from pruneonce.vocabulary import PIECE
 
@@ -70,7 +71,7 @@ def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
         feed_forward=max(m.out_features for m in inside),
         heads=config.num_attention_heads,
         vocabulary=config.vocab_size,
-        positions=config.max_position_embeddings,
+        positions=longest(model) or config.max_position_embeddings,
         parameters=sum(p.numel() for p in model.parameters()),
         prunable=sum(m.weight.numel() for m in prunable.values()),
         body=within + (passes - 1) * _weights(layers),

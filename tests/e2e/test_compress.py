@@ -145,6 +145,15 @@ def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_p
     moved.write_bytes(b"something else")
     assert "DataError" in run([sys.executable, "-m", "pipeline.cli", "trace", str(moved)], copy, expect=1)
 
+    inside = "data/finetune/topic/model.safetensors"
+    kept = (copy / inside).read_bytes()
+    (copy / inside).write_bytes(kept + b" ")
+    try:
+        said = run([sys.executable, "-m", "pipeline.cli", "trace", inside], copy, expect=1)
+        assert f"expected data/finetune/topic, in which {inside} lies, with md5" in said
+    finally:
+        (copy / inside).write_bytes(kept)
+
 
 def test_dvc_alone_gives_the_same_bytes_and_seals_its_runs(copy: Path, first: str, tmp_path: Path):
     alone = copy_project(tmp_path)

@@ -178,6 +178,41 @@ class TestSeal:
         assert lineage.seal() == ["harvest"]
         assert self.tags(run_id)["pruneonce.sealed"] == "true"
 
+    def test_paths_that_mlflow_takes_no_tag_of(self):
+        """Up two folders, with characters that it refuses: the run is sealed, and found."""
+        deps = {
+            "../../raw/reviews (1), old.csv": "1" * 32,
+            "/abs/x": "2" * 32,
+            "a/../b": "3" * 32,
+            "plain-1.0/x y": "4" * 32,
+        }
+        stage = Stage("sow", deps, {"data/raw/a+b": "5" * 32}, {})
+        run_id = self.ran("sow", deps)
+        assert tracking.seal(run_id, {"sow": stage}) == "sow"
+        tags = {key: md5 for key, md5 in self.tags(run_id).items() if key[:4] in ("dep.", "out.")}
+        assert tags == {
+            "dep.up/up/raw/reviews _1__ old.csv": "1" * 32,
+            "dep./abs/x": "2" * 32,
+            "dep.b": "3" * 32,
+            "dep.plain-1.0/x y": "4" * 32,
+            "out.data/raw/a_b": "5" * 32,
+        }
+        assert tracking.runs_of(stage) == [run_id]
+        assert tracking.seal(run_id, {"sow": Stage("sow", {**deps, "/abs/x": "0" * 32}, stage.outs, {})}) is None
+
+    def test_a_tracker_that_is_gone_is_said_and_the_runs_go_on_waiting(self, monkeypatch, capsys):
+        run_id = self.ran("grow", lineage.locked()["grow"].deps)
+        here = tracking.uri()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        assert lineage.seal() == []
+        tracking.end_flow(run_id, "FINISHED", {"grow": 1.0}, "note")
+        said = capsys.readouterr().err
+        assert "does not answer; later: pruneonce seal" in said
+        assert f"no longer answers; run {run_id} stays open there" in said
+        assert [p.name for p in lineage.UNSEALED.iterdir()] == [run_id]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+        assert lineage.seal() == ["grow"]
+
     def test_in_a_flow_the_mark_is_touched(self, tmp_path, monkeypatch):
         monkeypatch.setenv(lineage.IN_FLOW, str(tmp_path / "ran"))
         lineage.leave_for_sealing("r")

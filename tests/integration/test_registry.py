@@ -89,6 +89,15 @@ def test_a_file_that_was_not_evaluated_as_it_stands_is_not_registered(store, int
     assert store.search_registered_models() == []
 
 
+def test_a_file_that_is_not_what_dvc_lock_says_is_not_stored(store, int8_onnx, dense_onnx):
+    """Another commit was checked out, its files were not."""
+    stages = locked(int8_onnx.path.read_bytes())
+    run(stages)
+    Path(FILE).write_bytes(dense_onnx.path.read_bytes())
+    assert registry.register(stages) == []
+    assert store.search_model_versions(f"name='{MODEL}'") == []
+
+
 def test_a_file_whose_run_is_in_another_store_is_passed_over(store, int8_onnx):
     assert registry.register(locked(int8_onnx.path.read_bytes())) == []
     assert store.search_model_versions(f"name='{MODEL}'") == []

@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
@@ -148,9 +150,19 @@ def test_rows_are_counted_where_the_files_are(tiny):
             DataError,
             "expected a file or folder at tests/tiny/no-such/topic-test.tsv, found none",
         ),
+        (
+            lambda d: d["prepare_task"].update(more_tests=["hard"]),
+            DataError,
+            r"expected test-hard rows for task 'topic' in source 'topic', found splits \['test', 'train'\]",
+        ),
+        (
+            lambda d: d["fetch_local"]["tiny-bert"].update(members={"model": "."}),
+            DataError,
+            r"expected config\.json in source 'tiny-bert', found \['model/config\.json', ",
+        ),
         (lambda d: d["sparsify"].update(micro_batches=3), ConfigError, "must be a multiple of micro_batches 3"),
         (lambda d: d["sparsify"].update(prunable="^no-such"), ModelError, "whose name matches '.no-such', found none"),
-        (lambda d: d["common"].update(model="topic"), DataError, "expected the configuration of model 'topic', found none"),
+        (lambda d: d["common"].update(model="topic"), DataError, "expected config.json in source 'topic', found"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_message(tiny, change, error, message):
@@ -176,6 +188,65 @@ def test_a_package_that_was_not_fetched_for_this_profile_is_not_looked_into(proj
     Path("dvc.lock").write_text(Path("dvc.lock").read_text().replace("==0.1.0", "==0.0.9"))
     with pytest.raises(DataError, match=r"model 'minilm-l6', found none: .*dvc repro fetch@minilm-l6"):
         page("default")
+
+
+def test_files_that_no_task_reads_are_not_looked_into_and_a_corpus_column_stays_its_own(tiny):
+    Path("tests/tiny/text/notes.txt").write_text("a line\n")
+    Path("tests/tiny/text/raw.jsonl").write_text('{"body": "storm over the coast"}\n')
+
+    def change(document):
+        members = {
+            "train.tsv": "topic-train.tsv",
+            "test.tsv": "topic-test.tsv",
+            "notes.txt": "notes.txt",
+            "raw.jsonl": "raw.jsonl",
+        }
+        document["fetch_local"]["topic"]["members"] = members
+        document["prepare_corpus"]["documents"] += [{"source": "topic", "split": "raw", "column": "body", "skip_rows": 0}]
+
+    tiny(change)
+    assert re.search(r"^  topic +test train raw ", page(), re.MULTILINE)
+
+
+def test_the_corpus_is_measured_before_compression_and_a_card_is_counted_once(tiny, tmp_path):
+    text = "the same words again and again " * 200
+    pq.write_table(pa.table({"text": [text, text[1:]], "other": ["x" * 9000, "y" * 9000]}), tmp_path / "train.parquet")
+    (tmp_path / "plain.txt").write_text(text)
+    here = inventory.Source("here", {f: tmp_path / f for f in ("train.parquet", "plain.txt")}, frozenset(), None)
+    assert here.text_bytes("train", "text") == pytest.approx(2 * len(text), rel=0.01)
+    assert here.text_bytes("plain", "text") == len(text)
+    assert here.text_bytes("no-such", "text") is None
+
+    card = params.ExpectedRows.model_construct(columns=["text"], rows={"train": 5, "more": 5}, bytes=1000)
+    hub = inventory.Source("corpus", {}, frozenset(["train.parquet", "more.parquet"]), card)
+    tiny(lambda d: d["prepare_corpus"]["documents"].append({**d["prepare_corpus"]["documents"][0], "split": "more"}))
+    assert costs.corpus_bytes(params.load(), {"corpus": hub}) == 1000
+    unknown = inventory.Source("corpus", {}, hub.names, None)
+    assert costs.corpus_bytes(params.load(), {"corpus": unknown}) is None
+
+
+def test_no_epochs_are_no_steps(tiny):
+    tiny(lambda d: d["quantize"].update(epochs=0))
+    work = {w.name: w.steps for w in costs.task_training(params.load(), shape(), 1, {"topic": 288})}
+    assert work == {"teach_task@topic": 180, "finetune@topic": 180, "quantize@topic": 0}
+
+
+def test_positions_are_those_that_tokens_can_take():
+    """RoBERTa numbers them behind that of padding."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 9}
+    model = planning.build({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1, **sizes})
+    assert planning.shape(model, pruning.prunable(model, None)).positions == 512
+
+
+def test_outside_of_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for profile in (None, "default", "tiny"):
+        with pytest.raises(ConfigError, match=r"expected the file params\.yaml, found none\. Run inside the repository"):
+            page(profile)
+
+
+def test_windows_of_questions_are_a_warning(project):
+    assert page("bert-base-85").count("steps count questions; a context of several windows makes as many rows") == 1
 
 
 def test_what_works_but_looks_wrong_is_a_warning(tiny):

@@ -175,24 +175,32 @@ def write_points(path: Path, table: Sequence[Row]) -> None:
 
 
 def draw(path: Path, table: Sequence[Row]) -> None:
-    """The same points as an SVG, a panel a task, a colour a variant; the same bytes for the same points."""
+    """The same points as an SVG, a panel a task, a line a variant; the same bytes for the same points."""
     import matplotlib as mpl  # takes a second, and only the study's table draws
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     tasks = list(table[0].scores)
     with mpl.rc_context({"svg.hashsalt": "pruneonce", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(4.5 * len(tasks), 4), layout="constrained")
-        for panel, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        figure = Figure(figsize=(4.5 * len(tasks), 4.2), layout="constrained")
+        panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+        for panel, task in zip(panels, tasks, strict=True):
             for variant in dict.fromkeys(row.variant for row in table):
                 mine = [row for row in table if row.variant == variant]
                 panel.errorbar(
                     [row.encoder_bytes / 1e6 for row in mine],
                     [100 * mean(row.scores[task]) for row in mine],
                     yerr=[100 * spread(row.scores[task]) for row in mine],
-                    fmt="o",
+                    fmt="o-",
+                    linewidth=1,
+                    markersize=4,
                     capsize=3,
                     label=variant,
                 )
             panel.set(title=task, xlabel="encoder, MB", ylabel="test score, %", xscale="log")
-            panel.legend()
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            panel.grid(alpha=0.3)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
         figure.savefig(path, format="svg", metadata={"Date": None})

@@ -51,7 +51,8 @@ def test_two_processes_end_with_the_weights_of_one(curves):
     (one,), two = curves[1], curves[2]
     assert two[0]["weights"] == two[1]["weights"]
     # abs: the gradient of a key's bias is 0 but for rounding (softmax forgets it), and Adam scales that up.
-    assert two[0]["weights"] == pytest.approx(one["weights"], rel=SAME, abs=1e-4)
+    # A weight that sums in another order may fall on the other side of the threshold: one pruned, one that stays.
+    assert two[0]["weights"] == pytest.approx(one["weights"], rel=SAME, abs=1e-3)
     assert len(one["weights"]) > 30
 
 

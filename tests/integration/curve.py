@@ -66,7 +66,7 @@ def main(folder: Path) -> None:
         log=lambda step, metrics: losses.append(metrics["loss"]),
     )
     pruning.bake(student)
-    weights = {name: weight.double().norm().item() for name, weight in student.named_parameters()}
+    weights = {name: weight.flatten().tolist() for name, weight in student.named_parameters()}
     pruning.mask_linears(student, PRUNABLE, quantization.FakeQuantLinear)
     pruning.lock(student)
     shares = [{k: v[engine.process_index :: engine.num_processes] for k, v in batches(step).items()} for step in range(3)]

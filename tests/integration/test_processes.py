@@ -50,9 +50,16 @@ def test_two_processes_have_the_loss_curve_of_one(curves):
 def test_two_processes_end_with_the_weights_of_one(curves):
     (one,), two = curves[1], curves[2]
     assert two[0]["weights"] == two[1]["weights"]
-    # abs: the gradient of a key's bias is 0 but for rounding (softmax forgets it), and Adam scales that up.
-    # A weight that sums in another order may fall on the other side of the threshold: one pruned, one that stays.
-    assert two[0]["weights"] == pytest.approx(one["weights"], rel=SAME, abs=1e-3)
+    assert one["weights"].keys() == two[0]["weights"].keys()
+    swapped = 0  # in a matrix whose scores lie next to each other at the threshold, one weight goes for another
+    for name, wanted in one["weights"].items():
+        ours, theirs = np.array(two[0]["weights"][name]), np.array(wanted)
+        same = (ours == 0) == (theirs == 0)
+        swapped += np.count_nonzero(~same)
+        # atol: the gradient of a key's bias is 0 but for rounding (softmax forgets it), and Adam scales that up.
+        np.testing.assert_allclose(ours[same], theirs[same], rtol=SAME, atol=1e-4, err_msg=name)
+        assert np.count_nonzero(ours) == np.count_nonzero(theirs), name
+    assert swapped <= 2
     assert len(one["weights"]) > 30
 
 

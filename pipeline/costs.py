@@ -11,6 +11,7 @@ from pruneonce.errors import ConfigError, DataError
 from pruneonce.planning import Piece, Shape
 
 BYTES_A_TOKEN = 5  # of English, in WordPiece: 4.9 of 20 newsgroups, 5.0 of R52
+SPLITS = ("train", "validation", "test")
 TASK_STAGES = ("teach_task", "finetune", "quantize")
 
 
@@ -65,13 +66,13 @@ def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
     """
     section: Any = p.section("prepare_task", task)
     of = sources[section.source]
-    for needed in ("train", *(f"test-{name}" for name in section.more_tests)):
+    for needed in ("train", *section.further_tests):
         if needed not in of.splits():
             raise DataError(
                 f"expected {needed} rows for task {task!r} in source {section.source!r}, found splits {of.splits()}."
             )
     columns = [section.text, section.label, *([section.pair] if section.pair else [])]
-    given = [split for split in ("train", "validation", "test") if split in of.splits()]
+    given = [split for split in SPLITS if split in of.splits()]
     counts = {split: of.rows(split, columns, skip_rows=section.skip_rows) for split in given}
     if counts["train"] is None:
         return None
@@ -90,7 +91,7 @@ def corpus_bytes(p: Params, sources: Mapping[str, Source]) -> float | None:
         of = sources[d.source]
         of.rows(d.split, [d.column], skip_rows=d.skip_rows)
         if of.files:
-            here += of.text_bytes(d.split, d.column) or 0
+            here += planning.text_bytes(of.by_split()[d.split], d.column)
         else:
             cards[d.source] = of.bytes
     known = [size for size in cards.values() if size is not None]

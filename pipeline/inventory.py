@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline import lineage
 from pipeline.params import ExpectedRows, HubSource, LocalSource, PackageSource, Params
 from pruneonce import tables
@@ -44,6 +42,10 @@ class Source:
         """The splits it has, by name."""
         return sorted({Path(name).stem for name in self.names if Path(name).suffix in tables.SUFFIXES})
 
+    def by_split(self) -> dict[str, Path]:
+        """The files of rows that are here, by their split."""
+        return {Path(name).stem: path for name, path in self.files.items() if Path(name).suffix in tables.SUFFIXES}
+
     def rows(self, split: str, columns: Sequence[str], *, skip_rows: int) -> int | None:
         """Rows of a split that has these columns; None if nobody knows yet.
 
@@ -52,8 +54,7 @@ class Source:
         if split not in self.splits():
             raise DataError(f"expected a split {split!r} in source {self.name!r}, found {self.splits()}.")
         if self.files:
-            path = next(path for name, path in self.files.items() if Path(name).stem == split)
-            return tables.count(path, columns, skip_rows=skip_rows)
+            return tables.count(self.by_split()[split], columns, skip_rows=skip_rows)
         if not isinstance(self.expects, ExpectedRows):
             return None
         missing = [column for column in columns if column not in self.expects.columns]
@@ -64,18 +65,6 @@ class Source:
         if split not in self.expects.rows:
             raise DataError(f"expected the rows of split {split!r} in `expects` of source {self.name!r}, found none.")
         return self.expects.rows[split]
-
-    def text_bytes(self, split: str, column: str) -> int | None:
-        """Of a split that is here: of its file, of parquet before compression and of this column alone; else None."""
-        path = next((path for name, path in self.files.items() if Path(name).stem == split), None)
-        if path is None:
-            return None
-        if path.suffix != ".parquet":
-            return path.stat().st_size
-        table = pq.ParquetFile(path).metadata
-        groups = (table.row_group(i) for i in range(table.num_row_groups))
-        chunks = (group.column(j) for group in groups for j in range(group.num_columns))
-        return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] == column)
 
     def facts(self) -> Mapping[str, Any]:
         """A model's configuration. Raises DataError if nobody knows it yet."""

@@ -236,6 +236,11 @@ class PrepareTask(Section):
     n_best: Count  # starts and ends of a window that are paired
     null_threshold: float | None  # no answer where it beats the best span by more; null: every question has an answer
 
+    @property
+    def further_tests(self) -> list[str]:
+        """`more_tests` by the names of their splits."""
+        return [f"test-{name}" for name in self.more_tests]
+
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
         if self.validation_ratio + self.test_ratio >= 1:

@@ -12,8 +12,7 @@ from pipeline import costs, params, profiles
 from pipeline.costs import Rate, Work
 from pipeline.inventory import Source, source
 from pipeline.params import Params
-from pruneonce import examples, planning, pruning
-from pruneonce.errors import ConfigError
+from pruneonce import planning, pruning
 from pruneonce.planning import Shape
 
 MANY_TIMES = 40  # what BERT's own pre-training saw of its corpus: Devlin et al. 2019, arXiv:1810.04805, appendix A.2
@@ -21,10 +20,9 @@ MANY_TIMES = 40  # what BERT's own pre-training saw of its corpus: Devlin et al.
 
 def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     """The page. Raises PruneOnceError at the first thing that does not fit."""
-    if not profiles.PARAMS.is_file():
-        raise ConfigError(f"expected the file {profiles.PARAMS}, found none. Run inside the repository.")
+    here = profiles.current()  # for every profile: dvc.yaml and the sources are beside it
     name = f"{profiles.FOLDER}/{profile}.yaml" if profile not in (None, "default") else str(profiles.PARAMS)
-    text = profiles.PARAMS.read_text() if profile is None else profiles.read(profile)
+    text = here if profile is None else profiles.read(profile)
     document = params.parse_yaml(text, name)
     p = params.parse(document, name)
     model = planning.build(source(p.common.model, p).facts(), next_sentence=p.prepare_corpus.next_sentence)
@@ -96,7 +94,7 @@ def _data(p: Params, sources: Mapping[str, Source], corpus: float | None) -> Ite
         for task in p.tasks:
             section: Any = p.section("prepare_task", task)
             if section.source == name:
-                splits = {*examples.SPLITS, *(f"test-{more}" for more in section.more_tests)}
+                splits = {*costs.SPLITS, *section.further_tests}
                 wanted |= {split: (section.text, section.skip_rows) for split in of.splits() if split in splits}
         wanted |= {d.split: (d.column, d.skip_rows) for d in p.prepare_corpus.documents if d.source == name}
         counts = {split: of.rows(split, [column], skip_rows=skip) for split, (column, skip) in wanted.items()}

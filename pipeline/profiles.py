@@ -34,9 +34,7 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
 
     Raises ConfigError for an unknown profile or key, a bad value, or edits that would be lost.
     """
-    if not PARAMS.is_file():
-        raise ConfigError(f"expected the file {PARAMS}, found none. Run inside the repository.")
-    before = PARAMS.read_text()
+    before = current()
     source = str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
     text = before if profile is None else read(profile)
     text = _override(text, overrides, source) if overrides else text
@@ -49,6 +47,13 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
             )
         PARAMS.write_text(text)
     return chosen
+
+
+def current() -> str:
+    """params.yaml as it stands. Raises ConfigError outside of the repository."""
+    if not PARAMS.is_file():
+        raise ConfigError(f"expected the file {PARAMS}, found none. Run inside the repository.")
+    return PARAMS.read_text()
 
 
 def read(profile: str) -> str:

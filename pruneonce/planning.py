@@ -14,8 +14,10 @@ Memory. See `memory`; the tests count the bytes of every live tensor in real ste
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
@@ -41,6 +43,16 @@ class Shape:
     body: int  # weights that every token passes
     head: int  # weights that a token passes where a loss reads logits
     dropout: bool  # of the configuration
+
+
+def text_bytes(path: Path, column: str) -> int:
+    """Bytes of a file of rows; of parquet, those of this column before compression."""
+    if path.suffix != ".parquet":
+        return path.stat().st_size
+    table = pq.ParquetFile(path).metadata
+    groups = (table.row_group(i) for i in range(table.num_row_groups))
+    chunks = (group.column(j) for group in groups for j in range(group.num_columns))
+    return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] == column)
 
 
 def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTrainedModel:

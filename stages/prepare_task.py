@@ -22,9 +22,8 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
         cells = tables.read_cells(path, columns, skip_rows=p.skip_rows)
         return [family.example(*(row[column] for column in columns)) for row in cells]
 
-    further = [f"test-{name}" for name in p.more_tests]
-    given = {split: rows(split) for split in (*examples.SPLITS, *further)}
-    for needed in ("train", *further):
+    given = {split: rows(split) for split in (*examples.SPLITS, *p.further_tests)}
+    for needed in ("train", *p.further_tests):
         if given[needed] is None:
             there = sorted(f.name for f in source.iterdir())
             raise DataError(f"expected a file {needed}.* in source {p.source!r}, found {there}.")

@@ -213,9 +213,9 @@ def test_the_corpus_is_measured_before_compression_and_a_card_is_counted_once(ti
     pq.write_table(pa.table({"text": [text, text[1:]], "other": ["x" * 9000, "y" * 9000]}), tmp_path / "train.parquet")
     (tmp_path / "plain.txt").write_text(text)
     here = inventory.Source("here", {f: tmp_path / f for f in ("train.parquet", "plain.txt")}, frozenset(), None)
-    assert here.text_bytes("train", "text") == pytest.approx(2 * len(text), rel=0.01)
-    assert here.text_bytes("plain", "text") == len(text)
-    assert here.text_bytes("no-such", "text") is None
+    assert here.by_split().keys() == {"train", "plain"}
+    assert planning.text_bytes(here.by_split()["train"], "text") == pytest.approx(2 * len(text), rel=0.01)
+    assert planning.text_bytes(here.by_split()["plain"], "text") == len(text)
 
     card = params.ExpectedRows.model_construct(columns=["text"], rows={"train": 5, "more": 5}, bytes=1000)
     hub = inventory.Source("corpus", {}, frozenset(["train.parquet", "more.parquet"]), card)

@@ -6,11 +6,12 @@ writes  model    dense task model
         history  loss by step
 """
 
+import sys
 from functools import partial
 
 from pipeline.params import Common, TeachTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
-from pruneonce import checkpoint, kinds, schedules, tasks, training
+from pruneonce import chance, checkpoint, kinds, schedules, tasks, training
 
 
 def run(
@@ -45,8 +46,15 @@ def run(
     )
     checkpoint.save(teacher, tokenizer, model)
     log.write_history(history)
-    score = kinds.score(teacher, kind, validation, tokenizer, engine=engine)
-    return {"validation_score": score}
+    score, by_chance = chance.scores(teacher, kind, validation, tokenizer, engine=engine, seed=common.seed)
+    if score <= by_chance and engine.is_main_process:
+        print(
+            f"\nteach_task {item}: warning: expected a teacher that has learned the task, found {kind.metric} {score:.4f} "
+            f"on validation, and {by_chance:.4f} for its answers dealt out to the rows at random. What follows learns from "
+            f"it: change epochs or learning_rate in tasks.{item}.teach_task, or look at the labels.",
+            file=sys.stderr,
+        )
+    return {"validation_score": score, "chance_score": by_chance}
 
 
 if __name__ == "__main__":

@@ -185,6 +185,10 @@ def labels(project: Project) -> None:
     project.edit(put(f"tasks.{TASK}.prepare_task.labels", ["kitchen", "sport"]))
 
 
+def too_long(project: Project) -> None:
+    project.edit(put(f"tasks.{TASK}.prepare_task.max_tokens", 1000))
+
+
 def empty(project: Project) -> None:
     (project.folder / "data/raw/topic/train.tsv").write_bytes(b"")
 
@@ -221,6 +225,10 @@ def invalid(project: Project) -> None:
 BAD_RUNS = {
     columns: (f"prepare_task@{TASK}", "prepare_task: DataError: expected column 'body' in data/raw/topic/train.tsv"),
     labels: (f"prepare_task@{TASK}", "DataError: expected labels ['kitchen', 'sport'], found also ['weather']"),
+    too_long: (
+        f"prepare_task@{TASK}",
+        "ConfigError: expected max_tokens of at most 64, the positions of tiny-bert, found 1000: lower ",
+    ),
     empty: (f"prepare_task@{TASK}", "DataError: expected rows in data/raw/topic/train.tsv, found an empty file"),
     latin1: (f"prepare_task@{TASK}", "DataError: expected UTF-8 in data/raw/topic/train.tsv, found byte 0xfc"),
     no_train: (
@@ -232,7 +240,7 @@ BAD_RUNS = {
     diverging: ("prepare_teacher", "prepare_teacher: LossNotFinite: expected a finite loss, found loss "),
     invalid: ("report", "report: ConfigError: expected YAML in params.yaml, found: "),
 }
-IN_PROCESS = {labels, empty, latin1, no_train, layers}  # through the same `main`, but without waiting for imports
+IN_PROCESS = {labels, too_long, empty, latin1, no_train, layers}  # through the same `main`, but without waiting for imports
 
 
 @pytest.mark.parametrize("spoil", BAD_RUNS, ids=lambda spoil: spoil.__name__)

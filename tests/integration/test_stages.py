@@ -304,6 +304,19 @@ def test_weights_of_seven_bits_reach_the_file(first, tmp_path):
     assert found["parity_of_exact_sums"]["rows"] == found["parity"]["rows"] == 16
 
 
+def test_a_teacher_that_has_learned_nothing_is_said(first, tmp_path, capsys):
+    reads = ("data/prepare_teacher", "data/tasks")
+    found = again(first, tmp_path, f"teach_task@{TASK}", *reads, teach_task={"epochs": 0.1, "learning_rate": 1e-9})
+    assert found["validation_score"] <= found["chance_score"]
+    said = capsys.readouterr().err
+    assert f"teach_task {TASK}: warning: expected a teacher that has learned the task, found accuracy" in said
+    assert f"change epochs or learning_rate in tasks.{TASK}.teach_task" in said
+    learned = first.metrics[f"teach_task@{TASK}"]
+    assert learned["validation_score"] > learned["chance_score"] > 0.3
+    again(first, tmp_path, f"teach_task@{TASK}", *reads)
+    assert "warning" not in capsys.readouterr().err
+
+
 class TestBrokenPromises:
     """A stage that does not keep its promise ends in a named error and writes no model."""
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline import params
-from pruneonce import checkpoint, examples, exporting, pruning, runtime, schedules, tables, tasks
+from pruneonce import checkpoint, examples, exporting, movement, pruning, runtime, schedules, second_order, tables, tasks
 from pruneonce.errors import ExportError, ModelError, PatternBroken
 from tests.integration import tiny
 from tests.integration.tiny import TASK, Result
@@ -402,7 +402,39 @@ def test_the_paper_s_recipe_runs_too(first, tmp_path):
     assert len(weights) == 12
     assert math.isfinite(found["held_out_loss"])
     with (tmp_path / "data/plots/sparsify.csv").open() as file:
-        assert {"hard", "soft"} < set(next(csv.DictReader(file)))
+        rows = list(csv.DictReader(file))
+    assert {"hard", "soft"} < set(rows[0])
+    # By hand from the definition: 40 steps, 4 of warm-up, pruned at 0, 8 and 16, and at 24 the ramp ends; T' = 16.
+    by_twelve = {0: 0, 5: 11, 10: 14, 15: 9, 20: 12, 25: 15, 30: 10, 35: 5}
+    found = {int(row["step"]): float(row["learning_rate"]) for row in rows}
+    assert found == pytest.approx({step: 2e-3 * left / 12 for step, left in by_twelve.items()}, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("first_criterion", "criterion"),
+    [("magnitude", "magnitude"), ("magnitude", "second_order"), ("magnitude", "movement"), ("second_order", "magnitude")],
+)
+def test_what_prunes_and_when(first, tmp_path, monkeypatch, first_criterion, criterion):
+    """The first jump by its own criterion, the rest by the other; masks move on at the target until they are frozen."""
+    calls: list[tuple[str, float]] = []
+
+    def spied(name, prune):
+        def call(*args, **options):
+            calls.append(("movement" if options.get("score") is movement.score else name, round(args[-1], 4)))
+            return prune(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(pruning, "prune", spied("magnitude", pruning.prune))
+    monkeypatch.setattr(second_order, "prune", spied("second_order", second_order.prune))
+    changes = {"first_criterion": first_criterion, "criterion": criterion, "steps": 24}
+    changes |= {"prune_every_steps": 4, "prune_end_steps": 8, "freeze_masks_steps": 16, "held_out_batches": 1}
+    again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus", sparsify=changes)
+    # 0.85 - 0.35 (1 - 4/8)^3 half way up the ramp; at 12 and 16 the target is kept, and after it nothing moves.
+    sparsities = [0.5, 0.8063, 0.85, 0.85, 0.85]
+    assert calls == [(first_criterion, 0.5), *((criterion, s) for s in sparsities[1:])]
+    with (tmp_path / "data/plots/sparsify.csv").open() as file:
+        assert [round(float(row["sparsity"]), 2) for row in csv.DictReader(file)] == [0.5, 0.81, 0.85, 0.85, 0.85]
 
 
 def test_blocks_by_movement_over_the_model(first, tmp_path):

@@ -1,5 +1,6 @@
 """Profiles: what `extends` lays over what, and whose comment a number has afterwards."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -149,3 +150,85 @@ def test_a_profile_that_differs_says_what_and_nothing_else(monkeypatch):
     assert less.pop("report") != more.pop("report")
     assert less == more
     assert [len(document["tasks"]) for document in (less, more)] == [5, 5]
+
+
+PAPER = ["bert-base-85", "bert-base-90", "bert-large-90", "distilbert-85", "distilbert-90"]
+SENTENCES = ["mnli", "qnli", "qqp", "sst2"]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_profile_of_the_paper_s_prunes_by_the_paper_s_numbers(monkeypatch, name):
+    """Zafrir et al. 2021 and its reference; a 90 % profile of the reference once pruned to 85 %, and nobody noticed."""
+    monkeypatch.chdir(ROOT)
+    p = params.parse(params.parse_yaml(profiles.read(name), name), name)
+    assert p.sparsify.sparsity == int(name[-2:]) / 100
+    assert p.common.model == name[:-3]
+    bert = name.startswith("bert")
+    assert (p.prepare_corpus.block_tokens, p.prepare_corpus.held_out_ratio) == (512, 0.05)
+    assert (p.prepare_corpus.next_sentence, p.prepare_corpus.short_ratio) == (bert, 0.1)
+    for stage in (p.prepare_teacher, p.sparsify):
+        assert (stage.steps, stage.warmup_steps, stage.batch_size, stage.learning_rate) == (100_000, 1_000, 256, 5e-5)
+        assert (stage.weight_decay, stage.clip_norm, stage.masking_probability) == (0.01, 1.0, 0.15)
+    s = p.sparsify
+    assert (s.initial_sparsity, s.pattern, s.scope, s.criterion, s.schedule) == (
+        0.0,
+        "unstructured",
+        "uniform",
+        "magnitude",
+        "rewound",
+    )
+    assert (s.prune_begin_steps, s.prune_end_steps, s.freeze_masks_steps, s.prune_every_steps) == (0, 50_000, 80_000, 1_000)
+    assert (s.hard_weight, s.soft_weight, s.temperature, s.soft_positions) == (0.5, 0.5, 2.0, "all")
+    assert (s.hidden_weight, s.attention_weight) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", [*PAPER, "bert-base-90-obert"])
+def test_a_profile_of_the_paper_s_has_its_tasks_and_their_numbers(monkeypatch, name):
+    """Intel's own commands: (rate, epochs, batch, tokens) of fine-tuning, and of what follows."""
+    monkeypatch.chdir(ROOT)
+    p = params.parse(params.parse_yaml(profiles.read(name), name), name)
+    assert sorted(p.tasks) == [*SENTENCES[:3], "squad1", "sst2"]
+    small, obert = name.startswith("distilbert"), name.endswith("obert")
+    temperature = 5.5 if obert else 2.0
+    rates = {"squad1": 1.8e-4 if small else 1.5e-4} | dict.fromkeys(SENTENCES, 1.5e-4 if small or obert else 1e-4)
+    quantized = {"squad1": 1e-5} | dict.fromkeys(SENTENCES, 1e-6 if small else 1e-5)
+    for task in p.tasks:
+        answers = task == "squad1"
+        fine, qat = p.section("finetune", task), p.section("quantize", task)
+        epochs = 8 if answers or obert else 9
+        assert (fine.learning_rate, fine.epochs, fine.batch_size, fine.max_tokens) == (
+            rates[task],
+            epochs,
+            12 if answers else 32,
+            384 if answers else 128,
+        )
+        assert (qat.learning_rate, qat.epochs) == (quantized[task], 2 if answers else 3)
+        assert fine.soft_ratio == qat.soft_ratio == 1.0
+        assert fine.temperature == qat.temperature == temperature
+    assert p.section("prepare_task", "squad1").stride_tokens == 128
+    if small:
+        fine, qat = p.section("finetune", "squad1"), p.section("quantize", "squad1")
+        assert (fine.warmup_ratio, fine.weight_decay, qat.warmup_ratio, qat.weight_decay) == (0.05, 0.01, 0.1, 0.0)
+        fine, qat = p.section("finetune", "sst2"), p.section("quantize", "sst2")
+        assert (fine.warmup_ratio, fine.weight_decay, qat.warmup_ratio, qat.weight_decay) == (0.0, 0.0, 0.01, 0.01)
+
+
+def test_obert_s_recipe_is_the_paper_s_but_for_how_it_prunes(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    p = params.parse(params.parse_yaml(profiles.read("bert-base-90-obert"), ""), "").sparsify
+    assert (p.sparsity, p.initial_sparsity, p.temperature, p.hard_weight, p.soft_weight) == (0.9, 0.7, 5.5, 0.0, 1.0)
+    assert p.learning_rate == 5e-4
+    assert p.steps / p.prune_every_steps == pytest.approx(6, abs=0.01), "a rewind every half of 3 epochs"
+
+
+def test_every_number_of_the_paper_s_profiles_has_its_source_beside_it():
+    """A word before the number's meaning: paper, ref, int, oBERT, bert, or ours."""
+    files = [ROOT / f"profiles/{name}.yaml" for name in [*PAPER, "bert-base-90-obert", "recipes/paper"]]
+    number = re.compile(r"^  .*: (-?[0-9][0-9.e+-]*)\s*(#.*)?$")
+    bare = [
+        f"{file.name}:{n}: {line.strip()}"
+        for file in files
+        for n, line in enumerate(file.read_text().partition("\nstudy:")[0].splitlines(), 1)
+        if number.match(line) and not re.search(r"# (paper|ref|int|oBERT|bert|ours)\b", line)
+    ]
+    assert bare == []

@@ -6,6 +6,8 @@ Products. A linear with w weights takes 2 w FLOPs a token, attention 4 l h a tok
     forward   n (2 body + 4 L l h) + 2 m head            n tokens, m of them read, rows of l tokens, L layers, hidden h
     step      3 forward of the student + forward of the teacher; a backward is two forwards
 
+DeBERTa's tables of relative positions, r rows in all, pass query and key and meet every token: 2 L r h (n + h) more.
+
 What checkpointing computes again does not count. Elementwise work and a task's own head are left out: the one is not
 counted by torch's FlopCounterMode, which the tests compare with, the other is less than 0.1 %.
 
@@ -38,6 +40,7 @@ class Shape:
     heads: int
     vocabulary: int
     positions: int  # the longest row
+    relative: int  # rows of tables of relative positions that every layer multiplies with: DeBERTa's; else 0
     parameters: int
     prunable: int
     body: int  # weights that every token passes
@@ -84,6 +87,7 @@ def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
         heads=config.num_attention_heads,
         vocabulary=config.vocab_size,
         positions=longest(model) or config.max_position_embeddings,
+        relative=_relative(model),
         parameters=sum(p.numel() for p in model.parameters()),
         prunable=sum(m.weight.numel() for m in prunable.values()),
         body=within + (passes - 1) * _weights(layers),
@@ -94,7 +98,8 @@ def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
 
 def forward_flops(s: Shape, *, tokens: float, length: int, read: float) -> float:
     """FLOPs of one forward over `tokens` in rows of `length`, with logits at `read` positions."""
-    return tokens * (2 * s.body + 4 * s.layers * length * s.hidden) + 2 * read * s.head
+    positions = 2 * s.layers * s.relative * s.hidden * (tokens + s.hidden)
+    return tokens * (2 * s.body + 4 * s.layers * length * s.hidden) + positions + 2 * read * s.head
 
 
 def step_flops(s: Shape, *, tokens: float, length: int, read: float, teacher_read: float | None) -> float:
@@ -103,6 +108,12 @@ def step_flops(s: Shape, *, tokens: float, length: int, read: float, teacher_rea
     if teacher_read is None:
         return student
     return student + forward_flops(s, tokens=tokens, length=length, read=teacher_read)
+
+
+def _relative(model: PreTrainedModel) -> int:
+    """DeBERTa scores content against position and position against content, each with the whole table."""
+    table = sum(m.num_embeddings for name, m in model.named_modules() if name.endswith("rel_embeddings"))
+    return table * len(model.config.pos_att_type) if table else 0
 
 
 def _weights(module: nn.Module) -> int:

@@ -38,9 +38,23 @@ DISTILBERT = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
 }
+DROPS = {**BERT, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 ALBERT = {**BERT, "model_type": "albert", "embedding_size": 64}
 WIDE = {**BERT, "vocab_size": 4000, "num_hidden_layers": 2}
-PATTERN = r"^(encoder|transformer)\."
+ELECTRA = {**BERT, "model_type": "electra", "embedding_size": 128}
+MPNET = {**BERT, "model_type": "mpnet", "vocab_size": 400, "max_position_embeddings": 140}
+MODERNBERT = {**BERT, "model_type": "modernbert", "max_position_embeddings": 256, "pad_token_id": 0}
+DEBERTA = {
+    **BERT,
+    "model_type": "deberta-v2",
+    "relative_attention": True,
+    "position_buckets": 16,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
+PATTERN = r"^(encoder|transformer|layers)\."
 PIECE = planning.Piece(
     rows=8,
     length=64,
@@ -110,7 +124,11 @@ def shape_of(facts):
     return planning.shape(model, pruning.prunable(model, PATTERN))
 
 
-@pytest.mark.parametrize("facts", [BERT, DISTILBERT, WIDE, ALBERT], ids=["bert", "distilbert", "wide", "albert"])
+@pytest.mark.parametrize(
+    "facts",
+    [BERT, DISTILBERT, WIDE, ALBERT, ELECTRA, MPNET, DEBERTA, MODERNBERT],
+    ids=["bert", "distilbert", "wide", "albert", "electra", "mpnet", "deberta", "modernbert"],
+)
 @pytest.mark.parametrize(("rows", "length"), [(2, 16), (3, 128)])
 def test_flops_of_a_step_are_those_that_torch_counts(facts, rows, length):
     """Forward and backward of the student, forward of the teacher, both with logits at every position."""
@@ -182,8 +200,13 @@ def peak(student, teacher, loss, batch, *, precision, micro_batches):
         (BERT, {"rows": 4, "read": 256, "accumulates": True}, "fp32", "eager"),
         (BERT, {"soft": False, "hidden": True}, "fp32", "eager"),
         (DISTILBERT, {"rows": 2, "length": 32, "read": 64}, "fp32", "eager"),
+        (DROPS, {"probabilities": 3, "dropouts": 2}, "fp32", "eager"),
+        (DROPS, {"probabilities": 3, "dropouts": 2, "element": 2}, "bf16", "eager"),
     ],
-    ids=["bert", "bf16", "distilbert", "sdpa", "vocabulary", "checkpointing", "accumulates", "hidden", "small"],
+    ids=[
+        *("bert", "bf16", "distilbert", "sdpa", "vocabulary", "checkpointing", "accumulates", "hidden", "small"),
+        *("dropout", "dropout-bf16"),
+    ],
 )
 def test_memory_of_student_pruning_is_what_is_measured(facts, changes, precision, attention):
     piece = replace(PIECE, **changes)

@@ -1,6 +1,8 @@
 """profiles/tasks: GLUE and SQuAD out of files with the hub's schema, through the code that loads from the hub."""
 
 import copy
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,11 @@ def prepared(tmp_path, monkeypatch):
         sources.fetch_hub(
             repository, source.kind, source.revision, source.config, source.splits, tmp_path / f"data/raw/{name}"
         )
-        (tmp_path / "data/raw/tiny-bert").symlink_to(tiny.ROOT / "tests/tiny/model", target_is_directory=True)
+        model = Path(shutil.copytree(tiny.ROOT / "tests/tiny/model", tmp_path / "data/raw/tiny-bert"))
+        facts = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(
+            json.dumps({**facts, "max_position_embeddings": 384})
+        )  # as long as SQuAD's windows
         (command,) = [c for c in tiny.commands(asked) if c.name == f"prepare_task@{name}"]
         return tmp_path / f"data/tasks/{name}", tiny.run(command, tmp_path, asked)
 
@@ -107,6 +113,15 @@ def test_glue_and_squad_are_there_whole():
     assert len(GLUE) == 9
     pinned = {s["revision"] for name in (*GLUE, *SQUAD) for s in BLOCKS[name]["fetch"].values()}
     assert len(pinned) == 3
+
+
+@pytest.mark.parametrize("name", [*GLUE, *SQUAD])
+def test_what_a_block_expects_is_the_hub_s_schema(name):
+    """The files of this test have the hub's columns, in its order; so has what `pruneonce plan` reads before a fetch."""
+    source = BLOCKS[name]["fetch"][name]
+    rows, features = (squad_rows if name in SQUAD else glue_rows)(name, "train", 2)
+    assert source["expects"]["columns"] == list(features) == list(rows[0])
+    assert set(source["expects"]["rows"]) == set(source["splits"])
 
 
 @pytest.mark.parametrize("name", GLUE)

@@ -155,7 +155,8 @@ def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
     A backward frees layers while it makes gradients: the peak is at its start (all layers) or near its end (all gradients
     but a layer's, and one layer with what passes through it; or all gradients, while those of the embeddings are summed).
     Checkpointing keeps every layer's input instead, and one layer whole.
-    Not counted: fragmentation, the allocator's reserve, libraries' workspaces. On a CPU dropout keeps its mask as e bytes
+    Not counted: fragmentation, the allocator's reserve, libraries' workspaces. Measured on one process; the buckets of
+    several are what DistributedDataParallel documents. On a CPU dropout keeps its mask as e bytes
     an element, on a GPU as 1: there this is an upper bound.
     """
     n, h, f, e = p.rows * p.length, s.hidden, s.feed_forward, p.element

@@ -13,11 +13,17 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from pruneonce import checkpoint, corpus, exporting, masked_lm, pruning, quantization, tasks, training
 from pruneonce.classification import Classification
-from tests.conftest import token_batch
+from tests.conftest import cpu_engine, token_batch
 from tests.integration import tiny
 from tests.integration.tiny import TASK
 
@@ -134,6 +140,35 @@ def test_a_mask_is_made_ready_only_where_that_is_the_same_function(name, built):
     assert exporting.takes_added_mask(built(AutoModelForSequenceClassification)) == (
         name not in ("deberta-v2", "modernbert")
     )
+
+
+@pytest.mark.parametrize(
+    ("auto", "outputs"),
+    [(AutoModelForQuestionAnswering, ("start_logits", "end_logits")), (AutoModelForTokenClassification, ("logits",))],
+    ids=["answers", "tags"],
+)
+def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs):
+    """Heads on every token; the stages below classify whole texts."""
+    model = built(auto)
+    pruning.mask_linears(model, None)
+    pruning.prune(model, TARGET)
+    pruning.bake(model)
+    pruning.mask_linears(model, None, quantization.FakeQuantLinear)
+    pruning.lock(model)
+    quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(2)], engine=cpu_engine())
+    weights = {layer: m.weight.numpy().T for layer, m in quantization.to_int8(model).items()}
+    assert list(weights) == expected(name)
+    path = tmp_path / "int8.onnx"
+    exporting.export(model, path, outputs=outputs)
+    exporting.name_weights(path, weights)
+    batches = [token_batch(seed, *shape) for seed, shape in enumerate([(4, 20), (1, 3), (5, 33)])]
+    trained = list(exporting.logits(model, batches, outputs))
+    assert trained[0].shape == ((4, 2, 20) if len(outputs) == 2 else (4, 20, 2))
+    found = exporting.parity(trained, path, batches, decide=lambda logits, _: logits.argmax(-1).ravel())
+    exporting.check_parity(found, max_difference=0.02, same_decision=0.95)
+    assert exporting.Audit(path).kernels(weights) == dict.fromkeys(expected(name), "MatMulIntegerToFloat")
+    for layer, weight in weights.items():
+        assert (weight == 0).mean() >= TARGET - 0.01, layer
 
 
 def test_tokens_of_another_tokenizer(byte_level, tmp_path):

@@ -194,7 +194,8 @@ def test_every_command_of_the_readme(copy: Path, first: str):
     assert "prunable: 84.93 M in the layers" in output  # pruneonce plan
     assert (copy / "data/export/topic/int8.packed").stat().st_size < (copy / "data/export/topic/copy.onnx").stat().st_size
     table = json.loads((copy / "data/report/report.json").read_text())
-    assert [row["sparsity"] >= 0.89 for row in table] == [False, True, True]  # the last command set it to 0.9
+    # `dvc exp run` set it to 0.9, `make run SET=` after it to 0.8; rounding adds zeros to the int8 file.
+    assert [0.79 < row["sparsity"] < 0.87 for row in table] == [False, True, True]
 
 
 def test_a_second_run_in_the_same_folder_is_refused(copy: Path, first: str):

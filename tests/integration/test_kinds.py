@@ -189,10 +189,9 @@ def test_the_report_names_each_metric(done):
     assert {row["task"]: row["metric"] for row in rows} == {task: block["metric"] for task, block in BLOCKS.items()}
 
 
-def test_no_test_text_of_any_kind_enters_the_corpus(done):
+def test_the_texts_that_stay_out_of_the_corpus_are_those_of_every_kind(done):
     split = {task: tasks.read_split(done[f"tasks/{task}/test.arrow"]) for task in BLOCKS}
     texts = {task: list(tasks.texts_of_tests(done[f"tasks/{task}"])) for task in BLOCKS}
     for task in BLOCKS:
         columns = ["text", "pair"] if "pair" in BLOCKS[task] else ["text"]
         assert texts[task] == [text for column in columns for text in split[task][column]]
-    assert texts["tags"][0].split() == " ".join(texts["tags"][0].split()).split()

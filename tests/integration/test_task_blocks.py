@@ -78,8 +78,7 @@ def hub(folder: Path, name: str, config: str) -> str:
 def document(name: str) -> dict[str, Any]:
     """The tiny profile with this block's source and task."""
     found, block = tiny.document(), copy.deepcopy(BLOCKS[name])
-    fields = params.HubSource.model_fields  # a block may also say what to expect there
-    found["fetch"] = {s: {k: v for k, v in source.items() if k in fields} for s, source in block["fetch"].items()}
+    found["fetch"] = block["fetch"]
     found["tasks"] = block["tasks"]
     return found
 

@@ -155,15 +155,15 @@ def test_pieces_are_bounded(model, monkeypatch):
 
 
 def test_memory_is_that_of_one_tensor(tmp_path):
-    """30 tensors of 256 KiB: a few copies of one are in memory at a time, never all."""
-    path = write_model(tmp_path / "m.onnx", **{f"w{i}": sparse_weight(512, 512, seed=i) for i in range(30)})
+    """45 tensors of 256 KiB: a few copies of one are in memory at a time, never all. How many hangs on the threads' turns."""
+    path = write_model(tmp_path / "m.onnx", **{f"w{i}": sparse_weight(512, 512, seed=i) for i in range(45)})
     peaks = []
     for work, source, target in ((packing.pack, "m.onnx", "m.packed"), (packing.unpack, "m.packed", "back.onnx")):
         tracemalloc.start()
         work(tmp_path / source, tmp_path / target)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert max(peaks) < 8 * 512 * 512 < path.stat().st_size / 3
+    assert max(peaks) < 12 * 512 * 512 < path.stat().st_size / 3
 
 
 def test_every_flipped_byte_is_found(archive):

@@ -155,7 +155,7 @@ def test_pieces_are_bounded(model, monkeypatch):
 
 
 def test_memory_is_that_of_one_tensor(tmp_path):
-    """45 tensors of 256 KiB: a few copies of one are in memory at a time, never all. How many hangs on the threads' turns."""
+    """45 tensors of 256 KiB: a few copies of one are in memory at a time (the threads' turns decide), never all."""
     path = write_model(tmp_path / "m.onnx", **{f"w{i}": sparse_weight(512, 512, seed=i) for i in range(45)})
     peaks = []
     for work, source, target in ((packing.pack, "m.onnx", "m.packed"), (packing.unpack, "m.packed", "back.onnx")):

@@ -21,7 +21,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from benchmarks.measuring import Compute, Row, machine, markdown
-from pruneonce import embeddings, exporting, packing, pruning, quantization, runtime, training
+from pruneonce import checkpoint, embeddings, exporting, packing, pruning, quantization, runtime, training
+from pruneonce.batch import Batch, inputs
 from pruneonce.errors import PatternBroken
 
 PAGE = Path(__file__).parents[1] / "docs/architectures.md"
@@ -132,8 +133,8 @@ def load(folder: Path) -> PreTrainedModel:
 def train(model: nn.Module, engine) -> None:
     """A few steps on random labels."""
 
-    def loss(model: nn.Module, batch: training.Batch) -> dict[str, torch.Tensor]:
-        return {"loss": model(**training.inputs(batch), labels=batch["labels"]).loss}
+    def loss(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": model(**inputs(batch), labels=batch["labels"]).loss}
 
     rate = {"learning_rate": lambda step: 1e-3, "steps": STEPS, "weight_decay": 0.01, "clip_norm": 1.0, "seed": SEED}
     training.fit(model, partial(batch_of, 8, 64), loss, engine=engine, **rate)  # type: ignore[arg-type]
@@ -148,7 +149,7 @@ def measure(name: str, folder: Path) -> Row:
     """One architecture's line of the table."""
     engine = training.accelerator(Compute(seed=SEED, precision="fp32", threads=1))
     built = build(*CONFIGURATIONS[name], folder)
-    longest = exporting.longest(load(built.dense)) or 512
+    longest = checkpoint.longest(load(built.dense)) or 512
     batches = [batch_of(*sizes, seed) for seed, sizes in enumerate([(8, 64), (1, 3), (5, 100), (2, longest)])]
     parity: dict[str, float] = {}
 

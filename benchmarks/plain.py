@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from pruneonce.training import Batch
+from pruneonce.batch import Batch
 
 TEMPERATURE = 2.0
 

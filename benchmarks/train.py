@@ -34,9 +34,9 @@ from transformers.utils import logging
 
 from benchmarks import plain
 from benchmarks.measuring import Compute, arguments, bar, in_turn, publish, ratio
-from pruneonce import checkpoint, corpus, kinds, masked_lm, planning, pruning, schedules, tasks, training
+from pruneonce import checkpoint, corpus, learning, masked_lm, planning, pruning, schedules, tasks, training
+from pruneonce.batch import Batch, Loss, mix
 from pruneonce.classification import Classification
-from pruneonce.training import Batch, Loss
 
 ROWS, LENGTH = 32, 128  # a batch of student pruning
 CURVE_ROWS = 4  # of the curve: minutes instead of most of an hour
@@ -97,7 +97,7 @@ def masked_batches(folder: Path | None, *, seed: int = 0, rows: int = ROWS) -> C
             corpus.read_blocks(folder / "train.arrow"), words, batch_size=rows, probability=0.15, seed=seed
         )
 
-    return lambda step: random_blocks(rows, LENGTH, seed=training.mix(seed, step))
+    return lambda step: random_blocks(rows, LENGTH, seed=mix(seed, step))
 
 
 def random_blocks(rows: int, length: int, *, seed: int) -> Batch:
@@ -235,7 +235,7 @@ def fine_tuning(args: argparse.Namespace) -> None:
     pruning.mask_linears(student, PRUNABLE)
     at_target(student)
     pruning.bake(student)
-    loss = kinds.distilled_loss(KIND, mentor, temperature=2.0, soft_ratio=1.0, hidden_weight=0.0)
+    loss = learning.distilled_loss(KIND, mentor, temperature=2.0, soft_ratio=1.0, hidden_weight=0.0)
 
     def ours() -> float:
         watch = fit(student, batches, loss, steps=len(batches) + 1, compute=compute, pruned=pruning.lock)

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from transformers import AutoModelForQuestionAnswering
 
 from pruneonce import tables
+from pruneonce.batch import Batch
 from pruneonce.classification import named
 from pruneonce.distillation import soft_loss
 from pruneonce.errors import DataError
 from pruneonce.examples import Example
 from pruneonce.scores import Scorer
 from pruneonce.tasks import Wanted, check_offsets
-from pruneonce.training import Batch
 
 NEVER = -1e6  # logit of padding: its probability is 0 in any temperature, and 0 times a finite number is 0
 

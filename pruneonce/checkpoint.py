@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from torch import distributed, nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoTokenizer,
@@ -17,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from pruneonce.errors import ModelError
+from pruneonce.errors import ConfigError, ModelError
 from pruneonce.pruning import Selection, body, prunable
 
 RANGES = "ranges.json"
@@ -102,7 +104,9 @@ def load_sparse_task_model(sparse: Path, teacher: PreTrainedModel, *, attention:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A plain folder; the same model gives the same bytes wherever it came from."""
+    """A plain folder; the same model gives the same bytes wherever it came from. Of several processes the first writes."""
+    if _is_another():
+        return
     logging.disable_progress_bar()
     model.config._name_or_path = ""
     model.save_pretrained(folder)
@@ -134,8 +138,32 @@ def load_pruned(folder: Path) -> list[str]:
     return names
 
 
+def longest(model: nn.Module) -> int | None:
+    """The most tokens that the model has positions for; None where its configuration says nothing.
+
+    RoBERTa and MPNet number positions behind that of padding, which has a row of the table as well.
+    """
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and isinstance(m, nn.Embedding)]
+    behind = max((t.padding_idx + 1 for t in tables if t.padding_idx is not None), default=0)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return positions and positions - behind
+
+
+def check_tokens(folder: Path, tokens: int, *, setting: str) -> None:
+    """Raises ConfigError, naming the setting, if the model in `folder` has no positions for rows of so many tokens."""
+    with torch.device("meta"):
+        most = longest(AutoModel.from_config(_config(folder, None)))
+    if most and tokens > most:
+        raise ConfigError(
+            f"expected rows of at most {most} tokens, the positions of the model in {folder}, found {tokens}: "
+            f"lower {setting}."
+        )
+
+
 def save_ranges(ranges: dict[str, tuple[float, float]], folder: Path) -> None:
     """Activation ranges beside the weights: transformers would drop them silently from the weights' own file."""
+    if _is_another():
+        return
     (folder / RANGES).write_text(json.dumps(ranges, indent=1, sort_keys=True) + "\n")
 
 
@@ -144,6 +172,11 @@ def load_ranges(folder: Path) -> dict[str, tuple[float, float]]:
     if not (folder / RANGES).exists():
         raise ModelError(f"expected {RANGES} in {folder}, found none: this model did not go through `quantize`.")
     return {name: (low, high) for name, (low, high) in json.loads((folder / RANGES).read_text()).items()}
+
+
+def _is_another() -> bool:
+    """Whether this process is one of several, and not the one that writes."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0
 
 
 def _config(folder: Path, dropout: float | None, **changes):

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
 from pruneonce import tables, tasks
+from pruneonce.batch import Batch
 from pruneonce.distillation import binary_soft_loss, soft_loss
 from pruneonce.errors import DataError
 from pruneonce.examples import Example, label_names
 from pruneonce.scores import Scorer
 from pruneonce.tasks import Wanted
-from pruneonce.training import Batch
 
 
 def named(labels: Sequence[str]) -> dict[str, Any]:

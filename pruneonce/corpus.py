@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from tqdm import tqdm
 
-from pruneonce.training import Batch, mix
+from pruneonce.batch import Batch, mix
 
 IGNORED = -100  # label of a position that no loss reads, as in torch's cross_entropy
 
@@ -83,14 +83,6 @@ def write_packed(
 def read_blocks(path: Path) -> Dataset:
     """The blocks as a memory-mapped data set: what is not asked for stays on disk."""
     return Dataset.from_file(str(path)).with_format("numpy")
-
-
-def epoch_order(size: int, *, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Which rows the batch of `step` takes: a fresh shuffle each epoch, every row at most once an epoch."""
-    per_epoch = max(1, size // batch_size)
-    epoch, position = divmod(step, per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(size)
-    return order[position * batch_size : (position + 1) * batch_size]
 
 
 def mask_tokens(
@@ -208,14 +200,21 @@ class MaskedBlocks:
         self.blocks, self.batch_size, self.probability, self.seed = blocks, batch_size, probability, seed
         self.mask_token, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
         self.special = sorted(tokenizer.all_special_ids)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def __call__(self, step: int) -> Batch:
-        rows = epoch_order(len(self.blocks), batch_size=self.batch_size, seed=self.seed, step=step)
-        return self.masked(rows, mix(self.seed, step))
+        return self.masked(self.rows(step), mix(self.seed, step))
 
     def __len__(self) -> int:
         """Batches in one epoch."""
         return max(1, len(self.blocks) // self.batch_size)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which rows the batch of `step` takes: a fresh shuffle each epoch, every row at most once an epoch."""
+        epoch, position = divmod(step, len(self))
+        if self._order[0] != epoch:  # kept for the epoch: a corpus has millions of blocks
+            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.blocks)))
+        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def masked(self, rows: np.ndarray, seed: int) -> Batch:
         """The batch of these rows, masked by this seed."""

@@ -17,9 +17,10 @@ from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from pruneonce import lean, quantization, runtime
+from pruneonce.batch import Batch, inputs
+from pruneonce.batch import logits as stacked
+from pruneonce.checkpoint import longest
 from pruneonce.errors import ExportError, PatternBroken
-from pruneonce.training import Batch, inputs
-from pruneonce.training import logits as stacked
 
 OPSET = 20
 EXACT_SUMS = {"session.x64quantprecision": "1"}  # no 16-bit sums on processors without VNNI, slower; others ignore it
@@ -76,17 +77,6 @@ def takes_added_mask(model: nn.Module) -> bool:
     return torch.equal(made, added)
 
 
-def longest(model: nn.Module) -> int | None:
-    """The most tokens that the model has positions for; None where its configuration says nothing.
-
-    RoBERTa and MPNet number positions behind that of padding, which has a row of the table as well.
-    """
-    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and isinstance(m, nn.Embedding)]
-    behind = max((t.padding_idx + 1 for t in tables if t.padding_idx is not None), default=0)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return positions and positions - behind
-
-
 def _activation_qdq(x, scale, zero_point):
     return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
 
@@ -104,7 +94,7 @@ def export(
 ) -> None:
     """Write `model`, a task model, as one ONNX file: inputs int64[batch, length], outputs float[batch, ...].
 
-    reads: names of the inputs, in the order of `training.INPUTS`. outputs: of the model, and of the file.
+    reads: names of the inputs, in the order of `batch.INPUTS`. outputs: of the model, and of the file.
     An Int8Linear becomes QuantizeLinear/DequantizeLinear around a MatMul with an int8 initializer.
     """
     axes = {
@@ -290,8 +280,8 @@ def parity(
     differences, scale, rows, equal = 0.0, 0.0, 0, []
     for ours, batch in zip(trained, batches, strict=True):
         theirs = runtime.logits(session, batch)
-        differences = max(differences, float(np.abs(ours - theirs).max()))
-        scale = max(scale, float(np.abs(ours).max()))
+        differences = float(np.maximum(differences, np.abs(ours - theirs).max()))  # not max(): nan is to stay
+        scale = float(np.maximum(scale, np.abs(ours).max()))
         equal.append(decide(ours, batch) == decide(theirs, batch))
         rows += len(ours)
     same = float(np.concatenate(equal).mean())
@@ -303,7 +293,8 @@ def check_parity(found: Mapping[str, float], *, max_difference: float, same_deci
 
     max_difference: of logits, as a fraction of the largest one.
     """
-    if found["max_difference"] > max_difference * found["max_logit"] or found["same_decision"] < same_decision:
+    near = found["max_difference"] <= max_difference * found["max_logit"]  # False where a logit is nan
+    if not near or found["same_decision"] < same_decision:
         raise ExportError(
             f"expected ONNX Runtime within {max_difference:g} of the largest logit and {same_decision:.2%} equal decisions, "
             f"found a difference of {found['max_difference']:.3g} with logits up to {found['max_logit']:.3g} and "

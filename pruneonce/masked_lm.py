@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruneonce import vocabulary
+from pruneonce.batch import Batch, Loss, inputs, pieces
 from pruneonce.corpus import IGNORED, MaskedBlocks
 from pruneonce.distillation import inner_losses, outputs_for, soft_loss
 from pruneonce.errors import ModelError
 from pruneonce.pruning import body
-from pruneonce.training import Batch, Loss, inputs
 from pruneonce.vocabulary import Head
 
 NEXT_SENTENCE = "next_sentence_label"  # int64[batch], 1 for a second segment that does not follow; of segment pairs only
@@ -121,8 +121,8 @@ def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, li
     was_training = model.training
     model.eval().to(engine.device)
     total, count, right, rows = 0.0, 0, 0, 0
-    for step in range(min(limit, len(batches))):
-        batch = {k: v.to(engine.device) for k, v in batches(step).items()}
+    cut = (piece for step in range(min(limit, len(batches))) for piece in pieces(batches(step), engine))
+    for batch in ({k: v.to(engine.device) for k, v in piece.items()} for piece in cut):
         chosen = batch["labels"] != IGNORED
         with engine.autocast():
             head, out = head_at(model, batch, chosen)

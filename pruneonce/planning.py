@@ -24,8 +24,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
 
+from pruneonce.checkpoint import longest
 from pruneonce.errors import ModelError
-from pruneonce.exporting import longest
 from pruneonce.pruning import body
 from pruneonce.vocabulary import PIECE
 

@@ -9,15 +9,15 @@ Both are operators of their own so that the exporter can write QuantizeLinear/De
 Source: Zafrir et al. 2019, arXiv:1910.06188 (Q8BERT), and 2021, arXiv:2111.05754, "quantization-aware training".
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from pruneonce.batch import Batch, inputs
 from pruneonce.pruning import MaskedLinear, body
-from pruneonce.training import Batch, inputs
 
 TINY = 1e-8  # floor of a scale: a fully pruned row has maximum 0, a constant activation range 0
 
@@ -188,6 +188,25 @@ def round_operands(model: nn.Module, on: bool) -> None:
     """Compute on the integer grids, or, before quantization-aware training begins, on the floats they stand for."""
     for linear in quantized_linears(model).values():
         linear.rounds = on
+
+
+def aware(
+    model: nn.Module, *, steps: int, begin_ratio: float, freeze_ranges_ratio: float
+) -> Callable[[int], dict[str, float]]:
+    """What to do before a step: operands are rounded from one share of the steps on, ranges move up to another."""
+
+    def before_step(step: int) -> dict[str, float]:
+        observe(model, step < freeze_ranges_ratio * steps)
+        round_operands(model, step >= begin_ratio * steps)
+        return {}
+
+    return before_step
+
+
+def settle(model: nn.Module) -> None:
+    """From here on the model computes what ships: ranges are frozen, operands rounded."""
+    observe(model, False)
+    round_operands(model, True)
 
 
 def ranges(model: nn.Module) -> dict[str, tuple[float, float]]:

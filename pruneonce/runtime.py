@@ -15,7 +15,7 @@ import onnxruntime as ort
 from tqdm import tqdm
 
 if TYPE_CHECKING:  # a session for what ships needs no torch
-    from pruneonce.training import Batch
+    from pruneonce.batch import Batch
 
 INTEGER_KERNELS = (
     "MatMulIntegerToFloat",

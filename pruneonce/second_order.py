@@ -19,9 +19,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from pruneonce.batch import Batch, inputs, pieces
 from pruneonce.patterns import UNSTRUCTURED, Pattern
 from pruneonce.pruning import MaskedLinear, body, pruned_count
-from pruneonce.training import Batch, inputs
 
 BLOCK = 128  # columns among which a block's weights compete: the source's B_s
 
@@ -80,7 +80,8 @@ def prune(
         with engine.autocast():
             body(model)(**batch)
 
-    given = ({name: tensor.to(engine.device) for name, tensor in inputs(sample(step)).items()} for step in range(batches))
+    cut = (piece for step in range(batches) for piece in pieces(inputs(sample(step)), engine))
+    given = ({name: tensor.to(engine.device) for name, tensor in piece.items()} for piece in cut)
     for name, moments in input_moments(linears, read, given).items():
         prune_second_order(linears[name], moments, sparsity, pattern=pattern)
     model.train(was_training)

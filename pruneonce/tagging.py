@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForTokenClassification
 
 from pruneonce import tables, tasks
+from pruneonce.batch import Batch
 from pruneonce.classification import named
 from pruneonce.corpus import IGNORED
 from pruneonce.distillation import soft_loss
@@ -23,7 +24,6 @@ from pruneonce.errors import DataError
 from pruneonce.examples import Example, label_names
 from pruneonce.scores import Scorer
 from pruneonce.tasks import Wanted
-from pruneonce.training import Batch
 
 OUTSIDE = "O"  # the tag of a word that is in no entity
 CUT = -1  # place of a word that has no token: it was cut off, or the tokenizer dropped it
@@ -94,13 +94,14 @@ class TokenClassification:
         return labels
 
     def hard(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross entropy, mean over words."""
-        return F.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+        """Cross entropy, mean over words; 0 without any, as in a batch whose words were all cut off."""
+        words = batch["labels"] != IGNORED
+        return F.cross_entropy(logits[words].float(), batch["labels"][words], reduction="sum") / words.sum().clamp(min=1)
 
     def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """Mean over words: no padding, no special token, no second token of a word."""
+        """Mean over words, 0 without any: no padding, no special token, no second token of a word."""
         words = batch["labels"] != IGNORED
-        return soft_loss(student[words], teacher[words], temperature)
+        return soft_loss(student[words], teacher[words], temperature) if words.any() else student.sum() * 0.0
 
     def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
         return logits.argmax(-1)[batch["labels"].numpy() != IGNORED]

@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from pruneonce.batch import Batch
 from pruneonce.errors import ModelError
 from pruneonce.examples import Example
-from pruneonce.training import Batch
 
 # What every kind's splits have; a pair has two texts, and token types where the model reads them.
 COLUMNS = {
@@ -222,8 +222,8 @@ class Batches:
         return -(-len(self.lengths) // self.batch_size)
 
     def steps(self, epochs: float) -> int:
-        """Steps in so many epochs, one at least."""
-        return max(1, round(epochs * len(self)))
+        """Steps in so many epochs: none in none, else one at least."""
+        return max(1, round(epochs * len(self))) if epochs else 0
 
     def rows(self, step: int) -> np.ndarray:
         """Which rows the batch of `step` takes."""

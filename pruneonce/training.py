@@ -7,7 +7,7 @@ that was interrupted ends with the bytes of one that was not.
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,27 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pruneonce.batch import Batch, Loss, mix, pieces
 from pruneonce.errors import ConfigError, LossNotFinite
 from pruneonce.pruning import MaskedLinear
 
-Batch = dict[str, Tensor]
 Log = Callable[[int, Mapping[str, float]], None]  # (step, metrics)
-Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]  # parts by name; "loss" is the one to minimise
-
 
 # What Accelerate's launcher sets for engines that cut a matrix into pieces, on which no mask could be chosen.
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # what a model reads of a batch, where the batch has it
-
-
-def inputs(batch: Batch) -> Batch:
-    """The part of a batch that the model reads; labels and the like are the loss's."""
-    return {name: batch[name] for name in INPUTS if name in batch}
-
-
-def logits(out: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """What a model says, as one tensor float[batch, ...]; several outputs are stacked behind the batch."""
-    return out[names[0]] if len(names) == 1 else torch.stack([out[name] for name in names], dim=1)
 
 
 class Compute(Protocol):
@@ -161,24 +148,16 @@ def fit(
 
 
 def _shares(batch: Batch, engine: Accelerator) -> list[Batch]:
-    """This process's part of the batch, in as many pieces as gradients are accumulated over."""
-    pieces = engine.num_processes * engine.gradient_accumulation_steps
-    if pieces == 1:
-        return [{k: v.to(engine.device) for k, v in batch.items()}]
-    rows = len(batch["attention_mask"])  # the last batch of an epoch may have fewer rows than pieces: some are shared then
-    mine = [piece % rows for piece in range(engine.process_index, pieces, engine.num_processes)]
-    return [{k: v[i::pieces].to(engine.device) for k, v in batch.items()} for i in mine]
+    """This process's pieces of the batch; where there are fewer than processes and micro-batches some are shared."""
+    cut, wanted = pieces(batch, engine), engine.num_processes * engine.gradient_accumulation_steps
+    mine = (cut[i % len(cut)] for i in range(engine.process_index, wanted, engine.num_processes))
+    return [{name: tensor.to(engine.device) for name, tensor in piece.items()} for piece in mine]
 
 
 def _mean(shares: list[dict[str, Tensor]], engine: Accelerator) -> dict[str, float]:
     """Every part of the loss, averaged over the pieces of the batch of all processes, which all return the same."""
     total = torch.stack([torch.stack([part.float() for part in share.values()]) for share in shares]).mean(0)
     return dict(zip(shares[0], engine.reduce(total, reduction="mean").tolist(), strict=True))
-
-
-def mix(seed: int, step: int) -> int:
-    """One seed out of two numbers, well apart for neighbouring steps."""
-    return (seed * 1_000_003 + step * 7_919 + 17) % 2**63
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

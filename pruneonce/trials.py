@@ -17,7 +17,7 @@ def pruned_while_learning(
     """
 
     def before_step(step: int) -> dict[str, float]:
-        if step <= end and (step % every == 0 or step == end):
+        if schedules.is_pruning_step(step, begin=0, freeze=end, every=every):
             sparsity = schedules.cubic_sparsity(step, begin=0, end=end, initial=0.0, target=target)
             pruning.prune(model, sparsity, select=select)
         return {"sparsity": pruning.masked_sparsity(model)}

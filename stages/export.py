@@ -10,6 +10,7 @@ from functools import partial
 from pipeline.params import Common, Export
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
 from pruneonce import checkpoint, embeddings, exporting, kinds, pruning, quantization, tasks, training
+from pruneonce.batch import inputs
 
 
 def run(
@@ -51,7 +52,7 @@ def run(
             weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
         else:
             weights = {name: m.weight.detach().numpy() for name, m in pruning.prunable(model, pruned).items()}
-        exporting.export(model, path, reads=list(training.inputs(batches[0])), outputs=kind.outputs)
+        exporting.export(model, path, reads=list(inputs(batches[0])), outputs=kind.outputs)
         exporting.name_weights(path, weights)
         rounded = embeddings.quantize(path) if variant == "int8" and p.embeddings == "int8" else {}
         trained = exporting.logits(model, batches, kind.outputs)

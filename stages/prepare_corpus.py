@@ -17,6 +17,7 @@ from pruneonce.errors import DataError
 def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus, log: Log) -> Metrics:
     p = prepare_corpus
     tokenizer = checkpoint.load_tokenizer(raw / common.model)
+    checkpoint.check_tokens(raw / common.model, p.block_tokens, setting="prepare_corpus.block_tokens")
     tests = (text for task in sorted(tasks.iterdir()) for text in task_data.texts_of_tests(task))
 
     def documents():

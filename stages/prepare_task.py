@@ -5,12 +5,10 @@ reads   source     folder with train and perhaps validation, test     fetch
 writes  splits     train, validation, test: texts, label, input_ids; task.json: what the task is     data/tasks/<task>
 """
 
-import json
-
 from pipeline.params import Common, PrepareTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
 from pruneonce import checkpoint, examples, kinds, tables, tasks
-from pruneonce.errors import ConfigError, DataError
+from pruneonce.errors import DataError
 
 
 def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask, log: Log) -> Metrics:
@@ -35,12 +33,8 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     held_out = [chosen for name, chosen in found.items() if name != "train"]
     kind = family.of(p, found["train"], *held_out)
     tokenizer = checkpoint.load_tokenizer(model)
-    positions = json.loads((model / "config.json").read_text()).get("max_position_embeddings")
-    if positions and p.max_tokens > positions:  # said now, before anything is trained
-        raise ConfigError(
-            f"expected max_tokens of at most {positions}, the positions of {common.model}, found {p.max_tokens}: lower "
-            f"prepare_task.max_tokens, or that of tasks.{item}."
-        )
+    setting = f"prepare_task.max_tokens, or that of tasks.{item}"
+    checkpoint.check_tokens(model, p.max_tokens, setting=setting)  # now, before anything is trained
     splits.mkdir(parents=True, exist_ok=True)
     kinds.save(kind, splits)
     metrics = {}

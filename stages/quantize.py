@@ -15,7 +15,7 @@ from functools import partial
 
 from pipeline.params import Common, Quantize
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
-from pruneonce import checkpoint, kinds, pruning, quantization, schedules, tasks, training
+from pruneonce import checkpoint, learning, pruning, quantization, training
 
 
 def run(
@@ -32,64 +32,50 @@ def run(
 ) -> Metrics:
     p = quantize
     engine = training.accelerator(common, micro_batches=p.micro_batches)
-    tokenizer = checkpoint.load_tokenizer(teacher)
-    kind = kinds.load(splits)
-    mentor = checkpoint.load_task_model(kind.architecture, teacher, attention=common.attention, dropout=0.0)
-    mentor = mentor.eval().requires_grad_(False).to(engine.device)
+    task = learning.Task.read(splits, teacher, engine)
+    mentor = task.teacher(teacher, attention=common.attention)
     start = {"sparse": sparse, "dense": teacher}[p.start]
-    student = checkpoint.load_task_model(kind.architecture, start, attention=common.attention, dropout=p.dropout)
-    student = student.to(engine.device)
+    student = task.model(start, attention=common.attention, dropout=p.dropout)
     pruned = checkpoint.load_pruned(sparse)
     given = pruning.zeros(student, pruned)
     fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
     pruning.mask_linears(student, pruned, fake_quant)
     pruning.lock(student)
-    train, validation = (tasks.read_split(splits / f"{name}.arrow") for name in ("train", "validation"))
-    batches = tasks.Batches(train, kind, tokenizer, batch_size=p.batch_size, max_tokens=p.max_tokens, seed=common.seed)
-    steps = batches.steps(p.epochs) if p.epochs else 0  # a little training takes a step at least
+    batches = task.batches(p, seed=common.seed)
+    steps = batches.steps(p.epochs)
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
-    quantization.observe(student, False)
-    calibrated = kinds.score(student, kind, validation, tokenizer, engine=engine)
+    quantization.settle(student)
+    calibrated = task.score(student, "validation")
 
-    def before_step(step: int) -> dict[str, float]:
-        quantization.observe(student, step < p.freeze_ranges_ratio * steps)
-        quantization.round_operands(student, step >= p.begin_ratio * steps)
-        return {}
-
-    training.fit(
+    task.fit(
         student,
         batches,
-        kinds.distilled_loss(
-            kind,
+        learning.distilled_loss(
+            task.kind,
             mentor,
             temperature=p.temperature,
             soft_ratio=p.soft_ratio,
             hidden_weight=p.hidden_weight,
             attention_weight=p.attention_weight,
         ),
-        engine=engine,
-        learning_rate=partial(
-            schedules.linear_decay, steps=steps, warmup=round(p.warmup_ratio * steps), peak=p.learning_rate
-        ),
+        recipe=p,
         steps=steps,
-        weight_decay=p.weight_decay,
-        clip_norm=p.clip_norm,
-        seed=common.seed,
-        before_step=before_step,
+        before_step=quantization.aware(
+            student, steps=steps, begin_ratio=p.begin_ratio, freeze_ranges_ratio=p.freeze_ranges_ratio
+        ),
         log=log,
         name=f"quantize {item}",
         checkpoint=log.scratch / "state.safetensors",
     )
-    quantization.observe(student, False)
-    quantization.round_operands(student, True)
-    score = kinds.score(student, kind, validation, tokenizer, engine=engine)
+    quantization.settle(student)
+    score = task.score(student, "validation")
     ranges = quantization.ranges(student)
     student.config.weight_bits = p.weight_bits  # beside the ranges: what the weights' grid is
     student.config.pruned = pruned  # as every model of this pattern says, also one that begins dense
     pruning.bake(student)
     pattern = pruning.zeros(student, pruned)
     pruning.check_pattern(given, pattern)
-    checkpoint.save(student, tokenizer, model)
+    checkpoint.save(student, task.tokenizer, model)
     checkpoint.save_ranges(ranges, model)
     log.write_history(history)
     return {"validation_score": score, "ptq_validation_score": calibrated, "sparsity": pruning.sparsity(pattern)}

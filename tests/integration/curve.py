@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 from pruneonce import masked_lm, movement, pruning, quantization, second_order, training
+from pruneonce.batch import Batch
 from tests.conftest import PRUNABLE, Cpu, random_masked_lm, token_batch
 
 STEPS, ROWS = 10, 8
 
 
-def batches(step: int) -> training.Batch:
+def batches(step: int) -> Batch:
     """Eight rows without padding, three masked tokens in each."""
     batch = token_batch(step, rows=ROWS, length=12)
     ids = batch["input_ids"].clamp(min=5)
@@ -41,7 +42,7 @@ def main(folder: Path) -> None:
         rows.append(len(batch["labels"]))
         return distilled(model, batch)
 
-    def calibration(step: int) -> training.Batch:
+    def calibration(step: int) -> Batch:
         return batches(step + 1000 * engine.process_index)  # far more than rounding would part the processes by
 
     def before_step(step: int) -> dict[str, float]:

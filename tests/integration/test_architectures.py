@@ -21,7 +21,8 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from pruneonce import checkpoint, corpus, exporting, masked_lm, pruning, quantization, tasks, training
+from pruneonce import checkpoint, corpus, exporting, masked_lm, pruning, quantization, tasks
+from pruneonce.batch import inputs
 from pruneonce.classification import Classification
 from tests.conftest import cpu_engine, token_batch
 from tests.integration import tiny
@@ -193,10 +194,8 @@ def test_tokens_of_another_tokenizer(byte_level, tmp_path):
     fields = ARCHITECTURES["roberta"].config | {"vocab_size": 300, "pad_token_id": 1}
     model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("roberta", **fields)).eval()
     with torch.no_grad():
-        together = model(**training.inputs(padded)).logits
-        alone = [
-            model(input_ids=i[m.bool()][None]).logits[0] for i, m in zip(*training.inputs(padded).values(), strict=True)
-        ]
+        together = model(**inputs(padded)).logits
+        alone = [model(input_ids=i[m.bool()][None]).logits[0] for i, m in zip(*inputs(padded).values(), strict=True)]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
 
 
@@ -300,7 +299,7 @@ def test_the_int8_file_at_every_length(done):
     quantization.load_ranges(model, checkpoint.load_ranges(folder))
     quantization.to_int8(model)
 
-    assert exporting.longest(model) == ARCHITECTURES[done.name].longest
+    assert checkpoint.longest(model) == ARCHITECTURES[done.name].longest
     sizes = [(4, 20), (1, 3), (5, 33), (2, ARCHITECTURES[done.name].longest)]
     batches = [token_batch(seed, rows, length) for seed, (rows, length) in enumerate(sizes)]
     found = exporting.parity(exporting.logits(model, batches), path, batches)

@@ -189,6 +189,10 @@ def too_long(project: Project) -> None:
     project.edit(put(f"tasks.{TASK}.prepare_task.max_tokens", 1000))
 
 
+def too_wide(project: Project) -> None:
+    project.edit(put("prepare_corpus.block_tokens", 65))
+
+
 def empty(project: Project) -> None:
     (project.folder / "data/raw/topic/train.tsv").write_bytes(b"")
 
@@ -227,7 +231,11 @@ BAD_RUNS = {
     labels: (f"prepare_task@{TASK}", "DataError: expected labels ['kitchen', 'sport'], found also ['weather']"),
     too_long: (
         f"prepare_task@{TASK}",
-        "ConfigError: expected max_tokens of at most 64, the positions of tiny-bert, found 1000: lower ",
+        "ConfigError: expected rows of at most 64 tokens, the positions of the model in data/raw/tiny-bert, found 1000: ",
+    ),
+    too_wide: (
+        "prepare_corpus",
+        "ConfigError: expected rows of at most 64 tokens, the positions of the model in data/raw/tiny-bert, found 65: ",
     ),
     empty: (f"prepare_task@{TASK}", "DataError: expected rows in data/raw/topic/train.tsv, found an empty file"),
     latin1: (f"prepare_task@{TASK}", "DataError: expected UTF-8 in data/raw/topic/train.tsv, found byte 0xfc"),

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification as AUTO
 
 from pruneonce import checkpoint, pruning
 from pruneonce.classification import named
-from pruneonce.errors import ModelError
+from pruneonce.errors import ConfigError, ModelError
 from tests.conftest import random_classifier
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -232,3 +232,24 @@ def test_ranges_round_trip_to_the_last_bit(tmp_path):
 def test_a_model_that_was_not_quantized_has_no_ranges(tmp_path):
     with pytest.raises(ModelError, match="did not go through `quantize`"):
         checkpoint.load_ranges(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "most"), [("bert", 64), ("roberta", 62), ("mpnet", 62), ("modernbert", 64), ("deberta-v2", 64)]
+)
+def test_rows_that_a_model_has_no_positions_for_are_an_error(tmp_path, config, most):
+    """RoBERTa and MPNet number positions behind that of padding."""
+    AutoConfig.for_model(config, **SMALL, max_position_embeddings=64, pad_token_id=1).save_pretrained(tmp_path)
+    checkpoint.check_tokens(tmp_path, most, setting="a.b")
+    with pytest.raises(ConfigError, match=rf"at most {most} tokens, the positions .* found {most + 1}: lower a\.b\."):
+        checkpoint.check_tokens(tmp_path, most + 1, setting="a.b")
+
+
+def test_of_several_processes_the_first_one_writes(masked_lm, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.distributed, "is_initialized", lambda: True)
+    for rank, written in ((1, False), (0, True)):
+        monkeypatch.setattr(checkpoint.distributed, "get_rank", lambda rank=rank: rank)
+        checkpoint.save(masked_lm, tokenizer, tmp_path / "model")
+        checkpoint.save_ranges({"a": (0.0, 1.0)}, tmp_path / "model")
+        assert (tmp_path / "model").exists() == written
+    assert checkpoint.load_ranges(tmp_path / "model") == {"a": (0.0, 1.0)}

@@ -40,18 +40,6 @@ def test_text_key_is_uniform():
     assert np.histogram(keys, bins=4, range=(0, 1))[0] == pytest.approx([1000] * 4, abs=120)
 
 
-def test_epoch_order_shows_every_row_once_and_shuffles_anew():
-    epochs = [
-        np.concatenate([corpus.epoch_order(12, batch_size=4, seed=1, step=3 * e + i) for i in range(3)]) for e in range(2)
-    ]
-    assert [sorted(e) for e in epochs] == [list(range(12))] * 2
-    assert epochs[0].tolist() != epochs[1].tolist()
-
-
-def test_epoch_order_with_fewer_rows_than_a_batch():
-    assert sorted(corpus.epoch_order(3, batch_size=8, seed=0, step=5)) == [0, 1, 2]
-
-
 def test_masking_is_80_10_10():
     tokens = torch.randint(10, 1000, (200, 250), generator=torch.Generator().manual_seed(0))
     tokens[:, 0], tokens[:, -1] = 2, 3
@@ -98,6 +86,19 @@ def test_masked_blocks_are_a_function_of_the_step(blocks, tokenizer):
     )
     assert (batch["labels"] != IGNORED).any()
     assert int(batch["input_ids"].max()) < len(tokenizer)
+
+
+def test_an_epoch_shows_every_row_once_and_shuffles_anew(blocks, tokenizer):
+    batches = corpus.MaskedBlocks(blocks, tokenizer, batch_size=3, probability=0.3, seed=1)
+    epochs = [np.concatenate([batches.rows(3 * e + i) for i in range(3)]) for e in range(2)]
+    assert [sorted(e) for e in epochs] == [list(range(9))] * 2
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_fewer_blocks_than_a_batch_are_a_batch(blocks, tokenizer):
+    batches = corpus.MaskedBlocks(blocks, tokenizer, batch_size=20, probability=0.3, seed=0)
+    assert len(batches) == 1
+    assert sorted(batches.rows(5)) == list(range(9))
 
 
 def write(tmp_path, tokenizer, documents, **changes):

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from transformers import BertConfig
 
-from pruneonce import exporting, pruning, runtime
+from pruneonce import checkpoint, exporting, pruning, runtime
 from pruneonce.errors import ExportError, PatternBroken
 from tests.conftest import PRUNABLE, random_classifier, token_batch
 
@@ -45,6 +45,15 @@ def test_parity_is_measured_not_assumed(dense_onnx):
     assert found["max_difference"] == pytest.approx(0.5, abs=1e-4)
     with pytest.raises(ExportError, match="largest logit"):
         exporting.check_parity(found, max_difference=1e-4, same_decision=0.0)
+
+
+def test_a_logit_that_is_no_number_is_no_parity(dense_onnx):
+    batches = [token_batch(0, 8, 12), token_batch(1, 8, 12)]
+    trained = exporting.logits(dense_onnx.model, batches)
+    trained[0][3, 1] = np.nan
+    found = exporting.parity(trained, dense_onnx.path, batches, decide=lambda logits, batch: np.ones(len(logits)))
+    with pytest.raises(ExportError, match="found a difference of nan"):
+        exporting.check_parity(found, max_difference=1e-4, same_decision=1.0)
 
 
 def test_check_parity_wants_equal_decisions():
@@ -196,9 +205,9 @@ class Refuses(torch.nn.Module):
 
 def test_a_model_that_refuses_a_ready_mask_gets_the_one_it_knows(classifier):
     assert not exporting.takes_added_mask(Refuses())
-    assert exporting.longest(Refuses()) == 10
+    assert checkpoint.longest(Refuses()) == 10
     assert exporting.takes_added_mask(classifier)
-    assert exporting.longest(classifier) == 64
+    assert checkpoint.longest(classifier) == 64
 
 
 def test_the_file_is_plain_onnx_without_detours(exported):

@@ -251,6 +251,17 @@ def test_held_out_is_the_mean_over_masked_tokens(masked_lm, engine, held_out_bat
     assert masked_lm.training
 
 
+def test_held_out_computes_no_more_at_a_time_than_training(masked_lm, make_engine, held_out_batches):
+    rows = []
+    masked_lm.get_input_embeddings().register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    whole = mlm.held_out(masked_lm, held_out_batches, engine=make_engine(1), limit=3)
+    assert rows == [4] * 3
+    rows.clear()
+    cut = mlm.held_out(masked_lm, held_out_batches, engine=make_engine(2), limit=3)
+    assert rows == [2] * 6
+    assert cut["held_out_loss"] == pytest.approx(whole["held_out_loss"], rel=1e-5)
+
+
 def test_gradient_checkpointing_costs_time_and_not_the_gradient(masked):
     """Through the hook that picks positions, the hidden states, the attention and the masked linears."""
     weights = WEIGHTS | {"attention_weight": 1.0}

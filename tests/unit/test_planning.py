@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from pruneonce import corpus, distillation, masked_lm, planning, pruning, quantization, training
+from pruneonce.batch import inputs
 from pruneonce.errors import ModelError
 from tests.conftest import Cpu
 
@@ -133,7 +134,7 @@ def shape_of(facts):
 def test_flops_of_a_step_are_those_that_torch_counts(facts, rows, length):
     """Forward and backward of the student, forward of the teacher, both with logits at every position."""
     student, teacher = models(facts)
-    batch = training.inputs(batch_of(rows, length, facts["vocab_size"]))
+    batch = inputs(batch_of(rows, length, facts["vocab_size"]))
     with FlopCounterMode(display=False) as counter:
         with torch.no_grad():
             theirs = teacher(**batch).logits
@@ -245,8 +246,8 @@ def test_memory_of_a_step_on_a_task_is_what_is_measured(quantized, precision):
 
     def loss(student, batch):
         with torch.no_grad():
-            theirs = teacher(**training.inputs(batch)).logits
-        return {"loss": distillation.soft_loss(student(**training.inputs(batch)).logits, theirs, 2.0)}
+            theirs = teacher(**inputs(batch)).logits
+        return {"loss": distillation.soft_loss(student(**inputs(batch)).logits, theirs, 2.0)}
 
     measured = peak(student, teacher, loss, batch, precision=precision, micro_batches=1)
     piece = replace(PIECE, rows=16, read=0, element=2 if precision == "bf16" else 4, soft=False, quantized=quantized)

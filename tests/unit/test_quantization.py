@@ -168,6 +168,23 @@ def test_before_it_begins_the_model_is_the_float_one_and_its_ranges_move():
     assert not torch.equal(rounded, plain(**batch).logits)
 
 
+def test_rounding_begins_and_ranges_freeze_at_their_shares_of_the_steps():
+    model = quantized_classifier()
+    linears = list(quantization.quantized_linears(model).values())
+    before_step = quantization.aware(model, steps=10, begin_ratio=0.25, freeze_ranges_ratio=0.6)
+    seen = []
+    for step in range(10):
+        assert before_step(step) == {}
+        seen.append((linears[0].observe, linears[0].rounds))
+        assert {(m.observe, m.rounds) for m in linears} == {seen[-1]}
+    assert [observes for observes, _ in seen] == [True] * 6 + [False] * 4
+    assert [rounds for _, rounds in seen] == [False] * 3 + [True] * 7
+    quantization.observe(model, True)
+    quantization.round_operands(model, False)
+    quantization.settle(model)
+    assert {(m.observe, m.rounds) for m in linears} == {(False, True)}
+
+
 def test_calibrate_and_ranges_round_trip():
     model = quantized_classifier()
     found = quantization.ranges(model)

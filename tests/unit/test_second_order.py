@@ -172,6 +172,20 @@ def test_a_language_model_is_pruned_on_what_it_reads(masked_lm, engine):
         assert int((~linear.mask).sum()) == pruning.pruned_count(0.6, linear.mask.numel())
 
 
+def test_no_more_is_read_at_a_time_than_training_does(masked_lm, make_engine):
+    found, rows = [], []
+    for micro_batches in (1, 2):
+        model = copy.deepcopy(masked_lm)
+        model.get_input_embeddings().register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+        linears = pruning.mask_linears(model, r"^encoder\.")
+        second_order.prune(model, linears, token_batch, 0.6, batches=2, engine=make_engine(micro_batches))
+        found.append({name: linear.effective_weight.detach() for name, linear in linears.items()})
+    assert rows == [4] * 2 + [2] * 4
+    assert len(found[0]) == 12
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, atol=1e-4, rtol=1e-3)
+
+
 def test_inputs_are_measured_without_dropout_and_the_model_goes_on_with_it(masked_lm, engine):
     weights = []
     for rate in (0.0, 0.5):

@@ -159,7 +159,7 @@ def test_max_tokens_ends_the_file(tmp_path, tokenizer):
 def test_batches_of_pairs_have_all_that_a_model_and_its_losses_read(written, tokenizer):
     blocks, _, _ = written
     batches = corpus.MaskedBlocks(blocks, tokenizer, batch_size=8, probability=0.5, seed=1)
-    batch, rows = batches(3), corpus.epoch_order(len(blocks), batch_size=8, seed=1, step=3)
+    batch, rows = batches(3), batches.rows(3)
     assert {k: tuple(v.shape) for k, v in batch.items()} == {
         **dict.fromkeys(("input_ids", "labels", "attention_mask", "token_type_ids"), (8, 16)),
         "next_sentence_label": (8,),

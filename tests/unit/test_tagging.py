@@ -113,6 +113,16 @@ def test_losses_are_means_over_words(split, tokenizer):
     assert len(KIND.decisions(student.numpy(), batch)) == 14
 
 
+def test_a_batch_without_a_word_costs_nothing():
+    """A micro-batch whose words were all cut off, say; a mean over nothing would be nan and stop the run."""
+    student = torch.randn(2, 5, 4, requires_grad=True)
+    batch = {"labels": torch.full((2, 5), IGNORED)}
+    loss = KIND.hard(student, batch) + KIND.soft(student, torch.randn(2, 5, 4), batch, 2.0)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert student.grad.eq(0).all()
+
+
 def test_metrics_by_hand_and_by_seqeval(split):
     """Expected X(1-2) · Y(0), X(2) · X(9), which is cut; said X(1-2) · Y(0), Y(2) · nothing: 2 right of 4 and 3."""
     said = [["O", "B-X", "I-X"], ["B-Y", "O", "B-Y"], ["O"] * 10]

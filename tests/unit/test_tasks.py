@@ -108,7 +108,7 @@ def split(tmp_path, tokenizer):
     return tasks.read_split(tmp_path / "s.arrow")
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(1, 13), (2, 26), (0.5, 6), (1.5, 20), (0.001, 1)])
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 13), (2, 26), (0.5, 6), (1.5, 20), (0.001, 1), (0, 0)])
 def test_an_epoch_may_be_a_fraction(split, tokenizer, epochs, steps):
     assert tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1).steps(epochs) == steps
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pruneonce import movement, pruning, quantization, schedules, training
+from pruneonce.batch import Batch
 from pruneonce.errors import ConfigError, LossNotFinite
 from tests.conftest import Cpu
 
@@ -26,12 +27,12 @@ def network(wrap=pruning.MaskedLinear) -> nn.Sequential:
     return model
 
 
-def batches(step: int, rows: int = 8) -> training.Batch:
+def batches(step: int, rows: int = 8) -> Batch:
     x = torch.randn(rows, 6, generator=torch.Generator().manual_seed(step))
     return {"x": x, "labels": (x[:, 0] > x[:, 1]).long(), "attention_mask": torch.ones(rows, 6, dtype=torch.int64)}
 
 
-def cross_entropy(model: nn.Module, batch: training.Batch) -> dict[str, torch.Tensor]:
+def cross_entropy(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
     return {"loss": F.cross_entropy(model(batch["x"]), batch["labels"])}
 
 
@@ -229,12 +230,6 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(make_engine, rows):
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
     for key, value in found[0][0].items():
         torch.testing.assert_close(found[1][0][key], value, atol=1e-4, rtol=1e-3)
-
-
-def test_mix_keeps_neighbouring_seeds_and_steps_apart():
-    seeds = {training.mix(seed, step) for seed in range(20) for step in range(2000)}
-    assert len(seeds) == 40_000
-    assert all(0 <= s < 2**63 for s in (*seeds, training.mix(2**40, 2**40)))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def rows(task: str, scores: Mapping[str, Any], latencies: Mapping[str, Any]) -> 
             {
                 "task": task,
                 "variant": variant,
-                **{k: score[k] for k in ("metric", "score", "score_low", "score_high", "rows", "sparsity")},
+                **{k: score[k] for k in ("metric", "score", "score_low", "score_high", "metrics", "rows", "sparsity")},
                 "score_change": score["score"] - base["score"],
                 "more_tests": {name: found["score"] for name, found in score["more_tests"].items()},
                 **{k: score[k] for k in ("file_bytes", "packed_bytes")},
@@ -57,7 +57,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def markdown(title: str, table: Sequence[Row]) -> str:
-    """The table with what its columns mean."""
+    """The table with what its columns mean, and every metric of every task."""
     first = table[0]
     lines = [f"# {title}", "", f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
     lines += [f"| {' | '.join(cells(row))} |" for row in table]
@@ -70,8 +70,19 @@ def markdown(title: str, table: Sequence[Row]) -> str:
         f"{first['tokens']} tokens, {first['threads']} threads.",
         "Speed: dense median / this median.",
         "",
+        *every_metric(table),
     ]
     return "\n".join(lines)
+
+
+def every_metric(table: Sequence[Row]) -> list[str]:
+    """What else the kinds of task measure, on the test split, as lines of a table; none where there is but one metric."""
+    more = [row for row in table if len(row["metrics"]) > 1]
+    if not more:
+        return []
+    found = [", ".join(f"{name} {value:.2%}" for name, value in row["metrics"].items()) for row in more]
+    lines = [f"| {row['task']} | {row['variant']} | {metrics} |" for row, metrics in zip(more, found, strict=True)]
+    return ["| task | variant | every metric |", "|---|---|---|", *lines, ""]
 
 
 def write_sizes(path: Path, table: Sequence[Row]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,8 @@ def bootstrap_interval(scorer: Scorer, total: int, *, resamples: int, seed: int)
     return float(low), float(high)
 
 
-def summary(scorers: Mapping[str, Scorer], primary: str, total: int, *, resamples: int, seed: int) -> dict[str, float | str]:
-    """Every metric over all `total` examples by its name; the primary one also as `score`, with its 95 % interval.
+def summary(scorers: Mapping[str, Scorer], primary: str, total: int, *, resamples: int, seed: int) -> dict[str, Any]:
+    """Every metric over all `total` examples by its name: `metrics`; the primary one as `score`, with its 95 % interval.
 
     The interval of the accuracy is Wilson's, of every other metric the bootstrap's.
     """
@@ -45,7 +46,8 @@ def summary(scorers: Mapping[str, Scorer], primary: str, total: int, *, resample
         low, high = wilson_interval(round(found[primary] * total), total)
     else:
         low, high = bootstrap_interval(scorers[primary], total, resamples=resamples, seed=seed)
-    return {**found, "metric": primary, "score": found[primary], "score_low": low, "score_high": high, "rows": total}
+    score = {"metric": primary, "score": found[primary], "score_low": low, "score_high": high, "rows": total}
+    return {**score, "metrics": found}
 
 
 def entropy_bytes(values: np.ndarray) -> float:

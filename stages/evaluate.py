@@ -33,7 +33,7 @@ def run(
     sessions = {variant: runtime.session(path, threads=p.threads) for variant, path in files.items()}
     tests = {path.stem: tasks.read_split(path) for path in sorted(splits.glob("test*.arrow"))}
 
-    def scored(variant: str, test: str) -> dict[str, float | str]:
+    def scored(variant: str, test: str) -> Metrics:
         batches = tasks.evaluation_batches(tests[test], kind, words, batch_size=p.batch_size)
         answers = runtime.answers(sessions[variant], batches, name=f"evaluate {item} {variant} {test}")
         total, scorers = kind.scorers(tests[test], tasks.in_order(answers))

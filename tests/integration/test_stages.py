@@ -286,10 +286,12 @@ class TestFiles:
         page = first["report/report.md"].read_text()
         lines = [line for line in page.splitlines() if line.startswith(f"| {TASK} ")]
         assert page.startswith("# Two-layer BERT, pruned once to 85 %\n")
-        for line, row in zip(lines, rows, strict=True):
+        for line, row in zip(lines[:3], rows, strict=True):
             assert f" {row['variant']} " in line
             assert f" {row['score']:.2%} " in line
             assert f" {row['sparsity']:.2%} " in line
+        assert [line.count("accuracy") for line in lines[3:]] == [1, 1, 1]
+        assert all(f"macro_f1 {row['metrics']['macro_f1']:.2%}" in line for line, row in zip(lines[3:], rows, strict=True))
         with first["plots/sizes.csv"].open() as file:
             assert [row["variant"] for row in csv.DictReader(file)] == ["dense", "sparse", "int8"]
 

@@ -13,6 +13,7 @@ def score(value, sparsity, file_bytes, packed):
         "score": value,
         "score_low": value - 0.01,
         "score_high": value + 0.01,
+        "metrics": {"f1": value, "exact_match": value - 0.1},
         "more_tests": {},
         "rows": 200,
         "sparsity": sparsity,
@@ -65,12 +66,18 @@ def test_scores_on_further_tests_stand_behind_the_first(table):
     assert reporting.cells(mismatched)[3] == "95.00% / 90.00%"
 
 
-def test_markdown_is_one_table_with_a_legend(table):
+def test_markdown_is_one_table_with_a_legend_and_every_metric(table):
     lines = reporting.markdown("Title", table).splitlines()
     assert lines[0] == "# Title"
     rows = [line for line in lines if line.startswith("|")]
-    assert len(rows) == 5
-    assert {row.count("|") for row in rows} == {len(reporting.HEADER) + 1}
+    assert len(rows) == 10
+    assert {row.count("|") for row in rows[:5]} == {len(reporting.HEADER) + 1}
+    assert rows[7:] == [
+        "| r8 | dense | f1 95.00%, exact_match 85.00% |",
+        "| r8 | sparse | f1 94.00%, exact_match 84.00% |",
+        "| r8 | int8 | f1 95.50%, exact_match 85.50% |",
+    ]
+    assert reporting.every_metric([{**row, "metrics": {"f1": 0.9}} for row in table]) == []
     assert any("128 tokens, 2 threads" in line for line in lines)
 
 

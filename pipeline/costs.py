@@ -67,21 +67,22 @@ def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
     section: Any = p.section("prepare_task", task)
     of = sources[section.source]
     for needed in ("train", *section.further_tests):
-        if needed not in of.splits():
+        if of.lacks(needed):
             raise DataError(
                 f"expected {needed} rows for task {task!r} in source {section.source!r}, found splits {of.splits()}."
             )
     columns = [section.text, section.label, *([section.pair] if section.pair else [])]
     given = [split for split in SPLITS if split in of.splits()]
     counts = {split: of.rows(split, columns, skip_rows=section.skip_rows) for split in given}
-    if counts["train"] is None:
+    train = counts.get("train")
+    if train is None:
         return None
     left = 1 - sum(
         r for split, r in (("validation", section.validation_ratio), ("test", section.test_ratio)) if split not in given
     )
-    if round(counts["train"] * left) < 1:
-        raise DataError(f"expected train rows for task {task!r}, found {counts['train']} rows in source {section.source!r}.")
-    return round(counts["train"] * left)
+    if round(train * left) < 1:
+        raise DataError(f"expected train rows for task {task!r}, found {train} rows in source {section.source!r}.")
+    return round(train * left)
 
 
 def corpus_bytes(p: Params, sources: Mapping[str, Source]) -> float | None:

@@ -190,6 +190,25 @@ def test_a_package_that_was_not_fetched_for_this_profile_is_not_looked_into(proj
         page("default")
 
 
+def test_a_source_that_is_not_here_may_hold_any_split_and_the_page_says_what_was_not_checked(tiny):
+    """A member named `.` is a folder of files that only the package knows."""
+
+    def change(document, **members):
+        del document["fetch_local"]["topic"]
+        document["fetch"]["topic"] = {"package": "topics==1.0", "sha256": "0" * 64, "members": members}
+
+    unchecked = "warning: source topic is not fetched yet: its splits, columns and rows were not checked"
+    tiny(lambda d: change(d, **{".": "topics/data"}))
+    found = page()
+    assert unchecked in found
+    assert re.search(r"^  topic +\? +not fetched yet$", found, re.MULTILINE)
+    tiny(lambda d: change(d, **{"train.tsv": "topics/train.tsv"}))
+    assert unchecked in page()
+    tiny(lambda d: change(d, **{"data/train.tsv": "topics/train.tsv"}))
+    with pytest.raises(DataError, match=r"expected train rows for task 'topic' in source 'topic', found splits \[\]"):
+        page()
+
+
 def test_files_that_no_task_reads_are_not_looked_into_and_a_corpus_column_stays_its_own(tiny):
     Path("tests/tiny/text/notes.txt").write_text("a line\n")
     Path("tests/tiny/text/raw.jsonl").write_text('{"body": "storm over the coast"}\n')

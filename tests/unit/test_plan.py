@@ -1,5 +1,6 @@
 """`pruneonce plan`: every profile has a page, and what does not fit is one clear message."""
 
+import json
 import re
 import shutil
 import sys
@@ -162,10 +163,20 @@ def test_rows_are_counted_where_the_files_are(tiny):
         ),
         (lambda d: d["sparsify"].update(micro_batches=3), ConfigError, "must be a multiple of micro_batches 3"),
         (lambda d: d["sparsify"].update(prunable="^no-such"), ModelError, "whose name matches '.no-such', found none"),
+        (
+            lambda d: (
+                d["prepare_corpus"].update(next_sentence=True),
+                d["fetch_local"]["tiny-bert"].update(path="roberta.json", members={"config.json": "."}),
+            ),
+            ModelError,
+            r"found RobertaForMaskedLM without next_sentence_label: it has no next-sentence head",
+        ),
         (lambda d: d["common"].update(model="topic"), DataError, "expected config.json in source 'topic', found"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_message(tiny, change, error, message):
+    facts = {"model_type": "roberta", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9}
+    Path("roberta.json").write_text(json.dumps(facts))
     tiny(change)
     with pytest.raises(error, match=message):
         page()

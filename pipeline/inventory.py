@@ -13,6 +13,7 @@ from pipeline import lineage
 from pipeline.params import ExpectedRows, HubSource, LocalSource, PackageSource, Params
 from pruneonce import tables
 from pruneonce.errors import DataError
+from pruneonce.sources import file_name
 
 RAW = Path("data/raw")
 
@@ -130,7 +131,7 @@ def _local(given: LocalSource) -> dict[str, Path]:
         if path.is_dir():
             found |= {(Path(name) / inner).as_posix(): file for inner, file in _inside(path).items()}
         elif path.is_file():
-            found[name] = path
+            found[file_name(name, path)] = path
         else:
             raise DataError(f"expected a file or folder at {path}, found none. Set `path` of this source in params.yaml.")
     return found

@@ -238,6 +238,12 @@ def test_files_that_no_task_reads_are_not_looked_into_and_a_corpus_column_stays_
     assert re.search(r"^  topic +test train raw ", page(), re.MULTILINE)
 
 
+def test_a_single_file_under_its_own_name(tiny):
+    tiny(lambda d: d["fetch_local"]["corpus"].update(path="tests/tiny/text/train.txt", members={".": "."}))
+    Path("tests/tiny/text/corpus.txt").rename("tests/tiny/text/train.txt")
+    assert re.search(r"^  corpus +train .* counted$", page(), re.MULTILINE)
+
+
 def test_the_corpus_is_measured_before_compression_and_a_card_is_counted_once(tiny, tmp_path):
     text = "the same words again and again " * 200
     pq.write_table(pa.table({"text": [text, text[1:]], "other": ["x" * 9000, "y" * 9000]}), tmp_path / "train.parquet")

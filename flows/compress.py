@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import networkx
 from dvc.repo import Repo
@@ -25,7 +26,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from flows.repro import STOP_SECONDS, Outcome, quiet_logs, repro
-from pipeline import lineage, profiles
+from pipeline import lineage, params, profiles
 from pruneonce.errors import AlreadyRunning, PruneOnceError
 
 LOCK = Path(".pruneonce/run.lock")
@@ -68,7 +69,7 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
     with alone():
         chosen = profiles.select(profile, overrides)
         if pipeline is STUDY:
-            chosen.check_study()
+            chosen.check_study(variants(params.read_yaml(Path(STUDY.file))))
         logger = get_run_logger()
         done: list[Outcome] = []
         stages = order(pipeline)
@@ -84,6 +85,17 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
                     logger.info(line)
                 create_markdown_artifact(pipeline.page.read_text(), key=pipeline.page.stem)
         return done
+
+
+def variants(document: Mapping[str, Any]) -> set[str]:
+    """Those that study/dvc.yaml has cells of: of their numbers in params.yaml a cell's params are one entry."""
+    found: set[str] = set()
+    for stage in document["stages"].values():
+        for key in stage["params"]:
+            if key.startswith("study.variants."):
+                name = key.removeprefix("study.variants.")
+                found |= set(stage["matrix"]["variant"]) if name == "${item.variant}" else {name}
+    return found
 
 
 def order(pipeline: Pipeline) -> list[str]:

@@ -437,6 +437,23 @@ class Params(Section):
                     "Change study.sparsities, or the section sparsify, in params.yaml."
                 ) from None
 
+    def check_lengths(self, positions: int) -> None:
+        """Raises ConfigError at the first number of tokens that a model of so many positions has none for."""
+        wanted = {
+            "prepare_corpus.block_tokens": self.prepare_corpus.block_tokens,
+            "evaluate.latency_tokens": self.evaluate.latency_tokens,
+        }
+        for task in self.tasks:
+            for stage in TASK_STAGES:
+                section: Any = self.section(stage, task)
+                wanted[f"max_tokens of {stage} for task {task}"] = section.max_tokens
+        for key, tokens in wanted.items():
+            if tokens > positions:
+                raise ConfigError(
+                    f"expected {key} of at most {positions}, the positions of {self.common.model}, found {tokens}. Lower it "
+                    "in params.yaml."
+                )
+
     def sources(self) -> set[str]:
         """Names of all sources."""
         return {*self.fetch, *self.fetch_local}

@@ -27,7 +27,7 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     p = params.parse(document, name)
     model = planning.build(source(p.common.model, p).facts(), next_sentence=p.prepare_corpus.next_sentence)
     s = planning.shape(model, pruning.prunable(model, p.sparsify.prunable))
-    costs.check_lengths(p, s)
+    p.check_lengths(s.positions)
     sources = {each: source(each, p) for each in sorted(p.sources())}
     training_rows = {task: costs.rows_of(task, p, sources) for task in p.tasks}
     corpus = costs.corpus_bytes(p, sources)

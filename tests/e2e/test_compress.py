@@ -205,6 +205,17 @@ def test_a_second_run_in_the_same_folder_is_refused(copy: Path, first: str):
     assert "AlreadyRunning: expected no other run in this folder" in output
 
 
+def test_rows_that_the_model_has_no_positions_for_are_an_error_before_anything_is_computed(copy: Path, first: str):
+    """Latency is the last thing that is measured. Also where the sources are yet to be fetched: it is asked after that."""
+    shutil.copy(copy / "profiles/tiny.yaml", copy / "params.yaml")
+    before = lineage.locked(copy)
+    output = compress(copy, "--set", "evaluate.latency_tokens=65", "--set", "common.seed=2", expect=1)
+    assert "ConfigError: expected evaluate.latency_tokens of at most 64, the positions of tiny-bert, found 65" in output
+    assert set(outcomes(output)) == {"fetch_local@corpus", "fetch_local@tiny-bert", "fetch_local@topic"}
+    assert lineage.locked(copy) == before
+    shutil.copy(copy / "profiles/tiny.yaml", copy / "params.yaml")
+
+
 def test_ctrl_c_keeps_what_was_finished(copy: Path, first: str):
     before = lineage.locked(copy)
     command = shlex.join([sys.executable, "-m", "flows.compress", "--set", "sparsify.steps=4000"])

@@ -127,6 +127,11 @@ def test_rows_are_counted_where_the_files_are(tiny):
             "expected prepare_corpus.block_tokens of at most 64, the positions of tiny-bert, found 65",
         ),
         (
+            lambda d: d["evaluate"].update(latency_tokens=65),
+            ConfigError,
+            "expected evaluate.latency_tokens of at most 64, .*, found 65",
+        ),
+        (
             lambda d: d["tasks"]["topic"]["finetune"].update(max_tokens=128),
             ConfigError,
             "expected max_tokens of finetune for task topic of at most 64, .*, found 128",

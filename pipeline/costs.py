@@ -1,4 +1,4 @@
-"""What the stages of a profile that train would take: steps, tokens, FLOPs, memory; and whether the profile fits at all."""
+"""What the stages of a profile that train would take: steps, tokens, FLOPs, memory."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.inventory import Source
 from pipeline.params import Common, Distilled, MaskedLM, Params, PrepareTeacher, Sparsify, TaskTraining
 from pruneonce import planning
-from pruneonce.errors import ConfigError, DataError
+from pruneonce.errors import DataError
 from pruneonce.planning import Piece, Shape
 
 BYTES_A_TOKEN = 5  # of English, in WordPiece: 4.9 of 20 newsgroups, 5.0 of R52
@@ -44,21 +44,6 @@ class Work:
     uneven: bool  # the devices get different numbers of rows
 
 
-def check_lengths(p: Params, s: Shape) -> None:
-    """Raises ConfigError at the first number of tokens that the model has no positions for."""
-    wanted = {
-        "prepare_corpus.block_tokens": p.prepare_corpus.block_tokens,
-        "evaluate.latency_tokens": p.evaluate.latency_tokens,
-    }
-    for task in p.tasks:
-        for stage in ("prepare_task", *TASK_STAGES):
-            section: Any = p.section(stage, task)
-            wanted[f"max_tokens of {stage} for task {task}"] = section.max_tokens
-    for key, tokens in wanted.items():
-        if tokens > s.positions:
-            raise ConfigError(f"expected {key} of at most {s.positions}, the positions of {p.common.model}, found {tokens}.")
-
-
 def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
     """Rows that the task trains on, before duplicates are dropped; None if nobody knows yet.
 
@@ -67,21 +52,22 @@ def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
     section: Any = p.section("prepare_task", task)
     of = sources[section.source]
     for needed in ("train", *section.further_tests):
-        if needed not in of.splits():
+        if of.lacks(needed):
             raise DataError(
                 f"expected {needed} rows for task {task!r} in source {section.source!r}, found splits {of.splits()}."
             )
     columns = [section.text, section.label, *([section.pair] if section.pair else [])]
     given = [split for split in SPLITS if split in of.splits()]
     counts = {split: of.rows(split, columns, skip_rows=section.skip_rows) for split in given}
-    if counts["train"] is None:
+    train = counts.get("train")
+    if train is None:
         return None
     left = 1 - sum(
         r for split, r in (("validation", section.validation_ratio), ("test", section.test_ratio)) if split not in given
     )
-    if round(counts["train"] * left) < 1:
-        raise DataError(f"expected train rows for task {task!r}, found {counts['train']} rows in source {section.source!r}.")
-    return round(counts["train"] * left)
+    if round(train * left) < 1:
+        raise DataError(f"expected train rows for task {task!r}, found {train} rows in source {section.source!r}.")
+    return round(train * left)
 
 
 def corpus_bytes(p: Params, sources: Mapping[str, Source]) -> float | None:

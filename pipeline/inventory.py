@@ -4,26 +4,27 @@ A source is here if it is a local one, or if DVC recorded that data/raw has it a
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline import lineage
 from pipeline.params import ExpectedRows, HubSource, LocalSource, PackageSource, Params
 from pruneonce import tables
 from pruneonce.errors import DataError
+from pruneonce.sources import file_name
 
 RAW = Path("data/raw")
 
 
 @dataclass(frozen=True)
 class Source:
-    """files: those that are here, by their name in the source's folder. names: of all that will be there."""
+    """files: those that are here, by their name in the source's folder. names: of all that will be; None: not known."""
 
     name: str
     files: Mapping[str, Path]
-    names: frozenset[str]
+    names: frozenset[str] | None
     expects: ExpectedRows | Mapping[str, Any] | None
 
     @property
@@ -39,19 +40,23 @@ class Source:
         return self.expects.bytes if isinstance(self.expects, ExpectedRows) else None
 
     def splits(self) -> list[str]:
-        """The splits it has, by name."""
-        return sorted({Path(name).stem for name in self.names if Path(name).suffix in tables.SUFFIXES})
+        """The splits that it is known to have, by name."""
+        return sorted(_by_split(self.names or ()))
+
+    def lacks(self, split: str) -> bool:
+        """Whether it is known to have no such split."""
+        return self.names is not None and split not in self.splits()
 
     def by_split(self) -> dict[str, Path]:
         """The files of rows that are here, by their split."""
-        return {Path(name).stem: path for name, path in self.files.items() if Path(name).suffix in tables.SUFFIXES}
+        return {split: self.files[name] for split, name in _by_split(self.files).items()}
 
     def rows(self, split: str, columns: Sequence[str], *, skip_rows: int) -> int | None:
         """Rows of a split that has these columns; None if nobody knows yet.
 
         Raises DataError if there is no such split or column.
         """
-        if split not in self.splits():
+        if self.lacks(split):
             raise DataError(f"expected a split {split!r} in source {self.name!r}, found {self.splits()}.")
         if self.files:
             return tables.count(self.by_split()[split], columns, skip_rows=skip_rows)
@@ -95,9 +100,15 @@ def source(name: str, p: Params) -> Source:
         files = _local(given)
         return Source(name, files, frozenset(files), None)
     if isinstance(given, PackageSource):
-        return Source(name, {}, frozenset(given.members), None)
+        whole = any(PurePosixPath(each) == PurePosixPath() for each in given.members)  # a folder, with who knows what in it
+        return Source(name, {}, None if whole else frozenset(given.members), None)
     assert isinstance(given, HubSource)
     return Source(name, {}, frozenset(f"{split}.parquet" for split in given.splits), given.expects)
+
+
+def _by_split(names: Iterable[str]) -> dict[str, str]:
+    """Names of files of rows by their split; as the stages do, not looking into folders."""
+    return {path.stem: name for name in names if (path := Path(name)).suffix in tables.SUFFIXES and path.name == str(path)}
 
 
 def _same(recorded: Any, given: Any) -> bool:
@@ -120,7 +131,7 @@ def _local(given: LocalSource) -> dict[str, Path]:
         if path.is_dir():
             found |= {(Path(name) / inner).as_posix(): file for inner, file in _inside(path).items()}
         elif path.is_file():
-            found[name] = path
+            found[file_name(name, path)] = path
         else:
             raise DataError(f"expected a file or folder at {path}, found none. Set `path` of this source in params.yaml.")
     return found

@@ -5,7 +5,7 @@ the recipe of all tasks; `tasks.<name>.<stage>` changes numbers of it for one ta
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -413,14 +413,46 @@ class Params(Section):
         section = getattr(self, stage)
         return section[item] if isinstance(section, dict) else section
 
-    def check_study(self) -> None:
-        """Raises ConfigError if the study is on tasks that are not there: asked before it runs, for nobody else reads it."""
+    def check_study(self, wired: Collection[str]) -> None:
+        """Raises ConfigError if the study is of tasks or sparsities that cannot be had, or of other variants than `wired`,
+        those of study/dvc.yaml: asked before it runs, for nobody else reads it."""
         strangers = [task for task in self.study.tasks if task not in self.tasks]
         if strangers:
             raise ConfigError(
                 f"expected study.tasks among the tasks {list(self.tasks)}, found {strangers}. Change study.tasks and "
                 "study.steps in params.yaml."
             )
+        if set(wired) != set(self.study.variants):
+            raise ConfigError(
+                f"expected study.variants to be those of study/dvc.yaml, {sorted(wired)}, found "
+                f"{sorted(self.study.variants)}. Change study.variants in params.yaml, or the variants in study/dvc.yaml, "
+                "which says what model each begins with."
+            )
+        for sparsity in self.study.sparsities:
+            try:
+                Sparsify.model_validate({**self.sparsify.model_dump(), "sparsity": sparsity})
+            except ValidationError as error:
+                raise ConfigError(
+                    f"expected study.sparsities that sparsify can reach, found {sparsity}: {_lines(error, 'sparsify')}. "
+                    "Change study.sparsities, or the section sparsify, in params.yaml."
+                ) from None
+
+    def check_lengths(self, positions: int) -> None:
+        """Raises ConfigError at the first number of tokens that a model of so many positions has none for."""
+        wanted = {
+            "prepare_corpus.block_tokens": self.prepare_corpus.block_tokens,
+            "evaluate.latency_tokens": self.evaluate.latency_tokens,
+        }
+        for task in self.tasks:
+            for stage in TASK_STAGES:
+                section: Any = self.section(stage, task)
+                wanted[f"max_tokens of {stage} for task {task}"] = section.max_tokens
+        for key, tokens in wanted.items():
+            if tokens > positions:
+                raise ConfigError(
+                    f"expected {key} of at most {positions}, the positions of {self.common.model}, found {tokens}. Lower it "
+                    "in params.yaml."
+                )
 
     def sources(self) -> set[str]:
         """Names of all sources."""
@@ -479,11 +511,11 @@ class Params(Section):
         return self
 
 
-def _lines(error: ValidationError) -> str:
-    """pydantic's errors, each as `key: what was expected, found value`."""
+def _lines(error: ValidationError, whole: str = "file") -> str:
+    """pydantic's errors, each as `key: what was expected, found value`. whole: the key of what is wrong between keys."""
     found = []
     for e in error.errors():
-        key = ".".join(str(part) for part in e["loc"]) or "file"
+        key = ".".join(str(part) for part in e["loc"]) or whole
         value = "" if e["type"] in ("missing", "value_error") else f", found {e['input']!r}"
         found.append(f"{key}: {e['msg'].removeprefix('Value error, ')}{value}")
     return "; ".join(found)

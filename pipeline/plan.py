@@ -27,7 +27,7 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     p = params.parse(document, name)
     model = planning.build(source(p.common.model, p).facts(), next_sentence=p.prepare_corpus.next_sentence)
     s = planning.shape(model, pruning.prunable(model, p.sparsify.prunable))
-    costs.check_lengths(p, s)
+    p.check_lengths(s.positions)
     sources = {each: source(each, p) for each in sorted(p.sources())}
     training_rows = {task: costs.rows_of(task, p, sources) for task in p.tasks}
     corpus = costs.corpus_bytes(p, sources)
@@ -39,7 +39,7 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     yield from ("", *_data(p, sources, corpus))
     yield from ("", *_training(work, rate))
     yield from ("", *_files(p, s))
-    yield from (f"warning: {line}" for line in _warnings(p, work, corpus, training_rows))
+    yield from (f"warning: {line}" for line in [*_unchecked(p, sources), *_warnings(p, work, corpus, training_rows)])
 
 
 def graph(document: Mapping[str, Any]) -> list[str]:
@@ -99,7 +99,7 @@ def _data(p: Params, sources: Mapping[str, Source], corpus: float | None) -> Ite
         wanted |= {d.split: (d.column, d.skip_rows) for d in p.prepare_corpus.documents if d.source == name}
         counts = {split: of.rows(split, [column], skip_rows=skip) for split, (column, skip) in wanted.items()}
         rows = " ".join("?" if count is None else f"{count:,}" for count in counts.values())
-        table.append([name, " ".join(counts) or "(model)", rows, size, of.known])
+        table.append([name, " ".join(counts) or ("(model)" if of.names else "?"), rows, size, of.known])
     yield from _table(table)
     tokens = costs.corpus_tokens(p, corpus)
     if tokens:
@@ -141,6 +141,14 @@ def _files(p: Params, s: Shape) -> Iterator[str]:
     yield "Files: " + ", ".join(f"{key} {_bytes(value)}" for key, value in sizes.items())
     a_task = 3 * sizes["checkpoint"] + 2 * sizes["ONNX fp32"] + sizes["ONNX int8"]
     yield f"All that is kept: {_bytes(3 * sizes['checkpoint'] + len(p.tasks) * a_task)} of models, tasks: {len(p.tasks)}"
+
+
+def _unchecked(p: Params, sources: Mapping[str, Source]) -> Iterator[str]:
+    """What this page does not vouch for: sources of rows that are neither here nor known from `expects`."""
+    tasks: list[Any] = [p.section("prepare_task", task) for task in p.tasks]
+    for name in sorted({each.source for each in (*tasks, *p.prepare_corpus.documents)}):
+        if not sources[name].files and not sources[name].expects:
+            yield f"source {name} is not fetched yet: its splits, columns and rows were not checked"
 
 
 def _warnings(

@@ -22,12 +22,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
+from transformers import (
+    MODEL_FOR_PRETRAINING_MAPPING,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+)
 
-from pruneonce.checkpoint import longest
+from pruneonce import checkpoint
 from pruneonce.errors import ModelError
 from pruneonce.pruning import body
 from pruneonce.vocabulary import PIECE
+
+PAIRS = ("tokens", "token_type_ids", "attention_mask", "next_sentence_label")  # columns of a corpus of segment pairs
 
 
 @dataclass(frozen=True)
@@ -62,15 +70,17 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
     """The masked LM of a configuration's facts (`model_type`, `hidden_size`, ...), on the meta device: without memory.
 
     next_sentence: with the head, and so the pooler, for a corpus of segment pairs.
-    Raises ModelError if transformers knows no such model.
+    Raises ModelError if transformers knows no such model, or the model has no such head.
     """
     try:
         config = AutoConfig.for_model(**facts)
         with torch.device("meta"):
-            architecture = AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM
-            return architecture.from_config(config, attn_implementation="eager")
+            whole = next_sentence and type(config) in MODEL_FOR_PRETRAINING_MAPPING  # ModernBERT is not
+            architecture = AutoModelForPreTraining if whole else AutoModelForMaskedLM
+            model = architecture.from_config(config, attn_implementation="eager")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"expected the configuration of a masked LM, found {dict(facts)}: {error}") from None
+    return checkpoint._takes(model, PAIRS) if next_sentence else model
 
 
 def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
@@ -86,7 +96,7 @@ def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
         feed_forward=max(m.out_features for m in inside),
         heads=config.num_attention_heads,
         vocabulary=config.vocab_size,
-        positions=longest(model) or config.max_position_embeddings,
+        positions=checkpoint.longest(model) or config.max_position_embeddings,
         relative=_relative(model),
         parameters=sum(p.numel() for p in model.parameters()),
         prunable=sum(m.weight.numel() for m in prunable.values()),

@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from pruneonce.errors import ChecksumMismatch, SourceError, UnsafeArchive
@@ -113,7 +113,8 @@ def copy_local(path: Path, members: Mapping[str, str], sha256: str | None, folde
     if sha256 is not None:
         verify(path, sha256)
     for name, member in members.items():
-        origin, target = path / member if member != "." else path, inside(folder, name)
+        origin = path / member if member != "." else path
+        target = inside(folder, file_name(name, origin) if origin.is_file() else name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if origin.is_dir():
             shutil.copytree(origin, target, dirs_exist_ok=True)
@@ -139,6 +140,11 @@ def _mismatch(name: str, sha256: str, found: str) -> ChecksumMismatch:
         f"expected sha256 {sha256} for {name}, found {found}. Nothing was unpacked. If the new content is wanted, pin its "
         "checksum in params.yaml."
     )
+
+
+def file_name(name: str, file: PurePath) -> str:
+    """What a file is called in the source's folder: `.` is the folder, in which it keeps its name."""
+    return name if PurePosixPath(name) != PurePosixPath() else file.name
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -172,7 +178,7 @@ def _take(files: Mapping[str, object], read, members: Mapping[str, str], folder:
     plan: list[tuple[str, Path]] = []  # a file may be wanted under several names
     for name, member in members.items():
         prefix = member.rstrip("/") + "/"
-        found = {f: name for f in files if f == member}
+        found = {f: file_name(name, PurePosixPath(f)) for f in files if f == member}
         found |= {f: str(PurePosixPath(name) / f.removeprefix(prefix)) for f in files if f.startswith(prefix)}
         if not found:
             near = [f for f in files if PurePosixPath(f).suffix == PurePosixPath(member).suffix] or list(files)

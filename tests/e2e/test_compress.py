@@ -198,11 +198,41 @@ def test_every_command_of_the_readme(copy: Path, first: str):
     assert [0.79 < row["sparsity"] < 0.87 for row in table] == [False, True, True]
 
 
+def test_from_text_to_an_answer_as_the_readme_has_it(copy: Path, first: str, tmp_path: Path):
+    """With what ships alone: the packed file, and of the teacher's folder its json files."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (program,) = [block for block in blocks if "pruneonce.load" in block]
+    for path in (copy / "data/teach_task/topic").glob("*.json"):
+        (tmp_path / "data/teach_task/topic").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "data/teach_task/topic")
+    (tmp_path / "data/export/topic").mkdir(parents=True)
+    packed = str(tmp_path / "data/export/topic/int8.packed")
+    run([sys.executable, "-m", "pipeline.cli", "pack", "data/export/topic/int8.onnx", packed], copy)
+    assert len(list(tmp_path.rglob("*.*"))) == 4, "three json files and the model"
+    assert program.count("/r8") == 2
+    done = run([sys.executable, "-W", "error", "-c", program.replace("/r8", "/topic")], tmp_path)
+    labels = json.loads((copy / "data/teach_task/topic/config.json").read_text())["id2label"].values()
+    answers = re.findall(r"'([^']+)'", done.splitlines()[-1])
+    assert len(answers) == 2
+    assert set(answers) <= set(labels)
+
+
 def test_a_second_run_in_the_same_folder_is_refused(copy: Path, first: str):
     (copy / ".pruneonce").mkdir(exist_ok=True)
     with FileLock(copy / ".pruneonce/run.lock"):
         output = compress(copy, expect=1)
     assert "AlreadyRunning: expected no other run in this folder" in output
+
+
+def test_rows_that_the_model_has_no_positions_for_are_an_error_before_anything_is_computed(copy: Path, first: str):
+    """Latency is the last thing that is measured. Also where the sources are yet to be fetched: it is asked after that."""
+    shutil.copy(copy / "profiles/tiny.yaml", copy / "params.yaml")
+    before = lineage.locked(copy)
+    output = compress(copy, "--set", "evaluate.latency_tokens=65", "--set", "common.seed=2", expect=1)
+    assert "ConfigError: expected evaluate.latency_tokens of at most 64, the positions of tiny-bert, found 65" in output
+    assert set(outcomes(output)) == {"fetch_local@corpus", "fetch_local@tiny-bert", "fetch_local@topic"}
+    assert lineage.locked(copy) == before
+    shutil.copy(copy / "profiles/tiny.yaml", copy / "params.yaml")
 
 
 def test_ctrl_c_keeps_what_was_finished(copy: Path, first: str):

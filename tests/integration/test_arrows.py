@@ -21,7 +21,7 @@ MAY = {
 ALSO = {
     "pipeline/cli.py": ("pruneonce.packing",),
     "pipeline/costs.py": ("pruneonce.planning",),
-    "pipeline/inventory.py": ("pruneonce.tables",),
+    "pipeline/inventory.py": ("pruneonce.sources", "pruneonce.tables"),
     "pipeline/plan.py": ("pruneonce.planning", "pruneonce.pruning"),
 }
 HOME = {

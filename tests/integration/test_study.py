@@ -214,6 +214,20 @@ import json
 from flows import compress
 print(json.dumps([compress.order(compress.COMPRESS), compress.order(compress.STUDY)]))
 """
+VARIANTS = """
+import json
+from flows import compress
+from pipeline import params
+wired = compress.variants(params.read_yaml(compress.Path(compress.STUDY.file)))
+params.load().check_study(wired)
+print(json.dumps(sorted(wired)))
+"""
+
+
+def test_the_variants_of_the_study_are_those_that_its_file_has_cells_of(project):
+    done = project.run(sys.executable, "-c", VARIANTS, PYTHONPATH=str(project.folder))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == sorted(STUDY["variants"])
 
 
 def test_the_pipeline_passes_the_study_by_and_the_study_brings_what_it_stands_on(project):

@@ -9,6 +9,7 @@ from pipeline import params, profiles
 from pruneonce.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
+VARIANTS = {"dense", "one_shot", "gradual", "once_hard", "once"}  # of study/dvc.yaml
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def document():
 def test_every_profile_is_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     for name in profiles.names():
-        assert params.parse(params.parse_yaml(profiles.read(name), name), name).tasks, name
+        params.parse(params.parse_yaml(profiles.read(name), name), name).check_study(VARIANTS)
     assert len(profiles.names()) == 9
 
 
@@ -133,4 +134,27 @@ def test_attention_is_read_from_the_eager_implementation_alone(document, section
 def test_a_study_of_tasks_that_are_not_there_is_an_error_where_it_runs(document):
     document["study"].update(tasks=["other"], steps={"other": 3})
     with pytest.raises(ConfigError, match=r"expected study\.tasks among the tasks \['topic'\], found \['other'\]"):
-        params.parse(document, "tiny").check_study()
+        params.parse(document, "tiny").check_study(VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sparsities", "message"),
+    [
+        ({"pattern": "2:4", "sparsity": 0.5}, [0.5, 0.9], r"found 0\.9: sparsify: pattern 2:4 is sparsity 0\.5, found 0\.9"),
+        ({"initial_sparsity": 0.7}, [0.6], r"found 0\.6: sparsify: need initial_sparsity <= sparsity, found 0\.7 and 0\.6"),
+    ],
+)
+def test_a_study_at_a_sparsity_that_cannot_be_reached_is_an_error_where_it_runs(document, changes, sparsities, message):
+    document["sparsify"] |= changes
+    document["study"]["sparsities"] = sparsities
+    with pytest.raises(ConfigError, match=rf"expected study\.sparsities that sparsify can reach, {message}"):
+        params.parse(document, "tiny").check_study(VARIANTS)
+
+
+@pytest.mark.parametrize("wired", [VARIANTS - {"once"}, VARIANTS | {"twice"}])
+def test_a_study_of_variants_that_are_not_wired_or_not_described_is_an_error_where_it_runs(document, wired):
+    params.parse(document, "tiny").check_study(VARIANTS)
+    with pytest.raises(
+        ConfigError, match=r"expected study\.variants to be those of study/dvc\.yaml, .*, found .*'once_hard'"
+    ):
+        params.parse(document, "tiny").check_study(wired)

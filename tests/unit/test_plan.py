@@ -1,5 +1,6 @@
 """`pruneonce plan`: every profile has a page, and what does not fit is one clear message."""
 
+import json
 import re
 import shutil
 import sys
@@ -126,6 +127,11 @@ def test_rows_are_counted_where_the_files_are(tiny):
             "expected prepare_corpus.block_tokens of at most 64, the positions of tiny-bert, found 65",
         ),
         (
+            lambda d: d["evaluate"].update(latency_tokens=65),
+            ConfigError,
+            "expected evaluate.latency_tokens of at most 64, .*, found 65",
+        ),
+        (
             lambda d: d["tasks"]["topic"]["finetune"].update(max_tokens=128),
             ConfigError,
             "expected max_tokens of finetune for task topic of at most 64, .*, found 128",
@@ -162,10 +168,20 @@ def test_rows_are_counted_where_the_files_are(tiny):
         ),
         (lambda d: d["sparsify"].update(micro_batches=3), ConfigError, "must be a multiple of micro_batches 3"),
         (lambda d: d["sparsify"].update(prunable="^no-such"), ModelError, "whose name matches '.no-such', found none"),
+        (
+            lambda d: (
+                d["prepare_corpus"].update(next_sentence=True),
+                d["fetch_local"]["tiny-bert"].update(path="roberta.json", members={"config.json": "."}),
+            ),
+            ModelError,
+            r"found RobertaForMaskedLM without next_sentence_label: it has no next-sentence head",
+        ),
         (lambda d: d["common"].update(model="topic"), DataError, "expected config.json in source 'topic', found"),
     ],
 )
 def test_what_does_not_fit_is_one_clear_message(tiny, change, error, message):
+    facts = {"model_type": "roberta", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9}
+    Path("roberta.json").write_text(json.dumps(facts))
     tiny(change)
     with pytest.raises(error, match=message):
         page()
@@ -190,6 +206,25 @@ def test_a_package_that_was_not_fetched_for_this_profile_is_not_looked_into(proj
         page("default")
 
 
+def test_a_source_that_is_not_here_may_hold_any_split_and_the_page_says_what_was_not_checked(tiny):
+    """A member named `.` is a folder of files that only the package knows."""
+
+    def change(document, **members):
+        del document["fetch_local"]["topic"]
+        document["fetch"]["topic"] = {"package": "topics==1.0", "sha256": "0" * 64, "members": members}
+
+    unchecked = "warning: source topic is not fetched yet: its splits, columns and rows were not checked"
+    tiny(lambda d: change(d, **{".": "topics/data"}))
+    found = page()
+    assert unchecked in found
+    assert re.search(r"^  topic +\? +not fetched yet$", found, re.MULTILINE)
+    tiny(lambda d: change(d, **{"train.tsv": "topics/train.tsv"}))
+    assert unchecked in page()
+    tiny(lambda d: change(d, **{"data/train.tsv": "topics/train.tsv"}))
+    with pytest.raises(DataError, match=r"expected train rows for task 'topic' in source 'topic', found splits \[\]"):
+        page()
+
+
 def test_files_that_no_task_reads_are_not_looked_into_and_a_corpus_column_stays_its_own(tiny):
     Path("tests/tiny/text/notes.txt").write_text("a line\n")
     Path("tests/tiny/text/raw.jsonl").write_text('{"body": "storm over the coast"}\n')
@@ -206,6 +241,12 @@ def test_files_that_no_task_reads_are_not_looked_into_and_a_corpus_column_stays_
 
     tiny(change)
     assert re.search(r"^  topic +test train raw ", page(), re.MULTILINE)
+
+
+def test_a_single_file_under_its_own_name(tiny):
+    tiny(lambda d: d["fetch_local"]["corpus"].update(path="tests/tiny/text/train.txt", members={".": "."}))
+    Path("tests/tiny/text/corpus.txt").rename("tests/tiny/text/train.txt")
+    assert re.search(r"^  corpus +train .* counted$", page(), re.MULTILINE)
 
 
 def test_the_corpus_is_measured_before_compression_and_a_card_is_counted_once(tiny, tmp_path):

@@ -268,6 +268,14 @@ def test_segment_pairs_bring_a_pooler():
     assert planning.build(BERT).base_model.pooler is None
 
 
+@pytest.mark.parametrize("facts", [DISTILBERT, ALBERT, ELECTRA, MPNET, DEBERTA, MODERNBERT], ids=lambda f: f["model_type"])
+def test_a_model_without_a_next_sentence_head_is_the_error_that_its_training_would_end_with(facts):
+    with pytest.raises(
+        ModelError, match=r"without next_sentence_label.*: it has no next-sentence head\. Set prepare_corpus"
+    ):
+        planning.build(facts, next_sentence=True)
+
+
 def test_what_is_no_masked_lm_is_an_error():
     with pytest.raises(ModelError, match="expected the configuration of a masked LM"):
         planning.build({"model_type": "no-such-model"})

@@ -58,6 +58,16 @@ def test_a_folder_can_become_the_sources_folder(tmp_path, make):
     assert tree(tmp_path / "out") == {"a.txt": b"A", "sub/b.txt": b"B"}
 
 
+def test_a_file_in_the_sources_folder_keeps_its_name(tmp_path, make):
+    """The source is a folder whatever it holds, as `fetch` and all that reads it take it."""
+    sources.unpack(make(tmp_path / "x.whl"), {".": "pkg/data/a.txt"}, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"a.txt": b"A"}
+    (tmp_path / "train.txt").write_bytes(b"A")
+    sources.copy_local(tmp_path / "train.txt", {".": "."}, None, tmp_path / "one")
+    sources.copy_local(tmp_path, {".": "train.txt"}, None, tmp_path / "two")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two") == {"train.txt": b"A"}
+
+
 @pytest.mark.parametrize("member", ["pkg/other.txt", "pkg/dat", "pkg/missing/folder"])
 def test_a_missing_member_names_what_is_there(tmp_path, make, member):
     with pytest.raises(SourceError, match=r"it holds e\.g\. \['pkg/data/a\.txt'"):

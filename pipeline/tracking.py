@@ -44,13 +44,24 @@ def connect() -> tuple[MlflowClient, str]:
     """A client and the id of our experiment. Raises TrackerUnreachable."""
     try:
         client = MlflowClient(tracking_uri=uri())
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        return client, experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, tags=KIND)
+        return client, _experiment(client)
     except Exception as error:
         raise TrackerUnreachable(
             f"expected an MLflow tracking store at {uri()}, found: {' '.join(str(error).split())[:300]}. Start it, or unset "
             "MLFLOW_TRACKING_URI to use a local file. Nothing was started."
         ) from None
+
+
+def _experiment(client: MlflowClient) -> str:
+    """The id of our experiment, made if there is none yet."""
+    if found := client.get_experiment_by_name(EXPERIMENT):
+        return found.experiment_id
+    try:
+        return client.create_experiment(EXPERIMENT, tags=KIND)
+    except MlflowException:
+        if found := client.get_experiment_by_name(EXPERIMENT):  # another worker made it in between
+            return found.experiment_id
+        raise
 
 
 class TrackedStage:

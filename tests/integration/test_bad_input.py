@@ -396,6 +396,16 @@ def test_a_stage_that_is_stopped(computed, tracking_uri, number, code, message):
     assert run.data.params["prepare_teacher.steps"] == "100000"
 
 
+def test_of_two_that_make_the_experiment_at_once_both_have_it(tmp_path, monkeypatch):
+    """The second one's look came before the first one's making, on a real store."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    _, made = tracking.connect()
+    look, looks = MlflowClient.get_experiment_by_name, iter([lambda *_: None])
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *words: next(looks, look)(*words))
+    assert tracking.connect()[1] == made
+    assert next(looks, None) is None, "the early look was taken"
+
+
 class Deaf:
     """An MLflow client whose server is lost after `answers` requests, until `back` are asked; one in vain takes a minute."""
 

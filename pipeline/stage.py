@@ -177,8 +177,8 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
             metrics = run(**args, **sections, log=Log(scratch, tracked.log_step))
         tracked.log_result(metrics, seconds=time.monotonic() - began)
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    shutil.rmtree(scratch, ignore_errors=True)
     lineage.leave_for_sealing(tracked.run_id)
+    shutil.rmtree(scratch, ignore_errors=True)  # last: what fails before it is resumed
 
 
 def _name(stage: str, items: Sequence[str]) -> str:

@@ -4,7 +4,8 @@ TORCH   ?= torch==2.13.0
 PROFILE ?=
 SET     ?=
 BIN     := .venv/bin
-ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(SET),--set $(s))
+# Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression.
+ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set '$(subst ','\'',$(s))')
 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)

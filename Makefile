@@ -42,5 +42,5 @@ test: check  ## everything that CI runs: check, integration and end-to-end tests
 bench: install  ## measure speed, memory, size and overhead against their bars; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-clean:  ## remove the virtual environment and scratch files; results and DVC's cache stay
-	rm -rf .venv .pruneonce .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove the virtual environment and scratch files; results, DVC's cache and runs that wait to be sealed stay
+	rm -rf .venv .pruneonce/scratch .pruneonce/sealer-* .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,8 @@
-"""The Makefile: what arrives of SET."""
+"""The Makefile: what arrives of SET, and what `make clean` leaves."""
 
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -31,3 +32,20 @@ def test_settings_arrive_as_they_were_typed(settings):
     command = shlex.split(make("-n", "-o", "install", "run", f"SET={' '.join(settings)}", "PROFILE=tiny"))
     assert command[1:5] == ["-m", "flows.compress", "--profile", "tiny"]
     assert command[5:] == [word for setting in settings for word in ("--set", setting)]
+
+
+def test_clean_keeps_the_runs_that_wait_to_be_sealed(tmp_path):
+    """Scratch is computed again; which MLflow run made an out is known there only."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in (
+        ".pruneonce/unsealed/abc",
+        ".pruneonce/scratch/sparsify-1/step",
+        ".pruneonce/sealer-7",
+        ".venv/x",
+        "data/x",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    make("clean", cwd=tmp_path)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [".pruneonce/unsealed/abc", "Makefile", "data/x"]

@@ -4,7 +4,8 @@ TORCH   ?= torch==2.13.0
 PROFILE ?=
 SET     ?=
 BIN     := .venv/bin
-ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(SET),--set $(s))
+# Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression.
+ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set '$(subst ','\'',$(s))')
 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -41,5 +42,5 @@ test: check  ## everything that CI runs: check, integration and end-to-end tests
 bench: install  ## measure speed, memory, size and overhead against their bars; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-clean:  ## remove the virtual environment and scratch files; results and DVC's cache stay
-	rm -rf .venv .pruneonce .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove the virtual environment and scratch files; results, DVC's cache and runs that wait to be sealed stay
+	rm -rf .venv .pruneonce/scratch .pruneonce/sealer-* .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from flows import leftovers
 from flows.repro import STOP_SECONDS, Outcome, quiet_logs, repro
 from pipeline import inventory, lineage, params, profiles
 from pruneonce.errors import AlreadyRunning, PruneOnceError
@@ -71,6 +72,8 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
         if pipeline is STUDY:
             chosen.check_study(variants(params.read_yaml(Path(STUDY.file))))
         logger = get_run_logger()
+        for line in leftovers.clear():
+            logger.info(line)
         done: list[Outcome] = []
         stages = order(pipeline)
         with parent_run(pipeline, stages, {"profile": profile or "params.yaml", "overrides": " ".join(overrides)}, done):

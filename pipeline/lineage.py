@@ -70,22 +70,30 @@ def producers(path: str, stages: dict[str, Stage]) -> Iterator[Stage]:
 
 
 def leave_for_sealing(run_id: str) -> None:
-    """Called by a stage when its work is done."""
-    UNSEALED.mkdir(parents=True, exist_ok=True)
-    (UNSEALED / run_id).touch()
-    if mark := os.environ.get(IN_FLOW):
-        Path(mark).touch()
-    elif (dvc := _dvc_ancestor()) is not None:
-        log = (UNSEALED.parent / "seal.log").open("a")
-        command = [sys.executable, "-m", "pipeline.lineage", str(dvc)]
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    """Called by a stage when its work is done. What goes wrong here is said, not raised: the work stands without it."""
+    try:
+        if mark := os.environ.get(IN_FLOW):
+            Path(mark).touch()
+        UNSEALED.mkdir(parents=True, exist_ok=True)
+        (UNSEALED / run_id).touch()
+        if not mark and (dvc := _dvc_ancestor()) is not None:
+            log = (UNSEALED.parent / "seal.log").open("a")
+            command = [sys.executable, "-m", "pipeline.lineage", str(dvc)]
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    except (OSError, psutil.Error) as error:
+        print(
+            f"\nMLflow's run {run_id} was not handed over for sealing ({type(error).__name__}: {error}); the stage's outs "
+            "are not affected. To try what can be sealed: pruneonce seal",
+            file=sys.stderr,
+        )
 
 
 def _dvc_ancestor() -> int | None:
     """The process that runs `dvc repro`, if this stage was started by one."""
     for process in psutil.Process().parents():
-        if any(Path(part).name in ("dvc", "dvc.exe") for part in process.cmdline()[:3]):
-            return process.pid
+        with contextlib.suppress(psutil.Error):  # of another user, or gone: not ours
+            if any(Path(part).name in ("dvc", "dvc.exe") for part in process.cmdline()[:3]):
+                return process.pid
     return None
 
 

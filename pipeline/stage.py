@@ -35,7 +35,7 @@ Item = Annotated[str, "item"]  # one value of dvc.yaml's foreach or matrix; the 
 Metrics = Mapping[str, Any]  # numbers by name; nested mappings are groups
 
 KINDS = {"dep": Dep, "out": Out, "record": Record, "item": Item}
-SCRATCH = Path(".pruneonce")  # checkpoints of runs under way; ignored by git, safe to delete
+SCRATCH = Path(".pruneonce/scratch")  # checkpoints of runs under way; ignored by git, safe to delete
 HISTORY_EVERY_STEPS = 5
 CLOSING_SECONDS = 20.0  # what a stopped stage has to close its MLflow run
 
@@ -161,7 +161,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
         if not path.exists():
             raise DataError(f"expected {path}, which this stage reads, found none. Get it with: dvc repro {name}")
     deps = {str(args[n]): lineage.file_md5(args[n]) for n in wants["dep"]}
-    scratch = SCRATCH / "scratch" / f"{name}-{_key(run, flat, deps)}"
+    scratch = SCRATCH / f"{name}-{_key(run, flat, deps)}"
     report = args.pop("metrics")
     if os.environ.get("RANK", "0") != "0":  # torchrun and accelerate number the processes of a launch
         with tempfile.TemporaryDirectory() as folder, stoppable():
@@ -177,8 +177,8 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
             metrics = run(**args, **sections, log=Log(scratch, tracked.log_step))
         tracked.log_result(metrics, seconds=time.monotonic() - began)
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    shutil.rmtree(scratch, ignore_errors=True)
     lineage.leave_for_sealing(tracked.run_id)
+    shutil.rmtree(scratch, ignore_errors=True)  # last: what fails before it is resumed
 
 
 def _name(stage: str, items: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """MLflow: one run per executed stage, under one parent per flow run.
 
 The server is MLFLOW_TRACKING_URI, by default a sqlite file beside params.yaml. It is asked before work starts; if it is
-lost later, training goes on and says so.
+lost later, training goes on and says so, and what was logged meanwhile is sent when it answers again.
 """
 
 import getpass
@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,7 @@ EXPERIMENT = "pruneonce"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's pages are those for chat agents
 PARENT = "PRUNEONCE_PARENT_RUN"  # set by the flow, read by the stages it starts; never changes an out
 FLUSH_SECONDS = 5.0
+PAUSE = 20  # after a try, so many times what it took: a server that times out takes a twentieth of the time, not all of it
 BATCH = 90  # entries a request: the server's limit is 100 params, 1000 metrics
 
 
@@ -43,8 +44,7 @@ def connect() -> tuple[MlflowClient, str]:
     """A client and the id of our experiment. Raises TrackerUnreachable."""
     try:
         client = MlflowClient(tracking_uri=uri())
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        return client, experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, tags=KIND)
+        return client, _experiment(client)
     except Exception as error:
         raise TrackerUnreachable(
             f"expected an MLflow tracking store at {uri()}, found: {' '.join(str(error).split())[:300]}. Start it, or unset "
@@ -52,45 +52,60 @@ def connect() -> tuple[MlflowClient, str]:
         ) from None
 
 
+def _experiment(client: MlflowClient) -> str:
+    """The id of our experiment, made if there is none yet."""
+    if found := client.get_experiment_by_name(EXPERIMENT):
+        return found.experiment_id
+    try:
+        return client.create_experiment(EXPERIMENT, tags=KIND)
+    except MlflowException:
+        if found := client.get_experiment_by_name(EXPERIMENT):  # another worker made it in between
+            return found.experiment_id
+        raise
+
+
 class TrackedStage:
-    """The MLflow run of a stage under way. Metrics are sent in batches; a lost server costs the metrics, not the stage."""
+    """The MLflow run of a stage under way. Metrics are sent in batches; what a lost server did not take waits for the next
+    try, and a server that stays away costs the metrics, not the stage."""
 
     def __init__(self, client: MlflowClient, run_id: str):
         self.client, self.run_id = client, run_id
         self._waiting: list[Metric] = []
-        self._sent, self._lost = time.monotonic(), False
+        self._next, self._lost = time.monotonic() + FLUSH_SECONDS, False
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         self._waiting += [Metric(key, value, now, step) for key, value in metrics.items()]
-        if time.monotonic() - self._sent > FLUSH_SECONDS:
+        if time.monotonic() > self._next:
             self.flush()
 
     def log_result(self, metrics: Mapping[str, Any], *, seconds: float) -> None:
-        """The stage's closing metrics (nested names joined by a dot) and its wall time in seconds."""
+        """The stage's closing metrics (nested names joined by a dot) and its wall time in seconds; sent as the run ends."""
         now = int(time.time() * 1000)
         numbers = {**flatten(metrics), "seconds": seconds}
         self._waiting += [Metric(f"result.{k}", float(v), now, 0) for k, v in numbers.items() if isinstance(v, int | float)]
-        self.flush()
 
     def flush(self) -> None:
-        self._sent = time.monotonic()
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), BATCH):
-            self.survive(lambda part=waiting[start : start + BATCH]: self.client.log_batch(self.run_id, metrics=part))
+        began = time.monotonic()
+        while self._waiting and self.survive(lambda: self.client.log_batch(self.run_id, metrics=self._waiting[:BATCH])):
+            del self._waiting[:BATCH]
+        ended = time.monotonic()
+        self._next = ended + max(FLUSH_SECONDS, PAUSE * (ended - began))
 
-    def survive(self, call) -> None:
-        """Run one request; if the tracker is gone say so once and go on."""
+    def survive(self, call: Callable[[], object]) -> bool:
+        """Run one request; if the tracker is gone say so once and go on. Returns whether it was answered."""
         try:
             call()
+            return True
         except Exception as error:
             if not self._lost:
                 print(
-                    f"\nMLflow at {uri()} no longer answers ({type(error).__name__}); the stage goes on, some of its "
-                    "metrics will be missing there. Its outs and metrics files are not affected.",
+                    f"\nMLflow at {uri()} no longer answers ({type(error).__name__}); the stage goes on. Its metrics are "
+                    "sent if it answers again, else they are missing there. Its outs and metrics files are not affected.",
                     file=sys.stderr,
                 )
             self._lost = True
+            return False
 
 
 @contextmanager

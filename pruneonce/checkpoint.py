@@ -47,7 +47,7 @@ def load_masked_lm(
     columns: of the corpus. Where there are more than tokens the model has every head it was pre-trained with, and a
     ModelError says if one of the columns is none that it takes.
     """
-    return _takes(_load(_lm_class(columns), folder, attention, dropout), columns)
+    return that_takes(_load(_lm_class(columns), folder, attention, dropout), columns)
 
 
 def random_masked_lm(
@@ -61,14 +61,14 @@ def random_masked_lm(
         raise ModelError(
             f"expected a {config.model_type} with `common.attention` {attention}, found none that can be built: {error}"
         ) from None
-    return _takes(model, columns)
+    return that_takes(model, columns)
 
 
 def _lm_class(columns: Collection[str]):
     return AutoModelForMaskedLM if set(columns) == {"tokens"} else AutoModelForPreTraining
 
 
-def _takes(model: PreTrainedModel, columns: Collection[str]) -> PreTrainedModel:
+def that_takes(model: PreTrainedModel, columns: Collection[str]) -> PreTrainedModel:
     """The model itself, if its forward has a parameter for each column of the corpus."""
     missing = sorted(set(columns) - {"tokens"} - set(signature(model.forward).parameters))
     if missing:

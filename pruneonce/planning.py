@@ -80,7 +80,7 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
             model = architecture.from_config(config, attn_implementation="eager")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"expected the configuration of a masked LM, found {dict(facts)}: {error}") from None
-    return checkpoint._takes(model, PAIRS) if next_sentence else model
+    return checkpoint.that_takes(model, PAIRS) if next_sentence else model
 
 
 def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:

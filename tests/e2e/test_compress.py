@@ -126,6 +126,25 @@ def test_one_number_reruns_what_is_below_it_and_back_is_restored(copy: Path, fir
     assert shipped(copy) == original
 
 
+def test_a_source_that_is_gone_leaves_nothing_behind(copy: Path, first: str):
+    """And when it comes back, DVC's cache has it."""
+    text = (copy / "params.yaml").read_text()
+    more = "fetch_local:\n  more: {path: tests/tiny/text, members: {corpus.txt: corpus.txt}, sha256: null}\n"
+    assert text.count("fetch_local:\n") == 1
+    (copy / "params.yaml").write_text(text.replace("fetch_local:\n", more))
+    try:
+        done = outcomes(compress(copy))
+        assert {stage for stage, outcome in done.items() if outcome != "unchanged"} == {"fetch_local@more", "prepare_corpus"}
+    finally:
+        (copy / "params.yaml").write_text(text)
+    said = compress(copy)
+    assert "data/raw/more: removed" in said
+    assert not (copy / "data/raw/more").exists()
+    assert {stage: outcome for stage, outcome in outcomes(said).items() if outcome != "unchanged"} == {
+        "prepare_corpus": "restored from cache"
+    }
+
+
 def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_path: Path):
     moved = tmp_path / "deployed.onnx"
     shutil.copy(copy / "data/export/topic/int8.onnx", moved)

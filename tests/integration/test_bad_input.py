@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -403,17 +404,28 @@ def test_a_stage_that_is_stopped(computed, tracking_uri, number, code, message):
     assert run.data.params["prepare_teacher.steps"] == "100000"
 
 
-class Deaf:
-    """An MLflow client whose server is lost after `answers` requests."""
+def test_of_two_that_make_the_experiment_at_once_both_have_it(tmp_path, monkeypatch):
+    """The second one's look came before the first one's making, on a real store."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    _, made = tracking.connect()
+    look, looks = MlflowClient.get_experiment_by_name, iter([lambda *_: None])
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *words: next(looks, look)(*words))
+    assert tracking.connect()[1] == made
+    assert next(looks, None) is None, "the early look was taken"
 
-    def __init__(self, answers: int):
-        self.answers, self.asked = answers, 0
+
+class Deaf:
+    """An MLflow client whose server is lost after `answers` requests, until `back` are asked; one in vain takes a minute."""
+
+    def __init__(self, answers: int, back: int = sys.maxsize):
+        self.answers, self.back, self.asked, self.seconds = answers, back, 0, 0.0
         self.metrics: list[Metric] = []
         self.status = ""
 
     def _ask(self) -> None:
         self.asked += 1
-        if self.asked > self.answers:
+        if self.answers < self.asked <= self.back:
+            self.seconds += 60.0
             raise ConnectionError("gone")
 
     def create_run(self, *_: object, **__: object):
@@ -429,18 +441,32 @@ class Deaf:
         self.status = status
 
 
-def test_a_tracker_lost_in_training_is_told_once_and_survived(monkeypatch, capsys):
-    client = Deaf(answers=3)  # create_run, params, the first flush
+def train_an_hour(client: Deaf, monkeypatch) -> None:
+    """A run of 3600 steps of one second each, by a clock of ours, on this client."""
     monkeypatch.setattr(tracking, "connect", lambda: (client, "0"))
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", -1.0)
-    with tracking.stage_run("sparsify", {"sparsify.steps": 3}, {"data/x": "md5"}) as tracked:
-        for step in range(5):
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(monotonic=lambda: client.seconds, time=time.time))
+    with tracking.stage_run("sparsify", {"sparsify.steps": 3600}, {"data/x": "md5"}) as tracked:
+        for step in range(3600):
+            client.seconds += 1.0
             tracked.log_step(step, {"loss": 1.0})
         tracked.log_result({"held_out_loss": 2.0, "names": ["not a number"]}, seconds=1.0)
-    assert client.asked == 3 + 4 + 1 + 1, "each step, the result and the end were tried"
-    assert [(m.key, m.step) for m in client.metrics] == [("loss", 0)]
+
+
+def test_a_tracker_lost_in_training_is_told_once_and_does_not_slow_it(monkeypatch, capsys):
+    client = Deaf(answers=3)  # create_run, params, the first flush
+    train_an_hour(client, monkeypatch)
+    assert client.asked == 3 + 3 + 1 + 1, "three tries in an hour, the metrics and the status at the end"
+    assert [(m.key, m.step) for m in client.metrics] == [("loss", step) for step in range(6)]
     said = capsys.readouterr().err
     assert said.count("no longer answers (ConnectionError); the stage goes on") == 1
+
+
+def test_what_a_lost_tracker_did_not_take_is_sent_when_it_answers_again(monkeypatch):
+    client = Deaf(answers=3, back=5)
+    train_an_hour(client, monkeypatch)
+    assert [m.step for m in client.metrics if m.key == "loss"] == list(range(3600)), "every step, once, in order"
+    assert [m.key for m in client.metrics[3600:]] == ["result.held_out_loss", "result.seconds"]
+    assert client.status == "FINISHED"
 
 
 @pytest.mark.parametrize(

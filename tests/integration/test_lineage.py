@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import lineage, params, tracking
+from pipeline import lineage, params, stage, tracking
 from pipeline.lineage import Stage
+from pipeline.stage import Log, Metrics, Out
 
 PIPELINE = """
 stages:
@@ -221,6 +224,59 @@ class TestSeal:
     def test_a_parent_run_is_kept(self, monkeypatch):
         monkeypatch.setenv(tracking.PARENT, "p" * 32)
         assert self.tags(self.ran("grow", {}))["mlflow.parentRunId"] == "p" * 32
+
+
+class Forbidden:
+    """An ancestor that psutil may not look at."""
+
+    def cmdline(self) -> list[str]:
+        raise psutil.AccessDenied
+
+
+def test_dvc_is_found_beyond_a_process_that_may_not_be_looked_at(monkeypatch):
+    dvc = SimpleNamespace(pid=4711, cmdline=lambda: ["python", "/usr/bin/dvc", "repro"])
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parents=lambda: [Forbidden(), dvc]))
+    assert lineage._dvc_ancestor() == 4711
+
+
+def nap(out: Out, *, log: Log) -> Metrics:
+    """A stage with a checkpoint."""
+    log(0, {"loss": 1.0})
+    out.write_text("rested")
+    return {"hours": 8}
+
+
+@pytest.fixture
+def napping(project, tracking_uri, monkeypatch) -> Path:
+    """The folder of a project in which `nap` can run as a stage."""
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    monkeypatch.delenv(lineage.IN_FLOW, raising=False)
+    monkeypatch.setattr(sys, "argv", ["nap", "--out", "data/out", "--metrics", "data/nap.json"])
+    return project.folder
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return list(folder.glob(".pruneonce/scratch/nap-*/history.jsonl"))
+
+
+def test_a_finished_stage_does_not_fail_for_want_of_sealing(napping, capsys):
+    (napping / ".pruneonce").mkdir()
+    (napping / ".pruneonce/unsealed").write_text("no folder")
+    stage._main(nap, "nap")
+    assert "was not handed over for sealing (FileExistsError" in capsys.readouterr().err
+    assert json.loads((napping / "data/nap.json").read_text()) == {"hours": 8}
+    assert checkpoints(napping) == [], "done is done"
+
+
+def test_checkpoints_outlive_whatever_may_still_fail(napping, monkeypatch):
+    def fails(run_id: str) -> None:
+        raise RuntimeError("not foreseen")
+
+    monkeypatch.setattr(lineage, "leave_for_sealing", fails)
+    with pytest.raises(RuntimeError, match="not foreseen"):
+        stage._main(nap, "nap")
+    assert len(checkpoints(napping)) == 1
 
 
 def test_a_plain_dvc_repro_is_sealed_after_it_ended(project, tracking_uri):

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification as AUTO
 from pruneonce import checkpoint, pruning
 from pruneonce.classification import named
 from pruneonce.errors import ConfigError, ModelError
-from tests.conftest import random_classifier
+from tests.conftest import TINY, random_classifier
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -253,3 +253,34 @@ def test_of_several_processes_the_first_one_writes(masked_lm, tokenizer, tmp_pat
         checkpoint.save_ranges({"a": (0.0, 1.0)}, tmp_path / "model")
         assert (tmp_path / "model").exists() == written
     assert checkpoint.load_ranges(tmp_path / "model") == {"a": (0.0, 1.0)}
+
+
+@pytest.mark.parametrize(("kind", "file"), [("deberta-v2", "spm.model"), ("albert", "spiece.model")])
+def test_a_tokenizer_that_is_only_sentencepiece_s_file_loads_and_saves_as_one_in_rust(tmp_path, kind, file):
+    """As microsoft/deberta-v3-base has it; sentencepiece itself is the oracle."""
+    import sentencepiece
+
+    special = {"pad_piece": "[PAD]", "unk_piece": "[UNK]"} if kind == "deberta-v2" else {"pad_piece": "<pad>"}
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(TINY / "text/corpus.txt"),
+        model_prefix=str(tmp_path / "trained"),
+        vocab_size=120,
+        **{"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "bos_piece": "[CLS]", "eos_piece": "[SEP]", **special},
+        control_symbols=["[MASK]"],
+        minloglevel=2,
+    )
+    oracle = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "trained.model"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "trained.model").rename(folder / file)
+    AutoConfig.for_model(kind).save_pretrained(folder)
+
+    tokenizer = checkpoint.load_tokenizer(folder)
+    text = "the people of the school"
+    ids = tokenizer(text)["input_ids"]
+    assert ids == [1, *oracle.encode(text), 2]
+    assert tokenizer.mask_token_id == oracle.piece_to_id("[MASK]")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    AutoConfig.for_model(kind).save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved/tokenizer.json").is_file()
+    assert checkpoint.load_tokenizer(tmp_path / "saved")(text)["input_ids"] == ids

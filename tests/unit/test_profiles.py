@@ -141,6 +141,44 @@ def test_what_a_profile_wrote_may_be_replaced_and_what_was_edited_since_may_not(
         profiles.select("tiny")
 
 
+@pytest.mark.parametrize("git", ["none", "no repository", "nothing committed"])
+def test_where_git_cannot_say_edits_are_kept(folder, monkeypatch, git):
+    """A copy without .git: the first run finds a params.yaml that may hold edits, and no later one overwrites any."""
+    tiny = (ROOT / "profiles/tiny.yaml").read_text()
+    edited = tiny.replace("sparsity: 0.85", "sparsity: 0.8", 1)
+    folder("tiny", tiny)
+    Path("params.yaml").write_text(edited)
+    if git == "none":
+        monkeypatch.setenv("PATH", "")
+    if git == "nothing committed":
+        subprocess.run(["git", "init", "--quiet"], check=True)
+    assert profiles.select("tiny").sparsify.sparsity == 0.85, "the first time works"
+    assert Path("profiles/default.yaml").read_text() == edited
+    assert profiles.names() == ["default", "tiny"]
+    assert profiles.select(None, ["sparsify.sparsity=0.9"]).sparsify.sparsity == 0.9
+    assert profiles.select("default").sparsify.sparsity == 0.8
+    assert Path("params.yaml").read_text() == edited
+    Path("params.yaml").write_text(edited + "# mine\n")
+    with pytest.raises(ConfigError, match="found edits that profile 'tiny' would overwrite"):
+        profiles.select("tiny")
+    assert Path("profiles/default.yaml").read_text() == edited
+
+
+def test_params_is_replaced_whole_or_not_at_all(folder, monkeypatch):
+    tiny = (ROOT / "profiles/tiny.yaml").read_text()
+    Path("params.yaml").write_text(tiny)
+
+    def cut(path, text):
+        with path.open("w") as file:
+            file.write(text[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(OSError, match="No space left"):
+        profiles.select(None, ["sparsify.sparsity=0.9"])
+    assert Path("params.yaml").read_text() == tiny
+
+
 def test_a_profile_that_differs_says_what_and_nothing_else(monkeypatch):
     """What bert-base-90 changes of bert-base-85 is what its file holds."""
     monkeypatch.chdir(ROOT)

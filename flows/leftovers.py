@@ -1,0 +1,52 @@
+"""What a stage that is gone left in a folder that another stage reads whole.
+
+The corpus keeps out the test texts of all that stands in data/tasks: those of a former profile's tasks would shape what is
+computed, and a fresh clone would compute something else.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from dvc.repo import Repo
+
+from pipeline import lineage
+
+
+def clear() -> list[str]:
+    """Remove the folders that no stage writes any more and that DVC's cache holds as they stand, so that nothing is lost;
+    leave the others. Returns what was done, a line each."""
+    with Repo() as repo:
+        return [_clear(repo, path) for path in _strays(repo)]
+
+
+def _clear(repo: Repo, path: Path) -> str:
+    name, whole = (p.relative_to(repo.root_dir).as_posix() for p in (path, path.parent))
+    recorded = {stage.outs[name] for stage in lineage.locked().values() if name in stage.outs}
+    if recorded and (md5 := lineage.file_md5(path)) in recorded and _cached(repo, md5):
+        shutil.rmtree(path)
+        return f"{name}: removed, for no stage writes it now and one reads all of {whole}; DVC's cache keeps it"
+    return (
+        f"{name}: left there, though no stage writes it and one reads all of {whole}, for DVC's cache does not have it as "
+        "it stands. A fresh clone computes without it; move it away to do the same"
+    )
+
+
+def _strays(repo: Repo) -> list[Path]:
+    """The folders beside outs, in a folder that is a dep, that are no outs themselves."""
+    stages = repo.index.stages
+    outs = {Path(out.fs_path) for stage in stages for out in stage.outs}
+    written = outs | {folder for out in outs for folder in out.parents}
+    shared = {Path(dep.fs_path) for stage in stages for dep in stage.deps} & (written - outs)
+    return sorted(
+        path for folder in shared if folder.is_dir() for path in folder.iterdir() if path.is_dir() and path not in written
+    )
+
+
+def _cached(repo: Repo, md5: str) -> bool:
+    """Whether DVC's cache has the folder's listing and every file that stands in it."""
+    cache = repo.cache.local
+    if not cache.exists(md5):
+        return False
+    listing = json.loads(Path(cache.oid_to_path(md5)).read_text())
+    return all(cache.exists(entry["md5"]) for entry in listing)

@@ -1,0 +1,51 @@
+"""The Makefile: what arrives of SET, and what `make clean` leaves."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def make(*words: str, cwd: Path = ROOT) -> str:
+    """What make says, as if no other make had started it."""
+    env = {
+        key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "SET", "PROFILE")
+    }
+    return subprocess.run(["make", *words], cwd=cwd, env=env, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["sparsify.sparsity=0.9"],
+        [r"sparsify.prunable=encoder\.layer\.(0|1)\..*", "sparsify.pattern=2:4"],
+        [r"sparsify.prunable=query$", "report.title=$(HOME)", "common.model=`id`;#&&<>!?"],
+        ["report.title=it's", 'tasks.r8.prepare_task.labels=["no","yes"]', "fetch_local={}"],
+    ],
+)
+def test_settings_arrive_as_they_were_typed(settings):
+    command = shlex.split(make("-n", "-o", "install", "run", f"SET={' '.join(settings)}", "PROFILE=tiny"))
+    assert command[1:5] == ["-m", "flows.compress", "--profile", "tiny"]
+    assert command[5:] == [word for setting in settings for word in ("--set", setting)]
+
+
+def test_clean_keeps_the_runs_that_wait_to_be_sealed(tmp_path):
+    """Scratch is computed again; which MLflow run made an out is known there only."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in (
+        ".pruneonce/unsealed/abc",
+        ".pruneonce/scratch/sparsify-1/step",
+        ".pruneonce/sealer-7",
+        ".venv/x",
+        "data/x",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    make("clean", cwd=tmp_path)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [".pruneonce/unsealed/abc", "Makefile", "data/x"]

@@ -3,12 +3,10 @@
 A profile is a file in profiles/: whole, or its first key is `extends`, the name of a profile or a list of names, which are
 laid over each other in their order, and its own keys over them. Names with a folder, such as `tasks/mnli`, are blocks: parts
 to list in `extends`. Using a profile replaces params.yaml, whole, so that `dvc repro`, `dvc params diff` and the next run
-see what was run; edits that git does not have are never overwritten. Where git has no params.yaml (a copy without .git), the
-one that the first run found is kept as profiles/default.yaml, and is what `default` means.
+see what was run; edits that git does not have are never overwritten.
 """
 
 import hashlib
-import os
 import subprocess
 from collections.abc import Sequence
 from functools import reduce
@@ -24,20 +22,19 @@ from pruneonce.errors import ConfigError
 
 PARAMS = Path("params.yaml")
 FOLDER = Path("profiles")
-KEPT = FOLDER / "default.yaml"  # where git cannot say what params.yaml was
 
 
 def names() -> list[str]:
     """The profiles there are; `default` is params.yaml as git has it."""
-    return ["default", *sorted(path.stem for path in FOLDER.glob("*.yaml") if path != KEPT)]
+    return ["default", *sorted(path.stem for path in FOLDER.glob("*.yaml"))]
 
 
 def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
     """Make params.yaml the profile (None: as it stands) with `section.key=value` overrides. Validated before it is written.
 
-    Raises ConfigError for an unknown profile or key, a bad value, or edits that would be lost.
+    Raises ConfigError for an unknown profile or key, a bad value, edits that would be lost, or where git knows of none.
     """
-    before = current()
+    before, _ = current(), _committed()
     source = str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
     text = before if profile is None else read(profile)
     text = _override(text, overrides, source) if overrides else text
@@ -48,18 +45,10 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
                 f"expected params.yaml as git or a profile has it, found edits that profile {profile!r} would overwrite. "
                 f"Commit them, or save the file as {FOLDER}/<name>.yaml, and run again."
             )
-        if _committed() is None and not KEPT.exists():
-            _write(KEPT, before)
-        _write(PARAMS, text)
+        part = PARAMS.with_suffix(".part")  # whole or not at all
+        part.write_text(text)
+        part.replace(PARAMS)
     return chosen
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def current() -> str:
@@ -79,7 +68,7 @@ def read(profile: str) -> str:
 def _text(name: str) -> str:
     """A profile's or block's own file."""
     if name == "default":
-        return _default()
+        return _committed()
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         blocks = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
@@ -129,23 +118,23 @@ def _dump(document: CommentedMap) -> str:
     return out.getvalue()
 
 
-def _default() -> str:
-    """params.yaml as git has it, else as the first run found it, else as it stands: no run has changed it yet."""
-    return _committed() or (KEPT if KEPT.exists() else PARAMS).read_text()
-
-
-def _committed() -> str | None:
-    """params.yaml as git has it; None without git, outside of a repository, or where it was never committed."""
+def _committed() -> str:
+    """params.yaml as git has it. Raises ConfigError where it has none: DVC needs a repository, and edits are told by it."""
     try:
         done = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return done.stdout if done.returncode == 0 else None
+    except FileNotFoundError as error:
+        raise ConfigError(f"expected git, found none ({error}): install it, and run again.") from None
+    if done.returncode != 0:
+        raise ConfigError(
+            f"expected {PARAMS} in a commit of git, found: {' '.join(done.stderr.split())}. Clone the project; or, in a "
+            "copy of it, git init && git add --all && git commit -m copy"
+        )
+    return done.stdout
 
 
 def _known(text: str) -> bool:
     """Whether this text is kept somewhere: in git, as a profile, or as what a run of ours wrote, unedited since."""
-    kept = [_default(), *(path.read_text() for path in FOLDER.glob("*.yaml"))]
+    kept = [_committed(), *(path.read_text() for path in FOLDER.glob("*.yaml"))]
     return text in kept or _marked(text)
 
 

@@ -122,15 +122,20 @@ def test_what_cannot_be_extended_is_an_error(folder, text, message):
         profiles.read("over")
 
 
-def test_what_a_profile_wrote_may_be_replaced_and_what_was_edited_since_may_not(folder):
-    tiny = (ROOT / "profiles/tiny.yaml").read_text()
-    folder("tiny", tiny)
-    folder("mine", "extends: tiny\nsparsify: {sparsity: 0.9}\n")
-    Path("params.yaml").write_text(tiny)
+def commit(text):
+    """A repository whose only file is params.yaml."""
+    Path("params.yaml").write_text(text)
     subprocess.run(["git", "init", "--quiet"], check=True)
     subprocess.run(["git", "add", "params.yaml"], check=True)
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
     subprocess.run(["git", *identity, "commit", "--quiet", "-m", "params"], check=True)
+
+
+def test_what_a_profile_wrote_may_be_replaced_and_what_was_edited_since_may_not(folder):
+    tiny = (ROOT / "profiles/tiny.yaml").read_text()
+    folder("tiny", tiny)
+    folder("mine", "extends: tiny\nsparsify: {sparsity: 0.9}\n")
+    commit(tiny)
     assert profiles.select("mine").sparsify.sparsity == 0.9
     written = Path("params.yaml").read_text()
     assert profiles.select("mine") == params.load()
@@ -141,32 +146,35 @@ def test_what_a_profile_wrote_may_be_replaced_and_what_was_edited_since_may_not(
         profiles.select("tiny")
 
 
-@pytest.mark.parametrize("git", ["none", "no repository", "nothing committed"])
-def test_where_git_cannot_say_edits_are_kept(folder, monkeypatch, git):
-    """A copy without .git: the first run finds a params.yaml that may hold edits, and no later one overwrites any."""
-    tiny = (ROOT / "profiles/tiny.yaml").read_text()
-    edited = tiny.replace("sparsity: 0.85", "sparsity: 0.8", 1)
-    folder("tiny", tiny)
+@pytest.mark.parametrize(
+    ("git", "message"),
+    [
+        ("none", "expected git, found none"),
+        (
+            "no repository",
+            r"expected params\.yaml in a commit of git, found: fatal: not a git repository .* git init && git add",
+        ),
+        ("nothing committed", r"expected params\.yaml in a commit of git, found: fatal: .*HEAD"),
+    ],
+)
+@pytest.mark.parametrize(("profile", "overrides"), [("tiny", []), (None, ["sparsify.sparsity=0.9"]), (None, [])])
+def test_where_git_cannot_say_nothing_is_overwritten(folder, monkeypatch, git, message, profile, overrides):
+    """A copy without .git, say: DVC would not run there either, and say so in a traceback."""
+    edited = (ROOT / "profiles/tiny.yaml").read_text().replace("sparsity: 0.85", "sparsity: 0.8", 1)
+    folder("tiny", edited)
     Path("params.yaml").write_text(edited)
-    if git == "none":
-        monkeypatch.setenv("PATH", "")
     if git == "nothing committed":
         subprocess.run(["git", "init", "--quiet"], check=True)
-    assert profiles.select("tiny").sparsify.sparsity == 0.85, "the first time works"
-    assert Path("profiles/default.yaml").read_text() == edited
-    assert profiles.names() == ["default", "tiny"]
-    assert profiles.select(None, ["sparsify.sparsity=0.9"]).sparsify.sparsity == 0.9
-    assert profiles.select("default").sparsify.sparsity == 0.8
+    if git == "none":
+        monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=message):
+        profiles.select(profile, overrides)
     assert Path("params.yaml").read_text() == edited
-    Path("params.yaml").write_text(edited + "# mine\n")
-    with pytest.raises(ConfigError, match="found edits that profile 'tiny' would overwrite"):
-        profiles.select("tiny")
-    assert Path("profiles/default.yaml").read_text() == edited
 
 
 def test_params_is_replaced_whole_or_not_at_all(folder, monkeypatch):
     tiny = (ROOT / "profiles/tiny.yaml").read_text()
-    Path("params.yaml").write_text(tiny)
+    commit(tiny)
 
     def cut(path, text):
         with path.open("w") as file:

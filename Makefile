@@ -4,7 +4,8 @@ TORCH   ?= torch==2.13.0
 PROFILE ?=
 SET     ?=
 BIN     := .venv/bin
-# Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression.
+# Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
+# them: a value with a blank wants `python -m flows.compress --set`.
 ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set '$(subst ','\'',$(s))')
 
 export DO_NOT_TRACK ?= 1

@@ -8,7 +8,9 @@ import json
 import shutil
 from pathlib import Path
 
+from dvc.lock import LockError
 from dvc.repo import Repo
+from dvc.rwlock import rwlock
 
 from pipeline import lineage
 
@@ -24,7 +26,11 @@ def _clear(repo: Repo, path: Path) -> str:
     name, whole = (p.relative_to(repo.root_dir).as_posix() for p in (path, path.parent))
     recorded = {stage.outs[name] for stage in lineage.locked().values() if name in stage.outs}
     if recorded and (md5 := lineage.file_md5(path)) in recorded and _cached(repo, md5):
-        shutil.rmtree(path)
+        try:
+            with rwlock(repo.tmp_dir, repo.fs, "make run", [], [str(path)], repo.config["core"].get("hardlink_lock", False)):
+                shutil.rmtree(path)
+        except LockError:
+            return f"{name}: left there, for a stage that is under way reads it"
         return f"{name}: removed, for no stage writes it now and one reads all of {whole}; DVC's cache keeps it"
     return (
         f"{name}: left there, though no stage writes it and one reads all of {whole}, for DVC's cache does not have it as "
@@ -33,14 +39,13 @@ def _clear(repo: Repo, path: Path) -> str:
 
 
 def _strays(repo: Repo) -> list[Path]:
-    """The folders beside outs, in a folder that is a dep, that are no outs themselves."""
+    """The folders beside outs, in a folder that is a dep, that are neither outs nor deps themselves."""
     stages = repo.index.stages
     outs = {Path(out.fs_path) for stage in stages for out in stage.outs}
-    written = outs | {folder for out in outs for folder in out.parents}
-    shared = {Path(dep.fs_path) for stage in stages for dep in stage.deps} & (written - outs)
-    return sorted(
-        path for folder in shared if folder.is_dir() for path in folder.iterdir() if path.is_dir() and path not in written
-    )
+    deps = {Path(dep.fs_path) for stage in stages for dep in stage.deps}
+    named = {path for entry in outs | deps for path in (entry, *entry.parents)}
+    shared = {dep for dep in deps - outs if any(dep in out.parents for out in outs) and dep.is_dir()}
+    return sorted(path for folder in shared for path in folder.iterdir() if path.is_dir() and path not in named)
 
 
 def _cached(repo: Repo, md5: str) -> bool:

@@ -99,7 +99,7 @@ def _data(p: Params, sources: Mapping[str, Source], corpus: float | None) -> Ite
         wanted |= {d.split: (d.column, d.skip_rows) for d in p.prepare_corpus.documents if d.source == name}
         counts = {split: of.rows(split, [column], skip_rows=skip) for split, (column, skip) in wanted.items()}
         rows = " ".join("?" if count is None else f"{count:,}" for count in counts.values())
-        table.append([name, " ".join(counts) or ("(model)" if of.names else "?"), rows, size, of.known])
+        table.append([name, " ".join(counts) or ("?" if of.names is None else "(model)"), rows, size, of.known])
     yield from _table(table)
     tokens = costs.corpus_tokens(p, corpus)
     if tokens:
@@ -147,8 +147,10 @@ def _unchecked(p: Params, sources: Mapping[str, Source]) -> Iterator[str]:
     """What this page does not vouch for: sources of rows that are neither here nor known from `expects`."""
     tasks: list[Any] = [p.section("prepare_task", task) for task in p.tasks]
     for name in sorted({each.source for each in (*tasks, *p.prepare_corpus.documents)}):
-        if not sources[name].files and not sources[name].expects:
-            yield f"source {name} is not fetched yet: its splits, columns and rows were not checked"
+        of = sources[name]
+        if not of.files and not of.expects:
+            what = "columns and rows" if of.names is not None else "splits, columns and rows"
+            yield f"source {name} is not fetched yet: its {what} were not checked"
 
 
 def _warnings(

@@ -32,6 +32,8 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's pa
 PARENT = "PRUNEONCE_PARENT_RUN"  # set by the flow, read by the stages it starts; never changes an out
 FLUSH_SECONDS = 5.0
 PAUSE = 20  # after a try, so many times what it took: a server that times out takes a twentieth of the time, not all of it
+MOST = 100_000  # entries that wait for a server; then the oldest go
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")  # e.g. the run was deleted
 BATCH = 90  # entries a request: the server's limit is 100 params, 1000 metrics
 
 
@@ -76,6 +78,7 @@ class TrackedStage:
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         self._waiting += [Metric(key, value, now, step) for key, value in metrics.items()]
+        del self._waiting[:-MOST]
         if time.monotonic() > self._next:
             self.flush()
 
@@ -93,19 +96,21 @@ class TrackedStage:
         self._next = ended + max(FLUSH_SECONDS, PAUSE * (ended - began))
 
     def survive(self, call: Callable[[], object]) -> bool:
-        """Run one request; if the tracker is gone say so once and go on. Returns whether it was answered."""
+        """Run one request; if the tracker is gone, or refuses it, say so once and go on. Returns whether it was answered."""
         try:
             call()
             return True
         except Exception as error:
+            refused = isinstance(error, MlflowException) and error.error_code in REFUSALS
             if not self._lost:
+                what = "takes no more of this run" if refused else "no longer answers"
                 print(
-                    f"\nMLflow at {uri()} no longer answers ({type(error).__name__}); the stage goes on. Its metrics are "
-                    "sent if it answers again, else they are missing there. Its outs and metrics files are not affected.",
+                    f"\nMLflow at {uri()} {what} ({type(error).__name__}); the stage goes on. Its metrics are sent if that "
+                    "changes, else they are missing there. Its outs and metrics files are not affected.",
                     file=sys.stderr,
                 )
             self._lost = True
-            return False
+            return refused  # an answer, and the same one next time
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from pipeline import params, profiles, stage, tracking
 from pipeline.stage import Log
@@ -467,6 +469,32 @@ def test_what_a_lost_tracker_did_not_take_is_sent_when_it_answers_again(monkeypa
     assert [m.step for m in client.metrics if m.key == "loss"] == list(range(3600)), "every step, once, in order"
     assert [m.key for m in client.metrics[3600:]] == ["result.held_out_loss", "result.seconds"]
     assert client.status == "FINISHED"
+
+
+def test_what_a_tracker_refuses_is_dropped_and_holds_nothing_up(monkeypatch, capsys):
+    """The run was deleted, say: it would refuse the same at every try, and all that came after it would wait."""
+    client = Deaf(answers=10_000)
+
+    def refuse(run_id: str, metrics=(), **_: object) -> None:
+        if any(m.step == 7 for m in metrics):
+            raise MlflowException("deleted", error_code=INVALID_PARAMETER_VALUE)
+        client.metrics += metrics
+
+    monkeypatch.setattr(client, "log_batch", refuse)
+    train_an_hour(client, monkeypatch)
+    steps = [m.step for m in client.metrics if m.key == "loss"]
+    assert set(range(3600)) - set(steps) == set(range(6, 12)), "those of one request"
+    assert capsys.readouterr().err.count("takes no more of this run (MlflowException); the stage goes on") == 1
+
+
+def test_what_waits_for_a_tracker_has_an_end(monkeypatch):
+    monkeypatch.setattr(tracking, "MOST", 1000)
+    client = Deaf(answers=3, back=5)
+    train_an_hour(client, monkeypatch)
+    steps = [m.step for m in client.metrics if m.key == "loss"]
+    assert 1000 < len(steps) < 3600
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 3599
 
 
 @pytest.mark.parametrize(

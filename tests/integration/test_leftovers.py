@@ -1,10 +1,14 @@
 """What a stage that is gone left in a folder that another reads whole: removed if DVC's cache has it, else left and said."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
+from dvc.rwlock import rwlock
 
 from flows import leftovers
 from pipeline import lineage
@@ -76,6 +80,23 @@ def test_what_dvc_does_not_have_as_it_stands_is_left_and_said(counted):
     said = list(leftovers.clear())
     assert [line.partition(",")[0] for line in said] == [f"data/raw/{n}: left there" for n in ("b", "by-hand", "c")]
     assert folders() == ["a", "a-file", "b", "by-hand", "c"]
+
+
+def test_what_a_stage_reads_is_no_leftover(counted):
+    """A source that was fetched may be what a person's own stage begins with."""
+    Path("dvc.yaml").write_text(PIPELINE + "  mine: {cmd: cat data/raw/b/text, deps: [data/raw/b/text]}\n")
+    assert [line.partition(",")[0] for line in leftovers.clear()] == ["data/raw/c: removed"]
+    assert folders() == ["a", "b"]
+
+
+def test_what_a_stage_under_way_reads_is_left_and_said(counted):
+    with Repo() as repo, rwlock(repo.tmp_dir, repo.fs, "dvc repro", [str(counted / "data/raw")], [], False):
+        busy = json.loads(Path(".dvc/tmp/rwlock").read_text())
+    for reader in (entry for readers in busy["read"].values() for entry in readers):
+        reader["pid"] = os.getppid()  # another process, that is there
+    Path(".dvc/tmp/rwlock").write_text(json.dumps(busy))
+    assert all(line.endswith("left there, for a stage that is under way reads it") for line in leftovers.clear())
+    assert folders() == ["a", "b", "c"]
 
 
 def test_what_dvc_tracks_by_itself_is_no_leftover(counted):

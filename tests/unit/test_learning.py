@@ -88,7 +88,7 @@ def test_answers_come_back_in_the_order_of_the_rows(tokenizer):
 
 
 def test_a_task_is_learned_by_its_recipe(classifier, engine, tokenizer):
-    """The rate rises over its share of the steps and falls to 0; rows, their order and the seed are those of the batches."""
+    """The rate rises over its share of the steps and falls to 0; rows and their order are those of the batches."""
     rows = Dataset.from_dict({"input_ids": [[2, *[9 + i] * (1 + i % 4), 3] for i in range(10)], "label": [0, 1] * 5})
     task = learning.Task(KIND, tokenizer, {"train": rows}, engine)
     recipe = SimpleNamespace(
@@ -105,6 +105,20 @@ def test_a_task_is_learned_by_its_recipe(classifier, engine, tokenizer):
     expected = tasks.Batches(rows, KIND, tokenizer, batch_size=3, max_tokens=5, seed=4)
     assert len(seen) == 8
     assert all(torch.equal(ids, expected(step)["input_ids"]) for step, ids in enumerate(seen))
+
+
+def test_the_loop_gets_the_recipe_s_numbers(classifier, engine, tokenizer, monkeypatch):
+    found = {}
+    monkeypatch.setattr(learning.training, "fit", lambda model, batches, loss, **numbers: found.update(numbers))
+    rows = Dataset.from_dict({"input_ids": [[2, 9, 3]] * 4, "label": [0, 1] * 2})
+    task = learning.Task(KIND, tokenizer, {"train": rows}, engine)
+    recipe = SimpleNamespace(
+        batch_size=3, max_tokens=5, learning_rate=0.01, warmup_ratio=0.3, weight_decay=0.1, clip_norm=0.7
+    )
+    task.fit(classifier, task.batches(recipe, seed=4), learning.hard_loss(KIND), recipe=recipe, steps=8, name="here")
+    rate = found.pop("learning_rate")
+    assert [rate(0), rate(2)] == [pytest.approx(0.01 / 3), pytest.approx(0.01)]
+    assert found == {"engine": engine, "steps": 8, "weight_decay": 0.1, "clip_norm": 0.7, "seed": 4, "name": "here"}
 
 
 def test_a_teacher_is_asked_and_never_trained(classifier, engine, tokenizer, tmp_path):

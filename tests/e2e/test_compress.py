@@ -128,7 +128,7 @@ def test_one_number_reruns_what_is_below_it_and_back_is_restored(copy: Path, fir
 
 def test_a_source_that_is_gone_leaves_nothing_behind(copy: Path, first: str):
     """And when it comes back, DVC's cache has it."""
-    text = (copy / "params.yaml").read_text()
+    text, lock = (copy / "params.yaml").read_text(), (copy / "dvc.lock").read_text()
     more = "fetch_local:\n  more: {path: tests/tiny/text, members: {corpus.txt: corpus.txt}, sha256: null}\n"
     assert text.count("fetch_local:\n") == 1
     (copy / "params.yaml").write_text(text.replace("fetch_local:\n", more))
@@ -143,6 +143,28 @@ def test_a_source_that_is_gone_leaves_nothing_behind(copy: Path, first: str):
     assert {stage: outcome for stage, outcome in outcomes(said).items() if outcome != "unchanged"} == {
         "prepare_corpus": "restored from cache"
     }
+    (copy / "dvc.lock").write_text(lock)  # DVC keeps the entry of the stage that is gone
+
+
+def test_what_one_machine_pushed_another_one_has(copy: Path, first: str, tmp_path: Path):
+    """docs/servers.md's commands. The other machine has what git keeps, and a cache of its own."""
+    page = (ROOT / "docs/servers.md").read_text()
+    remote, push, pull = re.findall(r"^(dvc .*)$", page, re.MULTILINE)
+    remote = remote.replace("s3://BUCKET/dvc", str(tmp_path / "storage"))
+    other = copy_project(tmp_path / "other")
+    for name in run(["git", "ls-files", "--others", "--modified", "--exclude-standard"], copy).split():
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(copy / name, other / name)
+    assert (other / "dvc.lock").is_file()
+    assert not (other / "data/sparsify").exists()
+    try:
+        for folder, command in ((copy, remote), (copy, push), (other, remote), (other, pull)):
+            run([sys.executable, "-m", *shlex.split(command)], folder)
+    finally:
+        run([sys.executable, "-m", "dvc", "remote", "remove", "--local", "storage"], copy)
+    done = outcomes(compress(other))
+    assert len(done) == STAGES
+    assert set(done.values()) == {"unchanged"}
 
 
 def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_path: Path):

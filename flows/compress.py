@@ -72,10 +72,11 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
         if pipeline is STUDY:
             chosen.check_study(variants(params.read_yaml(Path(STUDY.file))))
         logger = get_run_logger()
-        for line in leftovers.clear():
-            logger.info(line)
+        with Repo() as repo:
+            for line in leftovers.clear(repo):
+                logger.info(line)
+            stages = order(repo, pipeline)
         done: list[Outcome] = []
-        stages = order(pipeline)
         with parent_run(pipeline, stages, {"profile": profile or "params.yaml", "overrides": " ".join(overrides)}, done):
             first = next(stage for stage in stages if not stage.startswith("fetch"))  # by _rank, all sources are there
             for number, stage in enumerate(stages, 1):
@@ -114,16 +115,15 @@ def check_lengths(chosen: params.Params) -> None:
         chosen.check_lengths(positions)
 
 
-def order(pipeline: Pipeline) -> list[str]:
+def order(repo: Repo, pipeline: Pipeline) -> list[str]:
     """The stages of the file and those they stand on, each after what it reads; those of one task in a row."""
-    with Repo() as repo:
-        graph = repo.index.graph  # from a stage to what it reads
-        own = [stage for stage in graph if stage.path_in_repo == pipeline.file]
-        wanted = {stage for mine in own for stage in (mine, *networkx.descendants(graph, mine))}
-        stages = networkx.lexicographical_topological_sort(
-            graph.subgraph(wanted).reverse(), key=lambda stage: _rank(stage.addressing)
-        )
-        return [stage.addressing for stage in stages]
+    graph = repo.index.graph  # from a stage to what it reads
+    own = [stage for stage in graph if stage.path_in_repo == pipeline.file]
+    wanted = {stage for mine in own for stage in (mine, *networkx.descendants(graph, mine))}
+    stages = networkx.lexicographical_topological_sort(
+        graph.subgraph(wanted).reverse(), key=lambda stage: _rank(stage.addressing)
+    )
+    return [stage.addressing for stage in stages]
 
 
 def _rank(name: str) -> tuple[int, str, str]:

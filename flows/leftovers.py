@@ -6,6 +6,7 @@ computed, and a fresh clone would compute something else.
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from dvc.lock import LockError
@@ -15,16 +16,17 @@ from dvc.rwlock import rwlock
 from pipeline import lineage
 
 
-def clear() -> list[str]:
+def clear(repo: Repo) -> list[str]:
     """Remove the folders that no stage writes any more and that DVC's cache holds as they stand, so that nothing is lost;
     leave the others. Returns what was done, a line each."""
-    with Repo() as repo:
-        return [_clear(repo, path) for path in _strays(repo)]
+    strays = _strays(repo)
+    locked = lineage.locked() if strays else {}
+    return [_clear(repo, path, locked) for path in strays]
 
 
-def _clear(repo: Repo, path: Path) -> str:
+def _clear(repo: Repo, path: Path, locked: Mapping[str, lineage.Stage]) -> str:
     name, whole = (p.relative_to(repo.root_dir).as_posix() for p in (path, path.parent))
-    recorded = {stage.outs[name] for stage in lineage.locked().values() if name in stage.outs}
+    recorded = {stage.outs[name] for stage in locked.values() if name in stage.outs}
     if recorded and (md5 := lineage.file_md5(path)) in recorded and _cached(repo, md5):
         try:
             with rwlock(repo.tmp_dir, repo.fs, "make run", [], [str(path)], repo.config["core"].get("hardlink_lock", False)):

@@ -53,18 +53,23 @@ def counted(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def clear() -> list[str]:
+    with Repo() as repo:
+        return leftovers.clear(repo)
+
+
 def folders() -> list[str]:
     return sorted(path.name for path in Path("data/raw").iterdir())
 
 
 def test_what_dvc_has_is_removed_and_comes_back_from_its_cache(counted):
     name("a", "b")
-    said = list(leftovers.clear())
+    said = clear()
     assert [line.partition(",")[0] for line in said] == ["data/raw/c: removed"]
     assert folders() == ["a", "b"]
     dvc("repro")
     assert Path("count.txt").read_text() == "a\nb\n"
-    assert list(leftovers.clear()) == []
+    assert clear() == []
     name("a", "b", "c")
     dvc("repro")
     assert Path("count.txt").read_text() == "a\nb\nc\n"
@@ -77,7 +82,7 @@ def test_what_dvc_does_not_have_as_it_stands_is_left_and_said(counted):
     Path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}").unlink()
     Path("data/raw/by-hand").mkdir()
     Path("data/raw/a-file").touch()
-    said = list(leftovers.clear())
+    said = clear()
     assert [line.partition(",")[0] for line in said] == [f"data/raw/{n}: left there" for n in ("b", "by-hand", "c")]
     assert folders() == ["a", "a-file", "b", "by-hand", "c"]
 
@@ -85,7 +90,7 @@ def test_what_dvc_does_not_have_as_it_stands_is_left_and_said(counted):
 def test_what_a_stage_reads_is_no_leftover(counted):
     """A source that was fetched may be what a person's own stage begins with."""
     Path("dvc.yaml").write_text(PIPELINE + "  mine: {cmd: cat data/raw/b/text, deps: [data/raw/b/text]}\n")
-    assert [line.partition(",")[0] for line in leftovers.clear()] == ["data/raw/c: removed"]
+    assert [line.partition(",")[0] for line in clear()] == ["data/raw/c: removed"]
     assert folders() == ["a", "b"]
 
 
@@ -95,7 +100,8 @@ def test_what_a_stage_under_way_reads_is_left_and_said(counted):
     for reader in (entry for readers in busy["read"].values() for entry in readers):
         reader["pid"] = os.getppid()  # another process, that is there
     Path(".dvc/tmp/rwlock").write_text(json.dumps(busy))
-    assert all(line.endswith("left there, for a stage that is under way reads it") for line in leftovers.clear())
+    said = "left there, for a stage that is under way reads it"
+    assert clear() == [f"data/raw/{n}: {said}" for n in "bc"]
     assert folders() == ["a", "b", "c"]
 
 
@@ -103,5 +109,5 @@ def test_what_dvc_tracks_by_itself_is_no_leftover(counted):
     Path("data/raw/added").mkdir()
     Path("data/raw/added/text").write_text("added")
     dvc("add", "--quiet", "data/raw/added")
-    assert [line.partition(",")[0] for line in leftovers.clear()] == [f"data/raw/{n}: removed" for n in "bc"]
+    assert [line.partition(",")[0] for line in clear()] == [f"data/raw/{n}: removed" for n in "bc"]
     assert folders() == ["a", "added", "added.dvc"]

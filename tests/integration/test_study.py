@@ -212,7 +212,8 @@ def test_under_dvc_a_stage_has_the_name_it_has_there_and_set_changes_one_value(d
 ORDER = """
 import json
 from flows import compress
-print(json.dumps([compress.order(compress.COMPRESS), compress.order(compress.STUDY)]))
+with compress.Repo() as repo:
+    print(json.dumps([compress.order(repo, compress.COMPRESS), compress.order(repo, compress.STUDY)]))
 """
 VARIANTS = """
 import json

@@ -30,12 +30,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pruneonce import checkpoint
+from pruneonce import checkpoint, segments
 from pruneonce.errors import ModelError
 from pruneonce.pruning import body
 from pruneonce.vocabulary import PIECE
-
-PAIRS = ("tokens", "token_type_ids", "attention_mask", "next_sentence_label")  # columns of a corpus of segment pairs
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
             model = architecture.from_config(config, attn_implementation="eager")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"expected the configuration of a masked LM, found {dict(facts)}: {error}") from None
-    return checkpoint.that_takes(model, PAIRS) if next_sentence else model
+    return checkpoint.that_takes(model, segments.schema(1).names) if next_sentence else model
 
 
 def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:

@@ -134,10 +134,15 @@ def write_pairs(
                 counts.update(blocks=1, tokens=sum(row["attention_mask"]), next_pairs=int(pair.label == NEXT))
                 yield row
 
+    write_rows(path, rows(), schema(block_tokens))
+    return dict(counts)
+
+
+def schema(block_tokens: int) -> pa.Schema:
+    """The columns of a corpus of segment pairs."""
     block = pa.list_(pa.int8(), block_tokens)
     columns = {"tokens": pa.list_(pa.int32(), block_tokens), "token_type_ids": block, "attention_mask": block}
-    write_rows(path, rows(), pa.schema({**columns, "next_sentence_label": pa.int8()}))
-    return dict(counts)
+    return pa.schema({**columns, "next_sentence_label": pa.int8()})
 
 
 def _row(pair: Pair, block_tokens: int, *, first: int, last: int, pad: int) -> dict[str, Any]:

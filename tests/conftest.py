@@ -45,8 +45,13 @@ def copy_project(folder: Path) -> Path:
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
+    return commit(folder)
+
+
+def commit(folder: Path, *names: str) -> Path:
+    """Make a folder a git repository of one commit: of these files, or of all. Returns the folder."""
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "copy"]):
+    for command in (["init", "-q"], ["add", *(names or ["-A"])], [*identity, "commit", "-qm", "copy"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
 

@@ -1,6 +1,7 @@
 """The model registry holds what dvc.lock says ships: the same bytes, tagged with what was measured, under one alias."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import mlflow
@@ -10,6 +11,7 @@ from mlflow import MlflowClient
 
 from pipeline import lineage, registry, tracking
 from pipeline.lineage import Stage
+from tests.conftest import ROOT
 
 MODEL = "pruneonce-topic"
 FILE = "data/export/topic/int8.onnx"
@@ -60,10 +62,12 @@ def test_the_shipped_file_is_registered_with_its_run_and_its_numbers(store, int8
     kept = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@current", tracking_uri=tracking.uri()))
     assert (kept / "model.onnx").read_bytes() == content
 
-    mlflow.set_tracking_uri(tracking.uri())
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (program,) = [block for block in blocks if "mlflow.pyfunc" in block]
     words = np.ones((2, 5), np.int64)
-    logits = mlflow.pyfunc.load_model(f"models:/{MODEL}@current").predict({"input_ids": words, "attention_mask": words})
-    assert logits["logits"].shape[0] == 2
+    names = {"ids": words, "mask": words}
+    exec(program.replace("sqlite:///mlflow.db", tracking.uri()).replace("pruneonce-r8", MODEL), names)
+    assert names["logits"].shape[0] == 2
 
 
 def test_nothing_new_changes_nothing_and_a_file_that_comes_back_is_not_stored_again(store, int8_onnx, dense_onnx):

@@ -16,6 +16,7 @@ from pruneonce.distillation import attention_loss, hidden_loss, soft_loss
 from tests.conftest import random_classifier
 
 KIND = Classification("accuracy", ["a", "b", "c"])
+RECIPE = SimpleNamespace(batch_size=3, max_tokens=5, learning_rate=0.01, warmup_ratio=0.3, weight_decay=0.1, clip_norm=0.7)
 
 
 def full(model, batch):
@@ -91,16 +92,13 @@ def test_a_task_is_learned_by_its_recipe(classifier, engine, tokenizer):
     """The rate rises over its share of the steps and falls to 0; rows and their order are those of the batches."""
     rows = Dataset.from_dict({"input_ids": [[2, *[9 + i] * (1 + i % 4), 3] for i in range(10)], "label": [0, 1] * 5})
     task = learning.Task(KIND, tokenizer, {"train": rows}, engine)
-    recipe = SimpleNamespace(
-        batch_size=3, max_tokens=5, learning_rate=0.01, warmup_ratio=0.3, weight_decay=0.1, clip_norm=1.0
-    )
-    batches, logged, seen = task.batches(recipe, seed=4), [], []
+    batches, logged, seen = task.batches(RECIPE, seed=4), [], []
 
     def loss(model, batch):
         seen.append(batch["input_ids"])
         return learning.hard_loss(KIND)(model, batch)
 
-    task.fit(classifier, batches, loss, recipe=recipe, steps=8, log=lambda step, m: logged.append(m["learning_rate"]))
+    task.fit(classifier, batches, loss, recipe=RECIPE, steps=8, log=lambda step, m: logged.append(m["learning_rate"]))
     assert logged == [schedules.linear_decay(step, steps=8, warmup=2, peak=0.01) for step in range(8)]
     expected = tasks.Batches(rows, KIND, tokenizer, batch_size=3, max_tokens=5, seed=4)
     assert len(seen) == 8
@@ -112,10 +110,7 @@ def test_the_loop_gets_the_recipe_s_numbers(classifier, engine, tokenizer, monke
     monkeypatch.setattr(learning.training, "fit", lambda model, batches, loss, **numbers: found.update(numbers))
     rows = Dataset.from_dict({"input_ids": [[2, 9, 3]] * 4, "label": [0, 1] * 2})
     task = learning.Task(KIND, tokenizer, {"train": rows}, engine)
-    recipe = SimpleNamespace(
-        batch_size=3, max_tokens=5, learning_rate=0.01, warmup_ratio=0.3, weight_decay=0.1, clip_norm=0.7
-    )
-    task.fit(classifier, task.batches(recipe, seed=4), learning.hard_loss(KIND), recipe=recipe, steps=8, name="here")
+    task.fit(classifier, task.batches(RECIPE, seed=4), learning.hard_loss(KIND), recipe=RECIPE, steps=8, name="here")
     rate = found.pop("learning_rate")
     assert [rate(0), rate(2)] == [pytest.approx(0.01 / 3), pytest.approx(0.01)]
     assert found == {"engine": engine, "steps": 8, "weight_decay": 0.1, "clip_norm": 0.7, "seed": 4, "name": "here"}

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ruamel.yaml import YAML
 from pipeline import cli, costs, inventory, params, plan, profiles
 from pruneonce import planning, pruning
 from pruneonce.errors import ConfigError, DataError, ModelError, PruneOnceError
+from tests.conftest import commit
 
 ROOT = Path(__file__).parents[2]
 HERE = costs.Rate(gpus=1, tflops=None, tokens=None)
@@ -42,10 +42,7 @@ def committed(tmp_path_factory):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy(ROOT / name, folder / name)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    for command in (["init", "-q"], ["add", "params.yaml"], [*identity, "commit", "-qm", "params"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    return folder
+    return commit(folder, "params.yaml")
 
 
 @pytest.fixture

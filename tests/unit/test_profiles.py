@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import params, profiles
 from pruneonce.errors import ConfigError
+from tests.conftest import commit
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,20 +123,12 @@ def test_what_cannot_be_extended_is_an_error(folder, text, message):
         profiles.read("over")
 
 
-def commit(text):
-    """A repository whose only file is params.yaml."""
-    Path("params.yaml").write_text(text)
-    subprocess.run(["git", "init", "--quiet"], check=True)
-    subprocess.run(["git", "add", "params.yaml"], check=True)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *identity, "commit", "--quiet", "-m", "params"], check=True)
-
-
 def test_what_a_profile_wrote_may_be_replaced_and_what_was_edited_since_may_not(folder):
     tiny = (ROOT / "profiles/tiny.yaml").read_text()
     folder("tiny", tiny)
     folder("mine", "extends: tiny\nsparsify: {sparsity: 0.9}\n")
-    commit(tiny)
+    Path("params.yaml").write_text(tiny)
+    commit(Path(), "params.yaml")
     assert profiles.select("mine").sparsify.sparsity == 0.9
     written = Path("params.yaml").read_text()
     assert profiles.select("mine") == params.load()
@@ -174,7 +167,8 @@ def test_where_git_cannot_say_nothing_is_overwritten(folder, monkeypatch, git, m
 
 def test_params_is_replaced_whole_or_not_at_all(folder, monkeypatch):
     tiny = (ROOT / "profiles/tiny.yaml").read_text()
-    commit(tiny)
+    Path("params.yaml").write_text(tiny)
+    commit(Path(), "params.yaml")
 
     def cut(path, text):
         with path.open("w") as file:

@@ -34,7 +34,8 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
 
     Raises ConfigError for an unknown profile or key, a bad value, edits that would be lost, or where git knows of none.
     """
-    before, _ = current(), _committed()
+    before = current()
+    _committed()  # raises where git has none: said before anything else
     source = str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
     text = before if profile is None else read(profile)
     text = _override(text, overrides, source) if overrides else text

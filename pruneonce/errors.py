@@ -14,12 +14,34 @@
     ├── TrackerUnreachable   the MLflow server does not answer
     └── AlreadyRunning       another run is going in this folder
 
-A message says what was expected, what was found and what to do next.
+A message says what was expected, what was found and what to do next. It is one line, without a password.
 """
+
+import re
+
+LONGEST = 2000  # characters of a message; what stands in the middle of a longer one is left out
+
+
+def plain(text: object) -> str:
+    """`text` as one line that may be shown and stored anywhere.
+
+    White space and control characters become one blank, half of a surrogate pair its escape. A URL loses its user and
+    password: `http://me:secret@host` is `http://host`, `?password=secret` is `?password=***`. Of more than LONGEST
+    characters the middle is left out.
+    """
+    line = str(text).encode("utf-8", "backslashreplace").decode()
+    line = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", line).strip()
+    line = re.sub(r"(?<=://)(?:[^\s/'\"]*|[^\s/:'\"]*:(?!\d+/)[^\s'\"]*)@", "", line)  # also of a password with a `/` in it
+    line = re.sub(r"(?i)([?&](?:\w*password|\w*token|secret|user)=)[^&\s'\"]+", r"\1***", line)
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
 class PruneOnceError(Exception):
-    """Base of all: caught once, at the top of a stage or a flow, and shown without a traceback."""
+    """Base of all: caught once, at the top of a stage or a flow, and shown without a traceback, as one `plain` line."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(plain(message))
 
 
 class ConfigError(PruneOnceError):

@@ -1,11 +1,12 @@
 """Compress one language model: every DVC stage as one Prefect task, in dependency order, tracked under one MLflow run.
 
 `python -m flows.compress` runs params.yaml as it stands; `--profile tiny` another one; `--set sparsify.sparsity=0.9`
-changes single numbers; `--pipeline study` runs study/dvc.yaml, and of dvc.yaml what it stands on. The flow adds order on a
+changes single numbers; `--pipeline study` runs the study, and of the pipeline what it stands on. The flow adds order on a
 screen, not truth: `dvc repro` does the same work with the same bytes.
 """
 
 import argparse
+import itertools
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from flows import leftovers
-from flows.repro import STOP_SECONDS, Outcome, quiet_logs, repro
+from flows.repro import STOP_SECONDS, Outcome, project, quiet_logs, repro
 from pipeline import inventory, lineage, params, profiles
 from pruneonce.errors import AlreadyRunning, PruneOnceError
 
@@ -36,15 +37,15 @@ LEAVING_SECONDS = 3 * STOP_SECONDS
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A file of stages, and the page that its last one writes."""
+    """A DVC project, and the page that its last stage writes."""
 
     name: str
-    file: str
+    folder: Path
     page: Path
 
 
-COMPRESS = Pipeline("compress", "dvc.yaml", Path("data/report/report.md"))
-STUDY = Pipeline("study", "study/dvc.yaml", Path("study/table.md"))  # stands on the other's outs; on demand only
+COMPRESS = Pipeline("compress", Path(), Path("data/report/report.md"))
+STUDY = Pipeline("study", Path("study"), Path("study/table.md"))  # stands on the other's outs; on demand only
 
 
 @flow(name="compress", validate_parameters=True, persist_result=False, log_prints=False)
@@ -70,12 +71,12 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
     with alone():
         chosen = profiles.select(profile, overrides)
         if pipeline is STUDY:
-            chosen.check_study(variants(params.read_yaml(Path(STUDY.file))))
+            chosen.check_study(variants(params.read_yaml(STUDY.folder / "dvc.yaml")))
         logger = get_run_logger()
         with Repo() as repo:
             for line in leftovers.clear(repo):
                 logger.info(line)
-            stages = order(repo, pipeline)
+        stages = order(pipeline)
         done: list[Outcome] = []
         with parent_run(pipeline, stages, {"profile": profile or "params.yaml", "overrides": " ".join(overrides)}, done):
             first = next(stage for stage in stages if not stage.startswith("fetch"))  # by _rank, all sources are there
@@ -98,7 +99,7 @@ def variants(document: Mapping[str, Any]) -> set[str]:
     """Those that study/dvc.yaml has cells of: of their numbers in params.yaml a cell's params are one entry."""
     found: set[str] = set()
     for stage in document["stages"].values():
-        for key in stage["params"]:
+        for key in (key for file in stage["params"] for keys in file.values() for key in keys):
             if key.startswith("study.variants."):
                 name = key.removeprefix("study.variants.")
                 found |= set(stage["matrix"]["variant"]) if name == "${item.variant}" else {name}
@@ -115,14 +116,30 @@ def check_lengths(chosen: params.Params) -> None:
         chosen.check_lengths(positions)
 
 
-def order(repo: Repo, pipeline: Pipeline) -> list[str]:
-    """The stages of the file and those they stand on, each after what it reads; those of one task in a row."""
-    graph = repo.index.graph  # from a stage to what it reads
-    own = [stage for stage in graph if stage.path_in_repo == pipeline.file]
-    wanted = {stage for mine in own for stage in (mine, *networkx.descendants(graph, mine))}
-    stages = networkx.lexicographical_topological_sort(
-        graph.subgraph(wanted).reverse(), key=lambda stage: _rank(stage.addressing)
-    )
+def order(pipeline: Pipeline) -> list[str]:
+    """Its stages and those they stand on, each after what it reads; those of one task in a row.
+
+    The study is a DVC project of its own inside the pipeline's: DVC asks each project apart, and so do we.
+    """
+    with Repo(str(pipeline.folder)) as repo:
+        own = repo.index.graph  # from a stage to what it reads
+        if pipeline.folder == COMPRESS.folder:
+            return _sorted(own)
+        read = {Path(dep.fs_path) for stage in own for dep in stage.deps}
+    with Repo() as repo:
+        whole = repo.index.graph
+        near = [s for s in whole for out in s.outs if any(_meet(Path(out.fs_path), path) for path in read)]
+        below = {stage for one in near for stage in (one, *networkx.descendants(whole, one))}
+    return [*_sorted(whole.subgraph(below)), *_sorted(own)]
+
+
+def _meet(one: Path, other: Path) -> bool:
+    """Whether they are one path, or one lies in the other."""
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def _sorted(graph: Any) -> list[str]:
+    stages = networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: _rank(stage.addressing))
     return [stage.addressing for stage in stages]
 
 
@@ -179,8 +196,11 @@ def parent_run(pipeline: Pipeline, stages: list[str], parameters: dict[str, str]
 
 def pending(stages: list[str]) -> bool:
     """Whether any of the stages would run or be restored."""
-    with Repo() as repo:
-        return bool(repo.status(targets=stages, with_deps=False))
+    for folder, names in itertools.groupby(stages, project):
+        with Repo(folder) as repo:
+            if repo.status(targets=list(names), with_deps=False):
+                return True
+    return False
 
 
 def show(page: Path, outcomes: list[Outcome], seconds: float) -> None:

@@ -43,7 +43,7 @@ class Outcome:
 def repro(stage: str) -> Outcome:
     """Bring `stage` up to date; its dependencies must already be. Raises StageFailed if its command fails."""
     began = time.monotonic()
-    with Repo() as repo, tempfile.TemporaryDirectory() as folder:
+    with Repo(project(stage)) as repo, tempfile.TemporaryDirectory() as folder:
         why = reasons(repo, stage)
         if not why:
             return Outcome(stage, "unchanged", "as in dvc.lock", time.monotonic() - began)
@@ -66,11 +66,16 @@ def repro(stage: str) -> Outcome:
     return Outcome(stage, "ran" if ran else "restored from cache", why, time.monotonic() - began)
 
 
+def project(stage: str) -> str:
+    """The folder of the DVC project that a stage is of: study/dvc.yaml:study_dense@r8 is of `study`."""
+    return str(Path(stage.rpartition(":")[0]).parent)
+
+
 def _reproduce(stage: str) -> None:
     """In a thread: in the main one DVC ignores Ctrl-C while a command runs, and we could not bound how long that takes."""
 
     def work() -> None:
-        with Repo() as repo:
+        with Repo(project(stage)) as repo:
             repo.reproduce(stage, single_item=True)
 
     # The thread is waited for: DVC gives back its locks, and a stage that ended just before Ctrl-C is recorded.

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import posixpath
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,14 +24,14 @@ import psutil
 from pipeline import params
 from pruneonce.errors import TrackerUnreachable
 
-LOCKS = (Path("dvc.lock"), Path("study/dvc.lock"))  # the pipeline's and the study's; no stage name stands in both
+LOCKS = (Path("dvc.lock"), Path("study/dvc.lock"))  # of the two DVC projects; no stage name stands in both
 UNSEALED = Path(".pruneonce/unsealed")
 IN_FLOW = "PRUNEONCE_IN_FLOW"  # set by the flow: a file to touch, so that it knows the stage ran. The flow seals.
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One entry of dvc.lock. deps, outs: path -> md5. params: dotted key -> value."""
+    """One entry of a lock file. deps, outs: path from the repository's root -> md5. params: dotted key -> value."""
 
     name: str
     deps: dict[str, str]
@@ -40,17 +41,22 @@ class Stage:
 
 def locked(root: Path = Path()) -> dict[str, Stage]:
     """The stages of the lock files by name; empty if nothing was run yet."""
-    documents = [params.read_yaml(root / path) or {} for path in LOCKS if (root / path).exists()]
+    documents = {path: params.read_yaml(root / path) or {} for path in LOCKS if (root / path).exists()}
     return {
-        name: Stage(
-            name,
-            {d["path"]: d.get("md5", "") for d in entry.get("deps", [])},
-            {o["path"]: o.get("md5", "") for o in entry.get("outs", [])},
-            entry.get("params", {}).get("params.yaml", {}),
-        )
-        for document in documents
+        name: _stage(name, entry, path.parent)
+        for path, document in documents.items()
         for name, entry in document.get("stages", {}).items()
     }
+
+
+def _stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
+    """An entry of the lock file in `folder`, whose paths begin there."""
+
+    def md5s(kind: str) -> dict[str, str]:
+        return {posixpath.normpath(folder / each["path"]): each.get("md5", "") for each in entry.get(kind, [])}
+
+    values = {key: value for file in entry.get("params", {}).values() for key, value in file.items()}
+    return Stage(name, md5s("deps"), md5s("outs"), values)
 
 
 def current(root: Path = Path()) -> dict[str, Stage]:

@@ -40,7 +40,9 @@ def copy_project(folder: Path) -> Path:
         text=True,
     ).stdout.split("\0")
     for name in filter(None, listed):
-        computed = name == "dvc.lock" or name.startswith("data/") or (name.startswith("study/") and name != "study/dvc.yaml")
+        computed = name == "dvc.lock" or (
+            name.startswith(("data/", "study/")) and not name.startswith(("study/dvc.yaml", "study/."))
+        )
         if computed or not (ROOT / name).is_file():
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

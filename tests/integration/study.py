@@ -42,7 +42,7 @@ def commands(document: dict[str, Any]) -> Iterator[Command]:
         for chosen in product(*matrix.values()):
             cmd = tiny._fill(block["cmd"], {**document, "item": dict(zip(matrix, chosen, strict=True))})
             name = "@".join(filter(None, [stage, "-".join(map(str, chosen))]))
-            yield Command(name, shlex.split(cmd)[2], tiny.flags(cmd))
+            yield Command(name, shlex.split(cmd.removeprefix("cd .. && "))[2], tiny.flags(cmd))
 
 
 def _values(value: Any, document: dict[str, Any]) -> list[Any]:

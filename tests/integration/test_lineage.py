@@ -102,8 +102,9 @@ def test_current_names_are_those_that_dvc_gives():
     values = params.read_yaml(ROOT / "params.yaml")
     files = [params.read_yaml(ROOT / path.with_suffix(".yaml")) for path in lineage.LOCKS]
     names = [name for file in files for entry in file["stages"].items() for name in lineage._names(*entry, values)]
-    with Repo(str(ROOT)) as repo:
-        assert sorted(names) == sorted(stage.addressing.rpartition(":")[2] for stage in repo.index.stages)
+    with Repo(str(ROOT)) as repo, Repo(str(ROOT / "study")) as study:
+        stages = [*repo.index.stages, *study.index.stages]
+        assert sorted(names) == sorted(stage.addressing.rpartition(":")[2] for stage in stages)
     assert len(names) > 35
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Stopped(Exception):
 
 
 def outs(folder: Path) -> dict[str, bytes]:
-    files = [*(folder / "data/study").rglob("*"), *(folder / "study").rglob("*")]
+    files = [*(folder / "study/data").rglob("*"), *(folder / "study").rglob("*")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if path.is_file()}
 
 
@@ -47,7 +48,7 @@ def done(first, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def cells(done) -> dict[str, dict[str, Any]]:
     return {
-        path.stem.removeprefix("topic-"): json.loads(path.read_text()) for path in (done[0] / "data/study/cells").iterdir()
+        path.stem.removeprefix("topic-"): json.loads(path.read_text()) for path in (done[0] / "study/data/cells").iterdir()
     }
 
 
@@ -81,7 +82,7 @@ def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done
         for layer, zero in pattern.items():
             assert int(zero.sum()) == pruning.pruned_count(float(sparsity or 0), zero.numel()), layer
         if variant.startswith("once"):
-            begun = checkpoint.load_masked_lm(done[0] / "data/study/sparsify/0.9/model", attention="eager")
+            begun = checkpoint.load_masked_lm(done[0] / "study/data/sparsify/0.9/model", attention="eager")
             pruning.check_pattern(pruning.zeros(begun, PRUNABLE), pattern)
     assert cells[name]["sparsity"] == pytest.approx(float(sparsity or 0), abs=1e-3)
 
@@ -117,7 +118,7 @@ def test_the_table_says_what_the_cells_measured(done, cells):
 
 def test_a_second_time_and_stopped_on_its_way_gives_the_same_bytes(done, first, tmp_path):
     shutil.copytree(first.folder / "data", tmp_path / "data")
-    shutil.copytree(done[0] / "data/study/sparsify", tmp_path / "data/study/sparsify")
+    shutil.copytree(done[0] / "study/data/sparsify", tmp_path / "study/data/sparsify")
     commands = {command.name: command for command in study.commands(study.document())}
     for name in list(commands)[1:]:
         if name == STOPPED:
@@ -189,7 +190,7 @@ def test_int8_that_was_finished_is_not_trained_again(done):
 
 def test_under_dvc_a_stage_has_the_name_it_has_there_and_set_changes_one_value(done, project, monkeypatch):
     folder, _ = done
-    shutil.copytree(folder / "data/study/cells", project.folder / "data/study/cells")
+    shutil.copytree(folder / "study/data/cells", project.folder / "study/data/cells")
     (command,) = [c for c in study.commands(study.document()) if c.name == "study_table"]
     words = [word for flag, path in command.flags.items() for word in (f"--{flag}", path)]
     monkeypatch.chdir(project.folder)
@@ -212,14 +213,13 @@ def test_under_dvc_a_stage_has_the_name_it_has_there_and_set_changes_one_value(d
 ORDER = """
 import json
 from flows import compress
-with compress.Repo() as repo:
-    print(json.dumps([compress.order(repo, compress.COMPRESS), compress.order(repo, compress.STUDY)]))
+print(json.dumps([compress.order(compress.COMPRESS), compress.order(compress.STUDY)]))
 """
 VARIANTS = """
 import json
 from flows import compress
 from pipeline import params
-wired = compress.variants(params.read_yaml(compress.Path(compress.STUDY.file)))
+wired = compress.variants(params.read_yaml(compress.STUDY.folder / "dvc.yaml"))
 params.load().check_study(wired)
 print(json.dumps(sorted(wired)))
 """
@@ -255,4 +255,15 @@ def test_both_lock_files_are_read(tmp_path):
         (tmp_path / path).write_text(json.dumps({"schema": "2.0", "stages": {name: entry}}))
     found = lineage.locked(tmp_path)
     assert list(found) == ["report", "study_table"]
-    assert [stage.name for stage in lineage.producers("study_table.md", found)] == ["study_table"]
+    assert [stage.name for stage in lineage.producers("study/study_table.md", found)] == ["study_table"]
+
+
+def test_what_dvc_does_with_the_pipeline_passes_the_study_by(project):
+    """A clone that never ran the study has none of its outs: `dvc pull`, `dvc checkout` and `dvc exp apply` do not ask."""
+    (project.folder / "dvc.yaml").write_text("stages: {}\n")  # nothing of the pipeline's own that would be missing
+    done = project.run(sys.executable, "-m", "dvc", "checkout")
+    assert done.returncode == 0, done.stderr
+    status = [sys.executable, "-m", "dvc", "status", "--quiet"]
+    assert project.run(*status).returncode == 0
+    inside = replace(project, folder=project.folder / "study")
+    assert inside.run(*status).returncode == 1  # asked there, DVC says that it never ran

@@ -5,6 +5,7 @@ the recipe of all tasks; `tasks.<name>.<stage>` changes numbers of it for one ta
 """
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -387,7 +388,7 @@ TASK_STAGES: dict[str, type[Section]] = {
 class Params(Section):
     """The whole file. Stages of a task are validated as merged: the recipe with the task's changes over it."""
 
-    launcher: Annotated[str, Field(pattern=r"^[A-Za-z]")]  # of the stages that train; dvc.yaml puts it into their commands
+    launcher: Annotated[str, Field(pattern=r"^[A-Za-z]")]  # of the stages that train; words as in a shell, which none reads
     common: Common
     fetch: dict[Name, RemoteSource]
     fetch_local: dict[Name, LocalSource]
@@ -403,6 +404,17 @@ class Params(Section):
     report: Report
     study: Study
     tasks: Annotated[dict[Name, dict[str, dict[str, Any]]], Field(min_length=1)]
+
+    @field_validator("launcher")
+    @classmethod
+    def _splits(cls, launcher: str) -> str:
+        shlex.split(launcher)  # raises ValueError: no closing quotation
+        return launcher
+
+    @property
+    def launch_words(self) -> list[str]:
+        """The launcher's words: a command and its arguments."""
+        return shlex.split(self.launcher)
 
     def section(self, stage: str, item: str | None = None) -> Section:
         """The section of `stage`; for a task or a source, its own."""

@@ -3,8 +3,8 @@
 `python -m stages.sparsify --teacher data/... --model data/... --metrics data/...` reads params.yaml, opens an MLflow
 run, calls `run` once, and writes its metrics. Every error a user can meet ends in one line and a non-zero exit.
 `--set sparsify.sparsity=0.9` is another value for this run alone: how the study runs a stage of the pipeline otherwise.
-Under `torchrun -m stages.sparsify ...` every process calls `run`; the first one tracks and writes, what the others
-write is thrown away.
+A stage that trains starts itself again under params.yaml's `launcher`. Under `torchrun -m stages.sparsify ...` every process
+calls `run`; the first one tracks and writes, what the others write is thrown away.
 """
 
 import argparse
@@ -26,22 +26,24 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from pipeline import lineage, params, tracking
-from pruneonce.errors import DataError, PruneOnceError
+from pruneonce.errors import ConfigError, DataError, PruneOnceError
 
 Dep = Annotated[Path, "dep"]  # a path the stage reads
+Given = Annotated[Path, "given"]  # one that a person gives, in params.yaml under this name: read there, so no shell reads it
 Out = Annotated[Path, "out"]  # a path the stage writes; no other stage writes it
 Record = Annotated[Path, "record"]  # a small out that git keeps: a metric or a plot's numbers
 Item = Annotated[str, "item"]  # one value of dvc.yaml's foreach or matrix; the first one is a task or a source
 Metrics = Mapping[str, Any]  # numbers by name; nested mappings are groups
 
-KINDS = {"dep": Dep, "out": Out, "record": Record, "item": Item}
+KINDS = {"dep": Dep, "given": Given, "out": Out, "record": Record, "item": Item}
 SCRATCH = Path(".pruneonce/scratch")  # checkpoints of runs under way; ignored by git, safe to delete
 HISTORY_EVERY_STEPS = 5
+LAUNCHED = "PRUNEONCE_LAUNCHED"  # set for what the launcher starts
 CLOSING_SECONDS = 20.0  # what a stopped stage has to close its MLflow run
 
 
 def contract(run: Callable[..., Metrics]) -> dict[str, list[str]]:
-    """Parameter names of `run` by kind: dep, out, record, item, section."""
+    """Parameter names of `run` by kind: dep, given, out, record, item, section."""
     hints = get_type_hints(run, include_extras=True)
     hints.pop("return", None)
     named = {kind: [n for n, t in hints.items() if t == mark] for kind, mark in KINDS.items()}
@@ -98,6 +100,34 @@ class Quiet(Log):
 
     def write_history(self, path: Path) -> None:
         pass
+
+
+def launch(run: Callable[..., Metrics]) -> None:
+    """`main` under params.yaml's `launcher`: this process becomes the launcher, which starts the stage once more.
+
+    Its words are arguments; no shell reads them.
+    """
+    if LAUNCHED not in os.environ and "RANK" not in os.environ:  # RANK: torchrun was called by hand
+        stage = Path(inspect.getfile(run)).stem
+        try:
+            _become(params.load().launch_words, ["-m", f"stages.{stage}", *sys.argv[1:]])
+        except PruneOnceError as error:
+            sys.exit(f"\n{stage}: {type(error).__name__}: {error}")
+    main(run)
+
+
+def _become(launcher: Sequence[str], command: Sequence[str]) -> None:
+    """Replace this process by the launcher; return if that is the python that runs already."""
+    if list(launcher) == ["python"]:
+        return
+    os.environ[LAUNCHED] = "1"
+    try:
+        os.execvp(launcher[0], [*launcher, *command])
+    except OSError as error:
+        raise ConfigError(
+            f"expected launcher in params.yaml to begin with a command, found {launcher[0]!r} ({error.strerror}). "
+            "Set it to python, or to a launcher such as torchrun --nproc-per-node 8."
+        ) from None
 
 
 def main(run: Callable[..., Metrics]) -> None:
@@ -157,10 +187,12 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     sections = {name: loaded.section(name, next(iter(items), None)) for name in wants["section"]}
     flat = {f"{s}.{k}": v for s, section in sections.items() for k, v in section.model_dump().items()}
     name = _name(stage, items)
-    for path in (args[n] for n in wants["dep"]):
+    args |= {name: Path(getattr(section, name)) for name in wants["given"] for section in sections.values()}
+    reads = [*wants["dep"], *wants["given"]]
+    for path in (args[n] for n in reads):
         if not path.exists():
             raise DataError(f"expected {path}, which this stage reads, found none. Get it with: dvc repro {name}")
-    deps = {str(args[n]): lineage.file_md5(args[n]) for n in wants["dep"]}
+    deps = {str(args[n]): lineage.file_md5(args[n]) for n in reads}
     scratch = SCRATCH / f"{name}-{_key(run, flat, deps)}"
     report = args.pop("metrics")
     if os.environ.get("RANK", "0") != "0":  # torchrun and accelerate number the processes of a launch

@@ -9,7 +9,7 @@ source  Zafrir et al. 2021, arXiv:2111.05754, "pattern-lock" and "transfer to a 
 """
 
 from pipeline.params import Common, Finetune
-from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
+from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
 from pruneonce import checkpoint, learning, pruning, training
 
 
@@ -63,4 +63,4 @@ def run(
 
 
 if __name__ == "__main__":
-    main(run)
+    launch(run)

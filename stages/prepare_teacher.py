@@ -12,7 +12,7 @@ cost    default profile: see README, "What it costs"
 from functools import partial
 
 from pipeline.params import Common, PrepareTeacher
-from pipeline.stage import Dep, Log, Metrics, Out, Record, main
+from pipeline.stage import Dep, Log, Metrics, Out, Record, launch
 from pruneonce import checkpoint, corpus, masked_lm, schedules, training
 
 
@@ -50,4 +50,4 @@ def run(
 
 
 if __name__ == "__main__":
-    main(run)
+    launch(run)

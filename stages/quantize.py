@@ -14,7 +14,7 @@ source  Zafrir et al. 2021, arXiv:2111.05754, "quantization-aware training"
 from functools import partial
 
 from pipeline.params import Common, Quantize
-from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
+from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
 from pruneonce import checkpoint, learning, pruning, quantization, training
 
 
@@ -82,4 +82,4 @@ def run(
 
 
 if __name__ == "__main__":
-    main(run)
+    launch(run)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pipeline.params import Common, Sparsify
-from pipeline.stage import Dep, Log, Metrics, Out, Record, main
+from pipeline.stage import Dep, Log, Metrics, Out, Record, launch
 from pruneonce import checkpoint, corpus, masked_lm, movement, patterns, pruning, schedules, second_order, training
 
 
@@ -95,4 +95,4 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
 
 
 if __name__ == "__main__":
-    main(run)
+    launch(run)

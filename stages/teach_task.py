@@ -9,7 +9,7 @@ writes  model    dense task model
 import sys
 
 from pipeline.params import Common, TeachTask
-from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, main
+from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
 from pruneonce import chance, checkpoint, learning, training
 
 
@@ -46,4 +46,4 @@ def run(
 
 
 if __name__ == "__main__":
-    main(run)
+    launch(run)

@@ -62,7 +62,7 @@ def stages() -> dict[str, dict[str, Any]]:
 
 def flags(cmd: str) -> dict[str, str]:
     """The flags of a command as parameter names: --dense-onnx x -> {"dense_onnx": "x"}."""
-    words = shlex.split(cmd)
+    words = shlex.split(cmd.removeprefix("cd .. && "))  # the study's are run in its folder
     return {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(words[3::2], words[4::2], strict=True)}
 
 
@@ -93,12 +93,11 @@ def run(command: Command, folder: Path, tiny: dict[str, Any]) -> Any:
     wants = contract(function)
     loaded = params.parse(tiny, "tiny")
     paths = {name: folder / path for name, path in command.flags.items()}
-    if command.stage == "fetch_local":
-        paths["path"] = ROOT / command.flags["path"]
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     report = paths.pop("metrics")
     sections = {name: loaded.section(name, command.item) for name in wants["section"]}
+    paths |= {name: ROOT / getattr(section, name) for name in wants["given"] for section in sections.values()}
     item = dict.fromkeys(wants["item"], command.item)
     AcceleratorState._reset_state(reset_partial_state=True)  # of a process, which a stage has to itself outside of tests
     metrics = function(**item, **paths, **sections, log=Log(folder / "scratch" / command.name))

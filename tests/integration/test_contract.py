@@ -122,6 +122,12 @@ def test_every_section_of_params_belongs_to_a_stage(monkeypatch):
         assert set(params.parse_yaml(profiles.read(name), name)) == sections, name
 
 
+def test_no_title_repeats_a_number_that_may_be_set_otherwise(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name in profiles.names():
+        assert "%" not in params.parse_yaml(profiles.read(name), name)["report"]["title"], name
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_flags_are_the_parameters_of_run(stage):
     block, want = stages()[stage], wants(stage)

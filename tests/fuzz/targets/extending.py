@@ -8,6 +8,7 @@ from random import Random
 from ruamel.yaml import YAML
 
 from pipeline import params, profiles
+from pruneonce.errors import ConfigError
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 from tests.fuzz.targets.yaml_text import HOSTILE
@@ -108,4 +109,7 @@ def run(folder: Path) -> None:
     text = profiles.read(wanted["profile"])
     if wanted["changes"]:
         text = profiles._override(text, wanted["changes"], "here")
-    params.parse(params.parse_yaml(text, "here"), "here")
+    try:
+        params.parse_yaml(text, "here")
+    except ConfigError as error:
+        raise AssertionError("what was written cannot be read") from error

@@ -31,7 +31,7 @@ CELLS: dict[str, Any] = {
     "regression": (0.5, 3, 4.25),
     "multi_label": (["a", "b"], ["a"], ["b"], []),
     "token_classification": (["O", "B-X"], ["B-X", "I-X"], ["O", "O"]),
-    "question_answering": ({"text": ["rain"], "answer_start": [6]}, {"text": ["bread"], "answer_start": [6]}),
+    "question_answering": ({"text": ["bread"], "answer_start": [6]}, {"text": ["heavy"], "answer_start": [0]}),
 }
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".parquet")
 
@@ -77,13 +77,14 @@ def _table(rows: list[dict[str, Any]], suffix: str, draw: Random, folder: str = 
 
 
 def make(draw: Random) -> Files:
-    kind, suffix = draw.choice(list(CELLS)), draw.choice(SUFFIXES)
-    rows = _rows(kind, draw, draw.choice((0, 1, 8, 12, 12, 12)))
+    kind = draw.choice(list(CELLS))
+    suffix = draw.choice(SUFFIXES if kind != "question_answering" else SUFFIXES[3:])
+    rows = _rows(kind, draw, draw.choice((0, 1, 24, 24, 24, 24)))
     if draw.random() < 0.6 and rows:
-        rows = [row if draw.random() < 0.7 else damage.document(row, draw) for row in rows]
+        rows = [row if draw.random() < 0.95 else damage.document(row, draw) for row in rows]
         rows = [row for row in rows if isinstance(row, dict)]
     content = _table(rows, suffix, draw)
-    if draw.random() < 0.6:
+    if draw.random() < 0.4:
         content = (
             damage.data(content, draw)
             if suffix == ".parquet" or draw.random() < 0.3
@@ -92,8 +93,10 @@ def make(draw: Random) -> Files:
     section = {
         "kind": kind,
         "metric": params.METRICS[kind][0],
-        "skip_rows": draw.choice((0, 0, 0, 2, 10**6)),
-        "labels": draw.choice((None, None, ["a", "b"])),
+        "skip_rows": draw.choice((0,) * 9 + (2, 10**6)),
+        "validation_ratio": 0.25,
+        "test_ratio": 0.25,
+        "labels": draw.choice((None,) * 5 + (["a", "b"],)),
     }
     section["pair"] = "pair" if kind == "question_answering" or (kind == "classification" and draw.random() < 0.3) else None
     files = {f"source/train{suffix}": content, "section.json": json.dumps(section).encode()}

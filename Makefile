@@ -3,6 +3,8 @@ PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 TORCH   ?= torch==2.13.0
 PROFILE ?=
 SET     ?=
+SEED    ?= 1
+CASES   ?= 20000
 BIN     := .venv/bin
 # Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
 # them: a value with a blank wants `python -m flows.compress --set`.
@@ -11,7 +13,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study test check bench clean
+.PHONY: help install run study test check fuzz bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -39,6 +41,9 @@ check: install  ## format, lint, types, unit and property tests
 
 test: check  ## everything that CI runs: check, integration and end-to-end tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/integration tests/e2e
+
+fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
+	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)
 
 bench: install  ## measure speed, memory, size and overhead against their bars; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -1,7 +1,8 @@
 """One YAML document laid over another, with comments that stay true.
 
 A number's comment says where the number comes from. Where a document changes the number, its own comment comes along, or
-none: never the one of the number that is gone. What stands between two sections stays between them.
+none: never the one of the number that is gone. What stands between two sections stays between them; what stands above a
+block that is dropped goes with it.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,25 @@ def lay(base: CommentedMap, over: CommentedMap) -> CommentedMap:
         base.ca.comment = over.ca.comment
     _merge(base, over)
     return base
+
+
+def drop(base: CommentedMap, section: str, key: str) -> None:
+    """Take a block out of a section, with the lines above it, which are about it; those below it stay."""
+    block = base[section]
+    keys = list(block)
+    before = keys.index(key) - 1
+    below = _swap_tail(block, key, None)
+    del block[key]
+    block.ca.items.pop(key, None)
+    if before >= 0:
+        _swap_tail(block, keys[before], below)
+    elif not block.fa.flow_style():
+        _, above, beside, _ = base.ca.items.pop(section, [None] * 4)
+        said = beside.value.partition("\n")[0] if beside else ""
+        token = CommentToken(f"{said}\n{below or ''}", CommentMark(beside.start_mark.column if said else 0), None)
+        if above or said or below:
+            base.ca.items[section] = [None, above, token if said or below else None, None]
+        block.ca.comment = [token, None] if said or below else None  # the same token once more
 
 
 def _merge(base: CommentedMap, over: CommentedMap) -> None:

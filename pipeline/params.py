@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from pipeline import bounds
 from pruneonce.errors import ConfigError
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
@@ -542,19 +542,31 @@ def parse(document: Any, name: str) -> Params:
 
 
 def read_yaml(path: Path) -> Any:
-    """The file with the parser DVC uses, ruamel (PyYAML would read 1e-4 as a string)."""
+    """The file with the parser DVC uses, ruamel (PyYAML would read 1e-4 as a string). Raises ConfigError."""
+    return parse_yaml(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """A file of parameters, in UTF-8. Raises ConfigError for one that is not there, or cannot be read."""
     try:
-        return parse_yaml(path.read_bytes(), str(path))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"expected the file {path}, found none. Run inside the repository.") from None
+    except (OSError, ValueError) as error:  # a folder, no permission, too long a name; no UTF-8, a NUL in the name
+        raise ConfigError(f"expected a file in UTF-8 at {path}, found: {error}.") from None
 
 
-def parse_yaml(text: str | bytes, name: str, yaml: YAML | None = None) -> Any:
-    """YAML out of `text`, which came from `name`. Raises ConfigError."""
+def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
+    """YAML out of `text`, which came from `name`. Raises ConfigError: where `bounds` does, before anything is built."""
     try:
-        return (yaml or YAML(typ="safe")).load(text)
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"expected YAML in {name}, found: {' '.join(str(error).split())}") from None
+        bounds.check(text, name)
+        document = (yaml or YAML(typ="safe")).load(text)
+        bounds.check_values(document, name)
+    except ConfigError:
+        raise
+    except Exception as error:  # ruamel.yaml has errors of its own, and those of Python for a bad date or 5,000 digits
+        raise ConfigError(f"expected YAML in {name}, found: {type(error).__name__}: {error}") from None
+    return document
 
 
 def load(path: Path = Path("params.yaml"), changes: Sequence[str] = ()) -> Params:

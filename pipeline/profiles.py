@@ -1,15 +1,16 @@
 """Which params.yaml a run uses: the file as it stands, or a profile, with single numbers changed.
 
 A profile is a file in profiles/: whole, or its first key is `extends`, the name of a profile or a list of names, which are
-laid over each other in their order, and its own keys over them. Names with a folder, such as `tasks/mnli`, are blocks: parts
-to list in `extends`. Using a profile replaces params.yaml, whole, so that `dvc repro`, `dvc params diff` and the next run
-see what was run; edits that git does not have are never overwritten.
+laid over each other in their order, and its own keys over them. `tasks: {r8: null}` in it drops a task that is inherited,
+and so it is with sources in `fetch` and `fetch_local`; everywhere else null is a value. Names with a folder, such as
+`tasks/mnli`, are blocks: parts to list in `extends`. Using a profile replaces params.yaml, whole, so that `dvc repro`, `dvc
+params diff` and the next run see what was run; edits that git does not have are never overwritten.
 """
 
 import hashlib
 import subprocess
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from io import StringIO
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline import merging, params
-from pruneonce.errors import ConfigError
+from pruneonce.errors import ConfigError, plain
 
 PARAMS = Path("params.yaml")
 FOLDER = Path("profiles")
+BLOCKS = ("tasks", "fetch", "fetch_local")  # sections of named blocks
+DEEPEST = 8  # files that extend one another
 
 
 def names() -> list[str]:
@@ -34,29 +37,38 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
 
     Raises ConfigError for an unknown profile or key, a bad value, edits that would be lost, or where git knows of none.
     """
+    text, selected = _checked(profile, overrides)
+    if text != current():
+        part = PARAMS.with_suffix(".part")  # whole or not at all
+        part.write_text(text, encoding="utf-8")
+        part.replace(PARAMS)
+    return selected
+
+
+def check(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
+    """What `select` would do, and every error that it would raise; nothing is written."""
+    return _checked(profile, overrides)[1]
+
+
+def _checked(profile: str | None, overrides: Sequence[str]) -> tuple[str, params.Params]:
     before = current()
     _committed()  # raises where git has none: said before anything else
     source = str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
     text = before if profile is None else read(profile)
     text = _override(text, overrides, source) if overrides else text
-    chosen = params.parse(params.parse_yaml(text, source), f"{source} with {list(overrides)}" if overrides else source)
-    if text != before:
-        if profile is not None and not _known(before):
-            raise ConfigError(
-                f"expected params.yaml as git or a profile has it, found edits that profile {profile!r} would overwrite. "
-                f"Commit them, or save the file as {FOLDER}/<name>.yaml, and run again."
-            )
-        part = PARAMS.with_suffix(".part")  # whole or not at all
-        part.write_text(text)
-        part.replace(PARAMS)
-    return chosen
+    selected = params.parse(params.parse_yaml(text, source), f"{source} with {list(overrides)}" if overrides else source)
+    if profile is not None and text != before and not _known(before):
+        raise ConfigError(
+            f"expected params.yaml as git or a profile has it, found edits that profile {profile!r} would overwrite. Keep "
+            f"them with: git add {PARAMS} && git commit -m params; or as a profile with: cp {PARAMS} {FOLDER}/NAME.yaml; or "
+            f"drop them with: git checkout {PARAMS}. Then run again."
+        )
+    return text, selected
 
 
 def current() -> str:
     """params.yaml as it stands. Raises ConfigError outside of the repository."""
-    if not PARAMS.is_file():
-        raise ConfigError(f"expected the file {PARAMS}, found none. Run inside the repository.")
-    return PARAMS.read_text()
+    return params.read_text(PARAMS)
 
 
 def read(profile: str) -> str:
@@ -70,13 +82,12 @@ def _text(name: str) -> str:
     """A profile's or block's own file."""
     if name == "default":
         return _committed()
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        blocks = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
+    blocks = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
+    if name not in (*names(), *blocks):  # asked of the list, not of the disk, which some names are too long for
         raise ConfigError(
             f"expected one of the profiles {names()}, found {name!r}. `extends` may also name one of {blocks}."
         )
-    return path.read_text()
+    return params.read_text(FOLDER / f"{name}.yaml")
 
 
 def _parsed(name: str) -> CommentedMap:
@@ -89,12 +100,35 @@ def _parsed(name: str) -> CommentedMap:
 
 def _whole(name: str, above: tuple[str, ...]) -> CommentedMap:
     """The file laid over what it extends. above: the files that it is read for."""
-    if name in above:
-        raise ConfigError(f"expected profiles whose `extends` ends somewhere, found {' extends '.join([*above, name])}.")
+    if name in above or len(above) == DEEPEST:
+        raise ConfigError(f"expected profiles whose `extends` ends soon, found {' extends '.join([*above, name])}.")
     document = _parsed(name)
-    bases = document.pop("extends", [])
-    below = [_whole(str(base), (*above, name)) for base in ([bases] if isinstance(bases, str) else bases)]
-    return reduce(merging.lay, [*below, document])
+    layers = [_whole(base, (*above, name)) for base in _bases(document, name)]
+    return reduce(partial(_lay, name=name), [*layers, document])
+
+
+def _bases(document: CommentedMap, name: str) -> list[str]:
+    """The names that a file extends, taken out of it."""
+    given = document.pop("extends", [])
+    found = [given] if isinstance(given, str) else given
+    if not isinstance(found, list) or not all(isinstance(base, str) for base in found) or len(set(found)) < len(found):
+        raise ConfigError(f"expected a name, or names that differ, in `extends` of {FOLDER}/{name}.yaml, found {given!r}.")
+    return found
+
+
+def _lay(base: CommentedMap, over: CommentedMap, name: str) -> CommentedMap:
+    """One layer over those below it. A task or a source that is null is dropped. name: whose `extends` lists the layers."""
+    for section in BLOCKS:
+        block, below = over.get(section), base.get(section)
+        for key in [key for key, value in block.items() if value is None] if isinstance(block, CommentedMap) else ():
+            if not isinstance(below, CommentedMap) or key not in below:
+                raise ConfigError(
+                    f"expected {section}.{key}, which profile {name!r} drops, in what it extends, found there "
+                    f"{list(below or ())}. Leave the line out."
+                )
+            merging.drop(base, section, key)
+            merging.drop(over, section, key)
+    return merging.lay(base, over)
 
 
 class _Representer(RoundTripRepresenter):
@@ -122,7 +156,7 @@ def _dump(document: CommentedMap) -> str:
 def _committed() -> str:
     """params.yaml as git has it. Raises ConfigError where it has none: DVC needs a repository, and edits are told by it."""
     try:
-        done = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True)
+        done = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         raise ConfigError(f"expected git, found none ({error}): install it, and run again.") from None
     if done.returncode != 0:
@@ -135,7 +169,7 @@ def _committed() -> str:
 
 def _known(text: str) -> bool:
     """Whether this text is kept somewhere: in git, as a profile, or as what a run of ours wrote, unedited since."""
-    kept = [_committed(), *(path.read_text() for path in FOLDER.glob("*.yaml"))]
+    kept = [_committed(), *(path.read_text("utf-8", "replace") for path in FOLDER.glob("*.yaml"))]
     return text in kept or _marked(text)
 
 
@@ -164,4 +198,4 @@ def _override(text: str, overrides: Sequence[str], source: str) -> str:
         params.override(document, change)
     body = _dump(document)
     body = body.split("\n", 1)[1] if body.startswith(MARK) else body
-    return _mark(f"with overrides: {' '.join(overrides)}", body) if _known(text) else body
+    return _mark(f"with overrides: {plain(' '.join(overrides))}", body) if _known(text) else body

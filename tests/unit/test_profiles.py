@@ -170,7 +170,7 @@ def test_params_is_replaced_whole_or_not_at_all(folder, monkeypatch):
     Path("params.yaml").write_text(tiny)
     commit(Path(), "params.yaml")
 
-    def cut(path, text):
+    def cut(path, text, **how):
         with path.open("w") as file:
             file.write(text[:100])
         raise OSError(28, "No space left on device")

@@ -3,7 +3,7 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, Self
@@ -55,7 +55,7 @@ class QuestionAnswering:
     @classmethod
     def example(cls, *cells: Any) -> Example:
         """The label is {text: [...], answer_start: [...]}; the context is taken as it is, for its characters are counted."""
-        question, context = tables.text(cells[0]), "" if cells[1] is None else str(cells[1])
+        question, context = tables.text(cells[0]), tables.string(cells[1])
         spans = _spans(cells[2])
         for text, start in spans:
             if not text.strip() or start < 0 or context[start : start + len(text)] != text:
@@ -65,6 +65,10 @@ class QuestionAnswering:
                     f"{question!r})."
                 )
         return Example((question, context), spans, group=context)
+
+    @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        return ()
 
     @classmethod
     def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
@@ -180,10 +184,10 @@ def _spans(answers: Any) -> tuple[tuple[str, int], ...]:
     """(text, first character) of every answer in SQuAD's form; lists that are empty or null: there is none."""
     try:
         texts, starts = answers["text"] or [], answers["answer_start"] or []
-        if isinstance(texts, str):
+        if isinstance(texts, str) or any(int(start) != float(start) for start in starts):
             raise TypeError
-        return tuple(zip(map(str, texts), map(int, starts), strict=True))
-    except (KeyError, TypeError, ValueError):
+        return tuple(zip(map(tables.string, texts), map(int, starts), strict=True))
+    except (DataError, KeyError, TypeError, ValueError, OverflowError):
         raise DataError(
             "expected answers like {text: [...], answer_start: [...]}, two lists of the same length, found "
             f"{str(answers)[:80]!r}."

@@ -1,5 +1,6 @@
 """Kinds of task that decide on a whole text or pair: one class of several, a number, any number of labels."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -43,6 +44,11 @@ class _OfTexts:
         """A label as it is stored."""
         raise NotImplementedError
 
+    @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        """The classes that a row shows."""
+        return ()
+
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
         columns, cut = tasks.encode_texts(examples, tokenizer, max_tokens=max_tokens)
         texts = {name: column for name, column in columns.items() if name in ("text", "pair")}
@@ -59,12 +65,16 @@ class Classification(_OfTexts):
 
     @classmethod
     def example(cls, *cells: Any) -> Example:
-        *texts, label = map(tables.text, cells)
+        *texts, label = *map(tables.text, cells[:-1]), tables.name(cells[-1])
         return Example(tuple(texts), label or None, stratum=label)
 
     @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        return (row.label,)
+
+    @classmethod
     def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        names = label_names((row.label for row in train), (row.label for row in chain(*others)), wanted.labels)
+        names = label_names(chain(*map(cls.shown, train)), chain(*map(cls.shown, chain(*others))), wanted.labels)
         if wanted.metric == "f1" and len(names) != 2:
             raise DataError(f"expected two classes for metric f1, found {len(names)}: set `metric` to macro_f1.")
         return cls(wanted.metric, names)
@@ -115,18 +125,21 @@ class Regression(_OfTexts):
 
     @classmethod
     def example(cls, *cells: Any) -> Example:
+        """A label that is no number, NaN in whatever spelling, is missing."""
         *texts, label = map(tables.text, cells)
         try:
-            value = float(label) if label else None
+            if "_" in label:  # Python's own spelling: 1_000
+                raise ValueError
+            value = float(label) if label else math.nan
         except ValueError:
             raise DataError(f"expected a number as label, found {label!r} (text: {texts[0][:60]!r}).") from None
-        return Example(tuple(texts), value)
+        return Example(tuple(texts), None if math.isnan(value) else value)
 
     @classmethod
     def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
         for rows in (train, *others):
             if not np.isfinite([row.label for row in rows]).all():
-                raise DataError("expected finite numbers as labels, found nan or inf.")
+                raise DataError("expected finite numbers as labels, found inf.")
             if len({row.label for row in rows}) == 1:
                 raise DataError(
                     f"expected labels that differ, found {rows[0].label} in all {len(rows)} rows. On the hub that marks "
@@ -180,17 +193,21 @@ class MultiLabel(_OfTexts):
 
     @classmethod
     def example(cls, *cells: Any) -> Example:
-        """Labels are a list, or text with commas between them; a text may have none."""
+        """Labels are a list, also one in text (`tables.listed`), or text with commas between them; a text may have none."""
         *texts, label = cells
-        values = label if isinstance(label, list) else tables.text(label).split(",")
-        return Example(tuple(map(tables.text, texts)), tuple(sorted({*filter(None, map(tables.text, values))})))
+        values = label if isinstance(label, list) else tables.listed(label)
+        if values is None:
+            values = tables.divided(tables.name(label))
+        return Example(tuple(map(tables.text, texts)), tuple(sorted({*filter(None, map(tables.name, values))})))
+
+    @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        return row.label
 
     @classmethod
     def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        def labels(rows: Iterable[Example]) -> Iterable[str]:
-            return (label for row in rows for label in row.label)
-
-        return cls(wanted.metric, label_names(labels(train), labels(chain(*others)), wanted.labels))
+        names = label_names(chain(*map(cls.shown, train)), chain(*map(cls.shown, chain(*others))), wanted.labels)
+        return cls(wanted.metric, names)
 
     @property
     def config(self) -> dict[str, Any]:

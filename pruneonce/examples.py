@@ -1,6 +1,9 @@
 """Rows of a task, of whatever kind, before they are tokenised: cleaned, split, nothing lost uncounted."""
 
 import hashlib
+import heapq
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,6 +13,8 @@ from pruneonce.corpus import text_key
 from pruneonce.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+MISSING = {"nan", "<na>", "nat", "#n/a"}  # as numpy, pandas and spreadsheets write it; no name that a person gives
+MAYBE_MISSING = {"none", "null", "na", "n/a"}
 
 
 @dataclass(frozen=True)
@@ -64,19 +69,52 @@ def clean(
 def carve(rows: Sequence[Example], ratio: float, *, seed: int) -> tuple[list[Example], list[Example]]:
     """Split `rows` in two, (rest, carved): of each stratum the share `ratio` of its groups, by a hash of seed and text.
 
-    Stratified to the nearest integer. Adding a row moves few others: membership hangs on the text alone.
+    How many of each says `quotas`. Adding a row moves few others: membership hangs on the text alone.
     """
     strata: dict[str, dict[str, None]] = {}
     for row in rows:
         strata.setdefault(row.stratum, {})[_group(row)] = None
     carved: set[tuple[str, str]] = set()
+    shares = quotas({stratum: len(groups) for stratum, groups in strata.items()}, ratio, seed=seed)
     for stratum, groups in strata.items():
-        order = sorted(groups, key=lambda group: hashlib.blake2b(f"{seed}\0{group}".encode()).digest())
-        carved.update((stratum, group) for group in order[: round(ratio * len(groups))])
+        order = sorted(groups, key=lambda group: _lot(seed, group))
+        carved.update((stratum, group) for group in order[: shares[stratum]])
     sides: tuple[list[Example], list[Example]] = ([], [])
     for row in rows:
         sides[(row.stratum, _group(row)) in carved].append(row)
     return sides
+
+
+def quotas(sizes: Mapping[str, int], ratio: float, *, seed: int) -> dict[str, int]:
+    """How much of each stratum is carved: `ratio` of it to the nearest integer, but never all of it.
+
+    Where that misses `ratio` of the whole by one or more, as it does of many strata of one size, the difference goes, one
+    by one, to the stratum that is farthest from its share (largest remainder; ties by lot), so that the whole is right to
+    the nearest integer.
+    """
+    found = {stratum: min(round(ratio * size), size - 1) for stratum, size in sizes.items()}
+    missing = round(ratio * sum(sizes.values()) - sum(found.values()), 6)  # 6: what floats add up to is not exact
+    if abs(missing) < 1:
+        return found
+    step = 1 if missing > 0 else -1
+
+    def place(stratum: str) -> tuple[float, bytes, str]:
+        return round(step * (found[stratum] - ratio * sizes[stratum]), 6), _lot(seed, stratum), stratum
+
+    order = [place(stratum) for stratum in sizes]
+    heapq.heapify(order)
+    left = abs(round(missing))
+    while left and order:
+        *_, stratum = heapq.heappop(order)
+        if 0 <= found[stratum] + step < sizes[stratum]:
+            found[stratum] += step
+            left -= 1
+            heapq.heappush(order, place(stratum))
+    return found
+
+
+def _lot(seed: int, text: str) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{text}".encode()).digest()
 
 
 def _group(row: Example) -> str:
@@ -119,13 +157,42 @@ def shared_second_texts(train: Iterable[Example], *others: Iterable[Example]) ->
 def label_names(train: Iterable[str], others: Iterable[str], expected: Sequence[str] | None) -> list[str]:
     """The classes, sorted; `expected` if given must be all of them, and gives their order.
 
-    Raises DataError for a label that training never shows, or that is not among the expected ones.
+    Raises DataError for a label that training never shows, or that is not among the expected ones; where none are expected
+    also for one that is a program's word for a missing value, and for two that are one number.
     """
-    found = sorted({*train})
+    counts = Counter(train)
+    found = sorted(counts)
     names = list(expected) if expected else found
     unknown = sorted({*found, *others} - set(names))
     if unknown:
         raise DataError(f"expected labels {names}, found also {unknown[:5]}. Fix the rows, or the task's `labels`.")
+    if not expected:
+        _check_names(counts)
     if len(names) < 2:
         raise DataError(f"expected two classes or more, found {names}. Is this the label column?")
     return names
+
+
+def _check_names(counts: Mapping[str, int]) -> None:
+    """Classes that came about by the way a program wrote them."""
+    whole = {name: re.sub(r"^([+-]?\d+)\.0+$", r"\1", name) for name in counts}
+    for name in counts:
+        how = "If it is a class, name all classes in the task's `labels`."
+        if name.casefold() in MISSING:
+            raise DataError(
+                f"expected classes, found {name!r} in {counts[name]} rows, as programs write a missing value. Leave these "
+                f"cells empty (pandas: fillna before astype(str)): they are dropped and counted. {how}"
+            )
+        if whole[name] != name and whole[name] in counts:
+            raise DataError(f"expected one name for a class, found {whole[name]!r} and {name!r}. Write them alike. {how}")
+
+
+def doubtful(names: Iterable[str]) -> list[str]:
+    """Classes that may be a missing value, and may be meant: nobody but the owner of the rows knows."""
+    return [name for name in names if name.casefold() in MAYBE_MISSING]
+
+
+def lacking(rows: Iterable[Iterable[str]], classes: Iterable[str]) -> list[str]:
+    """The classes that none of the rows shows; a row is the classes that it shows."""
+    shown = {*chain(*rows)}
+    return [name for name in classes if name not in shown]

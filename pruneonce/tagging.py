@@ -1,7 +1,7 @@
 """Token classification: a tag a word, told by the word's first token."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, Self
@@ -29,9 +29,9 @@ OUTSIDE = "O"  # the tag of a word that is in no entity
 CUT = -1  # place of a word that has no token: it was cut off, or the tokenizer dropped it
 
 
-def _words(cell: Any) -> tuple[str, ...]:
+def _words(cell: Any) -> list[Any]:
     """A list of words or tags, or text with white space between them."""
-    return tuple(map(tables.text, cell)) if isinstance(cell, list) else tuple(tables.text(cell).split())
+    return cell if isinstance(cell, list) else tables.text(cell).split()
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,24 @@ class TokenClassification:
 
     @classmethod
     def example(cls, *cells: Any) -> Example:
-        words, tags = map(_words, cells)
+        """Two lists, or two texts with white space; lists in text (`tables.listed`) are lists. No tag may be missing."""
+        text, label = cells
+        if (listed := tables.listed(label)) is not None:
+            text, label = tables.listed(text) or text, listed
+        words, tags = tuple(map(tables.text, _words(text))), tuple(map(tables.name, _words(label)))
         if len(words) != len(tags):
             raise DataError(
                 f"expected a tag for each of {len(words)} words, found {len(tags)} (text: {' '.join(words)[:60]!r})."
             )
-        return Example((" ".join(words),), (words, tags) if words else None)
+        return Example((" ".join(words),), (words, tags) if words and all(tags) else None)
+
+    @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        return row.label[1]
 
     @classmethod
     def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        shown, asked = ({tag for row in rows for tag in row.label[1]} for rows in (train, chain(*others)))
-        names = label_names(shown, asked, wanted.labels)
+        names = label_names(chain(*map(cls.shown, train)), chain(*map(cls.shown, chain(*others))), wanted.labels)
         if wanted.metric == "entity_f1" and not _names_entities(names):
             raise DataError(f"expected tags like B-PER, I-PER and O for metric entity_f1, found {names[:8]}.")
         return cls(wanted.metric, names)

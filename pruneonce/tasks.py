@@ -63,6 +63,11 @@ class Kind(Protocol):
         ...
 
     @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        """The classes that a row shows; none if the kind has no classes."""
+        ...
+
+    @classmethod
     def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
         """The task as the rows of its splits show it. Raises DataError if they are not what was wanted."""
         ...

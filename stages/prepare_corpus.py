@@ -1,4 +1,7 @@
-"""Raw text -> blocks of tokens for masked language modelling, without a single test text of any task.
+"""Raw text -> blocks of tokens for masked language modelling, without the documents that are a test text of a task.
+
+Equal up to case and white space, that is: a document that holds a test text among others, or differs from one by a word,
+stays, and so do the texts of train and validation. That is what pre-training on a domain's text is; it sees no label.
 
 reads   raw     the sources' folders                                fetch, fetch_local
         tasks   the tasks' splits, to keep their test texts out     prepare_task
@@ -22,9 +25,7 @@ def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: Pr
 
     def documents():
         for d in p.documents:
-            path = tables.find_split(raw / d.source, d.split)
-            if path is None:
-                raise DataError(f"expected a file {d.split}.* in source {d.source!r}, found none.")
+            path = tables.need_split(raw / d.source, d.split)
             yield from (row[d.column] for row in tables.read(path, [d.column], skip_rows=d.skip_rows))
 
     write: corpus.Writer = corpus.write_packed

@@ -8,7 +8,6 @@ writes  splits     train, validation, test: texts, label, input_ids; task.json: 
 from pipeline.params import Common, PrepareTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
 from pruneonce import checkpoint, examples, kinds, tables, tasks
-from pruneonce.errors import DataError
 
 
 def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask, log: Log) -> Metrics:
@@ -16,22 +15,26 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     columns = [p.text, *([p.pair] if p.pair else []), p.label]
 
     def rows(split: str) -> list[examples.Example] | None:
-        path = tables.find_split(source, split)
-        if path is None:
-            return None
-        cells = tables.read_cells(path, columns, skip_rows=p.skip_rows)
-        return [family.example(*(row[column] for column in columns)) for row in cells]
+        find = tables.find_split if split in ("validation", "test") else tables.need_split
+        path = find(source, split)
+        return None if path is None else [*tables.read_as(path, columns, family.example, skip_rows=p.skip_rows)]
 
     given = {split: rows(split) for split in (*examples.SPLITS, *p.further_tests)}
-    for needed in ("train", *p.further_tests):
-        if given[needed] is None:
-            there = sorted(f.name for f in source.iterdir())
-            raise DataError(f"expected a file {needed}.* in source {p.source!r}, found {there}.")
 
     ratios = {"validation_ratio": p.validation_ratio, "test_ratio": p.test_ratio}
     found, dropped = examples.make_splits(given, **ratios, seed=common.seed)
     held_out = [chosen for name, chosen in found.items() if name != "train"]
     kind = family.of(p, found["train"], *held_out)
+    classes = getattr(kind, "classes", ())
+    lacking = {
+        split: names for split, chosen in found.items() if (names := examples.lacking(map(kind.shown, chosen), classes))
+    }
+    for split, names in lacking.items():
+        print(f"{split} lacks {len(names)} of {len(classes)} classes, e.g. {', '.join(names[:12])}")
+    if not p.labels and (names := examples.doubtful(classes)):
+        print(
+            f"{names} are taken for classes. Leave the cells of missing labels empty; else name all in the task's `labels`."
+        )
     tokenizer = checkpoint.load_tokenizer(model)
     setting = f"prepare_task.max_tokens, or that of tasks.{item}"
     checkpoint.check_tokens(model, p.max_tokens, setting=setting)  # now, before anything is trained
@@ -43,9 +46,10 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
         metrics[split] = {"rows": len(chosen), "cut": cut}
     return {
         **metrics,
-        "classes": len(getattr(kind, "classes", ())),
+        "classes": len(classes),
         "dropped": {split: vars(d) for split, d in dropped.items()},
         "shared_second_texts": examples.shared_second_texts(found["train"], *held_out),
+        **({"lacking_classes": {split: len(names) for split, names in lacking.items()}} if lacking else {}),
     }
 
 

@@ -86,9 +86,36 @@ def test_splits_share_no_text_and_lose_no_row_uncounted(train, test, ratio, seed
     assert sum(map(len, splits)) == len(set.union(*splits))
     assert len(rest) + len(carved) + dropped.empty + dropped.duplicate + dropped.held_out == len(train)
     assert len(kept_test) + dropped_test.empty == len(test)
-    for label in "abc":
-        total = sum(row.label == label for row in kept)
-        assert sum(row.label == label for row in carved) == round(ratio * total)
+    assert {row.label for row in rest} == {row.label for row in kept}
+
+
+@given(
+    st.dictionaries(st.text("abcdef", min_size=1), st.integers(1, 60), max_size=40),
+    st.floats(0.01, 0.99),
+    st.integers(0, 99),
+)
+def test_carving_holds_the_ratio_over_all_rows_and_leaves_some_of_each(sizes, ratio, seed):
+    found, whole = examples.quotas(sizes, ratio, seed=seed), sum(sizes.values())
+    assert all(0 <= found[stratum] < size for stratum, size in sizes.items())
+    most = whole - len(sizes)  # one of each stays
+    missed = sum(found.values()) - min(ratio * whole, most)
+    assert abs(missed) < 1 + 1e-5
+    alone = {stratum: round(ratio * size) for stratum, size in sizes.items()}
+    if abs(sum(alone.values()) - ratio * whole) < 0.99 and all(alone[stratum] < size for stratum, size in sizes.items()):
+        assert found == alone
+    elif all(ratio * size <= size - 1 for size in sizes.values()):
+        assert all(abs(found[stratum] - ratio * size) < 1 + 1e-5 for stratum, size in sizes.items())
+    again = examples.quotas(dict(reversed(sizes.items())), ratio, seed=seed)
+    assert again == found
+
+
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=30), st.floats(0.05, 0.5), st.integers(0, 99), st.data())
+def test_one_row_more_moves_few_others(sizes, ratio, seed, data):
+    before = {str(i): size for i, size in enumerate(sizes)}
+    grown = data.draw(st.sampled_from(sorted(before)))
+    after = examples.quotas(before | {grown: before[grown] + 1}, ratio, seed=seed)
+    moved = sum(abs(after[i] - count) for i, count in examples.quotas(before, ratio, seed=seed).items())
+    assert moved <= 4
 
 
 @given(st.lists(st.lists(st.integers(5, 99), max_size=20), min_size=1, max_size=8), st.integers(3, 30))

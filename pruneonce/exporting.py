@@ -125,7 +125,18 @@ def export(
     if program is None:
         raise ExportError("expected a program from the exporter, found none.")
     lean.simplify(program.model)
+    program.model.ir_version = oldest_ir_version(program.model.opset_imports)
     program.save(path, external_data=False)
+
+
+def oldest_ir_version(opsets: Mapping[str, int]) -> int:
+    """The lowest version of the file format that these operator sets, domain -> version, allow.
+
+    ONNX Runtime refuses a file of a version that it does not know, whatever stands in it, and the exporter writes a newer
+    one than it uses.
+    """
+    asked = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    return onnx.helper.find_min_ir_version_for(asked)
 
 
 def name_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:

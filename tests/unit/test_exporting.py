@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from transformers import BertConfig
 
-from pruneonce import checkpoint, exporting, pruning, runtime
+from pruneonce import checkpoint, embeddings, exporting, pruning, runtime
 from pruneonce.errors import ExportError, PatternBroken
 from tests.conftest import PRUNABLE, random_classifier, token_batch
 
@@ -85,6 +85,18 @@ def test_one_file_with_two_inputs(exported):
     assert [o.name for o in proto.graph.output] == ["logits"]
     assert len(list(exported.path.parent.iterdir())) == 1
     assert {t.data_location for t in proto.graph.initializer} == {onnx.TensorProto.DEFAULT}
+
+
+def test_the_file_is_of_the_lowest_version_that_its_operators_allow(exported, tmp_path):
+    """9 came with opset 20 in ONNX 1.15: ONNX Runtime 1.17 reads it, and refuses a 10, whatever stands in the file."""
+    shutil.copy(exported.path, tmp_path / "model.onnx")
+    embeddings.quantize(tmp_path / "model.onnx")
+    for path in (exported.path, tmp_path / "model.onnx"):
+        proto = onnx.load(path)
+        assert (proto.ir_version, [(o.domain, o.version) for o in proto.opset_import]) == (9, [("", 20)])
+    assert exporting.oldest_ir_version({"": 20}) == 9
+    assert exporting.oldest_ir_version({"": 13}) == 7
+    assert exporting.oldest_ir_version({"": 13, "ai.onnx.ml": 4}) == 9
 
 
 def test_prunable_weights_are_found_by_name_as_trained(exported):

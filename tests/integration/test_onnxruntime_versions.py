@@ -1,0 +1,84 @@
+"""What ships, in ONNX Runtimes of other years: the oldest that knows the operators, and one in between.
+
+The newest is that of requirements.lock, which every other test runs. 1.16 does not know opset 20.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pruneonce
+from pruneonce import embeddings, packing
+from tests.conftest import ROOT, token_batch
+
+OLDER = {"1.17.0": ["numpy<2"], "1.24.4": ["numpy"]}  # with what it needs; 1.17 and 1.18 are built for numpy 1
+
+PROGRAM = """
+import json, sys
+import numpy as np
+import onnxruntime
+import pruneonce
+model, feeds = sys.argv[1], {name: np.array(rows) for name, rows in json.loads(sys.argv[2]).items()}
+print(json.dumps([onnxruntime.__version__, pruneonce.load(model, threads=1).run(["logits"], feeds)[0].tolist()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def index() -> None:
+    """Skips without a package index, and for no other reason."""
+    asked = [sys.executable, "-m", "pip", "index", "versions", "onnxruntime"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.skip(f"no package index: {done.stderr.strip()[-200:]}")
+
+
+@pytest.fixture(scope="module", params=OLDER)
+def older(request, index, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """(version, the python of an environment of its own with that ONNX Runtime and no more than it needs)."""
+    folder = tmp_path_factory.mktemp(f"onnxruntime-{request.param}")
+    venv.create(folder, with_pip=False)
+    python = folder / "bin/python"
+    wanted = [f"onnxruntime=={request.param}", *OLDER[request.param], "tqdm"]
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", *wanted]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    yield request.param, python
+    shutil.rmtree(folder)  # pytest keeps its folders: 100 MB of each version
+
+
+@pytest.fixture(scope="module")
+def shipped(dense_onnx, int8_onnx, tmp_path_factory) -> dict[str, Path]:
+    """A tiny model of every kind that ships: fp32, int8 with int8 tables, the same packed."""
+    folder = tmp_path_factory.mktemp("shipped")
+    files = {name: folder / name for name in ("fp32.onnx", "int8.onnx", "int8.packed")}
+    shutil.copy(dense_onnx.path, files["fp32.onnx"])
+    shutil.copy(int8_onnx.path, files["int8.onnx"])
+    assert len(embeddings.quantize(files["int8.onnx"])) == 2
+    packing.pack(files["int8.onnx"], files["int8.packed"])
+    return files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "near"), [("fp32.onnx", 1e-5), ("int8.onnx", 0.05), ("int8.packed", 0.05)])
+def test_an_older_onnx_runtime_gives_the_same_answers(older, shipped, file, near):
+    """near: a fraction of the largest logit; int8 grids may flip by rounding."""
+    version, python = older
+    batch = token_batch(7, 3, 12)
+    feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    given = json.dumps({name: rows.tolist() for name, rows in feeds.items()})
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [str(python), "-c", PROGRAM, str(shipped[file]), given]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    expected = pruneonce.load(shipped[file], threads=1).run(["logits"], feeds)[0]
+    ran, found = json.loads(done.stdout)
+    assert ran == version
+    np.testing.assert_allclose(np.array(found), expected, rtol=0, atol=near * np.abs(expected).max())

@@ -2,23 +2,30 @@
 
 What varies is passed in: the batches, the loss, what happens before a step. Batches, learning rate and sparsity are
 pure functions of the step, so the state of a run is its weights, its optimizer, its masks and its step, and a run
-that was interrupted ends with the bytes of one that was not.
+that was interrupted ends with the bytes of one that was not. A saved state that is not whole, or not of this run, is
+discarded with a line, and the run begins again.
 """
 
+import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from accelerate.utils import gather_object
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pruneonce.batch import Batch, Loss, mix, pieces
-from pruneonce.errors import ConfigError, LossNotFinite
+from pruneonce.errors import ConfigError, LossNotFinite, plain
 from pruneonce.pruning import MaskedLinear
 
 Log = Callable[[int, Mapping[str, float]], None]  # (step, metrics)
@@ -104,8 +111,9 @@ def fit(
     before_step: e.g. prune to this step's sparsity; what it returns is logged with the step.
     Raises LossNotFinite, before the optimizer is stepped, if the loss or the gradient norm is inf or nan.
     """
+    say = cache(partial(tqdm.write, file=sys.stderr))  # the same line once
     optimizer = adamw(model, weight_decay)
-    start = _resume(checkpoint, model, optimizer) if checkpoint else 0
+    start = _resume(checkpoint, model, optimizer, steps, engine, say) if checkpoint else 0
     model, optimizer = engine.prepare(model, optimizer)
     model.train()
     progress = tqdm(total=steps, initial=start, desc=name, unit="step", mininterval=1.0, disable=not engine.is_main_process)
@@ -142,7 +150,7 @@ def fit(
             bar.update()
             log(step, {**parts, "gradient_norm": norm, "learning_rate": rate, "tokens_per_second": speed, **extra})
             if checkpoint and (step + 1) % checkpoint_every_steps == 0 and step + 1 < steps and engine.is_main_process:
-                _save(checkpoint, engine.unwrap_model(model), optimizer, step + 1)
+                _save(checkpoint, engine.unwrap_model(model), optimizer, step + 1, say)
     engine.free_memory()
     model.eval()
 
@@ -170,24 +178,65 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tens
     return state
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Atomically: a run stopped while saving keeps the checkpoint before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, say: Callable[[str], None]) -> None:
+    """Atomically: a run stopped while saving, by whatever, keeps the checkpoint before. A disk that is full stops no run."""
     part = path.with_suffix(".part")
-    tensors = {k: v.detach().clone().contiguous() for k, v in _state(model, optimizer).items()}
-    save_file(tensors | {"step": torch.tensor(step)}, part)
-    part.replace(path)
+    tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in _state(model, optimizer).items()}
+    tensors["step"] = torch.tensor(step)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, {"sha256": _sha256(tensors)})
+        _sync(part)
+        part.replace(path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        say(plain(f"expected room to save the state of the training in {path}, found {error}. The training goes on."))
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Put the saved state back, in place. Returns the step to go on from."""
-    if not path.exists():
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _resume(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    engine: Accelerator,
+    say: Callable[[str], None],
+) -> int:
+    """Put the saved state back, in place, all of it or nothing. Returns the step to go on from."""
+    own, saved = _state(model, optimizer), dict[str, Tensor]()
+    try:
+        saved = _read(path, own, optimizer, steps)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # of a damaged file a library may say anything
+        if engine.is_main_process:
+            say(plain(f"expected the state of this training in {path}, found {error}. It is discarded: from step 0 again."))
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+    step = int(saved["step"]) if saved else 0
+    if any(other != step for other in gather_object([step])):  # on a disk of its own each process has another file
         return 0
-    saved = load_file(path)
-    step = int(saved.pop("step"))
-    own = _state(model, optimizer)
     with torch.no_grad():
-        for key, tensor in own.items():
+        for key, tensor in own.items() if saved else ():
             tensor.copy_(saved[key])
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in saved.items():
@@ -196,3 +245,22 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
             moments.setdefault(int(index), {})[kind] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def _read(path: Path, own: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Tensor]:
+    """A saved state. Raises ValueError, or what the library says, unless it is whole and of this training."""
+    with safe_open(path, "pt") as file:
+        saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
+        if (file.metadata() or {}).get("sha256") != _sha256(saved):
+            raise ValueError("bytes of another sha256 than were saved")
+    wanted = {**own, "step": torch.tensor(0)}
+    for index, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        if f"optimizer.{index}.step" in saved:  # Adam has moments of what ever had a gradient
+            moments = {"step": torch.tensor(0.0), "exp_avg": p, "exp_avg_sq": p}
+            wanted |= {f"optimizer.{index}.{kind}": tensor for kind, tensor in moments.items()}
+    theirs, ours = ({k: (v.shape, v.dtype) for k, v in state.items()} for state in (saved, wanted))
+    if other := sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k)):
+        raise ValueError(f"another model's or optimizer's, that differs in {len(other)} tensors, such as {other[0]}")
+    if not 0 < int(saved["step"]) < steps:
+        raise ValueError(f"step {int(saved['step'])} of a training of {steps}")
+    return saved

@@ -2,11 +2,13 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -171,6 +173,115 @@ def test_fault_1_a_resumed_run_ends_with_the_same_bytes(make_engine, tmp_path, w
     assert wanted.keys() == found.keys()
     assert all(torch.equal(v, found[k]) for k, v in wanted.items())
     assert pruning.masked_sparsity(resumed) == pytest.approx(0.8, abs=0.01)
+
+
+def discarded(err: str) -> list[str]:
+    return [line for line in err.splitlines() if "It is discarded" in line]
+
+
+def begun_at(path, model, engine) -> int:
+    """The step at which a training with this checkpoint begins."""
+    steps = []
+    fit(model, engine, log=lambda step, metrics: steps.append(step), checkpoint=path)
+    return steps[0]
+
+
+def saved(path, model, step: int) -> None:
+    """What a training of `model` saves at a step."""
+    training._save(path, model, training.adamw(model, 0.1), step, pytest.fail)
+
+
+@pytest.mark.parametrize("step", [-1, 0, 12, 10**6])
+def test_a_step_that_the_training_does_not_have_is_not_believed(engine, tmp_path, capsys, step):
+    saved(tmp_path / "state", network(), step)
+    assert begun_at(tmp_path / "state", network(), engine) == 0
+    (line,) = discarded(capsys.readouterr().err)
+    assert f"found step {step} of a training of 12" in line
+
+
+def wider() -> nn.Module:
+    model = network()
+    model[3] = nn.Linear(16, 3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "differs"),
+    [
+        (wider, "in 3 tensors, such as buffer.3.mask"),
+        (partial(network, quantization.FakeQuantLinear), "in 6 tensors, such as buffer.0."),
+        (lambda: network().double(), "in 4 tensors, such as model.0.bias"),
+        (lambda: nn.Linear(6, 2), "in 8 tensors, such as buffer.0.mask"),
+    ],
+    ids=["shape", "buffers", "dtype", "names"],
+)
+def test_the_state_of_another_model_is_not_believed_and_nothing_of_it_is_taken(engine, tmp_path, capsys, make, differs):
+    saved(tmp_path / "state", make(), 5)
+    model, untouched = network(), state(network())
+    assert training._resume(tmp_path / "state", model, training.adamw(model, 0.1), 12, engine, print) == 0
+    assert all(torch.equal(v, untouched[k]) for k, v in state(model).items())
+    (line,) = discarded(capsys.readouterr().out)
+    assert f"found another model's or optimizer's, that differs {differs}" in line
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_state_without_a_checksum_is_not_believed(engine, tmp_path, capsys):
+    saved(tmp_path / "state", network(), 5)
+    save_file(load_file(tmp_path / "state"), tmp_path / "state")
+    assert begun_at(tmp_path / "state", network(), engine) == 0
+    assert "found bytes of another sha256 than were saved" in discarded(capsys.readouterr().err)[0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"version https://git-lfs.github.com/spec/v1\n", None], ids=["empty", "lfs", "folder"]
+)
+def test_what_is_no_state_at_all_is_discarded_with_a_line(engine, tmp_path, capsys, content):
+    path = tmp_path / "state"
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert begun_at(path, network(), engine) == 0
+    assert len(discarded(capsys.readouterr().err)) == 1
+
+
+def test_of_processes_that_found_different_states_none_resumes(engine, tmp_path, monkeypatch):
+    """Each with a disk of its own: the first process alone saves."""
+    saved(tmp_path / "state", network(), 5)
+    assert begun_at(tmp_path / "state", network(), engine) == 5
+    monkeypatch.setattr(training, "gather_object", lambda steps: [*steps, 0])
+    assert begun_at(tmp_path / "state", network(), engine) == 0
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")]
+)
+@pytest.mark.parametrize("place", ["save_file", "_sync"])
+def test_a_disk_that_is_full_is_said_once_and_stops_no_training(engine, tmp_path, monkeypatch, capsys, place, error):
+    path, real, room = tmp_path / "state.safetensors", getattr(training, place), [False, False, True]
+
+    def write(*words):
+        if not (room.pop(0) if room else True):
+            raise error
+        real(*words)
+
+    monkeypatch.setattr(training, place, write)
+    model, whole = network(), network()
+    fit(whole, engine)
+    fit(model, engine, checkpoint=path, checkpoint_every_steps=3)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "The training goes on." in line]
+    assert len(lines) == 1
+    assert f"expected room to save the state of the training in {path}, found" in lines[0]
+    assert all(torch.equal(v, state(model)[k]) for k, v in state(whole).items())
+    assert int(load_file(path)["step"]) == 9
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_state_is_on_the_disk_before_its_name_is(engine, tmp_path, monkeypatch):
+    """Else a machine that loses its power has the name and not the bytes."""
+    path, synced = tmp_path / "state", []
+    monkeypatch.setattr(
+        training.os, "fsync", lambda number: synced.append((Path(f"/proc/self/fd/{number}").readlink(), path.exists()))
+    )
+    saved(path, network(), 5)
+    assert synced == [(path.with_suffix(".part"), False), (tmp_path, True)]
 
 
 def test_a_checkpoint_replaces_the_one_before_and_leaves_nothing_else(engine, tmp_path):

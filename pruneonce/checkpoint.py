@@ -1,10 +1,18 @@
-"""Models in and out of plain Hugging Face folders: safetensors, config, tokenizer; no pickles, no remote code."""
+"""Models in and out of plain Hugging Face folders: safetensors, config, tokenizer; no pickles, no remote code.
+
+A folder may be damaged, or of another library: its files are looked at before a library reads them, and whatever a library
+says then is one ModelError, raised before anything is computed.
+"""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
+import tokenizers
 import torch
 from safetensors import safe_open
 from torch import distributed, nn
@@ -19,23 +27,52 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from pruneonce.errors import ConfigError, ModelError
+from pruneonce.errors import ConfigError, ModelError, PruneOnceError
 from pruneonce.pruning import Selection, body, prunable
 
 RANGES = "ranges.json"
+INDEX = "model.safetensors.index.json"
+OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", INDEX)
+WORDS = ("vocab.txt", "vocab.json", "merges.txt", "spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+LFS = b"version https://git-lfs"
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved in `folder`. Raises ModelError if there is none, or it cannot mask."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"expected a tokenizer in {folder}, found none that loads: {error}") from None
-    if tokenizer.mask_token_id is None:
-        raise ModelError(f"expected a tokenizer with a [MASK] token in {folder}, found {type(tokenizer).__name__}.")
-    if "token_type_ids" in tokenizer.model_input_names and getattr(_config(folder, None), "type_vocab_size", 0) < 2:
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    """The tokenizer saved in `folder`. Raises ModelError if there is none that makes rows for the model beside it."""
+    with _reading("a tokenizer", folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        deepcopy(tokenizer)("a", verbose=False)  # a copy: what truncates is forgotten at a call, and saved with it
+    if lacking := [role for role in ("mask", "cls", "sep", "pad") if getattr(tokenizer, f"{role}_token_id") is None]:
+        raise ModelError(
+            f"expected a tokenizer with mask, cls, sep and pad token in {folder}, found {type(tokenizer).__name__} without "
+            f"{', '.join(lacking)}. Name them in its tokenizer_config.json, or choose another `common.model`."
+        )
+    tokenizer.init_kwargs.pop("auto_map", None)  # names code that nobody ran
+    types = "token_type_ids" in tokenizer.model_input_names
+    if types or (folder / "config.json").exists():
+        config = _config(folder, None)
+        check_vocabulary(tokenizer, config.vocab_size, folder)
+        if types and getattr(config, "type_vocab_size", 0) < 2:
+            tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:
+    """Raises ModelError if the tokenizer has no word, or one for which the embeddings of the model have no row."""
+    ids = tokenizer.get_vocab()
+    if not ids.keys() - set(tokenizer.all_special_tokens):
+        raise ModelError(
+            f"expected a tokenizer with words in {folder}, found special tokens only. Is its tokenizer.json (or "
+            f"{', '.join(WORDS[:4])}) there, and whole?"
+        )
+    last = max(ids, key=ids.__getitem__)
+    if ids[last] >= rows:
+        raise ModelError(
+            f"expected token ids below {rows}, the `vocab_size` of the model in {folder}, found {ids[last]} for {last!r}: "
+            "tokens were added and the embeddings not resized, or the two are not of one model. Call "
+            "`model.resize_token_embeddings(len(tokenizer))` and save both, or take the tokenizer of the model."
+        )
 
 
 def load_masked_lm(
@@ -55,12 +92,9 @@ def random_masked_lm(
 ) -> PreTrainedModel:
     """A masked LM of the folder's configuration with random weights (drawn from torch's seed)."""
     config = _config(folder, dropout)
-    try:
-        model = _lm_class(columns).from_config(config, dtype=torch.float32, attn_implementation=attention)
-    except ValueError as error:  # DeBERTa and MPNet have no fused attention
-        raise ModelError(
-            f"expected a {config.model_type} with `common.attention` {attention}, found none that can be built: {error}"
-        ) from None
+    with _reading(f"a {config.model_type} with `common.attention` {attention}", folder):  # DeBERTa and MPNet have no sdpa
+        settings = {"dtype": torch.float32, "attn_implementation": attention}
+        model = _lm_class(columns).from_config(config, trust_remote_code=False, **settings)
     return that_takes(model, columns)
 
 
@@ -95,6 +129,8 @@ def load_sparse_task_model(sparse: Path, teacher: PreTrainedModel, *, attention:
     fields = {name: getattr(teacher.config, name) for name in ("id2label", "label2id", "problem_type")}
     student, info = _load_with_info(type(teacher), sparse, attention, dropout, **fields)
     source = {name: p.cpu() for name, p in teacher.named_parameters()}
+    if other := [name for name, p in student.named_parameters() if p.shape != source[name].shape]:
+        raise ModelError(f"expected a model of the teacher's sizes in {sparse}, found others, such as those of {other[0]}.")
     inside = {id(p) for p in body(student).parameters()}  # a head that the LM has too (ModernBERT's) learned another task
     with torch.no_grad():
         for name, parameter in student.named_parameters():
@@ -118,7 +154,7 @@ def prunable_in(folder: Path, model: PreTrainedModel, selection: Selection) -> l
 
     What `load_pruned` says of a language model that was pruned, for one that was not.
     """
-    with safe_open(folder / "model.safetensors", "pt") as file:
+    with _reading("weights", folder), safe_open(folder / "model.safetensors", "pt") as file:
         stored = {f".{key}" for key in file.keys()}  # noqa: SIM118, no dict
     return [name for name in prunable(model, selection) if any(key.endswith(f".{name}.weight") for key in stored)]
 
@@ -130,7 +166,7 @@ def load_pruned(folder: Path) -> list[str]:
     Raises ModelError if the model was not pruned.
     """
     names = getattr(_config(folder, None), "pruned", None)
-    if not names:
+    if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ModelError(
             f"expected the names of the pruned layers in {folder / 'config.json'}, found none: this model did not go "
             "through `sparsify`."
@@ -151,8 +187,9 @@ def longest(model: nn.Module) -> int | None:
 
 def check_tokens(folder: Path, tokens: int, *, setting: str) -> None:
     """Raises ConfigError, naming the setting, if the model in `folder` has no positions for rows of so many tokens."""
-    with torch.device("meta"):
-        most = longest(AutoModel.from_config(_config(folder, None)))
+    config = _config(folder, None)
+    with _reading(f"a {config.model_type}", folder), torch.device("meta"):
+        most = longest(AutoModel.from_config(config, trust_remote_code=False))
     if most and tokens > most:
         raise ConfigError(
             f"expected rows of at most {most} tokens, the positions of the model in {folder}, found {tokens}: "
@@ -171,7 +208,8 @@ def load_ranges(folder: Path) -> dict[str, tuple[float, float]]:
     """The saved ranges by layer name. Raises ModelError if the model was not quantized."""
     if not (folder / RANGES).exists():
         raise ModelError(f"expected {RANGES} in {folder}, found none: this model did not go through `quantize`.")
-    return {name: (low, high) for name, (low, high) in json.loads((folder / RANGES).read_text()).items()}
+    with _reading(RANGES, folder):
+        return {name: (low, high) for name, (low, high) in json.loads((folder / RANGES).read_text()).items()}
 
 
 def _is_another() -> bool:
@@ -179,11 +217,86 @@ def _is_another() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0
 
 
-def _config(folder: Path, dropout: float | None, **changes):
+@contextmanager
+def _reading(what: str, folder: Path) -> Iterator[None]:
+    """Whatever a library says of the folder of a model is one ModelError."""
+    if not folder.is_dir():
+        raise ModelError(f"expected {what} in {folder}, found no such folder.")
+    for path in sorted(folder.iterdir()):
+        wrong = _wrong_with(path) if path.name in (*OBJECTS, *WORDS) or path.match("model*.safetensors") else ""
+        if wrong:
+            raise ModelError(f"expected {what} in {folder}, found {path.name} as {wrong}.")
     try:
-        config = AutoConfig.from_pretrained(folder, **changes)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"expected a transformers model in {folder}, found none that loads: {error}") from None
+        yield
+    except (PruneOnceError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # each library has errors of its own; those of Rust that panics are no Exception
+        raise ModelError(f"expected {what} in {folder}, found none that loads{_newer(folder)}: {_said(error)}") from None
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {error}"
+
+
+def _newer(folder: Path) -> str:
+    """Whether it is the tokenizer's own file that cannot be read, and why that may be."""
+    path = folder / "tokenizer.json"
+    try:
+        tokenizers.Tokenizer.from_file(str(path))
+    except BaseException:
+        return f", as {path.name} is damaged or of newer tokenizers than {tokenizers.__version__}" if path.exists() else ""
+    return ""
+
+
+def _wrong_with(path: Path) -> str:
+    """What a model's file is instead, and what to do; nothing if a library may read it."""
+    if not path.is_file():
+        return "a folder" if path.is_dir() else f"a link to {path.readlink()}, where nothing is: copy the file itself"
+    with path.open("rb") as file:
+        head = file.read(len(LFS))
+    if head == LFS:
+        return "a pointer of git-LFS, not the file itself: run `git lfs pull` where it was cloned"
+    if not head:
+        return "an empty file: fetch it again"
+    if path.name in OBJECTS:
+        return _wrong_with_object(path)
+    return _wrong_with_weights(path) if path.suffix == ".safetensors" else ""
+
+
+def _wrong_with_object(path: Path) -> str:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"no JSON ({error}): it is damaged or cut short, fetch it again"
+    if not isinstance(found, dict):
+        return f"a JSON {type(found).__name__}, not an object: fetch it again"
+    parts = found.get("weight_map", {})
+    if path.name == INDEX and not (isinstance(parts, dict) and parts and all(isinstance(v, str) for v in parts.values())):
+        return "an index without a `weight_map` of names to files: fetch it again"
+    return ""
+
+
+def _wrong_with_weights(path: Path) -> str:
+    try:
+        with safe_open(path, "pt") as file:
+            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118, no dict
+    except Exception as error:
+        return f"no safetensors ({error}): it is damaged or cut short, fetch it again"
+    whole = [key for key, kind in kinds.items() if key.endswith((".weight", ".bias")) and kind not in FLOATS]
+    return f"weights in {kinds[whole[0]]} ({whole[0]}): take the model before it was quantized" if whole else ""
+
+
+def _config(folder: Path, dropout: float | None, **changes):
+    with _reading("a transformers model", folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **changes)
+    if hasattr(config, "auto_map"):
+        del config.auto_map  # names code that nobody ran
+    if hasattr(config, "quantization_config"):
+        raise ModelError(f"expected weights in floating point in {folder}, found `quantization_config` in its config.json.")
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+        if isinstance(value := getattr(config, name, 1), int) and value < 1:
+            raise ModelError(f"expected `{name}` of at least 1 in {folder / 'config.json'}, found {value}.")
+    config.return_dict = True  # outputs have names
     if dropout is not None:
         for key, value in config.to_dict().items():
             if "drop" in key and isinstance(value, float | int) and not isinstance(value, bool):  # ALBERT's are written as 0
@@ -199,23 +312,36 @@ def _load_with_info(auto, folder: Path, attention: str, dropout: float | None, *
     config = _config(folder, dropout, **changes)
     logging.set_verbosity_error()  # a report of what a new head lacks: checked below, and an error where it matters
     logging.disable_progress_bar()
-    try:
+    with _reading(f"the weights of a {config.model_type}", folder):
         model, info = auto.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
-            ignore_mismatched_sizes=False,
+            ignore_mismatched_sizes=True,  # an error below, which names them
             use_safetensors=True,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"expected the weights of a {config.model_type} in {folder}, found: {error}") from None
+    _check_weights(model, info, folder)
+    return model, info
+
+
+def _check_weights(model: PreTrainedModel, info: dict[str, Any], folder: Path) -> None:
+    """Raises ModelError unless the body has every weight, in its shape, and all weights are finite."""
+    kind = model.config.model_type
+    if other := sorted(info["mismatched_keys"]):
+        name, found, expected = other[0]
+        raise ModelError(
+            f"expected the weights of a {kind} in {folder}, {name} of shape {tuple(expected)} as config.json says, found "
+            f"{tuple(found)}, and {len(other) - 1} more that differ. Do the two files belong together?"
+        )
     inside = {f"{model.base_model_prefix}.{name}" for name, _ in body(model).named_parameters()}
     missing = sorted(k for k in info["missing_keys"] if k in inside and ".pooler." not in k)
     if missing:
         raise ModelError(
-            f"expected every weight of the {config.model_type} body in {folder}, found {len(missing)} missing: "
-            f"{', '.join(missing[:4])}. Is this folder a {config.model_type} checkpoint?"
+            f"expected every weight of the {kind} body in {folder}, found {len(missing)} missing: "
+            f"{', '.join(missing[:4])}. Is this folder a {kind} checkpoint?"
         )
-    return model, info
+    if bad := [name for name, p in model.named_parameters() if not p.isfinite().all()]:
+        raise ModelError(f"expected finite weights in {folder}, found inf or nan in {bad[0]}: fetch the model again.")

@@ -1,6 +1,6 @@
 """How a task is learned, whatever its kind: its losses, the training that its three stages share, its score."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pruneonce import checkpoint, kinds, schedules, training
 from pruneonce.batch import Batch, Loss, inputs, logits
 from pruneonce.distillation import inner_losses, outputs_for
+from pruneonce.errors import DataError
 from pruneonce.examples import SPLITS
 from pruneonce.tasks import Batches, Kind, evaluation_batches, in_order, read_split
 
@@ -48,13 +49,19 @@ class Task:
 
     @classmethod
     def read(cls, splits: Path, model: Path, engine: Accelerator) -> Self:
-        """The task whose splits lie in a folder, for a model and its tokenizer."""
-        rows = {name: read_split(splits / f"{name}.arrow") for name in SPLITS}
-        return cls(kinds.load(splits), checkpoint.load_tokenizer(model), rows, engine)
+        """The task whose splits lie in a folder, for a model and its tokenizer.
+
+        Raises DataError if the validation or test split cannot tell one model from another by the task's metric.
+        """
+        kind, rows = kinds.load(splits), {name: read_split(splits / f"{name}.arrow") for name in SPLITS}
+        for name in ("validation", "test"):
+            check_scorable(kind.metric, rows[name], name)
+        return cls(kind, checkpoint.load_tokenizer(model), rows, engine)
 
     def model(self, folder: Path, *, attention: str, dropout: float | None, **config: Any) -> PreTrainedModel:
         """`checkpoint.load_task_model`, where it is computed."""
         model = checkpoint.load_task_model(self.kind.architecture, folder, attention=attention, dropout=dropout, **config)
+        checkpoint.check_vocabulary(self.tokenizer, model.config.vocab_size, folder)
         return model.to(self.engine.device)
 
     def teacher(self, folder: Path, *, attention: str) -> PreTrainedModel:
@@ -95,6 +102,24 @@ class Task:
     def score(self, model: nn.Module, split: str) -> float:
         """The task's metric of a model on a split."""
         return self.metric(self.answers(model, split), split)
+
+
+# Labels of a split on which a metric is 0 for every model: all the same; none of the second class; rows without any.
+UNDEFINED: Mapping[str, Callable[[list], bool]] = {
+    **dict.fromkeys(("mcc", "pearson", "spearman"), lambda labels: all(label == labels[0] for label in labels)),
+    "f1": lambda labels: not any(labels),
+    **dict.fromkeys(("micro_f1", "macro_f1"), lambda labels: all(label == [] for label in labels)),
+}
+
+
+def check_scorable(metric: str, split: Dataset, name: str) -> None:
+    """Raises DataError, before anything is trained, if the metric is undefined on the labels of a split."""
+    labels = split["label"][:] if "label" in split.column_names else []
+    if UNDEFINED.get(metric, lambda labels: False)(labels):
+        raise DataError(
+            f"expected {name} rows of more than one label, found {len(labels)} of {labels[:1]}, on which {metric} is 0 for "
+            f"every model. Raise prepare_task.{name}_ratio, mend {name}.* of the source, or choose another `metric`."
+        )
 
 
 def hard_loss(kind: Kind) -> Loss:

@@ -12,7 +12,7 @@ from pruneonce import vocabulary
 from pruneonce.batch import Batch, Loss, inputs, pieces
 from pruneonce.corpus import IGNORED, MaskedBlocks
 from pruneonce.distillation import inner_losses, outputs_for, soft_loss
-from pruneonce.errors import ModelError
+from pruneonce.errors import DataError, ModelError
 from pruneonce.pruning import body
 from pruneonce.vocabulary import Head
 
@@ -112,12 +112,28 @@ def distilled_loss(
     return loss
 
 
+def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:
+    """Raises DataError if none of the first `limit` batches (of an epoch at most) has a token to predict.
+
+    part: of the corpus, to name it. To be called before a training: which tokens are masked is known from the start.
+    """
+    steps = min(limit, len(batches))
+    if not any(bool((batches(step)["labels"] != IGNORED).any()) for step in range(steps)):
+        raise DataError(
+            f"expected a masked token in {steps} batches of {part} blocks, found none: {len(batches.blocks)} blocks and "
+            f"masking_probability {batches.probability:g} are too little. Raise masking_probability, prepare_corpus."
+            "held_out_ratio or held_out_batches, or take more text."
+        )
+
+
 @torch.inference_mode()
 def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, limit: int) -> dict[str, float]:
     """Mean MLM loss over the masked tokens of at most `limit` batches of held-out blocks, and its perplexity.
 
     Of segment pairs also the share, in [0, 1], of which the model knows whether B follows A.
+    Raises DataError if no token is masked.
     """
+    check_masked(batches, limit=limit, part="held-out")
     was_training = model.training
     model.eval().to(engine.device)
     total, count, right, rows = 0.0, 0, 0, 0

@@ -28,10 +28,15 @@ def run(
     if p.gradient_checkpointing:
         teacher.gradient_checkpointing_enable({"use_reentrant": False})
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
+    learned, held_out = (
+        batches(blocks, seed=common.seed) for blocks in (train, corpus.read_blocks(tokens / "held_out.arrow"))
+    )
+    masked_lm.check_masked(learned, limit=p.steps, part="train")
+    masked_lm.check_masked(held_out, limit=p.held_out_batches, part="held-out")
 
     training.fit(
         teacher,
-        batches(train, seed=common.seed),
+        learned,
         masked_lm.hard_loss,
         engine=engine,
         learning_rate=partial(schedules.linear_decay, steps=p.steps, warmup=p.warmup_steps, peak=p.learning_rate),
@@ -45,7 +50,6 @@ def run(
     )
     checkpoint.save(teacher, tokenizer, model)
     log.write_history(history)
-    held_out = batches(corpus.read_blocks(tokens / "held_out.arrow"), seed=common.seed)
     return masked_lm.held_out(teacher, held_out, engine=engine, limit=p.held_out_batches)
 
 

@@ -33,6 +33,9 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     select = patterns.SCOPES[p.scope](pattern)
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
     train = batches(blocks, seed=common.seed + 1)  # not the teacher's order again
+    held_out = batches(corpus.read_blocks(tokens / "held_out.arrow"), seed=common.seed)
+    masked_lm.check_masked(train, limit=p.steps, part="train")
+    masked_lm.check_masked(held_out, limit=p.held_out_batches, part="held-out")
 
     ramp: dict[str, int] = {"begin": p.prune_begin_steps, "end": p.prune_end_steps}
 
@@ -89,7 +92,6 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     student.config.pruned = list(zeros)  # the zeros that all further stages keep
     checkpoint.save(student, tokenizer, model)
     log.write_history(history)
-    held_out = batches(corpus.read_blocks(tokens / "held_out.arrow"), seed=common.seed)
     scores = masked_lm.held_out(student, held_out, engine=engine, limit=p.held_out_batches)
     return {**scores, "sparsity": pruning.sparsity(zeros)}
 

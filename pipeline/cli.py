@@ -1,6 +1,13 @@
 """The command `pruneonce`: what a profile costs; where a file came from, back to the sources; what ships, packed."""
 
 import argparse
+import contextlib
+import io
+import math
+import os
+import re
+import reprlib
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,11 +15,49 @@ from pathlib import Path
 from pipeline import lineage
 from pipeline.lineage import Stage
 from pruneonce import packing
-from pruneonce.errors import DataError, PruneOnceError
+from pruneonce.errors import DataError, PruneOnceError, plain
 
 
 def main() -> None:
     """The command line. Every error a user can meet ends in one line and exit code 1."""
+    with said():
+        args = _parser().parse_args()
+        try:
+            print("\n".join(_lines(args)))
+        except PruneOnceError as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            print("\nStopped by Ctrl-C.", file=sys.stderr)
+            sys.exit(130)
+
+
+@contextlib.contextmanager
+def said() -> Iterator[None]:
+    """What is printed inside is out at the end. Exit code 141, and no word, if its reader has left before, as `head` does:
+    that of SIGPIPE, which would also end this process where a server hangs up. Exit code 1 for a disk that is full, say."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need be no text, and a terminal no UTF-8
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # None: closed by who started us
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _forget()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _forget()
+        sys.exit(plain(f"DataError: expected files that can be read and written, found: {error}"))
+
+
+def _forget() -> None:
+    """What still waits to be printed goes nowhere: Python would try once more, and say that it failed."""
+    with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pruneonce", description="Compressed models: what they cost, where they came from, and small files of them."
     )
@@ -21,32 +66,49 @@ def main() -> None:
     command.add_argument(
         "profile", nargs="?", help="a file of profiles/ without its suffix; default: params.yaml as it stands"
     )
-    command.add_argument("--gpus", type=_at_least_one, default=1, help="that share the work (1)")
+    command.add_argument("--gpus", type=_count, default=1, help="that share the work (1)")
     speed = command.add_mutually_exclusive_group()
-    speed.add_argument("--tflops", type=float, help="model TFLOP/s that one GPU sustains")
-    speed.add_argument("--tokens-per-second", type=float, help="of training, on one GPU")
+    speed.add_argument("--tflops", type=_speed, help="model TFLOP/s that one GPU sustains")
+    speed.add_argument("--tokens-per-second", type=_speed, help="of training, on one GPU")
     command = commands.add_parser("trace", help="print the stages, md5s, parameters and MLflow runs behind a file")
-    command.add_argument("file", type=Path, help="an exported model, here or copied elsewhere, or any DVC-tracked out")
+    command.add_argument("file", type=_path, help="an exported model, here or copied elsewhere, or any DVC-tracked out")
     commands.add_parser("seal", help="bring MLflow to what dvc.lock says: md5s into its runs, shipped models registered")
     for name, result, what in (
         ("pack", ".packed", "store an ONNX file near its entropy"),
         ("unpack", ".onnx", "the ONNX file back"),
     ):
         command = commands.add_parser(name, help=f"{what}, bit for bit")
-        command.add_argument("file", type=Path)
-        command.add_argument("out", type=Path, nargs="?", help=f"what to write; default: FILE with the ending {result}")
+        command.add_argument("file", type=_path)
+        command.add_argument("out", type=_path, nargs="?", help=f"what to write; default: FILE with the ending {result}")
         command.set_defaults(ending=result)
-    args = parser.parse_args()
-    try:
-        print("\n".join(_lines(args)))
-    except PruneOnceError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    return parser
 
 
-def _at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+MOST_GPUS, LEAST_SPEED, MOST_SPEED = 1_000_000, 1e-6, 1e12
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_GPUS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_GPUS}, found {reprlib.repr(text)}")
     return int(text)
+
+
+def _speed(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not LEAST_SPEED <= found <= MOST_SPEED:  # nor nan
+        raise argparse.ArgumentTypeError(
+            f"expected a number from {LEAST_SPEED:g} to {MOST_SPEED:g}, found {reprlib.repr(text)}"
+        )
+    return found
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:  # Path("") would be this folder
+        raise argparse.ArgumentTypeError(f"expected the name of a file, found {reprlib.repr(text)}")
+    return Path(text)
 
 
 def _lines(args: argparse.Namespace) -> Iterable[str]:
@@ -59,10 +121,16 @@ def _lines(args: argparse.Namespace) -> Iterable[str]:
         return trace(args.file)
     if args.command == "seal":
         return [*lineage.seal(), *lineage.register()]
-    out = args.out or args.file.with_suffix(args.ending)
+    out = args.out or _beside(args.file, args.ending)
     (packing.pack if args.command == "pack" else packing.unpack)(args.file, out)
     before, after = args.file.stat().st_size, out.stat().st_size
     return [f"{args.file}  {before} bytes -> {out}  {after} bytes"]
+
+
+def _beside(file: Path, ending: str) -> Path:
+    if not file.name:  # `.` and `/`
+        raise DataError(f"expected a file, found the folder {file.resolve()}. Name the file inside of it.")
+    return file.with_suffix(ending)
 
 
 def trace(file: Path) -> Iterator[str]:

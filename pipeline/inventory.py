@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import lineage
 from pipeline.params import ExpectedRows, HubSource, LocalSource, PackageSource, Params
 from pruneonce import tables
-from pruneonce.errors import DataError
+from pruneonce.errors import DataError, ModelError
 from pruneonce.sources import file_name
 
 RAW = Path("data/raw")
@@ -72,9 +72,9 @@ class Source:
         return self.expects.rows[split]
 
     def facts(self) -> Mapping[str, Any]:
-        """A model's configuration. Raises DataError if nobody knows it yet."""
+        """A model's configuration. Raises DataError if nobody knows it yet, ModelError if its file is none."""
         if "config.json" in self.files:
-            return json.loads(self.files["config.json"].read_text())
+            return _configuration(self.files["config.json"])
         if self.files:
             raise DataError(
                 f"expected config.json in source {self.name!r}, found {sorted(self.files)[:8]}. If the model is a folder "
@@ -106,6 +106,19 @@ def source(name: str, p: Params) -> Source:
     return Source(name, {}, frozenset(f"{split}.parquet" for split in given.splits), given.expects)
 
 
+def _configuration(path: Path) -> Mapping[str, Any]:
+    """The facts of a config.json. Raises ModelError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"expected a model's configuration in {path}, found no JSON: {error}. Get the file again."
+        ) from None
+    if not isinstance(found, dict):
+        raise ModelError(f"expected a model's configuration in {path}, found a {type(found).__name__}. Get the file again.")
+    return found
+
+
 def _by_split(names: Iterable[str]) -> dict[str, str]:
     """Names of files of rows by their split; as the stages do, not looking into folders."""
     return {path.stem: name for name in names if (path := Path(name)).suffix in tables.SUFFIXES and path.name == str(path)}
@@ -128,10 +141,18 @@ def _local(given: LocalSource) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, member in given.members.items():
         path = Path(given.path) if member == "." else Path(given.path) / member
-        if path.is_dir():
-            found |= {(Path(name) / inner).as_posix(): file for inner, file in _inside(path).items()}
-        elif path.is_file():
-            found[file_name(name, path)] = path
-        else:
-            raise DataError(f"expected a file or folder at {path}, found none. Set `path` of this source in params.yaml.")
+        try:
+            found |= _at(path, name)
+        except OSError as error:  # no permission, a name that is too long, links in a circle
+            raise DataError(
+                f"expected a file or folder at {path}, found: {error}. Mend this source in params.yaml."
+            ) from None
     return found
+
+
+def _at(path: Path, name: str) -> dict[str, Path]:
+    if path.is_dir():
+        return {(Path(name) / inner).as_posix(): file for inner, file in _inside(path).items()}
+    if path.is_file():
+        return {file_name(name, path): path}
+    raise DataError(f"expected a file or folder at {path}, found none. Set `path` of this source in params.yaml.")

@@ -13,6 +13,7 @@ from pipeline.costs import Rate, Work
 from pipeline.inventory import Source, source
 from pipeline.params import Params
 from pruneonce import planning, pruning
+from pruneonce.errors import ModelError
 from pruneonce.planning import Shape
 
 MANY_TIMES = 40  # what BERT's own pre-training saw of its corpus: Devlin et al. 2019, arXiv:1810.04805, appendix A.2
@@ -25,8 +26,7 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     text = here if profile is None else profiles.read(profile)
     document = params.parse_yaml(text, name)
     p = params.parse(document, name)
-    model = planning.build(source(p.common.model, p).facts(), next_sentence=p.prepare_corpus.next_sentence)
-    s = planning.shape(model, pruning.prunable(model, p.sparsify.prunable))
+    model, s = _built(p)
     p.check_lengths(s.positions)
     sources = {each: source(each, p) for each in sorted(p.sources())}
     training_rows = {task: costs.rows_of(task, p, sources) for task in p.tasks}
@@ -40,6 +40,16 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     yield from ("", *_training(work, rate))
     yield from ("", *_files(p, s))
     yield from (f"warning: {line}" for line in [*_unchecked(p, sources), *_warnings(p, work, corpus, training_rows)])
+
+
+def _built(p: Params) -> tuple[Any, Shape]:
+    """The model, without its weights, and its shape. Raises ModelError, which says whose configuration is meant."""
+    facts = source(p.common.model, p).facts()
+    try:
+        model = planning.build(facts, next_sentence=p.prepare_corpus.next_sentence)
+        return model, planning.shape(model, pruning.prunable(model, p.sparsify.prunable))
+    except ModelError as error:
+        raise ModelError(f"config.json of source {p.common.model!r}: {error}") from None
 
 
 def graph(document: Mapping[str, Any]) -> list[str]:
@@ -158,6 +168,8 @@ def _warnings(
 ) -> Iterator[str]:
     tokens = costs.corpus_tokens(p, corpus)
     for w in work:
+        if tokens and "@" not in w.name and w.rows * w.length > tokens:
+            yield f"{w.name}: the corpus has about {tokens:.0f} tokens, and a batch of one device takes {w.rows * w.length}"
         if tokens and "@" not in w.name and w.tokens > MANY_TIMES * tokens:
             yield f"{w.name} sees the corpus {w.tokens / tokens:.0f} times; BERT's own pre-training about {MANY_TIMES} times"
         if w.uneven:
@@ -166,6 +178,8 @@ def _warnings(
         section: Any = p.section("prepare_task", task)
         if count is None:
             yield f"task {task}: its rows are not known before they are fetched; it is not in the table"
+        elif count < (batch := max(p.section(stage, task).batch_size for stage in costs.TASK_STAGES)):  # type: ignore[attr-defined]
+            yield f"task {task}: it has {count} rows to train on, and a batch takes {batch}"
         elif section.kind == "question_answering":
             yield f"task {task}: steps count questions; a context of several windows makes as many rows"
 

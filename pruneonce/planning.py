@@ -35,6 +35,10 @@ from pruneonce.errors import ModelError
 from pruneonce.pruning import body
 from pruneonce.vocabulary import PIECE
 
+MOST_UNITS = 10_000_000  # of a layer, of a vocabulary
+MOST_PARTS = 1_000  # of what a model is made of one by one, by a part of its name in the configuration
+PARTS = ("layer", "group", "labels", "heads")
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -68,21 +72,42 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
     """The masked LM of a configuration's facts (`model_type`, `hidden_size`, ...), on the meta device: without memory.
 
     next_sentence: with the head, and so the pooler, for a corpus of segment pairs.
-    Raises ModelError if transformers knows no such model, or the model has no such head.
+    Raises ModelError if transformers knows no such model or cannot build it, or the model has no such head.
     """
+    check_sizes(facts)
     try:
         config = AutoConfig.for_model(**facts)
         with torch.device("meta"):
             whole = next_sentence and type(config) in MODEL_FOR_PRETRAINING_MAPPING  # ModernBERT is not
             architecture = AutoModelForPreTraining if whole else AutoModelForMaskedLM
             model = architecture.from_config(config, attn_implementation="eager")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"expected the configuration of a masked LM, found {dict(facts)}: {error}") from None
+    except Exception as error:  # transformers checks some sizes; the others end wherever they are first used
+        raise ModelError(
+            f"expected the configuration of a masked LM, found {dict(facts)}: {type(error).__name__}: {error}"
+        ) from None
     return checkpoint.that_takes(model, segments.schema(1).names) if next_sentence else model
 
 
+def check_sizes(facts: Mapping[str, Any]) -> None:
+    """Raises ModelError for a size that no model has: of these modules, or names of labels, even a plan is never done."""
+    for key, value in facts.items():
+        most = MOST_PARTS if any(word in key for word in PARTS) else MOST_UNITS
+        if isinstance(value, int) and not -1 <= value <= most:  # -1: transformers' word for none
+            raise ModelError(f"expected {key} of a model from 0 to {most:,}, found {value}. Mend its config.json.")
+
+
 def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
-    """Read off the model."""
+    """Read off the model. Raises ModelError for one without layers, or whose configuration does not say its sizes."""
+    try:
+        return _shape(model, prunable)
+    except (AttributeError, StopIteration, ValueError, ZeroDivisionError) as error:
+        name = type(model).__name__
+        raise ModelError(
+            f"expected a model of layers with a known size, found {name}: {error!r}. Choose another one."
+        ) from None
+
+
+def _shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
     config = model.config
     inside = [m for m in body(model).modules() if isinstance(m, nn.Linear)]
     layers = next(m for m in body(model).modules() if isinstance(m, nn.ModuleList))

@@ -48,6 +48,12 @@ tasks:
 # the end
 """
 DOCUMENT = YAML(typ="safe").load(BASE)
+GOOD = {
+    "top": ("base", ["base", "tasks/one"], "other", ["other", "tasks/one"]),
+    "base": ("default",),
+    "tasks/one": ("base",),
+    "other": ("base", "default"),
+}
 NAMES = ("top", "base", "tasks/one", "other", "default")
 EXTENDS = (
     *NAMES,
@@ -68,13 +74,12 @@ EXTENDS = (
 
 def make(draw: Random) -> Files:
     files = {"params.yaml": BASE.encode()}
+    damaged = draw.choice((*NAMES[:4], None))
     for name in NAMES[:4]:
-        first = (
-            b""
-            if name == "base" and draw.random() < 0.8
-            else b"extends: " + damage.dumped(draw.choice(EXTENDS[:8] if draw.random() < 0.7 else EXTENDS)) + b"\n"
-        )
-        files[f"profiles/{name}.yaml"] = first + _body(draw)
+        whole = name == "base" or (name == "tasks/one" and draw.random() < 0.5)
+        bases = draw.choice(EXTENDS if name == damaged and draw.random() < 0.5 else GOOD[name])
+        first = b"" if whole and draw.random() < 0.9 else b"extends: " + damage.dumped(bases) + b"\n"
+        files[f"profiles/{name}.yaml"] = first + (_damaged(draw) if name == damaged else _part(draw).encode())
     key = draw.choice(("common.model", "tasks.one.x", "fetch", "common.threads", "corpus.documents"))
     changes = [f"{key}={draw.choice(HOSTILE)}"]
     wanted = {
@@ -84,23 +89,20 @@ def make(draw: Random) -> Files:
     return {**files, "wanted.json": json.dumps(wanted).encode()}
 
 
-def _body(draw: Random) -> bytes:
-    kind = draw.randrange(5)
-    if kind == 0:
-        return damage.text(BASE, draw)
-    if kind == 1:
+def _damaged(draw: Random) -> bytes:
+    if draw.random() < 0.3:
         return draw.choice(HOSTILE).encode("utf-8", "surrogatepass")
-    if kind == 2:
-        return BASE.encode()
+    return damage.text(draw.choice((BASE, _part(draw))), draw, most=2)
+
+
+def _part(draw: Random) -> str:
+    """Some of the sections, some numbers and blocks null, some lines with a comment beside or above them."""
     out, yaml = StringIO(), YAML()
     yaml.dump({key: value for key, value in DOCUMENT.items() if draw.random() < 0.7}, out)
-    text = out.getvalue() if out.getvalue() != "{}\n" else ""
-    return damage.text(text, draw, most=2) if kind == 3 else _nulls(text, draw).encode()
-
-
-def _nulls(text: str, draw: Random) -> str:
-    lines = [f"{line.partition(':')[0]}: null" if draw.random() < 0.1 else line for line in text.splitlines()]
-    return "\n".join(f"{line}  # c" if draw.random() < 0.2 else line for line in lines) + "\n"
+    lines = out.getvalue().splitlines() if out.getvalue() != "{}\n" else []
+    lines = [f"{line.partition(':')[0]}: null" if draw.random() < 0.05 and line[-1] != ":" else line for line in lines]
+    lines = [f"{line}  # c" if draw.random() < 0.2 else line for line in lines]
+    return "\n".join(f"# d\n{line}" if draw.random() < 0.1 else line for line in lines) + "\n"
 
 
 def run(folder: Path) -> None:

@@ -15,7 +15,7 @@ from tests.fuzz.case import ROOT, Files
 
 OUTS: tuple[str, ...] = ()
 SECONDS = 20.0
-SHARE = 14
+SHARE = 10
 
 CONFIG = json.loads((TINY / "model/config.json").read_text())
 DOCUMENT = params.read_yaml(ROOT / "profiles/tiny.yaml")

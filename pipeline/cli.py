@@ -9,13 +9,13 @@ import re
 import reprlib
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline import lineage
 from pipeline.lineage import Stage
 from pruneonce import packing
-from pruneonce.errors import DataError, PruneOnceError, plain
+from pruneonce.errors import DataError, PruneOnceError, TrackerUnreachable, plain
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def _lines(args: argparse.Namespace) -> Iterable[str]:
     if args.command == "trace":
         return trace(args.file)
     if args.command == "seal":
-        return [*lineage.seal(), *lineage.register()]
+        return [*lineage.close_lost(), *lineage.seal(), *lineage.register()]
     out = args.out or _beside(args.file, args.ending)
     (packing.pack if args.command == "pack" else packing.unpack)(args.file, out)
     before, after = args.file.stat().st_size, out.stat().st_size
@@ -141,16 +141,17 @@ def trace(file: Path) -> Iterator[str]:
     """
     lineage.seal()
     stages = lineage.locked()
-    path, md5 = _identify(file, stages)
+    now = set(lineage.current())
+    outs = {path: md5 for stage in sorted(stages.values(), key=lambda s: s.name in now) for path, md5 in stage.outs.items()}
+    path, md5 = _identify(file, outs)
     yield f"{file}  md5 {md5}"
-    seen: set[str] = set()
-    for stage in lineage.producers(path, stages):
-        yield from _tree(stage, stages, "", seen)
+    tree = _Tree(stages, now)
+    for stage in lineage.makers(path, outs[path], stages, now):
+        yield from tree.lines(stage, "")
 
 
-def _identify(file: Path, stages: dict[str, Stage]) -> tuple[str, str]:
-    """(path as dvc.lock has it, md5) of the out that `file` is."""
-    outs = {path: md5 for stage in stages.values() for path, md5 in stage.outs.items()}
+def _identify(file: Path, outs: Mapping[str, str]) -> tuple[str, str]:
+    """(path as dvc.lock has it, md5) of the out that `file` is, or of the one it lies in. outs: path -> md5."""
     if not outs:
         raise DataError("expected stages in dvc.lock, found none. Run the pipeline first, in this folder.")
     known = file.resolve().relative_to(Path.cwd()).as_posix() if file.resolve().is_relative_to(Path.cwd()) else str(file)
@@ -179,36 +180,47 @@ def _identify(file: Path, stages: dict[str, Stage]) -> tuple[str, str]:
     raise DataError(f"expected a file that a stage of dvc.lock wrote, found md5 {md5}, which none did.")
 
 
-def _tree(stage: Stage, stages: dict[str, Stage], indent: str, seen: set[str]) -> Iterator[str]:
-    if stage.name in seen:
-        yield f"{indent}└─ {stage.name}  (above)"
-        return
-    seen.add(stage.name)
-    yield f"{indent}└─ {stage.name}"
-    inner = indent + "   "
-    yield f"{inner}run     {_runs(stage)}"
-    for path, md5 in stage.outs.items():
-        yield f"{inner}out     {path}  {md5}"
-    for key, value in sorted(stage.params.items()):
-        yield f"{inner}params  {key}: {value}"
-    below: dict[str, Stage] = {}
-    for path, md5 in stage.deps.items():
-        kind = "code  " if path.endswith(".py") else "dep   "
-        yield f"{inner}{kind}  {path}  {md5}"
-        below |= {s.name: s for s in lineage.producers(path, stages) if s.name != stage.name}
-    for name in sorted(below):
-        yield from _tree(below[name], stages, inner, seen)
+class _Tree:
+    """The lines behind a stage. A stage that stands above is not told twice; a tracker that failed is not asked twice."""
 
+    def __init__(self, stages: Mapping[str, Stage], now: Collection[str]):
+        self.stages, self.now, self.seen, self.unknown = stages, now, set[str](), ""
 
-def _runs(stage: Stage) -> str:
-    """The MLflow runs that computed the stage's outs, also if they were restored from the cache since."""
-    from pipeline import tracking  # imports MLflow, which takes seconds
+    def lines(self, stage: Stage, indent: str) -> Iterator[str]:
+        if stage.name in self.seen:
+            yield f"{indent}└─ {stage.name}  (above)"
+            return
+        self.seen.add(stage.name)
+        yield f"{indent}└─ {stage.name}"
+        inner = indent + "   "
+        yield f"{inner}run     {self.runs(stage)}"
+        for path, md5 in stage.outs.items():
+            yield f"{inner}out     {path}  {md5}"
+        for key, value in sorted(stage.params.items()):
+            yield f"{inner}params  {key}: {value}"
+        below: dict[str, Stage] = {}
+        for path, md5 in stage.deps.items():
+            kind = "code  " if path.endswith(".py") else "dep   "
+            yield f"{inner}{kind}  {path}  {md5}"
+            made = lineage.makers(path, md5, self.stages, self.now)
+            below |= {s.name: s for s in made if s.name != stage.name}
+            if not made and any(path in s.outs for s in self.stages.values()):
+                yield f"{inner}        made by a run that dvc.lock does not have any more: it was computed again since"
+        for name in sorted(below):
+            yield from self.lines(below[name], inner)
 
-    try:
-        runs = tracking.runs_of(stage)
-    except PruneOnceError as error:
-        return f"unknown: {error}"
-    return ", ".join(runs) if runs else f"none in {tracking.uri()}: computed elsewhere, or its run was deleted"
+    def runs(self, stage: Stage) -> str:
+        """The MLflow runs that computed the stage's outs, also if they were restored from the cache since."""
+        from pipeline import tracking  # imports MLflow, which takes seconds
+
+        if self.unknown:
+            return "unknown: as above"
+        try:
+            runs = tracking.runs_of(stage)
+        except TrackerUnreachable as error:
+            self.unknown = f"unknown: {error}"
+            return self.unknown
+        return ", ".join(runs) if runs else f"none in {tracking.shown()}: computed elsewhere, or its run was deleted"
 
 
 if __name__ == "__main__":

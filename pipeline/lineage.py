@@ -1,8 +1,9 @@
 """What DVC recorded, read back: md5s as DVC counts them, dvc.lock and study/dvc.lock as a graph, the sealing of MLflow runs.
 
-dvc.lock is written after a stage's command has ended, so a stage cannot record its own outs. It leaves the id of its
-MLflow run in `.pruneonce/unsealed/`; once DVC has recorded the outs, `seal` writes their md5s into that run. The flow
-seals after every stage. Under a plain `dvc repro` one process of ours waits for DVC to end, and seals then.
+A stage writes the md5s of its outs into its MLflow run as it ends. dvc.lock is written after that, so it leaves them in
+`.pruneonce/unsealed/` too; once DVC has recorded the same ones, `seal` says so in the run. The flow seals after every
+stage. Under a plain `dvc repro` one process of ours waits for DVC to end, and seals then. What runs in a copy of the
+project that `dvc exp run` made is tracked by the project itself.
 """
 
 import contextlib
@@ -14,16 +15,17 @@ import os
 import posixpath
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from pipeline import params
-from pruneonce.errors import TrackerUnreachable
+from pipeline import ignored, params
+from pruneonce.errors import PruneOnceError, TrackerUnreachable, plain
 
+EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp` and `--queue` make their copies, and remove them
 LOCKS = (Path("dvc.lock"), Path("study/dvc.lock"))  # of the two DVC projects; no stage name stands in both
 UNSEALED = Path(".pruneonce/unsealed")
 IN_FLOW = "PRUNEONCE_IN_FLOW"  # set by the flow: a file to touch, so that it knows the stage ran. The flow seals.
@@ -37,6 +39,12 @@ class Stage:
     deps: dict[str, str]
     outs: dict[str, str]
     params: dict[str, Any]
+
+
+def home() -> Path:
+    """The project that this folder belongs to: of a copy that `dvc exp run` made inside it, the original; else this one."""
+    here = Path.cwd()
+    return next((folder for folder in reversed(here.parents) if here.is_relative_to(folder / EXPERIMENTS)), here)
 
 
 def locked(root: Path = Path()) -> dict[str, Stage]:
@@ -96,36 +104,51 @@ def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> It
 def file_md5(path: Path) -> str:
     """md5 of a file, or of a folder's listing with the suffix `.dir`: the names DVC gives them."""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        listing = [{"md5": file_md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
+        listing = [{"md5": file_md5(p), "relpath": p.relative_to(path).as_posix()} for p in ignored.files(path)]
         listing.sort(key=lambda entry: entry["relpath"])
         return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def producers(path: str, stages: dict[str, Stage]) -> Iterator[Stage]:
+def producers(path: str, stages: Mapping[str, Stage]) -> Iterator[Stage]:
     """The stages that write `path`, the folder it lies in, or something inside it."""
     for stage in stages.values():
         if any(o == path or path.startswith(f"{o}/") or o.startswith(f"{path}/") for o in stage.outs):
             yield stage
 
 
-def leave_for_sealing(run_id: str) -> None:
-    """Called by a stage when its work is done. What goes wrong here is said, not raised: the work stands without it."""
+def makers(path: str, md5: str, stages: Mapping[str, Stage], now: Collection[str]) -> list[Stage]:
+    """The stages that made what a stage read at `path`, with this md5.
+
+    now: names of the stages that there are. An entry that a former profile left in dvc.lock has made a file only if it
+    wrote these very bytes, and none of them has a part in a folder that several stages write into.
+    """
+    found = list(producers(path, stages))
+    same = [stage for stage in found if stage.outs.get(path) == md5]
+    inside = [stage for stage in found if path not in stage.outs and stage.name in now]
+    return [stage for stage in same if stage.name in now] or same or inside
+
+
+def leave_for_sealing(run_id: str, outs: Mapping[str, str]) -> None:
+    """Called by a stage when its work is done; outs: path -> md5 of what it wrote.
+
+    What goes wrong here is said, not raised: the work stands without it.
+    """
     try:
         if mark := os.environ.get(IN_FLOW):
             Path(mark).touch()
-        UNSEALED.mkdir(parents=True, exist_ok=True)
-        (UNSEALED / run_id).touch()
-        if not mark and (dvc := _dvc_ancestor()) is not None:
+        unsealed = home() / UNSEALED
+        unsealed.mkdir(parents=True, exist_ok=True)
+        (unsealed / run_id).write_text(json.dumps(dict(outs)))
+        if not mark and home() == Path.cwd() and (dvc := _dvc_ancestor()) is not None:
             log = (UNSEALED.parent / "seal.log").open("a")
             command = [sys.executable, "-m", "pipeline.lineage", str(dvc)]
             subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     except (OSError, psutil.Error) as error:
         print(
-            f"\nMLflow's run {run_id} was not handed over for sealing ({type(error).__name__}: {error}); the stage's outs "
-            "are not affected. To try what can be sealed: pruneonce seal",
+            f"\nMLflow's run {run_id} was not handed over for sealing ({type(error).__name__}: {plain(error)}); the stage's "
+            "outs are not affected. To try what can be sealed: pruneonce seal",
             file=sys.stderr,
         )
 
@@ -140,33 +163,55 @@ def _dvc_ancestor() -> int | None:
 
 
 def seal() -> list[str]:
-    """Write the md5s of dvc.lock into every finished run that waits for them. Returns the names of its stages.
+    """Say in every finished run that waits for it that DVC recorded the same outs. Returns the names of its stages.
 
-    A tracker that is gone is said, not raised: what was computed stands, and the runs go on waiting.
+    What fails is said, not raised: what was computed stands, and the runs go on waiting.
     """
-    waiting = sorted(UNSEALED.iterdir()) if UNSEALED.is_dir() else []
-    if not waiting:
+    unsealed, sealed = home() / UNSEALED, list[str]()
+    if not unsealed.is_dir() or not (waiting := sorted(unsealed.iterdir())):
         return []
     from pipeline import tracking  # imports MLflow, which takes seconds
 
-    stages, sealed = locked(), []
-    for path in waiting:
-        try:
-            name = tracking.seal(path.name, stages)
-        except TrackerUnreachable:
-            print(f"\nMLflow at {tracking.uri()} does not answer; later: pruneonce seal", file=sys.stderr)
-            break
-        path.unlink(missing_ok=True)
-        if name:
-            sealed.append(name)
+    try:
+        stages = locked()
+        for path in waiting:
+            if name := tracking.seal(path.name, _made(path), stages):
+                sealed.append(name)
+            path.unlink(missing_ok=True)
+    except (PruneOnceError, OSError) as error:
+        print(f"\nNot all runs were sealed: {plain(error)} Later: pruneonce seal", file=sys.stderr)
     return sealed
 
 
+def _made(path: Path) -> dict[str, str]:
+    """What a stage left for sealing: path -> md5 of its outs; empty if it was cut short."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        return {}
+
+
 def register() -> list[str]:
-    """Bring MLflow's model registry to what dvc.lock says. Returns what changed there, a line each."""
+    """Bring MLflow's model registry to what dvc.lock says of the tasks of params.yaml. Returns what changed there, a line
+    each. What fails is said, not raised."""
     from pipeline import registry  # imports MLflow, which takes seconds
 
-    return registry.register(locked())
+    try:
+        return registry.register(current())
+    except PruneOnceError as error:
+        print(f"\nThe models were not registered ({error}). Try again with: pruneonce seal", file=sys.stderr)
+        return []
+
+
+def close_lost() -> list[str]:
+    """Close the runs of this machine's processes that are gone. Returns a line for each. What fails is said, not raised."""
+    from pipeline import tracking  # imports MLflow, which takes seconds
+
+    try:
+        return [f"{name}: its process is gone, so its run is closed as KILLED" for name in tracking.close_lost()]
+    except TrackerUnreachable as error:
+        print(f"\nRuns of lost processes were not closed: {error}", file=sys.stderr)
+        return []
 
 
 def _wait_and_seal(dvc: int) -> None:

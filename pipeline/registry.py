@@ -30,15 +30,18 @@ def register(stages: Mapping[str, Stage]) -> list[str]:
     A registry that cannot be written to (a server that is gone, a full disk) is said, not raised: nothing computed
     depends on it.
     """
+    lines: list[str] = []
     try:
         client, _ = tracking.connect()
-        return [line for task, path, md5 in _shipped(stages) for line in _current(client, stages, task, Path(path), md5)]
+        for task, path, md5 in _shipped(stages):
+            lines += _current(client, stages, task, Path(path), md5)
     except Exception as error:
         print(
-            f"\nThe models were not registered ({type(error).__name__}: {error}). Try again with: pruneonce seal",
+            f"\nThe models were not registered ({type(error).__name__}: {tracking.said(error)}). "
+            "Try again with: pruneonce seal",
             file=sys.stderr,
         )
-        return []
+    return lines
 
 
 def _shipped(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:
@@ -55,11 +58,6 @@ def _shipped(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:
 def _current(client: MlflowClient, stages: Mapping[str, Stage], task: str, path: Path, md5: str) -> Iterator[str]:
     """Put the alias on the version of this file; store and register the file first if it is new."""
     model = f"pruneonce-{task}"
-    try:
-        client.create_registered_model(model, description=f"int8 ONNX for the task {task}; the same bytes as {path}")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     known = {v.tags.get("md5"): v.version for v in client.search_model_versions(f"name='{model}'")}
     version = known.get(md5)
     if version is None:
@@ -69,12 +67,22 @@ def _current(client: MlflowClient, stages: Mapping[str, Stage], task: str, path:
         results = tracking.results(tracking.runs_of(stages[f"evaluate@{task}"]))
         tags = {key: f"{results[f'int8.{key}']:.10g}" for key in MEASURED if f"int8.{key}" in results}
         source = _store(client, runs[0], path)
+        _create(client, model, f"int8 ONNX for the task {task}; the same bytes as {path}")  # now that there is a version
         version = client.create_model_version(
             model, source, run_id=runs[0], tags={"md5": md5, "path": str(path), **tags}
         ).version
     if client.get_registered_model(model).aliases.get(ALIAS) != int(version):
         client.set_registered_model_alias(model, ALIAS, version)
         yield f"models:/{model}@{ALIAS} is version {version}, md5 {md5}"
+
+
+def _create(client: MlflowClient, model: str, description: str) -> None:
+    """Have such a registered model."""
+    try:
+        client.create_registered_model(model, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _store(client: MlflowClient, run_id: str, path: Path) -> str:

@@ -60,7 +60,8 @@ class Log:
     """What a stage says while it works: metrics by step, to MLflow and, if asked for, to a CSV that DVC plots.
 
     Calling it with a step and metrics records them. `scratch` is a folder for checkpoints that is this run's own; the
-    rows stand there too, so that a resumed run ends with the same CSV as one that was never interrupted.
+    steps stand there too, so that a resumed run ends with the same CSV and the same metrics in MLflow as one that was
+    never interrupted.
     """
 
     scratch: Path
@@ -68,23 +69,28 @@ class Log:
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        with (self.scratch / "history.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
         self.track(step, metrics)
         if step % HISTORY_EVERY_STEPS == 0:
-            # Speed is not a function of deps and params: it goes to MLflow, never into an out.
-            row = {"step": step, **{k: v for k, v in metrics.items() if k != "tokens_per_second"}}
-            self.rows[step] = row
-            self.scratch.mkdir(parents=True, exist_ok=True)
-            with (self.scratch / "history.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            self.rows[step] = dict(metrics)
 
-    def write_history(self, path: Path) -> None:
-        """The recorded steps as CSV, one row a step, 6 significant digits."""
-        steps: dict[int, dict[str, float]] = {}
+    def steps(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """What was recorded, also by processes of this run that were killed."""
         said = self.scratch / "history.jsonl"
         for line in said.read_text().splitlines() if said.exists() else ():  # no step, no file
-            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill; the step was run again
-                steps |= {(row := json.loads(line))["step"]: row}
-        rows = [row for _, row in sorted((steps | self.rows).items())]
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill; the step is run again
+                row = json.loads(line)
+                yield row.pop("step"), row
+
+    def write_history(self, path: Path) -> None:
+        """Every fifth step as CSV, one row a step, 6 significant digits."""
+        steps = {step: metrics for step, metrics in self.steps() if step % HISTORY_EVERY_STEPS == 0} | self.rows
+        # Speed is not a function of deps and params: it goes to MLflow, never into an out.
+        rows = [
+            {"step": s, **{k: v for k, v in row.items() if k != "tokens_per_second"}} for s, row in sorted(steps.items())
+        ]
         columns = list(dict.fromkeys(key for row in rows for key in row)) or ["step", "loss"]
         with path.open("w", newline="") as file:
             out = csv.DictWriter(file, columns, lineterminator="\n")
@@ -204,12 +210,17 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     began = time.monotonic()
-    with tracking.stage_run(name, flat, deps, file=stage) as tracked:
+    with tracking.stage_run(name, flat, deps, file=stage, scratch=scratch) as tracked:
+        log = Log(scratch, tracked.log_step)
+        tracked.catch_up(log.steps())
         with stoppable():
-            metrics = run(**args, **sections, log=Log(scratch, tracked.log_step))
+            metrics = run(**args, **sections, log=log)
         tracked.log_result(metrics, seconds=time.monotonic() - began)
-    report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    lineage.leave_for_sealing(tracked.run_id)
+        report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+        made = [report, *(args[n] for n in (*wants["out"], *wants["record"]))]
+        outs = {str(path): lineage.file_md5(path) for path in made if path.exists()}
+        tracked.log_outs(outs)
+    lineage.leave_for_sealing(tracked.run_id, outs)
     shutil.rmtree(scratch, ignore_errors=True)  # last: what fails before it is resumed
 
 

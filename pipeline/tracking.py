@@ -1,19 +1,27 @@
 """MLflow: one run per executed stage, under one parent per flow run.
 
 The server is MLFLOW_TRACKING_URI, by default a sqlite file beside params.yaml. It is asked before work starts; if it is
-lost later, training goes on and says so, and what was logged meanwhile is sent when it answers again.
+lost later, training goes on and says so, and what was logged meanwhile is sent when it answers again. A stage that was
+killed goes on with its run. No password is shown, and none of an http address is given to MLflow as a part of it.
 """
 
+import contextlib
 import getpass
+import logging
 import os
 import posixpath
 import re
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import psutil
 
 # An unreachable server must be known in seconds: MLflow's own defaults retry for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -23,13 +31,23 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells every step 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.db import utils as migrations
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
+from pipeline import database, lineage
 from pipeline.lineage import Stage
-from pruneonce.errors import TrackerUnreachable
+from pruneonce.errors import TrackerUnreachable, plain
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a traceback of every error that it raises
 
 EXPERIMENT = "pruneonce"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's pages are those for chat agents
 PARENT = "PRUNEONCE_PARENT_RUN"  # set by the flow, read by the stages it starts; never changes an out
+RUN = "run"  # in a stage's scratch folder: the id of its run, for the process that goes on with it
+HOST, PROCESS = "pruneonce.host", "pruneonce.process"  # tags: by whom a run is written
+CLOCK_SECONDS = 10.0  # what a process's start may differ by, read twice: the system's clock is set now and then
 FLUSH_SECONDS = 5.0
 PAUSE = 20  # after a try, so many times what it took: a server that times out takes a twentieth of the time, not all of it
 MOST = 100_000  # entries that wait for a server; then the oldest go
@@ -38,32 +56,128 @@ BATCH = 90  # entries a request: the server's limit is 100 params, 1000 metrics
 
 
 def uri() -> str:
-    """Where runs are kept."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    """Where runs are kept. May hold a password: show `shown()`."""
+    given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    file = _file(given)
+    if file is None or file.is_absolute() or lineage.home() == Path.cwd():
+        return given
+    return make_url(given).set(database=str(lineage.home() / file)).render_as_string()
+
+
+def shown() -> str:
+    """Where runs are kept, without a password."""
+    given = uri()
+    return plain(given if "://" in given else given.rpartition("@")[2])
+
+
+def said(error: object) -> str:
+    """What an error says, one line without a password, whatever of the address it repeats, and without its SQL."""
+    text = str(error).partition("[SQL:")[0].replace(uri(), shown())
+    for part in sorted(_secrets(uri()), key=len, reverse=True):
+        text = text.replace(part, "***")
+    return plain(text)[:300]
+
+
+def _secrets(address: str) -> set[str]:
+    """The password of an address, or the token that stands alone before its host, in all forms that an error may have it."""
+    scheme, _, rest = address.rpartition("://") if "://" in address else ("x", "", address)
+    login, at, _ = rest.rpartition("@")
+    if not at or plain(f"{scheme}://{login}@") != f"{scheme}://":  # an `@` in a path
+        return set()
+    user, _, password = login.partition(":")
+    secret = password or user
+    return {part for part in (secret, unquote(secret), *re.split(r"[/:?#@]", secret)) if len(part) > 2}
+
+
+def _file(address: str) -> Path | None:
+    """The sqlite file of such an address; None for a server, for memory, and for sqlite's own `file:` addresses."""
+    if not address.startswith("sqlite"):
+        return None
+    try:
+        path = make_url(address).database
+    except ArgumentError:  # MLflow says what is wrong with it
+        return None
+    return Path(path) if path and path != ":memory:" and not path.startswith("file:") else None
 
 
 def connect() -> tuple[MlflowClient, str]:
     """A client and the id of our experiment. Raises TrackerUnreachable."""
     try:
-        client = MlflowClient(tracking_uri=uri())
+        if file := _file(uri()):
+            database.ensure(file, _migrate)
+            database.check(file, migrations._get_latest_schema_revision(), _older)
+        client = MlflowClient(tracking_uri=_address())
         return client, _experiment(client)
+    except TrackerUnreachable:
+        raise
     except Exception as error:
-        raise TrackerUnreachable(
-            f"expected an MLflow tracking store at {uri()}, found: {' '.join(str(error).split())[:300]}. Start it, or unset "
-            "MLFLOW_TRACKING_URI to use a local file. Nothing was started."
-        ) from None
+        raise _unreachable(error) from None
+
+
+@contextmanager
+def store(also: str = "") -> Iterator[tuple[MlflowClient, str]]:
+    """The same, for some requests: what fails is one TrackerUnreachable. also: what else it says."""
+    try:
+        yield connect()
+    except TrackerUnreachable as error:
+        raise TrackerUnreachable(f"{error}{also}") from None
+    except Exception as error:
+        raise TrackerUnreachable(f"{_unreachable(error)}{also}") from None
+
+
+def _unreachable(error: Exception) -> TrackerUnreachable:
+    what = database.advice(str(error), _file(uri()) or Path("it"))
+    if not what and os.environ.get("MLFLOW_TRACKING_URI"):
+        what = "Start it, or unset MLFLOW_TRACKING_URI to use a local file."
+    return TrackerUnreachable(f"expected an MLflow tracking store at {shown()}, found: {said(error)}. {what}".rstrip())
+
+
+def _address() -> str:
+    """The address as MLflow is given it: it prints it, so of an http one user and password go where it looks for them."""
+    address = urlsplit(uri())
+    if address.scheme not in ("http", "https") or "@" not in address.netloc:
+        return uri()
+    user, _, password = address.netloc.rpartition("@")[0].partition(":")
+    os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(user), unquote(password)
+    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+
+
+def _migrate(file: Path) -> None:
+    """Write an empty database of MLflow's, with all that it holds in one file."""
+    made = SqlAlchemyStore(f"sqlite:///{file}", _artifacts())
+    made.engine.dispose()
+
+
+def _older(version: str) -> bool:
+    """Whether this MLflow knows the schema: then it is an older one."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(migrations._get_alembic_config(""))
+    return version in {script.revision for script in scripts.walk_revisions()}
+
+
+def _artifacts() -> str:
+    """Where artifacts lie whose records are in a sqlite file: MLflow's own default, in the project itself."""
+    return str(lineage.home() / "mlruns")
 
 
 def _experiment(client: MlflowClient) -> str:
-    """The id of our experiment, made if there is none yet."""
-    if found := client.get_experiment_by_name(EXPERIMENT):
-        return found.experiment_id
-    try:
-        return client.create_experiment(EXPERIMENT, tags=KIND)
-    except MlflowException:
-        if found := client.get_experiment_by_name(EXPERIMENT):  # another worker made it in between
-            return found.experiment_id
-        raise
+    """The id of our experiment, made if there is none yet. Raises TrackerUnreachable if it was deleted."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        place = _artifacts() + f"/{EXPERIMENT}" if uri().startswith("sqlite") else None
+        try:
+            return client.create_experiment(EXPERIMENT, artifact_location=place, tags=KIND)
+        except MlflowException:
+            found = client.get_experiment_by_name(EXPERIMENT)  # another worker made it in between
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise TrackerUnreachable(
+            f"expected the experiment {EXPERIMENT} in MLflow at {shown()}, found that it was deleted. Bring it back, with "
+            f"MLFLOW_TRACKING_URI set to that address: mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return found.experiment_id
 
 
 class TrackedStage:
@@ -73,11 +187,32 @@ class TrackedStage:
     def __init__(self, client: MlflowClient, run_id: str):
         self.client, self.run_id = client, run_id
         self._waiting: list[Metric] = []
+        self._known: set[tuple[str, int]] = set()  # what a former process of this run has logged: name, step
         self._next, self._lost = time.monotonic() + FLUSH_SECONDS, False
+
+    def catch_up(self, steps: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Go on with a run whose process was killed. steps: all that were logged; what MLflow lacks of them is sent.
+
+        Those after the last checkpoint are computed again, and logged once all the same.
+        """
+        if not (logged := {(key, step): value for step, metrics in steps for key, value in metrics.items()}):
+            return
+        there: set[tuple[str, int]] = set()
+
+        def ask() -> None:
+            for key in {key for key, _ in logged}:
+                there.update((key, m.step) for m in self.client.get_metric_history(self.run_id, key))
+
+        if not self.survive(ask):
+            return
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(key, value, now, step) for (key, step), value in logged.items() if (key, step) not in there]
+        self._known = there | set(logged)
+        self.flush()
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        self._waiting += [Metric(key, value, now, step) for key, value in metrics.items()]
+        self._waiting += [Metric(k, v, now, step) for k, v in metrics.items() if (k, step) not in self._known]
         del self._waiting[:-MOST]
         if time.monotonic() > self._next:
             self.flush()
@@ -87,6 +222,11 @@ class TrackedStage:
         now = int(time.time() * 1000)
         numbers = {**flatten(metrics), "seconds": seconds}
         self._waiting += [Metric(f"result.{k}", float(v), now, 0) for k, v in numbers.items() if isinstance(v, int | float)]
+
+    def log_outs(self, md5s: Mapping[str, str]) -> None:
+        """The md5 of each path that the stage has written: what its run is found by."""
+        tags = [RunTag(key, md5) for key, md5 in _tags("out", md5s).items()]
+        self.survive(lambda: _in_batches(tags, lambda some: self.client.log_batch(self.run_id, tags=some)))
 
     def flush(self) -> None:
         began = time.monotonic()
@@ -105,8 +245,8 @@ class TrackedStage:
             if not self._lost:
                 what = "takes no more of this run" if refused else "no longer answers"
                 print(
-                    f"\nMLflow at {uri()} {what} ({type(error).__name__}); the stage goes on. Its metrics are sent if that "
-                    "changes, else they are missing there. Its outs and metrics files are not affected.",
+                    f"\nMLflow at {shown()} {what} ({type(error).__name__}); the stage goes on. Its metrics are sent if "
+                    "that changes, else they are missing there. Its outs and metrics files are not affected.",
                     file=sys.stderr,
                 )
             self._lost = True
@@ -115,25 +255,29 @@ class TrackedStage:
 
 @contextmanager
 def stage_run(
-    name: str, params: Mapping[str, Any], deps: Mapping[str, str], *, file: str | None = None
+    name: str, params: Mapping[str, Any], deps: Mapping[str, str], *, file: str | None = None, scratch: Path | None = None
 ) -> Iterator[TrackedStage]:
-    """One MLflow run around a stage: its parameters, the md5 of each dep, the git commit; ended as finished or failed."""
-    client, experiment = connect()
+    """One MLflow run around a stage: its parameters, the md5 of each dep, the git commit; ended as finished or failed.
+
+    scratch: a folder that outlives a killed process; the run that is named there is gone on with.
+    """
     file = file or name.partition("@")[0]
-    tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(f"stages/{file}.py")}
+    tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(f"stages/{file}.py"), **_process()}
     if parent := os.environ.get(PARENT):
         tags["mlflow.parentRunId"] = parent
     tags |= _tags("dep", deps)
-    try:
-        run = client.create_run(experiment, tags=tags, run_name=name)
-        entries = [Param(k, str(v)) for k, v in params.items()]
-        for start in range(0, len(entries), BATCH):
-            client.log_batch(run.info.run_id, params=entries[start : start + BATCH])
-    except MlflowException as error:
-        raise TrackerUnreachable(f"expected {uri()} to take a run, found: {error}. Nothing was started.") from None
+    with store(" Nothing was started.") as (client, experiment):
+        run_id = _resumed(client, experiment, scratch, tags)
+        if run_id is None:
+            run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        _log_params(client, run_id, params)
+        _close_lost(client, experiment)
 
-    tracked, status = TrackedStage(client, run.info.run_id), "FAILED"
+    tracked, status = TrackedStage(client, run_id), "FAILED"
     try:
+        if scratch:
+            scratch.mkdir(parents=True, exist_ok=True)
+            (scratch / RUN).write_text(run_id)
         yield tracked
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
@@ -141,17 +285,73 @@ def stage_run(
         raise
     finally:
         tracked.flush()
-        tracked.survive(lambda: client.set_terminated(run.info.run_id, status))
+        tracked.survive(lambda: client.set_terminated(run_id, status))
+
+
+def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: Mapping[str, str]) -> str | None:
+    """The run that is named in the scratch folder, open again and ours; None if there is none, or if it was deleted."""
+    run_id = (scratch / RUN).read_text() if scratch and (scratch / RUN).exists() else ""
+    if not run_id:
+        return None
+    try:
+        info = client.get_run(run_id).info
+    except MlflowException as error:
+        if error.error_code not in REFUSALS:
+            raise
+        return None  # of another store
+    if info.experiment_id != experiment or info.lifecycle_stage != "active":
+        return None
+    client.update_run(run_id, status="RUNNING")
+    _in_batches([RunTag(*tag) for tag in tags.items()], lambda some: client.log_batch(run_id, tags=some))
+    return run_id
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    entries = [Param(k, str(v)) for k, v in params.items()]
+    _in_batches(entries, lambda some: client.log_batch(run_id, params=some))
+
+
+def _in_batches(entries: Sequence[Any], send: Callable[[Sequence[Any]], object]) -> None:
+    for start in range(0, len(entries), BATCH):
+        send(entries[start : start + BATCH])
+
+
+def _process() -> dict[str, str]:
+    """Tags: the machine, and this process with the second it started in, for its number is given to others later."""
+    return {HOST: socket.gethostname(), PROCESS: f"{os.getpid()} {psutil.Process().create_time():.2f}"}
+
+
+def _lives(process: str) -> bool:
+    """Whether such a process is there. On a machine of its own in the same name, say a container's, it would not be seen:
+    its run is then closed as killed, and as finished when it ends."""
+    number, _, started = process.partition(" ")
+    with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+        return abs(psutil.Process(int(number)).create_time() - float(started)) < CLOCK_SECONDS
+    return False
+
+
+def close_lost() -> list[str]:
+    """Close the runs of this machine that a process left open when it was killed. Returns their names."""
+    with store() as (client, experiment):
+        return _close_lost(client, experiment)
+
+
+def _close_lost(client: MlflowClient, experiment: str) -> list[str]:
+    mine = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
+    lost = [run for run in client.search_runs([experiment], mine) if not _lives(run.data.tags.get(PROCESS, ""))]
+    for run in lost:
+        client.set_terminated(run.info.run_id, "KILLED")
+    return [run.info.run_name for run in lost]
 
 
 def start_flow(name: str, params: Mapping[str, Any]) -> str:
     """The parent run of one flow run. Returns its id."""
-    client, experiment = connect()
-    run = client.create_run(experiment, tags={"pruneonce.flow": name, **origin("flows/compress.py")}, run_name=name)
-    entries = [Param(k, str(v)) for k, v in flatten(params).items()]
-    for start in range(0, len(entries), BATCH):
-        client.log_batch(run.info.run_id, params=entries[start : start + BATCH])
-    return run.info.run_id
+    tags = {"pruneonce.flow": name, **origin("flows/compress.py"), **_process()}
+    with store(" Nothing was started.") as (client, experiment):
+        _close_lost(client, experiment)
+        run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        _log_params(client, run_id, flatten(params))
+    return run_id
 
 
 def end_flow(run_id: str, status: str, seconds: Mapping[str, float], note: str = "") -> None:
@@ -159,7 +359,7 @@ def end_flow(run_id: str, status: str, seconds: Mapping[str, float], note: str =
     try:
         client, _ = connect()
     except TrackerUnreachable:
-        print(f"\nMLflow at {uri()} no longer answers; run {run_id} stays open there.", file=sys.stderr)
+        print(f"\nMLflow at {shown()} no longer answers; run {run_id} stays open there.", file=sys.stderr)
         return
     tracked = TrackedStage(client, run_id)
     now = int(time.time() * 1000)
@@ -170,23 +370,24 @@ def end_flow(run_id: str, status: str, seconds: Mapping[str, float], note: str =
     tracked.survive(lambda: client.set_terminated(run_id, status))
 
 
-def seal(run_id: str, stages: Mapping[str, Stage]) -> str | None:
-    """Write the md5s that DVC recorded into a run. Returns its stage, or None if DVC recorded another execution."""
-    client, _ = connect()
-    try:
-        tags = client.get_run(run_id).data.tags
-    except MlflowException:
-        return None
-    stage = stages.get(tags.get("pruneonce.stage", ""))
-    if stage is None:
-        return None
-    deps = _tags("dep", stage.deps)
-    if any(tags.get(key, md5) != md5 for key, md5 in deps.items()):
-        return None
-    entries = [RunTag(k, v) for k, v in {**deps, **_tags("out", stage.outs), "pruneonce.sealed": "true"}.items()]
-    for start in range(0, len(entries), BATCH):
-        client.log_batch(run_id, tags=entries[start : start + BATCH])
-    return stage.name
+def seal(run_id: str, outs: Mapping[str, str], stages: Mapping[str, Stage]) -> str | None:
+    """Write the md5s of what it made into a run, and whether DVC recorded them: then also those of all deps.
+
+    Returns its stage, or None if DVC recorded another execution, or the run is gone. Raises TrackerUnreachable.
+    """
+    with store() as (client, _):
+        try:
+            tags = client.get_run(run_id).data.tags | _tags("out", outs)
+            stage = stages.get(tags.get("pruneonce.stage", ""))
+            recorded = {**_tags("dep", stage.deps), **_tags("out", stage.outs)} if stage else {}
+            same = bool(stage) and all(tags.get(key, md5) == md5 for key, md5 in recorded.items())
+            new = _tags("out", outs) | ({**recorded, "pruneonce.sealed": "true"} if same else {})
+            _in_batches([RunTag(*tag) for tag in new.items()], lambda some: client.log_batch(run_id, tags=some))
+        except MlflowException as error:
+            if error.error_code not in REFUSALS:
+                raise
+            return None
+    return stage.name if stage and same else None
 
 
 def _tags(kind: str, md5s: Mapping[str, str]) -> dict[str, str]:
@@ -200,17 +401,20 @@ def _tags(kind: str, md5s: Mapping[str, str]) -> dict[str, str]:
 
 
 def runs_of(stage: Stage) -> list[str]:
-    """The sealed runs that computed these very outs, newest first: also those whose outs came from DVC's cache since."""
-    client, experiment = connect()
+    """The runs that computed these very outs, newest first: also those whose outs came from DVC's cache since.
+
+    Raises TrackerUnreachable.
+    """
     outs = "".join(f" and tags.`{key}` = '{md5}'" for key, md5 in _tags("out", stage.outs).items())
     query = f"tags.`pruneonce.stage` = '{stage.name}'{outs}"
-    return [run.info.run_id for run in client.search_runs([experiment], query, order_by=["start_time DESC"])]
+    with store() as (client, experiment):
+        return [run.info.run_id for run in client.search_runs([experiment], query, order_by=["start_time DESC"])]
 
 
 def results(run_ids: Sequence[str]) -> dict[str, float]:
-    """The closing metrics of the newest of these runs, by name; empty if there is none."""
-    client, _ = connect()
-    metrics = client.get_run(run_ids[0]).data.metrics if run_ids else {}
+    """The closing metrics of the newest of these runs, by name; empty if there is none. Raises TrackerUnreachable."""
+    with store() as (client, _):
+        metrics = client.get_run(run_ids[0]).data.metrics if run_ids else {}
     return {key.removeprefix("result."): value for key, value in metrics.items() if key.startswith("result.")}
 
 
@@ -218,7 +422,10 @@ def origin(source: str) -> dict[str, str]:
     """Who runs which file of which commit, and whether tracked files differ from it: tags that MLflow's pages show."""
 
     def git(*args: str) -> str:
-        done = subprocess.run(["git", *args], capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", *args], capture_output=True, text=True)
+        except OSError:  # there is none
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:

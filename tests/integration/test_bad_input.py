@@ -438,6 +438,9 @@ class Deaf:
         self._ask()
         self.metrics += metrics
 
+    def search_runs(self, *_: object) -> list[object]:
+        return []  # of other runs; nothing is counted
+
     def set_terminated(self, run_id: str, status: str) -> None:
         self._ask()
         self.status = status

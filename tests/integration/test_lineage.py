@@ -159,11 +159,11 @@ class TestSeal:
         for path in lineage.UNSEALED.glob("*"):
             path.unlink()
 
-    def ran(self, name: str, deps: dict[str, str]) -> str:
+    def ran(self, name: str, deps: dict[str, str], outs: dict[str, str] | None = None) -> str:
         """A finished run of the stage, waiting to be sealed."""
         with tracking.stage_run(name, {}, deps) as tracked:
             pass
-        lineage.leave_for_sealing(tracked.run_id)
+        lineage.leave_for_sealing(tracked.run_id, outs or {})
         assert [p.name for p in lineage.UNSEALED.iterdir()] == [tracked.run_id]
         return tracked.run_id
 
@@ -220,7 +220,7 @@ class TestSeal:
         }
         stage = Stage("sow", deps, {"data/raw/a+b": "5" * 32}, {})
         run_id = self.ran("sow", deps)
-        assert tracking.seal(run_id, {"sow": stage}) == "sow"
+        assert tracking.seal(run_id, {}, {"sow": stage}) == "sow"
         tags = {key: md5 for key, md5 in self.tags(run_id).items() if key[:4] in ("dep.", "out.")}
         assert tags == {
             "dep.up/up/raw/reviews _1__ old.csv": "1" * 32,
@@ -230,7 +230,7 @@ class TestSeal:
             "out.data/raw/a_b": "5" * 32,
         }
         assert tracking.runs_of(stage) == [run_id]
-        assert tracking.seal(run_id, {"sow": Stage("sow", {**deps, "/abs/x": "0" * 32}, stage.outs, {})}) is None
+        assert tracking.seal(run_id, {}, {"sow": Stage("sow", {**deps, "/abs/x": "0" * 32}, stage.outs, {})}) is None
 
     def test_a_tracker_that_is_gone_is_said_and_the_runs_go_on_waiting(self, monkeypatch, capsys):
         run_id = self.ran("grow", lineage.locked()["grow"].deps)
@@ -239,7 +239,8 @@ class TestSeal:
         assert lineage.seal() == []
         tracking.end_flow(run_id, "FINISHED", {"grow": 1.0}, "note")
         said = capsys.readouterr().err
-        assert "does not answer; later: pruneonce seal" in said
+        assert "Not all runs were sealed: expected an MLflow tracking store at http://127.0.0.1:9, found: " in said
+        assert "Later: pruneonce seal" in said
         assert f"no longer answers; run {run_id} stays open there" in said
         assert [p.name for p in lineage.UNSEALED.iterdir()] == [run_id]
         monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
@@ -247,7 +248,7 @@ class TestSeal:
 
     def test_in_a_flow_the_mark_is_touched(self, tmp_path, monkeypatch):
         monkeypatch.setenv(lineage.IN_FLOW, str(tmp_path / "ran"))
-        lineage.leave_for_sealing("r")
+        lineage.leave_for_sealing("r", {})
         assert (tmp_path / "ran").exists()
 
     def test_a_parent_run_is_kept(self, monkeypatch):
@@ -299,7 +300,7 @@ def test_a_finished_stage_does_not_fail_for_want_of_sealing(napping, capsys):
 
 
 def test_checkpoints_outlive_whatever_may_still_fail(napping, monkeypatch):
-    def fails(run_id: str) -> None:
+    def fails(run_id: str, outs: dict[str, str]) -> None:
         raise RuntimeError("not foreseen")
 
     monkeypatch.setattr(lineage, "leave_for_sealing", fails)
@@ -323,7 +324,7 @@ def test_a_plain_dvc_repro_is_sealed_after_it_ended(project, tracking_uri):
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
     until, sealed = time.monotonic() + 60, []
     while not sealed and time.monotonic() < until:
-        query = f"tags.`out.data/raw/tiny-bert` = '{stage.outs['data/raw/tiny-bert']}'"
+        query = f"tags.`pruneonce.sealed` = 'true' and tags.`out.data/raw/tiny-bert` = '{stage.outs['data/raw/tiny-bert']}'"
         sealed = client.search_runs([experiment.experiment_id], query)
         time.sleep(0.5)
     assert [run.info.run_name for run in sealed] == ["fetch_local@tiny-bert"]

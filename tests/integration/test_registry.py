@@ -42,7 +42,7 @@ def run(stages: dict[str, Stage], score: float = 0.5) -> None:
     for name, result in (("export@topic", {}), ("evaluate@topic", {"int8": {"score": score, "file_bytes": 59181977}})):
         with tracking.stage_run(name, {}, stages[name].deps) as tracked:
             tracked.log_result(result, seconds=1.0)
-        assert tracking.seal(tracked.run_id, stages) == name
+        assert tracking.seal(tracked.run_id, stages[name].outs, stages) == name
 
 
 def current(client: MlflowClient):

@@ -6,12 +6,14 @@ seals after every stage. Under a plain `dvc repro` one process of ours waits for
 """
 
 import contextlib
+import functools
 import hashlib
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,40 @@ def locked(root: Path = Path()) -> dict[str, Stage]:
         for document in documents
         for name, entry in document.get("stages", {}).items()
     }
+
+
+def current(root: Path = Path()) -> dict[str, Stage]:
+    """Of the stages of the lock files those that dvc.yaml has now, with the tasks and sources of params.yaml.
+
+    The others are what former profiles left: DVC keeps their entries.
+    """
+    values = params.read_yaml(root / "params.yaml") if (root / "params.yaml").exists() else {}
+    files = [root / path.with_suffix(".yaml") for path in LOCKS]
+    documents = [params.read_yaml(path) or {} for path in files if path.exists()]
+    blocks = [entry for document in documents for entry in document.get("stages", {}).items()]
+    names = {name for stage, block in blocks for name in _names(stage, block, values or {})}
+    return {name: stage for name, stage in locked(root).items() if name in names}
+
+
+def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
+    """What DVC calls the stages of one block of dvc.yaml: `name`, or `name@item` for each item of foreach or matrix."""
+
+    def found(data: Any) -> Any:
+        """A list or mapping as it stands, or the one that `${key.of.params}` names; empty if there is none."""
+        if not isinstance(data, str):
+            return data
+        return functools.reduce(lambda level, key: level.get(key) or {}, data.strip("${} ").split("."), values)
+
+    def text(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    if "matrix" in block:
+        axes = [[text(value) for value in found(axis)] for axis in found(block["matrix"]).values()]
+        yield from (f"{name}@{'-'.join(cell)}" for cell in itertools.product(*axes))
+    elif "foreach" in block:
+        yield from (f"{name}@{text(item)}" for item in found(block["foreach"]))
+    else:
+        yield name
 
 
 def file_md5(path: Path) -> str:

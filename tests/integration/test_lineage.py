@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from dvc.repo import Repo
 from mlflow import MlflowClient
 
 from pipeline import lineage, params, stage, tracking
 from pipeline.lineage import Stage
 from pipeline.stage import Log, Metrics, Out
+from tests.conftest import ROOT
 
 PIPELINE = """
 stages:
@@ -93,6 +95,32 @@ def test_dvc_lock_is_read_back(inside):
 
 def test_without_dvc_lock_there_are_no_stages(tmp_path):
     assert lineage.locked(tmp_path) == {}
+
+
+def test_current_names_are_those_that_dvc_gives():
+    """Of all blocks of both files, with and without foreach and matrix."""
+    values = params.read_yaml(ROOT / "params.yaml")
+    files = [params.read_yaml(ROOT / path.with_suffix(".yaml")) for path in lineage.LOCKS]
+    names = [name for file in files for entry in file["stages"].items() for name in lineage._names(*entry, values)]
+    with Repo(str(ROOT)) as repo:
+        assert sorted(names) == sorted(stage.addressing.rpartition(":")[2] for stage in repo.index.stages)
+    assert len(names) > 35
+
+
+def test_entries_of_stages_that_are_gone_are_not_current(tmp_path):
+    """DVC keeps in dvc.lock what a former profile's tasks and sources left there."""
+    (tmp_path / "params.yaml").write_text("tasks: {b: {}}\nrates: [0.5, 1e-4, true]\nempty:\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  once: {cmd: x}\n  each: {foreach: '${tasks}', do: {cmd: x}}\n"
+        "  none: {foreach: '${empty}', do: {cmd: x}}\n"
+        "  grid: {matrix: {kind: [p, q], rate: '${rates}'}, cmd: x}\n"
+    )
+    now = ["once", "each@b", *(f"grid@{kind}-{rate}" for kind in "pq" for rate in ("0.5", "0.0001", "true"))]
+    gone = ["once@b", "twice", "each@a", "each", "none@b", "grid@p-0.6", "grid@r-0.5"]
+    entries = "".join(f"  {name}: {{cmd: x}}\n" for name in (*now, *gone))
+    (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n{entries}")
+    assert sorted(lineage.locked(tmp_path)) == sorted([*now, *gone])
+    assert sorted(lineage.current(tmp_path)) == sorted(now)
 
 
 @pytest.mark.parametrize(

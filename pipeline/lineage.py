@@ -90,12 +90,15 @@ def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> It
 def file_md5(path: Path) -> str:
     """md5 of a file, or of a folder's listing with the suffix `.dir`: the names DVC gives them."""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        listing = [{"md5": file_md5(p), "relpath": p.relative_to(path).as_posix()} for p in files]
-        listing.sort(key=lambda entry: entry["relpath"])
-        return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+        return listing_md5({p.relative_to(path).as_posix(): file_md5(p) for p in path.rglob("*") if p.is_file()})
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def listing_md5(files: Mapping[str, str]) -> str:
+    """What DVC calls a folder. files: path in it -> md5."""
+    listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def producers(path: str, stages: dict[str, Stage]) -> Iterator[Stage]:

@@ -12,7 +12,7 @@ from dvc.lock import LockError
 from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError
 from dvc_objects.errors import ObjectFormatError
 from prefect.client.orchestration import get_client
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from scmrepo.exceptions import SCMError
 
 from pipeline import lineage
@@ -82,7 +82,8 @@ def check_prefect() -> None:
             settings.home.mkdir(parents=True, exist_ok=True)
         return
     try:
-        with get_client(httpx_settings={"timeout": ANSWER_SECONDS}, sync_client=True) as client:
+        once = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
+        with once, get_client(httpx_settings={"timeout": ANSWER_SECONDS}, sync_client=True) as client:
             error = client.api_healthcheck()
     except Exception as raised:
         error = raised

@@ -5,10 +5,16 @@ changes single numbers; `--pipeline study` runs the study, and of the pipeline w
 screen, not truth: `dvc repro` does the same work with the same bytes.
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from flows import stopping
+
+    stopping.listen()
+
 import argparse
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,22 +23,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import networkx
 from dvc.repo import Repo
-from filelock import FileLock, Timeout
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from flows import leftovers
-from flows.repro import STOP_SECONDS, Outcome, project, quiet_logs, repro
-from pipeline import inventory, lineage, params, profiles
-from pruneonce.errors import AlreadyRunning, PruneOnceError
+from flows import leftovers, trouble
+from flows.repro import Outcome, quiet_logs, repro
+from pipeline import inventory, lineage, params, processes, profiles
+from pruneonce.errors import PipelineError, PruneOnceError
 
 LOCK = Path(".pruneonce/run.lock")
-LEAVING_SECONDS = 3 * STOP_SECONDS
+KEPT = ("params.yaml", "dvc.lock", "data", "study")  # where a run writes what git keeps
 
 
 @dataclass(frozen=True)
@@ -68,18 +74,18 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
     quiet_logs()
     # dvc.yaml says `python`: it must be this one, also where nobody activated its environment.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with alone():
+    with processes.alone(LOCK, "run in this folder"):
         chosen = profiles.select(profile, overrides)
         if pipeline is STUDY:
             chosen.check_study(variants(params.read_yaml(STUDY.folder / "dvc.yaml")))
         logger = get_run_logger()
-        with Repo() as repo:
+        with trouble.plainly("a pipeline that DVC can read"), Repo() as repo:
             for line in leftovers.clear(repo):
                 logger.info(line)
         stages = order(pipeline)
         done: list[Outcome] = []
         with parent_run(pipeline, stages, {"profile": profile or "params.yaml", "overrides": " ".join(overrides)}, done):
-            first = next(stage for stage in stages if not stage.startswith("fetch"))  # by _rank, all sources are there
+            first = next((stage for stage in stages if not stage.startswith("fetch")), "")  # by _rank, all sources are there
             for number, stage in enumerate(stages, 1):
                 if stage == first:
                     check_lengths(chosen)
@@ -120,17 +126,21 @@ def order(pipeline: Pipeline) -> list[str]:
     """Its stages and those they stand on, each after what it reads; those of one task in a row.
 
     The study is a DVC project of its own inside the pipeline's: DVC asks each project apart, and so do we.
+    Raises PipelineError if there are none.
     """
-    with Repo(str(pipeline.folder)) as repo:
+    with trouble.plainly("a pipeline that DVC can read"), Repo(str(pipeline.folder)) as repo:
         own = repo.index.graph  # from a stage to what it reads
+        if not own:
+            file = pipeline.folder / "dvc.yaml"
+            raise PipelineError(f"expected stages in {file}, found none. Get it back with: git checkout -- {file}")
         if pipeline.folder == COMPRESS.folder:
             return _sorted(own)
         read = {Path(dep.fs_path) for stage in own for dep in stage.deps}
-    with Repo() as repo:
+    with trouble.plainly("a pipeline that DVC can read"), Repo() as repo:
         whole = repo.index.graph
         near = [s for s in whole for out in s.outs if any(_meet(Path(out.fs_path), path) for path in read)]
         below = {stage for one in near for stage in (one, *networkx.descendants(whole, one))}
-    return [*_sorted(whole.subgraph(below)), *_sorted(own)]
+        return [*_sorted(whole.subgraph(below)), *_sorted(own)]
 
 
 def _meet(one: Path, other: Path) -> bool:
@@ -148,27 +158,6 @@ def _rank(name: str) -> tuple[int, str, str]:
     base, _, item = name.partition("@")
     shared = base in ("fetch", "fetch_local", "prepare_task", "prepare_corpus", "prepare_teacher", "sparsify")
     return (0, name, "") if shared else (1, item or "~", name)
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """One run in a folder at a time. Raises AlreadyRunning."""
-    LOCK.parent.mkdir(exist_ok=True)
-    holder = LOCK.with_suffix(".pid")
-    lock = FileLock(LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        pid = holder.read_text() if holder.exists() else "unknown"
-        raise AlreadyRunning(
-            f"expected no other run in this folder, found one (process {pid}). Wait for it, or stop it with kill {pid}."
-        ) from None
-    try:
-        holder.write_text(str(os.getpid()))
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
 
 
 @contextmanager
@@ -196,8 +185,8 @@ def parent_run(pipeline: Pipeline, stages: list[str], parameters: dict[str, str]
 
 def pending(stages: list[str]) -> bool:
     """Whether any of the stages would run or be restored."""
-    for folder, names in itertools.groupby(stages, project):
-        with Repo(folder) as repo:
+    for folder, names in itertools.groupby(stages, lineage.project):
+        with trouble.plainly("a pipeline whose state DVC can tell"), Repo(str(folder)) as repo:
             if repo.status(targets=list(names), with_deps=False):
                 return True
     return False
@@ -215,12 +204,19 @@ def show(page: Path, outcomes: list[Outcome], seconds: float) -> None:
     console.print(f"{ran} of {len(outcomes)} stages ran in {seconds:.0f} s. The table is in {page}.")
 
 
-def interrupted(number: int, frame: object) -> None:
-    """Ctrl-C. It ends Prefect's ephemeral server too, and between two stages Prefect may wait for that one: after
-    LEAVING_SECONDS the kernel ends this process."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, LEAVING_SECONDS)
-    raise KeyboardInterrupt
+def to_commit() -> list[str]:
+    """How to keep the run in git, a line each; none where git has it as it stands."""
+    changed = [path for path in KEPT if Path(path).exists() and _git("status", "--porcelain", "--", path)]
+    if not changed:
+        return []
+    return [
+        "To keep this run in git, so that the next profile can take its place:",
+        f"  git add {' '.join(changed)} && git commit -m 'a run'",
+    ]
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True).stdout
 
 
 def main() -> None:
@@ -231,15 +227,17 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.signal(signal.SIGINT, interrupted)
     began = time.monotonic()
     try:
+        processes.guard()
+        trouble.check_prefect()
         outcomes = (study if args.pipeline == "study" else compress)(args.profile, args.set)
     except PruneOnceError as error:
         sys.exit(f"\n{type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nStopped by Ctrl-C. Finished stages are kept; run again to go on.")
+    except httpx.HTTPError as error:
+        sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
     show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)
+    print("\n".join(to_commit()))
 
 
 if __name__ == "__main__":

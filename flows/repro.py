@@ -5,28 +5,28 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 from dvc.exceptions import DvcException, ReproductionError
+from dvc.lock import LockError
 from dvc.repo import Repo
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows import keeping, stopping, trouble
+from flows.trouble import StageFailed
 from pipeline import lineage
 from pruneonce.errors import PruneOnceError
 
 STOP_SECONDS = 15.0  # what a stage has to end by itself after Ctrl-C, and again after SIGTERM
-
-
-class StageFailed(PruneOnceError):
-    """A stage's command failed; what it said stands above."""
 
 
 @dataclass(frozen=True)
@@ -41,68 +41,74 @@ class Outcome:
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def repro(stage: str) -> Outcome:
-    """Bring `stage` up to date; its dependencies must already be. Raises StageFailed if its command fails."""
+    """Bring `stage` up to date; its dependencies must already be. Raises StageFailed if its command fails, or DVC keeps less
+    than it recorded."""
     began = time.monotonic()
-    with Repo(project(stage)) as repo, tempfile.TemporaryDirectory() as folder:
-        why = reasons(repo, stage)
-        if not why:
+    wanted = f"DVC to bring {stage} up to date"
+    with trouble.plainly(wanted), Repo(str(lineage.project(stage))) as repo, tempfile.TemporaryDirectory() as folder:
+        changes = repo.status(targets=[stage], with_deps=False).get(stage, [])
+        if not changes:
             return Outcome(stage, "unchanged", "as in dvc.lock", time.monotonic() - began)
-        get_run_logger().info("%s ...", why)
+        if keeping.store(repo, stage, changes):
+            return Outcome(stage, "unchanged", "now in DVC's cache too", time.monotonic() - began)
+        why = reasons(stage, changes)
+        get_run_logger().info("starts: %s", why)
         mark = Path(folder) / "ran"
-        os.environ[lineage.IN_FLOW] = str(mark)
-        try:
-            _reproduce(stage)
-        except KeyboardInterrupt:
-            _leave()
-        except ReproductionError as error:
-            cause = error.__cause__ or error
-            raise StageFailed(f"{stage} failed ({cause}). What it said stands above; finished stages are kept.") from None
-        except DvcException as error:
-            raise StageFailed(f"DVC could not run {stage}: {error}. Finished stages are kept.") from None
-        finally:
-            del os.environ[lineage.IN_FLOW]
+        with keeping.transfers() as failures:
+            _run(stage, mark)
         ran = mark.exists()
-    lineage.seal()
+        lineage.seal()
+        keeping.check(stage, failures)
+        if not ran:
+            keeping.check_restored(stage)
     return Outcome(stage, "ran" if ran else "restored from cache", why, time.monotonic() - began)
 
 
-def project(stage: str) -> str:
-    """The folder of the DVC project that a stage is of: study/dvc.yaml:study_dense@r8 is of `study`."""
-    return str(Path(stage.rpartition(":")[0]).parent)
+def _run(stage: str, mark: Path) -> None:
+    """DVC's part. mark: a file that is there afterwards if the stage did its work. Raises StageFailed."""
+    os.environ[lineage.IN_FLOW] = str(mark)
+    try:
+        _reproduce(stage)
+    except KeyboardInterrupt:
+        stopping.leave()
+    except ReproductionError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, LockError):
+            raise trouble.busy(cause) from None
+        if mark.exists():
+            commit = lineage.command("commit --force", stage)
+            raise StageFailed(
+                f"expected DVC to record {stage}, which ran to its end, found: {trouble.said(cause)}. Its outs stand in the "
+                f"workspace: mend that, then {commit}, and run again; else it is computed again."
+            ) from None
+        raise StageFailed(f"{stage} failed ({cause}). What it said stands above; finished stages are kept.") from None
+    except DvcException as error:
+        raise StageFailed(f"DVC could not run {stage}: {error}. Finished stages are kept.") from None
+    finally:
+        del os.environ[lineage.IN_FLOW]
 
 
 def _reproduce(stage: str) -> None:
     """In a thread: in the main one DVC ignores Ctrl-C while a command runs, and we could not bound how long that takes."""
 
     def work() -> None:
-        with Repo(project(stage)) as repo:
+        with Repo(str(lineage.project(stage))) as repo:
             repo.reproduce(stage, single_item=True)
 
     # The thread is waited for: DVC gives back its locks, and a stage that ended just before Ctrl-C is recorded.
-    with ThreadPoolExecutor(1) as pool, _end_children():
+    with ThreadPoolExecutor(1) as pool, _hear_ctrl_c(), _end_children():
         pool.submit(work).result()
 
 
-def _leave() -> None:
-    """After Ctrl-C. It reached the whole process group: the stage has ended, and so has Prefect's ephemeral server, which
-    every further report of a state would wait for. What is left is to close our run and go."""
-    from pipeline import tracking  # MLflow takes seconds to import
-
-    if parent := os.environ.get(tracking.PARENT):
-        tracking.end_flow(parent, "KILLED", {})
-    os._exit(130)
-
-
-def reasons(repo: Repo, stage: str) -> str:
-    """Why DVC would run the stage, e.g. "params sparsify modified"; empty if it would not.
+def reasons(stage: str, changes: list[Any]) -> str:
+    """Why DVC runs the stage, e.g. "params sparsify modified". changes: DVC's status of it.
 
     Outs are named only if they are the reason: where a dep or a parameter changed, they follow.
     """
     found: list[str] = []
     outs: list[str] = []
-    changes = repo.status(targets=[stage], with_deps=False).get(stage, [])
-    if changes and stage.rpartition(":")[2] not in lineage.locked():  # study/dvc.yaml:study_dense@r8
-        return "it never ran"
+    if stage.rpartition(":")[2] not in lineage.locked():  # study/dvc.yaml:study_dense@r8
+        return "its first run"
     for change in changes:
         if isinstance(change, str):
             found.append(change)
@@ -121,6 +127,19 @@ def _few(reasons: list[str], at_most: int = 1) -> str:
     """["a", "b", "c"] -> "a and 2 more"."""
     more = len(reasons) - at_most
     return ", ".join(reasons[:at_most]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextmanager
+def _hear_ctrl_c() -> Iterator[None]:
+    """As KeyboardInterrupt: a stage is ended, and waited for, before the flow leaves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import posixpath
+import shlex
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -101,14 +102,41 @@ def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> It
         yield name
 
 
+def project(stage: str) -> Path:
+    """The folder of the DVC project that a stage is of, by its name or as DVC calls it from here."""
+    study = LOCKS[1].with_suffix(".yaml")
+    names = (params.read_yaml(study) or {}).get("stages", {}) if study.exists() else {}
+    return LOCKS[_name(stage).partition("@")[0] in names].parent
+
+
+def _name(stage: str) -> str:
+    """study_dense@r8 of study/dvc.yaml:study_dense@r8."""
+    return stage.rpartition(":")[2]
+
+
+def command(verb: str, *stages: str) -> str:
+    """A command of DVC on stages, as it is typed in the repository's root."""
+    by_project: dict[Path, list[str]] = {}
+    for stage in stages:
+        by_project.setdefault(project(stage), []).append(_name(stage))
+    return " && ".join(
+        f"dvc {'' if folder == Path() else f'--cd {folder} '}{verb} {shlex.join(names)}"
+        for folder, names in sorted(by_project.items())
+    )
+
+
 def file_md5(path: Path) -> str:
     """md5 of a file, or of a folder's listing with the suffix `.dir`: the names DVC gives them."""
     if path.is_dir():
-        listing = [{"md5": file_md5(p), "relpath": p.relative_to(path).as_posix()} for p in ignored.files(path)]
-        listing.sort(key=lambda entry: entry["relpath"])
-        return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+        return listing_md5({p.relative_to(path).as_posix(): file_md5(p) for p in ignored.files(path)})
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def listing_md5(files: Mapping[str, str]) -> str:
+    """What DVC calls a folder. files: path in it -> md5."""
+    listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def producers(path: str, stages: Mapping[str, Stage]) -> Iterator[Stage]:

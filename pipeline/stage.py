@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from pipeline import lineage, params, tracking
+from pipeline import integrity, lineage, params, processes, tracking
 from pruneonce.errors import ConfigError, DataError, PruneOnceError
 
 Dep = Annotated[Path, "dep"]  # a path the stage reads
@@ -140,6 +140,7 @@ def main(run: Callable[..., Metrics]) -> None:
     """Run a stage from the command line; exit 0, 1 for an error with a message, 130 for Ctrl-C."""
     stage = Path(inspect.getfile(run)).stem
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    processes.end_with_parent()
     try:
         _main(run, stage)
     except PruneOnceError as error:
@@ -198,7 +199,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     for path in (args[n] for n in reads):
         if not path.exists():
             raise DataError(f"expected {path}, which this stage reads, found none. Get it with: dvc repro {name}")
-    deps = {str(args[n]): lineage.file_md5(args[n]) for n in reads}
+    deps = _checked([args[n] for n in reads])
     scratch = SCRATCH / f"{name}-{_key(run, flat, deps)}"
     report = args.pop("metrics")
     if os.environ.get("RANK", "0") != "0":  # torchrun and accelerate number the processes of a launch
@@ -210,18 +211,26 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     began = time.monotonic()
-    with tracking.stage_run(name, flat, deps, file=stage, scratch=scratch) as tracked:
-        log = Log(scratch, tracked.log_step)
-        tracked.catch_up(log.steps())
-        with stoppable():
-            metrics = run(**args, **sections, log=log)
-        tracked.log_result(metrics, seconds=time.monotonic() - began)
-        report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-        made = [report, *(args[n] for n in (*wants["out"], *wants["record"]))]
-        outs = {str(path): lineage.file_md5(path) for path in made if path.exists()}
-        tracked.log_outs(outs)
-    lineage.leave_for_sealing(tracked.run_id, outs)
-    shutil.rmtree(scratch, ignore_errors=True)  # last: what fails before it is resumed
+    with processes.alone(scratch.with_name(f"{scratch.name}.lock"), f"process that computes {name}"):
+        with tracking.stage_run(name, flat, deps, file=stage, scratch=scratch) as tracked:
+            log = Log(scratch, tracked.log_step)
+            tracked.catch_up(log.steps())
+            with stoppable():
+                metrics = run(**args, **sections, log=log)
+            tracked.log_result(metrics, seconds=time.monotonic() - began)
+            report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+            made = [report, *(args[n] for n in (*wants["out"], *wants["record"]))]
+            outs = {str(path): lineage.file_md5(path) for path in made if path.exists()}
+            tracked.log_outs(outs)
+        lineage.leave_for_sealing(tracked.run_id, outs)
+        shutil.rmtree(scratch, ignore_errors=True)  # last: what fails before it is resumed
+
+
+def _checked(paths: Sequence[Path]) -> dict[str, str]:
+    """The md5 of each dep, every file read once. Raises DataError where dvc.lock has another one."""
+    known = {file: md5 for path in paths for file, md5 in integrity.hashes(path).items()}
+    integrity.check(known, paths)
+    return {str(path): integrity.md5(path, known) for path in paths}
 
 
 def _name(stage: str, items: Sequence[str]) -> str:

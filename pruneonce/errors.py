@@ -12,6 +12,7 @@
     ├── ExportError          the exported graph is not what was trained: parity, kernels, zeros
     ├── PackError            a file to pack that is no ONNX file, or a packed one that is damaged, cut short or foreign
     ├── TrackerUnreachable   the MLflow server does not answer
+    ├── PipelineError        what DVC or Prefect work with: a file or folder of theirs damaged, no server
     └── AlreadyRunning       another run is going in this folder
 
 A message says what was expected, what was found and what to do next. It is one line, without a password.
@@ -86,6 +87,10 @@ class PackError(PruneOnceError):
 
 class TrackerUnreachable(PruneOnceError):
     """The MLflow tracking server does not answer."""
+
+
+class PipelineError(PruneOnceError):
+    """DVC cannot read its files, or write where it must; Prefect has no server."""
 
 
 class AlreadyRunning(PruneOnceError):

@@ -44,6 +44,10 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     for split, chosen in found.items():
         cut = tasks.write_split(splits / f"{split}.arrow", chosen, kind, tokenizer, max_tokens=p.max_tokens)
         metrics[split] = {"rows": len(chosen), "cut": cut}
+    if any(of["cut"] for of in metrics.values()):
+        print(
+            f"{item}: {_cut(metrics)} longer than max_tokens={p.max_tokens}, and cut. If their ends matter: raise {setting}."
+        )
     return {
         **metrics,
         "classes": len(classes),
@@ -51,6 +55,12 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
         "shared_second_texts": examples.shared_second_texts(found["train"], *held_out),
         **({"lacking_classes": {split: len(names) for split, names in lacking.items()}} if lacking else {}),
     }
+
+
+def _cut(metrics: Metrics) -> str:
+    """{"train": {"rows": 8, "cut": 2}} -> "2 of 8 train rows (25 %)"."""
+    found = ((split, of["cut"], of["rows"]) for split, of in metrics.items() if of["cut"])
+    return ", ".join(f"{cut} of {rows} {split} rows ({100 * cut / rows:.0f} %)" for split, cut, rows in found)
 
 
 if __name__ == "__main__":

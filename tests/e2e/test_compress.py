@@ -8,8 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -124,6 +127,27 @@ def test_one_number_reruns_what_is_below_it_and_back_is_restored(copy: Path, fir
     assert done["quantize@topic"] == "restored from cache"
     assert {stage for stage, outcome in done.items() if outcome == "ran"} <= {"report"}  # git keeps its page, not DVC
     assert shipped(copy) == original
+
+
+def test_a_corrupt_file_of_dvcs_cache_stops_the_run_and_the_advice_repairs_it(copy: Path, first: str):
+    weights = copy / "data/sparsify/model/model.safetensors"
+    right, md5 = weights.read_bytes(), lineage.file_md5(weights)
+    bad = copy / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
+    bad.chmod(0o644)
+    bad.write_bytes(right[:-1] + b"X")
+    bad.chmod(0o444)
+    shutil.rmtree(weights.parent)
+    run(["dvc", "checkout", "data/sparsify/model"], copy)
+    assert weights.read_bytes() != right
+    output = compress(copy, "--set", "finetune.learning_rate=0.0003", expect=1)
+    assert "StageFailed: finetune@topic failed" in output
+    (line,) = [line for line in output.splitlines() if line.startswith("finetune: DataError")]
+    assert "found other bytes in data/sparsify/model (model.safetensors) of sparsify" in line
+    run(["bash", "-euc", line.partition("To mend it: ")[2]], copy)
+    assert weights.read_bytes() == right
+    done = outcomes(compress(copy, "--profile", "tiny"))
+    assert len(done) == STAGES
+    assert {stage for stage, outcome in done.items() if outcome == "ran"} <= {"report"}
 
 
 def test_a_source_that_is_gone_leaves_nothing_behind(copy: Path, first: str):
@@ -274,6 +298,45 @@ def test_rows_that_the_model_has_no_positions_for_are_an_error_before_anything_i
     assert set(outcomes(output)) == {"fetch_local@corpus", "fetch_local@tiny-bert", "fetch_local@topic"}
     assert lineage.locked(copy) == before
     shutil.copy(copy / "profiles/tiny.yaml", copy / "params.yaml")
+
+
+@pytest.fixture
+def starting(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """A flow that begins, its output in the file `log`."""
+    project = copy_project(tmp_path / "project")
+    command = shlex.join([sys.executable, "-m", "flows.compress", "--profile", "tiny"])
+    with started(command, cwd=project, env=environment(project, prefect_home(project)), log=tmp_path / "log") as process:
+        yield process
+
+
+def family(process: subprocess.Popen) -> list[psutil.Process]:
+    """What the process has started and what that has, its watcher among them."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize("to", ["the process", "its group"])
+@pytest.mark.parametrize("seconds", [1, 2, 6])  # imports, and Prefect's start
+def test_ctrl_c_at_any_moment_of_a_start_ends_it_at_once(seconds, to, starting, tmp_path: Path):
+    time.sleep(seconds)
+    others = family(starting)
+    os.kill(starting.pid, signal.SIGINT) if to == "the process" else os.killpg(starting.pid, signal.SIGINT)
+    assert starting.wait(10) == 130
+    said = (tmp_path / "log").read_text()
+    assert said.strip().splitlines()[-1] == "Stopped by Ctrl-C. Finished stages are kept; run again to go on."
+    assert "Traceback" not in said
+    _, alive = psutil.wait_procs(others, timeout=15)
+    assert alive == []
+
+
+def test_prefects_server_ends_with_a_flow_that_is_killed(starting, tmp_path: Path):
+    def server() -> list[psutil.Process]:
+        return [child for child in family(starting) if "uvicorn" in " ".join(child.cmdline())]
+
+    wait_for("the server", server, seconds=90, every=0.2, log=tmp_path / "log")
+    others = family(starting)
+    starting.kill()
+    _, alive = psutil.wait_procs(others, timeout=15)
+    assert alive == []
 
 
 def test_ctrl_c_keeps_what_was_finished(copy: Path, first: str):

@@ -1,0 +1,126 @@
+"""Whether files are what dvc.lock says, and the commands that mend them if not.
+
+DVC takes what stands read-only in its cache for good without hashing it, and what it took from there for what it should be.
+So one wrong byte in the cache is trained on, under the md5 of the right ones, until somebody hashes it: here.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import ignored, lineage, params
+from pruneonce.errors import ConfigError, DataError
+
+BAD = Path(".pruneonce/corrupt")  # names the files of the cache to remove, where they are too many for a message
+NAMED = 5  # files that a message names
+
+Hashes = Mapping[Path, str]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """An out that is not what dvc.lock says. files: those that differ, if the cache knows; bad: of the cache, to remove."""
+
+    path: str
+    stage: str
+    files: list[str]
+    bad: list[Path]
+
+
+def hashes(path: Path) -> dict[Path, str]:
+    """The md5 of the file, or of every file in the folder that DVC counts."""
+    files = ignored.files(path) if path.is_dir() else [path]
+    return {file: lineage.file_md5(file) for file in files}
+
+
+def md5(path: Path, known: Hashes) -> str:
+    """What `lineage.file_md5` says of a file or folder whose files' md5s are known: nothing is read twice."""
+    if path in known:
+        return known[path]
+    return lineage.listing_md5({p.relative_to(path).as_posix(): known[p] for p in known if p.is_relative_to(path)})
+
+
+def check(known: Hashes, paths: Iterable[Path]) -> None:
+    """Raises DataError unless what stages of dvc.lock wrote, of these paths and inside them, is as it is written there.
+
+    What no stage wrote is nobody's promise. Without a dvc.lock, or with one that cannot be read, there is none at all.
+    """
+    try:
+        stages = lineage.current()
+    except ConfigError as error:
+        print(f"\nWhat this stage reads was not compared with what dvc.lock says: {error}", file=sys.stderr)
+        return
+    wanted = {path.as_posix().rstrip("/") for path in paths}
+    recorded = [
+        (stage.name, out, md5s)
+        for stage in stages.values()
+        for out, md5s in stage.outs.items()
+        if md5s and any(out == path or out.startswith(f"{path}/") for path in wanted) and Path(out).exists()
+    ]
+    if wrong := [_wrong(*entry, known) for entry in recorded if md5(Path(entry[1]), known) != entry[2]]:
+        raise DataError(_message(wrong))
+
+
+def _wrong(stage: str, out: str, recorded: str, known: Hashes) -> Wrong:
+    folder = lineage.project(stage)
+    cache = Path(os.path.normpath(folder / (_dvc(folder, "cache", "dir").strip() or ".dvc/cache"))) / "files/md5"
+    listing = _listing(_object(cache, recorded)) if recorded.endswith(".dir") else {"": recorded}
+    there = {path.relative_to(out).as_posix(): found for path, found in known.items() if path.is_relative_to(out)}
+    there = {"" if name == "." else name: found for name, found in there.items()}
+    names = sorted(name for name in {*listing, *there} if listing.get(name) != there.get(name)) if listing else []
+    objects = {_object(cache, found) for found in (recorded, *listing.values())}
+    return Wrong(out, stage, [n for n in names if n], sorted(path for path in objects if _corrupt(path)))
+
+
+def _object(cache: Path, md5: str) -> Path:
+    return cache / md5[:2] / md5[2:]
+
+
+def _listing(path: Path) -> dict[str, str]:
+    """relpath -> md5 of a folder that DVC's cache has; empty if it has it no more."""
+    try:
+        return {entry["relpath"]: entry["md5"] for entry in params.read_yaml(path)}
+    except (ConfigError, OSError, KeyError, TypeError):
+        return {}
+
+
+def _corrupt(path: Path) -> bool:
+    """Whether an object of the cache is not what its name says."""
+    return path.is_file() and lineage.file_md5(path) != (path.parent.name + path.name).removesuffix(".dir")
+
+
+def _message(wrong: list[Wrong]) -> str:
+    outs, bad = [entry.path for entry in wrong], [str(path) for entry in wrong for path in entry.bad]
+    made = ", ".join(f"{entry.path}{_some(entry.files)} of {entry.stage}" for entry in wrong)
+    stages = [entry.stage for entry in wrong]
+    again = lineage.command("repro", *stages)
+    if len(bad) > NAMED:
+        BAD.parent.mkdir(exist_ok=True)
+        BAD.write_text("".join(f"{path}\n" for path in bad))
+        remove = f"tr '\\n' '\\0' < {BAD} | xargs -0 rm -f && {shlex.join(['rm', '-rf', *outs])}"
+    else:
+        remove = shlex.join(["rm", "-rf", *outs, *bad])
+    where = "DVC's cache has the same wrong bytes" if bad else "they were changed after it"
+    keep = "" if bad else f" To keep them as they are instead: {lineage.command('commit --force', *stages)}."
+    remote = (
+        " (--pull takes it from a remote, if that has the right ones)" if bad and _dvc(Path(), "remote", "default") else ""
+    )
+    return (
+        f"expected what dvc.lock says, found other bytes in {made}; {where}. Nothing was computed from them.{keep} "
+        f"To mend it{remote}: {remove} && {again}"
+    )
+
+
+def _some(files: list[str]) -> str:
+    """["a", "b"] -> " (a, b)"."""
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return f" ({', '.join(files[:NAMED])}{more})" if files else ""
+
+
+def _dvc(folder: Path, *words: str) -> str:
+    """What a command of DVC says in a project; here, once something is wrong, its second does not matter."""
+    return subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, capture_output=True, text=True).stdout

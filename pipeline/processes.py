@@ -1,0 +1,130 @@
+"""Processes that work in one folder: one at a time, and none without what started it.
+
+DVC starts a stage by a shell, perhaps that one torchrun, and that one the stage: a signal that ends DVC or the flow reaches
+none of them. So a stage watches those above it, and a flow leaves a process that ends Prefect's server after it:
+`python -m pipeline.processes MARK`.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from pruneonce.errors import AlreadyRunning
+
+STAGE = "DVC_STAGE"  # what DVC calls a stage, in the environment of the stage's command
+FLOW = "PRUNEONCE_FLOW"  # a mark of one flow, in the environment of all that it starts
+LOOK_SECONDS = 1.0
+CLOSING_SECONDS = 45.0  # what a stage whose parent is gone has to end by itself
+SERVER_SECONDS = 5.0  # what Prefect's server has
+
+
+@contextlib.contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold `lock` for one process. what: that of which there may be one. Raises AlreadyRunning."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    holder, held = lock.with_name(f"{lock.name}.pid"), FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        pid = holder.read_text() if holder.exists() else "unknown"
+        raise AlreadyRunning(
+            f"expected no other {what}, found one (process {pid}). Wait for it, or stop it with kill {pid}."
+        ) from None
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)  # while it is held: filelock sees that by the count of its names
+        held.release()
+
+
+def end_with_parent() -> None:
+    """End this process, as SIGTERM does, soon after one of those that started it has died. Started by hand: nothing."""
+    if stage := os.environ.get(STAGE):
+        threading.Thread(target=_follow, args=(_above(stage),), daemon=True).start()
+
+
+def _above(stage: str) -> list[psutil.Process]:
+    """The processes between this one and the one that runs DVC, which is the last: DVC named the stage to its child."""
+    found: list[psutil.Process] = []
+    for process in psutil.Process().parents():
+        found.append(process)
+        if _environment(process).get(STAGE) != stage:
+            break
+    return found
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    """Empty if it is another user's, or gone."""
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+def _follow(above: list[psutil.Process]) -> None:
+    while all(_there(process) for process in above):
+        time.sleep(LOOK_SECONDS)
+    with contextlib.suppress(OSError):  # the terminal may be gone as well
+        print("\nWhat started this stage has died; the stage ends too.", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(CLOSING_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _there(process: psutil.Process) -> bool:
+    """Whether it lives, and is not what takes over the children of the dead: that one does not run DVC."""
+    try:
+        alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        adopts = process.pid == 1 or process.name() == "systemd"
+        return alive and not (adopts and not any(word in " ".join(process.cmdline()) for word in ("python", "dvc")))
+    except psutil.AccessDenied:
+        return True
+    except psutil.NoSuchProcess:
+        return False
+
+
+def guard() -> None:
+    """Whatever ends this process: what it starts from now on, stages apart, ends too. They look after themselves."""
+    mark = os.environ[FLOW] = uuid.uuid4().hex
+    command = [sys.executable, "-m", "pipeline.processes", mark]
+    quiet = subprocess.DEVNULL
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def dismiss() -> (
+        None
+    ):  # a process that ends well ends the others itself, before this: the last one registered goes first
+        watcher.kill()
+        watcher.communicate()
+
+    atexit.register(dismiss)
+
+
+def _end_marked(mark: str) -> None:
+    """Wait for the end of the process that holds the other end of our standard input, then end those that have its mark."""
+    sys.stdin.buffer.read()
+    environments = {process: _environment(process) for process in psutil.process_iter() if process.pid != os.getpid()}
+    marked = [p for p, environment in environments.items() if environment.get(FLOW) == mark and STAGE not in environment]
+    for process in marked:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(marked, timeout=SERVER_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+if __name__ == "__main__":
+    _end_marked(sys.argv[1])

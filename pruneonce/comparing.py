@@ -17,6 +17,7 @@ task, the best on validation of {rates}, first seed. Every variant begins with t
 task's teacher and takes the same number of steps on the same batches, int8 a few more. Learning from labels alone:
 {hard}; the others learn from the teacher too, by the recipe of `finetune`. one_shot and
 gradual prune by magnitude while the task is learned; once begins with what `sparsify` pruned (criterion: {criterion}).
+Int8 rounds the prunable matrices and leaves the embedding tables in float, which the pipeline's int8 file has in int8.
 Encoder MB: the prunable matrices as bitmap and values of 32 bits, in int8 of 8; smaller: dense / this. Task steps are paid
 for every task, and for every rate tried; steps paid once are those of teacher preparation and student pruning, whatever
 the number of tasks. A comparison holds, or is reversed, where the means differ by more than both spreads added.

@@ -242,7 +242,7 @@ def reading(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise _no_utf_8(path, error) from None
     except Exception as error:  # of a damaged file pyarrow raises some ten classes, KeyError and MemoryError among them
-        said = str(error) or type(error).__name__
+        said = str(error).rstrip(". \n") or type(error).__name__
         raise DataError(f"expected {path.suffix} rows in {path}, found: {said}. Is it whole? Get it again.") from None
 
 
@@ -383,6 +383,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return repeated
 
 
+def _keys(cell: Any) -> list[str]:
+    """The keys of an object, a key that stands in it twice twice."""
+    return [*cell, *getattr(cell, "keys_twice", ())] if isinstance(cell, dict) else []
+
+
 def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
@@ -393,8 +398,9 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, 
                         f"expected an object in line {number} of {path}, found {type(row).__name__}. Write every row on a "
                         "line of its own, e.g. jq -c '.[]' FILE > NEW."
                     )
-                twice = row.keys_twice if isinstance(row, _Repeated) else ()
-                _check_columns(path, columns, [*row, *twice], f"line {number} of ")
+                _check_columns(path, columns, _keys(row), f"line {number} of ")
+                for column in columns:  # of an answer, say
+                    _check_columns(path, getattr(row[column], "keys_twice", ()), _keys(row[column]), f"line {number} of ")
                 yield number, row
 
 

@@ -32,6 +32,9 @@ NEVER = -1e6  # logit of padding: its probability is 0 in any temperature, and 0
 class QuestionAnswering:
     """A span of the context. Metrics: exact_match and f1 of SQuAD's evaluation, against the best of several answers.
 
+    By the script of SQuAD 2.0 where questions may have no answer, else by that of 1.1: they differ in texts of which
+    normalisation leaves nothing, such as "the".
+
     A row of a split is a window: question and a part of its context; the first of a question has window 0.
     """
 
@@ -173,7 +176,8 @@ class QuestionAnswering:
         first = np.flatnonzero(np.array(split["window"][:]) == 0)
         answers = [split["answers"][int(i)] for i in first]
         pairs = list(zip(self.predictions(split, logits), answers, strict=True))
-        exact, overlap = (np.array([measure(*pair) for pair in pairs]) for measure in (exact_match, f1))
+        measures = (exact_match_1, f1_1) if self.null_threshold is None else (exact_match, f1)
+        exact, overlap = (np.array([measure(*pair) for pair in pairs]) for measure in measures)
         return len(pairs), {
             "exact_match": lambda rows: float(exact[rows].mean()),
             "f1": lambda rows: float(overlap[rows].mean()),
@@ -204,13 +208,33 @@ def normalise(answer: str) -> str:
 
 
 def exact_match(said: str, answers: Sequence[str]) -> float:
-    """1 if the answer is one of the expected ones after normalisation, else 0; no expected one: it must be empty."""
+    """1 if the answer is one of the expected ones after normalisation, else 0; no expected one: it must be empty.
+
+    Source: Rajpurkar et al. 2018, arXiv:1806.03822, the official evaluation script of SQuAD 2.0.
+    """
     return float(normalise(said) in _expected(answers))
 
 
 def f1(said: str, answers: Sequence[str]) -> float:
     """F1 of words against the expected answer that it overlaps most, in [0, 1]; two empty ones agree, as in SQuAD 2.0."""
     return max(_overlap(normalise(said).split(), answer.split()) for answer in _expected(answers))
+
+
+def exact_match_1(said: str, answers: Sequence[str]) -> float:
+    """1 if the answer is one of the expected ones, one at least, after normalisation, also if nothing is left of both.
+
+    Source: Rajpurkar et al. 2016, arXiv:1606.05250, the official evaluation script of SQuAD 1.1.
+    """
+    return float(normalise(said) in map(normalise, answers))
+
+
+def f1_1(said: str, answers: Sequence[str]) -> float:
+    """F1 of words against the expected answer, of one at least, that it overlaps most; 0 without a word in common.
+
+    Source: as `exact_match_1`.
+    """
+    words = normalise(said).split()
+    return max(_overlap(words, normalise(answer).split()) if words else 0.0 for answer in answers)
 
 
 def _expected(answers: Sequence[str]) -> list[str]:

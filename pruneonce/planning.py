@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 from transformers import (
@@ -30,7 +29,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pruneonce import checkpoint, segments
+from pruneonce import checkpoint, segments, tables
 from pruneonce.errors import ModelError
 from pruneonce.pruning import body
 from pruneonce.vocabulary import PIECE
@@ -62,10 +61,7 @@ def text_bytes(path: Path, column: str) -> int:
     """Bytes of a file of rows; of parquet, those of this column before compression."""
     if path.suffix != ".parquet":
         return path.stat().st_size
-    table = pq.ParquetFile(path).metadata
-    groups = (table.row_group(i) for i in range(table.num_row_groups))
-    chunks = (group.column(j) for group in groups for j in range(group.num_columns))
-    return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] == column)
+    return tables.column_bytes(path, column)
 
 
 def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTrainedModel:

@@ -1,6 +1,9 @@
 """Extractive answers: windows, spans, losses; SQuAD's normalisation and scores worked by hand."""
 
 import itertools
+import re
+import string
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -202,7 +205,86 @@ class TestPredictions:
         assert scorers["f1"](rows) == pytest.approx((1 + 2 * 1 / 3 + 1) / 3)
 
 
+class Official:
+    """The two official scripts, written down as they are: evaluate-v1.1.py and evaluate-v2.0.py."""
+
+    @staticmethod
+    def normalize_answer(s):
+        def remove_articles(text):
+            return re.sub(r"\b(a|an|the)\b", " ", text)
+
+        def white_space_fix(text):
+            return " ".join(text.split())
+
+        def remove_punc(text):
+            exclude = set(string.punctuation)
+            return "".join(ch for ch in text if ch not in exclude)
+
+        return white_space_fix(remove_articles(remove_punc(s.lower())))
+
+    @classmethod
+    def f1_score_1(cls, prediction, ground_truth):
+        prediction_tokens = cls.normalize_answer(prediction).split()
+        ground_truth_tokens = cls.normalize_answer(ground_truth).split()
+        common = Counter(prediction_tokens) & Counter(ground_truth_tokens)
+        num_same = sum(common.values())
+        if num_same == 0:
+            return 0
+        precision = 1.0 * num_same / len(prediction_tokens)
+        recall = 1.0 * num_same / len(ground_truth_tokens)
+        return (2 * precision * recall) / (precision + recall)
+
+    @classmethod
+    def version_1(cls, prediction, ground_truths):
+        exact = max(int(cls.normalize_answer(prediction) == cls.normalize_answer(truth)) for truth in ground_truths)
+        return exact, max(cls.f1_score_1(prediction, truth) for truth in ground_truths)
+
+    @classmethod
+    def compute_f1_2(cls, a_gold, a_pred):
+        gold_toks = cls.normalize_answer(a_gold).split() if a_gold else []
+        pred_toks = cls.normalize_answer(a_pred).split() if a_pred else []
+        common = Counter(gold_toks) & Counter(pred_toks)
+        num_same = sum(common.values())
+        if len(gold_toks) == 0 or len(pred_toks) == 0:
+            return int(gold_toks == pred_toks)
+        if num_same == 0:
+            return 0
+        precision = 1.0 * num_same / len(pred_toks)
+        recall = 1.0 * num_same / len(gold_toks)
+        return (2 * precision * recall) / (precision + recall)
+
+    @classmethod
+    def version_2(cls, prediction, answers):
+        gold_answers = [a for a in answers if cls.normalize_answer(a)] or [""]
+        exact = max(int(cls.normalize_answer(a) == cls.normalize_answer(prediction)) for a in gold_answers)
+        return exact, max(cls.compute_f1_2(a, prediction) for a in gold_answers)
+
+
+TEXTS = ["", "the", "a", "!", "the Denver", "Denver", "Denver Broncos", "Broncos the Denver.", "an", "in Denver in"]
+
+
 class TestOfficialScores:
+    @pytest.mark.parametrize("answers", [[a] for a in TEXTS] + [[a, b] for a in TEXTS for b in TEXTS])
+    def test_as_the_official_scripts_score(self, answers):
+        for said in TEXTS:
+            found = answering.exact_match_1(said, answers), answering.f1_1(said, answers)
+            assert found == pytest.approx(Official.version_1(said, answers)), said
+            found = answering.exact_match(said, answers), answering.f1(said, answers)
+            assert found == pytest.approx(Official.version_2(said, answers)), said
+
+    def test_no_answer_at_all_is_a_case_of_2_0(self):
+        for said in TEXTS:
+            assert (answering.exact_match(said, []), answering.f1(said, [])) == Official.version_2(said, [])
+
+    @pytest.mark.parametrize(("threshold", "f1"), [(None, 0.0), (1e9, 1.0)])
+    def test_questions_that_all_have_an_answer_are_scored_by_1_1(self, tokenizer, tmp_path, threshold, f1):
+        kind = QuestionAnswering("f1", 4, 3, 20, threshold)
+        tasks.write_split(tmp_path / "s.arrow", [row("missed", CONTEXT, "the")], kind, tokenizer, max_tokens=40)
+        split = tasks.read_split(tmp_path / "s.arrow")
+        total, scorers = kind.scorers(split, logits_of(split, spans={("missed", "the"): 2.0}))
+        assert kind.predictions(split, logits_of(split, spans={("missed", "the"): 2.0})) == ["the"]
+        assert {name: scorer(np.arange(total)) for name, scorer in scorers.items()} == {"exact_match": 1.0, "f1": f1}
+
     @pytest.mark.parametrize(
         ("answer", "normal"),
         [

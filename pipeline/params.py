@@ -21,7 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=0)]  # optimizer steps
 Count = Annotated[int, Field(gt=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]  # a part of files' names
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -12,9 +12,9 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, MappingStartEvent
 
 from pruneonce.errors import ConfigError
 
-MOST_BYTES = 4 << 20
+MOST_CHARACTERS = 2_000_000
 MOST_DEPTH = 40
-MOST_VALUES = 200_000  # with every alias counted as what it stands for
+MOST_VALUES = 50_000  # a dvc.lock of 100 tasks has 30,000; with every alias counted as what it stands for
 
 
 @dataclass
@@ -93,8 +93,10 @@ class Count:
 
 def check(text: str, name: str) -> None:
     """Raises ConfigError if `text` is too much to read, or not what a file of parameters is; YAMLError if it is no YAML."""
-    if len(text) > MOST_BYTES:
-        raise ConfigError(f"expected at most {MOST_BYTES:,} characters in {name}, found {len(text):,}. Is this the file?")
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(
+            f"expected at most {MOST_CHARACTERS:,} characters in {name}, found {len(text):,}. Is this the file?"
+        )
     count = Count(name)
     for event in YAML(typ="safe").parse(text):
         count(event)

@@ -22,7 +22,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=0)]  # optimizer steps
 Count = Annotated[int, Field(gt=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]  # a part of files' names
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -553,7 +553,8 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise ConfigError(f"expected the file {path}, found none. Run inside the repository.") from None
     except (OSError, ValueError) as error:  # a folder, no permission, too long a name; no UTF-8, a NUL in the name
-        raise ConfigError(f"expected a file in UTF-8 at {path}, found: {error}.") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"expected a file in UTF-8, found one that cannot be read ({why}): {path}") from None
 
 
 def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
@@ -565,7 +566,8 @@ def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
     except ConfigError:
         raise
     except Exception as error:  # ruamel.yaml has errors of its own, and those of Python for a bad date or 5,000 digits
-        raise ConfigError(f"expected YAML in {name}, found: {type(error).__name__}: {error}") from None
+        said = str(error).replace('"<unicode string>"', name)
+        raise ConfigError(f"expected YAML in {name}, found: {type(error).__name__}: {said}") from None
     return document
 
 

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _kept(chosen: list[str]) -> Iterator[Task]:
-    for path in sorted(case.SEEDS.glob("*/*.json")):
+    for path in sorted(case.SEEDS.glob("*.json")):
         name, files = case.from_json(path.read_text())
         if name in chosen:
             yield Task(name, files=files, name=path.stem)

@@ -63,3 +63,15 @@ def test_three_are_laid_one_by_one_or_the_upper_two_first(a, b, c):
 @given(documents(), documents(), st.sampled_from("abc"), st.integers())
 def test_the_later_wins(base, over, key, value):
     assert lay(base, {**over, key: value})[key] == value
+
+
+@given(documents(), st.sampled_from("XYZ"), st.data())
+def test_what_is_dropped_is_gone_and_nothing_else(document, section, data):
+    document = {**document, section: {"one": 1, **document.get(section, {}), "end": {"a": None}}, "z": 1}
+    key = data.draw(st.sampled_from(sorted(document[section])))
+    read = as_yaml(document)
+    merging.drop(read, section, key)
+    rest = {name: value for name, value in document[section].items() if name != key}
+    out, yaml = StringIO(), YAML()
+    yaml.dump(read, out)
+    assert YAML(typ="safe").load(out.getvalue()) == {**document, section: rest}

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 def make(*words: str, cwd: Path = ROOT) -> str:
     """What make says, as if no other make had started it."""
     env = {
-        key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "SET", "PROFILE")
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "SET", "PROFILE", "SEED", "CASES")
     }
     return subprocess.run(["make", *words], cwd=cwd, env=env, check=True, capture_output=True, text=True).stdout
 
@@ -32,6 +34,13 @@ def test_settings_arrive_as_they_were_typed(settings):
     command = shlex.split(make("-n", "-o", "install", "run", f"SET={' '.join(settings)}", "PROFILE=tiny"))
     assert command[1:5] == ["-m", "flows.compress", "--profile", "tiny"]
     assert command[5:] == [word for setting in settings for word in ("--set", setting)]
+
+
+def test_fuzz_has_a_seed_and_a_number_of_cases():
+    command = shlex.split(make("-n", "-o", "install", "fuzz"))
+    assert command[1:] == ["-m", "tests.fuzz", "--seed", "1", "--cases", "20000"]
+    command = shlex.split(make("-n", "-o", "install", "fuzz", "SEED=7", "CASES=10"))
+    assert command[1:] == ["-m", "tests.fuzz", "--seed", "7", "--cases", "10"]
 
 
 def test_clean_keeps_the_runs_that_wait_to_be_sealed(tmp_path):

@@ -158,3 +158,10 @@ def test_a_study_of_variants_that_are_not_wired_or_not_described_is_an_error_whe
         ConfigError, match=r"expected study\.variants to be those of study/dvc\.yaml, .*, found .*'once_hard'"
     ):
         params.parse(document, "tiny").check_study(wired)
+
+
+@pytest.mark.parametrize("name", ["", "a" * 101, "a\0b", "../a", "a b", "-a", "a\n"])
+def test_a_name_is_a_part_of_a_file_s_name(document, name):
+    document["tasks"] = {name: document["tasks"]["topic"]}
+    with pytest.raises(ConfigError, match=r"tasks\..*: String should (match pattern|have at most 100 characters)"):
+        params.parse(document, "params.yaml")

@@ -198,6 +198,73 @@ def test_what_does_not_fit_is_one_clear_message(tiny, change, error, message):
         page()
 
 
+SIZES = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("", r"expected a model's configuration in tests/tiny/model/config\.json, found no JSON: Expecting value"),
+        ("{", r"config\.json, found no JSON: Expecting property name"),
+        ("[" * 100_000, r"config\.json, found no JSON: maximum recursion depth"),
+        ("[1]", r"config\.json, found a list\. Get the file again"),
+        ("null", r"config\.json, found a NoneType"),
+        (b"\xff", r"config\.json, found no JSON: 'utf-8' codec"),
+        ({**SIZES, "model_type": "no-such"}, "config.json of source 'tiny-bert': expected the configuration of a masked LM"),
+        ({"hidden_size": 8}, "config.json of source 'tiny-bert': expected the configuration of a masked LM"),
+        ({**SIZES, "model_type": ["bert"]}, "config.json of source 'tiny-bert': expected the configuration of a masked LM"),
+        ({**SIZES, "model_type": "t5"}, "config.json of source 'tiny-bert': expected"),
+        (
+            {**SIZES, "hidden_size": -8},
+            "expected hidden_size of a model from 0 to 10,000,000, found -8. Mend its config.json",
+        ),
+        ({**SIZES, "hidden_size": 10**12}, "expected hidden_size of a model from 0 to 10,000,000, found 1000000000000"),
+        ({**SIZES, "vocab_size": 10**30}, "expected vocab_size of a model from 0 to 10,000,000, found 1000000000000"),
+        ({**SIZES, "num_hidden_layers": 10**9}, "expected num_hidden_layers of a model from 0 to 1,000, found 1000000000"),
+        ({**SIZES, "num_labels": 10**9}, "expected num_labels of a model from 0 to 1,000, found 1000000000"),
+        ({**SIZES, "hidden_size": "8"}, "config.json of source 'tiny-bert': expected the configuration of a masked LM"),
+        ({**SIZES, "hidden_size": None}, "config.json of source 'tiny-bert': expected the configuration of a masked LM"),
+        (
+            {**SIZES, "num_attention_heads": 0},
+            "config.json of source 'tiny-bert': expected the configuration of a masked LM",
+        ),
+        (
+            {**SIZES, "num_attention_heads": 3},
+            "config.json of source 'tiny-bert': expected the configuration of a masked LM",
+        ),
+        ({**SIZES, "num_hidden_layers": 0}, "config.json of source 'tiny-bert': expected"),
+        ({**SIZES, "hidden_act": "no-such"}, "config.json of source 'tiny-bert': expected the configuration of a masked LM"),
+        ({**SIZES, "pad_token_id": 99}, "config.json of source 'tiny-bert': expected the configuration of a masked LM"),
+    ],
+    ids=lambda value: str(value)[:40] if not isinstance(value, dict) else None,
+)
+def test_a_configuration_that_is_none_is_one_error_that_names_it(tiny, config, message):
+    path = Path("tests/tiny/model/config.json")
+    path.write_bytes(
+        config if isinstance(config, bytes) else (config if isinstance(config, str) else json.dumps(config)).encode()
+    )
+    with pytest.raises(ModelError, match=message) as raised:
+        page()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("path", "why"), [("x" * 300, "File name too long"), ("loop", "found none|Too many levels")])
+def test_a_local_path_that_the_disk_refuses_is_one_error(tiny, path, why):
+    Path("loop").symlink_to("loop")
+    tiny(lambda d: d["fetch_local"]["topic"].update(path=path))
+    with pytest.raises(DataError, match=f"expected a file or folder at {path[:30]}.*({why})"):
+        page()
+
+
+def test_too_few_rows_for_a_batch_are_a_warning(tiny):
+    lines = Path("tests/tiny/text/topic-train.tsv").read_text().splitlines()[:7]
+    Path("tests/tiny/text/topic-train.tsv").write_text("\n".join(lines) + "\n")
+    Path("tests/tiny/text/corpus.txt").write_text("one line\n")
+    found = page()
+    assert "warning: task topic: it has 5 rows to train on, and a batch takes 8" in found
+    assert "warning: sparsify: the corpus has about 2 tokens, and a batch of one device takes 256" in found
+
+
 def test_a_task_without_a_row_left_to_train_on(tiny):
     Path("tests/tiny/text/topic-train.tsv").write_text("text\tlabel\n")
     with pytest.raises(DataError, match="expected train rows for task 'topic', found 0 rows in source 'topic'"):
@@ -328,7 +395,7 @@ def test_the_command(project, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pruneonce", "plan", "tiny", "--gpus", "0"])
     with pytest.raises(SystemExit, match="2"):
         cli.main()
-    assert "expected 1 or more, found 0" in capsys.readouterr().err
+    assert "expected a whole number from 1 to 1000000, found '0'" in capsys.readouterr().err
 
 
 def test_a_page_ends_before_the_first_line_where_something_is_wrong(tiny):

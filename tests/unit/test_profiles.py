@@ -272,3 +272,168 @@ def test_every_number_of_the_paper_s_profiles_has_its_source_beside_it():
         if number.match(line) and not re.search(r"# (paper|ref|int|oBERT|bert|ours)\b", line)
     ]
     assert bare == []
+
+
+DROPS = """\
+tasks:                          # beside
+  # about one
+  one: {epochs: 1}              # int
+  # about two
+  two:
+    epochs: 2                   # ref
+  # about three
+  three: {epochs: 3}
+
+# Sources.
+fetch: {a: {x: 1}, b: {x: 2}}   # two of them
+fetch_local:
+  c: {path: null}
+
+# the end
+end: null
+"""
+
+
+@pytest.mark.parametrize(
+    ("over", "tasks", "text"),
+    [
+        (
+            "tasks: {one: null}",
+            {"two": {"epochs": 2}, "three": {"epochs": 3}},
+            "tasks:                          # beside\n  # about two\n  two:\n    epochs: 2                   # ref\n"
+            "  # about three\n  three: {epochs: 3}\n\n# Sources.\n",
+        ),
+        (
+            "tasks: {two: null}",
+            {"one": {"epochs": 1}, "three": {"epochs": 3}},
+            "tasks:                          # beside\n  # about one\n  one: {epochs: 1}              # int\n"
+            "  # about three\n  three: {epochs: 3}\n\n# Sources.\n",
+        ),
+        (
+            "tasks:\n  three: null\n  one: null\n  four: {epochs: 4}",
+            {"two": {"epochs": 2}, "four": {"epochs": 4}},
+            "tasks:                          # beside\n  # about two\n  two:\n    epochs: 2                   # ref\n"
+            "  four: {epochs: 4}\n\n# Sources.\n",
+        ),
+        (
+            "tasks:\n  one: null\n  two: null\n  three: null\n  # new\n  four: {epochs: 4}",
+            {"four": {"epochs": 4}},
+            "\n# Sources.\n",
+        ),
+    ],
+)
+def test_a_task_that_is_null_is_dropped_and_its_comments_with_it(folder, over, tasks, text):
+    folder("base", DROPS)
+    folder("over", f"extends: base\n{over}\n")
+    found = body(profiles.read("over"))
+    assert params.parse_yaml(found, "")["tasks"] == tasks
+    assert text in found
+    for name in {"one", "two", "three"} - set(tasks):
+        assert f"about {name}" not in found, "a comment of what is gone"
+    for name in {"one", "two", "three"} & set(tasks):
+        assert f"# about {name}\n  {name}:" in found
+    assert found.endswith("# the end\nend: null\n"), "elsewhere null is a value"
+
+
+def test_a_source_that_is_null_is_dropped_and_elsewhere_null_is_a_value(folder):
+    folder("base", DROPS)
+    folder("parts/less", "fetch: {a: null}\nfetch_local: {c: null}\n")
+    folder("over", "extends: [base, parts/less]\ntasks: {one: {epochs: null}}\n")
+    found = params.parse_yaml(profiles.read("over"), "")
+    assert (found["fetch"], found["fetch_local"]) == ({"b": {"x": 2}}, {})
+    assert found["tasks"]["one"] == {"epochs": None}
+    folder("again", "extends: over\nfetch: {a: {x: 3}}\n")
+    assert params.parse_yaml(profiles.read("again"), "")["fetch"] == {"b": {"x": 2}, "a": {"x": 3}}
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ("tasks: {no-such: null}", r"tasks\.no-such, which profile 'over' drops, .*found there \['one', 'two', 'three'\]"),
+        ("fetch: {one: null}", r"fetch\.one, which profile 'over' drops, in what it extends, found there \['a', 'b'\]"),
+        ("extends: 7", r"found extends twice, in lines 1 and 2"),
+    ],
+)
+def test_what_is_not_inherited_cannot_be_dropped(folder, over, message):
+    folder("base", DROPS)
+    folder("over", f"extends: base\n{over}\n")
+    with pytest.raises(ConfigError, match=message):
+        profiles.read("over")
+
+
+def test_null_in_a_whole_file_is_no_task(folder, monkeypatch):
+    tiny = (ROOT / "profiles/tiny.yaml").read_text()
+    folder("tiny", f"{tiny}  other: null\n")
+    with pytest.raises(ConfigError, match=r"tasks\.other: Input should be a valid dictionary, found None"):
+        params.parse(params.parse_yaml(profiles.read("tiny"), "tiny"), "tiny")
+
+
+@pytest.mark.parametrize("bases", ["7", "{a: 1}", "[[tiny]]", "null", "[tiny, tiny]", "[1]"])
+def test_extends_is_a_name_or_names_that_differ(folder, bases):
+    folder("tiny", "a: 1\n")
+    folder("over", f"extends: {bases}\n")
+    with pytest.raises(ConfigError, match=r"a name, or names that differ, in `extends` of profiles/over\.yaml, found "):
+        profiles.read("over")
+
+
+def test_files_that_extend_one_another_end_soon(folder):
+    """Each of so many files names two of the next ones: twice as much to read with every one."""
+    for n in range(40):
+        folder(f"p{n}", f"extends: [p{n + 1}, p{n + 2}]\n")
+    with pytest.raises(ConfigError, match="`extends` ends soon, found p0 extends p1 extends p2"):
+        profiles.read("p0")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../tiny", "a\0b", "x" * 5000, "/etc/passwd", "tiny.yaml", "parts", "\ud800"]
+)
+def test_a_name_that_is_none_is_one_error(folder, name):
+    folder("tiny", "a: 1\n")
+    folder("parts/x", "a: 1\n")
+    with pytest.raises(ConfigError, match="expected one of the profiles") as raised:
+        profiles.read(name)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"), [(b"a: \xff", r"UTF-8, found .*profiles/tiny\.yaml"), (b"a: \0", "ReaderError")]
+)
+def test_a_profile_that_cannot_be_read_is_one_error(folder, raw, message):
+    folder("tiny", "")
+    Path("profiles/tiny.yaml").write_bytes(raw)
+    with pytest.raises(ConfigError, match=message):
+        profiles.read("tiny")
+
+
+def test_the_refusal_says_the_commands_and_each_of_them_works(folder):
+    """What a person is told is pasted: after any of the three the profile is taken."""
+    tiny = (ROOT / "profiles/tiny.yaml").read_text()
+    folder("tiny", tiny)
+    committed = tiny.replace("seed: 1", "seed: 7", 1)
+    Path("params.yaml").write_text(committed)
+    commit(Path(), "params.yaml")
+    edited = tiny.replace("seed: 1", "seed: 8", 1)
+    told = r"Keep them with: (.*); or as a profile with: (.*); or drop them with: (.*)\. Then run again"
+    for number in (3, 2, 1):
+        Path("params.yaml").write_text(edited)
+        with pytest.raises(ConfigError, match=told) as raised:
+            profiles.select("tiny")
+        with pytest.raises(ConfigError, match=told):
+            profiles.check("tiny")
+        command = re.search(told, str(raised.value))[number].replace("NAME", "mine")
+        command = command.replace("git commit", "git -c user.name=a -c user.email=a@b.c commit -q")
+        subprocess.run(command, shell=True, check=True, capture_output=True)
+        assert profiles.check("tiny").common.seed == 1
+        assert "seed: 1" not in Path("params.yaml").read_text(), "asked, not written"
+        profiles.select("tiny")
+        assert Path("params.yaml").read_text() == tiny
+        Path("profiles/mine.yaml").unlink(missing_ok=True)
+
+
+def test_overrides_of_several_lines_stay_in_the_first_line(folder):
+    tiny = (ROOT / "profiles/tiny.yaml").read_text()
+    Path("params.yaml").write_text(tiny)
+    commit(Path(), "params.yaml")
+    assert profiles.select(None, ["report.title=|\n  one\n  two\n"]).report.title == "one\ntwo\n"
+    assert params.load().report.title == "one\ntwo\n"
+    assert profiles.select(None, ["common.seed=2"]).report.title == "one\ntwo\n"

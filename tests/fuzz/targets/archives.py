@@ -1,7 +1,10 @@
 """Wheels, zips and tars of every kind, damaged and hostile, and what is taken out of them."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,6 +18,7 @@ OUTS = ("out",)
 SECONDS = 10.0
 SHARE = 20
 
+PACKERS = {"": bytes, "gz": lambda raw: gzip.compress(raw, mtime=0), "bz2": bz2.compress, "xz": lzma.compress}
 NAMES = (
     "p/train.csv",
     "p/test.csv",
@@ -56,7 +60,7 @@ def make(draw: Random) -> Files:
     if draw.random() < 0.4:
         content, ending = _zip(named, draw), draw.choice((".zip", ".whl"))
     else:
-        mode = draw.choice(("", "gz", "bz2", "xz"))
+        mode = draw.choice(list(PACKERS))
         content, ending = _tar(named, mode, draw), ".tar" + (f".{mode}" if mode else "")
     if draw.random() < 0.6:
         content = damage.data(content, draw)
@@ -82,7 +86,7 @@ def _zip(named: list[str], draw: Random) -> bytes:
 
 def _tar(named: list[str], mode: str, draw: Random) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=f"w:{mode}", format=draw.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))) as made:
+    with tarfile.open(fileobj=out, mode="w:", format=draw.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))) as made:
         for name in named:
             info = tarfile.TarInfo(name.replace("\ud800", "?"))
             kinds = (tarfile.REGTYPE,) * 5 + (
@@ -100,7 +104,7 @@ def _tar(named: list[str], mode: str, draw: Random) -> bytes:
                 made.addfile(info, io.BytesIO(raw))
             except (ValueError, OverflowError):
                 continue
-    return out.getvalue()
+    return PACKERS[mode](out.getvalue())
 
 
 def run(folder: Path) -> None:

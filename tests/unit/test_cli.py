@@ -1,0 +1,155 @@
+"""The command `pruneonce`: whatever is typed ends in an answer, one line, or the word on how it is used."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pruneonce.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "pipeline.cli"]
+# Unbuffered, argparse itself meets the end of a pipe in --help, and says nothing of it.
+ENVIRONMENT = {**{k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}, "PYTHONPATH": str(ROOT)}
+
+
+def call(monkeypatch, capsys, *words):
+    """(exit code, what was said) of the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["pruneonce", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--tflops", "--tokens-per-second"])
+@pytest.mark.parametrize(
+    "number", ["nan", "inf", "-inf", "0", "-0.0", "-1", "1e400", "1e-400", "1e300", "", "x", "9" * 5000, "\ud800", "1e13"]
+)
+def test_a_speed_is_a_number_that_a_machine_may_have(monkeypatch, capsys, flag, number):
+    code, said = call(monkeypatch, capsys, "plan", "tiny", f"{flag}={number}")
+    assert code == 2
+    assert f"argument {flag}: expected a number from 1e-06 to 1e+12, found '{number[:5]}"[:80] in said or number == "\ud800"
+    assert len(said) < 700
+
+
+@pytest.mark.parametrize(
+    "number", ["0", "-1", str(10**30), "1.5", "nan", "", "x", "9" * 5000, "1_000", "٣", "1000001", "1e3"]
+)
+def test_gpus_are_counted(monkeypatch, capsys, number):
+    code, said = call(monkeypatch, capsys, "plan", "tiny", f"--gpus={number}")
+    assert code == 2
+    assert f"argument --gpus: expected a whole number from 1 to 1000000, found '{number[:5]}" in said
+    assert len(said) < 700
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1), ("8", 8), ("1000000", 1_000_000)])
+def test_what_is_a_count(text, number):
+    assert cli._count(text) == number
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1.0), ("1e5", 1e5), ("0.5", 0.5), ("1e12", 1e12)])
+def test_what_is_a_speed(text, number):
+    assert cli._speed(text) == number
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack", "trace"])
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_a_name_that_no_file_has(monkeypatch, capsys, command, name):
+    assert call(monkeypatch, capsys, command, name)[0] == 2
+    if command != "trace":
+        assert call(monkeypatch, capsys, command, "model.onnx", name)[0] == 2
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (".", "DataError: expected a file, found the folder /"),
+        ("/", "DataError: expected a file, found the folder /"),
+        ("..", "PackError: expected a file at .., found none"),
+        ("x" * 300, "Error: expected "),
+        ("x" * 5000, "Error: expected "),
+        ("nowhere/x", "PackError: expected a file at nowhere/x, found none"),
+    ],
+)
+def test_a_file_that_cannot_be_packed_is_one_line(monkeypatch, capsys, tmp_path, command, name, message):
+    monkeypatch.chdir(tmp_path)
+    code, _ = call(monkeypatch, capsys, command, name)
+    assert message in code
+    assert "\n" not in code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whatever_the_disk_says_is_one_line(monkeypatch, capsys):
+    def full(args):
+        raise OSError(28, "No space\nleft on device")
+
+    monkeypatch.setattr(cli, "_lines", full)
+    code, _ = call(monkeypatch, capsys, "seal")
+    assert code == "DataError: expected files that can be read and written, found: [Errno 28] No space left on device"
+
+
+def test_ctrl_c_is_a_word_and_its_code(monkeypatch, capsys):
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_lines", stopped)
+    assert call(monkeypatch, capsys, "seal") == (130, "\nStopped by Ctrl-C.\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["plan", "--help"], ["plan", "tiny"], ["pack", "model.onnx"]],
+    ids=lambda words: " ".join(words),
+)
+def test_a_reader_who_leaves_ends_it_quietly(tmp_path, words):
+    """As `head` does. A pipe that nobody reads any more, before the first byte."""
+    if words[0] == "pack":
+        import onnx
+        from onnx import helper
+
+        onnx.save(helper.make_model(helper.make_graph([], "g", [], [])), tmp_path / "model.onnx")
+    reader, writer = os.pipe()
+    os.close(reader)
+    folder = tmp_path if words[0] == "pack" else ROOT
+    with os.fdopen(writer, "wb") as stdout:
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=folder, env=ENVIRONMENT, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_an_output_that_is_full_or_closed():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "--help"], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("DataError: expected files that can be read and written, found: [Errno 28]")
+    assert done.stderr.count("\n") == 1
+    closed = f"{sys.executable} -m pipeline.cli --help >&-"
+    done = subprocess.run(closed, shell=True, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr.split(":")[0]) == (0, "usage"), "argparse takes the other stream"
+
+
+def test_a_name_that_is_no_text_is_said_as_well_as_can_be(tmp_path):
+    """A file's name is bytes: what is no UTF-8 of it is said by its escape, where the terminal is ASCII alone too."""
+    done = subprocess.run(
+        [*COMMAND, "pack", b"\xff.onnx"],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"PackError: expected a file at \\udcff.onnx, found none.\n"
+
+
+def test_beside_is_the_name_with_another_ending():
+    assert cli._beside(Path("a/model.onnx"), ".packed") == Path("a/model.packed")
+    with pytest.raises(DataError):
+        cli._beside(Path(), ".packed")

@@ -1,0 +1,163 @@
+"""The fuzzer itself: what it calls bad, and that it outlives what it finds. The kept seeds, played again."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pruneonce.errors import DataError
+from tests.fuzz import case, workers
+from tests.fuzz.case import Verdict
+
+ROOT = Path(__file__).parents[2]
+
+
+def fails(folder: Path) -> None:
+    raise ValueError("ours to say")
+
+
+def says(folder: Path) -> None:
+    raise DataError("expected a, found b.")
+
+
+def says_two_lines(folder: Path) -> None:
+    error = DataError("x")
+    error.args = ("one\ntwo",)
+    raise error
+
+
+def hangs(folder: Path) -> None:
+    time.sleep(60)
+
+
+def leaves(folder: Path) -> None:
+    (folder / "out").write_text("half")
+    raise DataError("expected a, found b.")
+
+
+def leaves_a_part(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep/out.part").touch()
+
+
+def escapes(folder: Path) -> None:
+    (folder.parent / "elsewhere").touch()
+
+
+def exits(folder: Path) -> None:
+    sys.exit("no word of ours")
+
+
+def takes_memory(folder: Path) -> None:
+    bytearray(8 << 30)
+
+
+def dies(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deaf(folder: Path) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    time.sleep(60)
+
+
+def fine(folder: Path) -> None:
+    assert Path("in").read_bytes() == b"x"
+
+
+def as_target(run: Any) -> Any:
+    return SimpleNamespace(run=run, OUTS=("out",), SECONDS=0.5, SHARE=1)
+
+
+VERDICTS = {
+    fine: Verdict(True, "done"),
+    says: Verdict(True, "DataError"),
+    fails: Verdict(False, "ValueError from tests/unit/test_fuzz.py in fails"),
+    says_two_lines: Verdict(False, "DataError of several lines, or too long"),
+    hangs: Verdict(False, "not done in 0.5 s"),
+    leaves: Verdict(False, "after an error there is ['out']"),
+    leaves_a_part: Verdict(False, "left over: ['out.part']"),
+    escapes: Verdict(False, "written outside: ['elsewhere']"),
+    exits: Verdict(False, "SystemExit from tests/unit/test_fuzz.py in exits"),
+}
+
+
+@pytest.mark.parametrize("run", VERDICTS, ids=lambda run: run.__name__)
+def test_what_is_bad(run, tmp_path):
+    assert case.judge(as_target(run), {"in": b"x"}, tmp_path) == VERDICTS[run]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_dies_hangs_or_takes_all_memory_is_begun_again(monkeypatch):
+    runs = {"fine": fine, "memory": takes_memory, "dies": dies, "deaf": deaf, "fails": fails}
+    monkeypatch.setattr(workers.case, "target", lambda name: as_target(runs[name]))
+    monkeypatch.setattr(workers, "GRACE_SECONDS", 0.5)
+    names = ["fine", "memory", "fine", "dies", "fine", "deaf", "fine", "fails"]
+    tasks = [workers.Task(name, number, {"in": b"x"}) for number, name in enumerate(names)]
+    found = {task.number: verdict for task, verdict, _ in workers.judged(tasks, seed=1, processes=2)}
+    assert [found[number].good for number in range(8)] == [name == "fine" for name in names]
+    assert found[1].what == "MemoryError from tests/unit/test_fuzz.py in takes_memory"
+    assert found[3].what == "the process died (exit code -9)"
+    assert found[5].what == "hangs where no signal reaches it"
+
+
+@pytest.mark.parametrize("raw", [b"", b"text\n", b"\xff\0\x01", "ü".encode(), b"x" * 9000, b"\r\n"])
+def test_a_case_is_written_and_read_back(raw):
+    files = {"a/b": raw, "c": b"1"}
+    text = case.to_json("rows", files, "why")
+    assert case.from_json(text) == ("rows", files)
+    assert len(text) < 9000
+
+
+def test_every_target_makes_the_same_cases_of_the_same_seed():
+    """In another process with another hash seed, too: a case is found again by its numbers."""
+    program = (
+        "import hashlib, sys; from tests.fuzz import case\n"
+        "for name in case.names():\n"
+        "    getattr(case.target(name), 'start', lambda: None)()\n"
+        "    made = [case.make(name, 3, number) for number in range(30)]\n"
+        "    print(name, hashlib.md5(repr(made).encode()).hexdigest(), len({repr(files) for files in made}) > 3)\n"
+    )
+    command, quiet = [sys.executable, "-W", "ignore", "-c", program], {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **quiet, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True
+        )
+        for seed in ("1", "2")
+    ]
+    said = [process.communicate(timeout=300)[0] for process in running]
+    assert said[0] == said[1]
+    assert said[0].count("True") == len(case.names()) == 13
+
+
+def test_what_failed_once_is_good_now():
+    """Every kept seed through the command; a worker each, with bounded time and memory."""
+    kept = len(list(case.SEEDS.glob("*.json")))
+    command = [sys.executable, "-m", "tests.fuzz", "--cases", "0", "--processes", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert re.search(rf"^{kept} cases, 0 bad, ", done.stdout, re.MULTILINE), done.stdout
+    assert kept >= 24
+
+
+def test_a_seed_is_small():
+    assert max(path.stat().st_size for path in case.SEEDS.glob("*.json")) < 10_000
+
+
+def test_what_a_target_is():
+    """What the driver asks of each."""
+    for name in case.names():
+        module: ModuleType = case.target(name)
+        assert module.__doc__
+        assert callable(module.make)
+        assert callable(module.run)
+        assert module.SECONDS <= 30
+        assert module.SHARE > 0
+        assert isinstance(module.OUTS, tuple)

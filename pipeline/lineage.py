@@ -45,7 +45,7 @@ class Stage:
 def home() -> Path:
     """The project that this folder belongs to: of a copy that `dvc exp run` made inside it, the original; else this one."""
     here = Path.cwd()
-    return next((folder for folder in reversed(here.parents) if here.is_relative_to(folder / EXPERIMENTS)), here)
+    return next((folder for folder in here.parents if folder / EXPERIMENTS in here.parents), here)
 
 
 def locked(root: Path = Path()) -> dict[str, Stage]:

@@ -144,8 +144,12 @@ def _address() -> str:
 
 def _migrate(file: Path) -> None:
     """Write an empty database of MLflow's, with all that it holds in one file."""
-    made = SqlAlchemyStore(f"sqlite:///{file}", _artifacts())
-    made.engine.dispose()
+    address = f"sqlite:///{file}"
+    try:
+        SqlAlchemyStore(address, _artifacts())
+    finally:
+        if engine := SqlAlchemyStore._engine_map.pop(address, None):  # kept for later, when this is another file
+            engine.dispose()
 
 
 def _older(version: str) -> bool:

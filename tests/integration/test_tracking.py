@@ -1,0 +1,275 @@
+"""MLflow's own store under what happens to it: a kill, a second process, a full disk, a lock, a deleted experiment."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline import cli, database, lineage, registry, tracking
+from pipeline.lineage import Stage
+from pipeline.stage import Log
+from pruneonce.errors import TrackerUnreachable
+from tests.conftest import ROOT
+
+CONNECT = "from pipeline import tracking; print(tracking.connect()[1])"
+
+
+def python(code: str, folder: Path) -> subprocess.Popen[str]:
+    """A process in the folder that MLflow's default store belongs to."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PRUNEONCE_"))}
+    env = {**inherited, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_a_first_run_that_is_killed_at_any_moment_costs_nothing(tmp_path):
+    """At two sizes of the file in the making; then two at once on what is left."""
+    for size in (1, 500_000):
+        process, part = python(CONNECT, tmp_path), tmp_path / "mlflow.db.part"
+        while process.poll() is None and not (part.exists() and part.stat().st_size >= size):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was too fast for this test"
+        assert not (tmp_path / "mlflow.db").exists()
+        assert part.exists()
+    both = [python(CONNECT, tmp_path) for _ in range(2)]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [out for out, _ in said] == ["1\n", "1\n"]
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Path:
+    """A database with our experiment."""
+    file = tmp_path_factory.mktemp("whole") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+        tracking.connect()
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path, whole, monkeypatch) -> Path:
+    """An empty project with a store of its own."""
+    shutil.copy(whole, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name in (lineage.IN_FLOW, tracking.PARENT):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(database, "WAIT_SECONDS", 0.2)
+    return tmp_path
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from pipeline import stage, tracking
+flow = tracking.start_flow("compress", {})
+os.environ[tracking.PARENT] = flow
+with tracking.stage_run("sparsify", {"common.seed": 1}, {"data/x": "1" * 32}, scratch=Path("scratch")) as tracked:
+    log = stage.Log(Path("scratch"), tracked.log_step)
+    for step in range(12):
+        log(step, {"loss": 1.0 / (step + 1)})
+        if step == 8:
+            tracked.flush()
+    print(flow, tracked.run_id, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def killed(folder) -> tuple[str, str]:
+    """Ids of a flow's and a stage's runs whose process was killed in step 12."""
+    out, err = python(KILLED, folder).communicate(timeout=240)
+    assert len(out.split()) == 2, err
+    return tuple(out.split())
+
+
+def status(run_id: str) -> str:
+    return MlflowClient(tracking.uri()).get_run(run_id).info.status
+
+
+def test_a_killed_stage_goes_on_with_its_run(folder, killed):
+    flow, run_id = killed
+    assert (status(flow), status(run_id)) == ("RUNNING", "RUNNING")
+    with tracking.stage_run("sparsify", {"common.seed": 1}, {"data/x": "1" * 32}, scratch=Path("scratch")) as tracked:
+        assert tracked.run_id == run_id
+        assert (status(flow), status(run_id)) == ("KILLED", "RUNNING")
+        log = Log(Path("scratch"), tracked.log_step)
+        tracked.catch_up(log.steps())
+        for step in range(10, 20):  # from the checkpoint
+            log(step, {"loss": 1.0 / (step + 1)})
+        tracked.log_outs({"data/y": "2" * 32})
+    client = MlflowClient(tracking.uri())
+    history = client.get_metric_history(run_id, "loss")
+    assert sorted((m.step, m.value) for m in history) == [(step, 1.0 / (step + 1)) for step in range(20)]
+    assert status(run_id) == "FINISHED"
+    assert tracking.runs_of(Stage("sparsify", {}, {"data/y": "2" * 32}, {})) == [run_id]
+    assert len(client.search_runs(["1"], "tags.`pruneonce.stage` = 'sparsify'")) == 1
+
+
+def test_a_run_that_is_gone_is_begun_anew(folder, killed):
+    MlflowClient(tracking.uri()).delete_run(killed[1])
+    with tracking.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+        assert tracked.run_id != killed[1]
+    Path("scratch/run").write_text("0" * 32)  # of another store
+    with tracking.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+        assert Path("scratch/run").read_text() == tracked.run_id
+
+
+def test_what_a_killed_process_left_open_is_closed(folder, killed):
+    client = MlflowClient(tracking.uri())
+    mine = tracking.start_flow("compress", {})
+    assert [status(run_id) for run_id in killed] == ["KILLED", "KILLED"]
+    others = client.create_run("1", tags={tracking.HOST: "another-machine", tracking.PROCESS: "4194305 1.0"}).info.run_id
+    nobodys = client.create_run("1").info.run_id
+    assert lineage.close_lost() == []
+    assert {status(run_id) for run_id in (mine, others, nobodys)} == {"RUNNING"}
+    client.set_tag(mine, tracking.PROCESS, f"{os.getpid()} 1.0")  # our number, long ago
+    assert lineage.close_lost() == ["compress: its process is gone, so its run is closed as KILLED"]
+    assert (status(mine), status(others)) == ("KILLED", "RUNNING")
+
+
+def trace(file: str) -> str:
+    return "\n".join(cli.trace(Path(file)))
+
+
+@pytest.fixture
+def finished(folder) -> str:
+    """A stage that has ended, with its run waiting to be sealed, and a shipped file to be registered."""
+    md5 = {}
+    for path in ("data/export/topic/int8.onnx", "data/scores.json"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(path)
+        md5[path] = lineage.file_md5(Path(path))
+    shipped, scores = md5
+    entries = {
+        "export@topic": {"cmd": "x", "outs": [{"path": shipped, "md5": md5[shipped]}]},
+        "evaluate@topic": {
+            "cmd": "x",
+            "deps": [{"path": shipped, "md5": md5[shipped]}],
+            "outs": [{"path": scores, "md5": md5[scores]}],
+        },
+    }
+    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": entries}))
+    block = {"foreach": "${tasks}", "do": {"cmd": "x"}}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"export": block, "evaluate": block}}))
+    Path("params.yaml").write_text(json.dumps({"tasks": {"topic": {}}}))
+    with tracking.stage_run("export@topic", {}, {}) as tracked:
+        tracked.log_outs({shipped: md5[shipped]})
+    lineage.leave_for_sealing(tracked.run_id, {shipped: md5[shipped]})
+    return tracked.run_id
+
+
+HOLD = "import sqlite3; b = sqlite3.connect('mlflow.db'); b.execute('BEGIN EXCLUSIVE'); print(flush=True); input()"
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[str]:
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        yield "database is locked. Another process holds it: wait for it or end it, and run again."
+        holder.communicate(b"\n")
+
+
+@contextlib.contextmanager
+def deleted() -> Iterator[str]:
+    client = MlflowClient(tracking.uri())
+    client.delete_experiment("1")
+    yield "it was deleted. Bring it back, with MLFLOW_TRACKING_URI set to that address: mlflow experiments restore --exper"
+    client.restore_experiment("1")
+
+
+@contextlib.contextmanager
+def spoiled() -> Iterator[str]:
+    shutil.move("mlflow.db", "aside.db")
+    Path("mlflow.db").write_text("not a database, but a text of some length\n" * 100)
+    yield "file is not a database. Move "
+    shutil.move("aside.db", "mlflow.db")
+
+
+@pytest.mark.parametrize("trouble", [locked, deleted, spoiled])
+def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, trouble):
+    with trouble() as said:
+        for what in (tracking.connect, tracking.close_lost, lambda: tracking.start_flow("compress", {})):
+            with pytest.raises(TrackerUnreachable) as caught:
+                what()
+            assert said in str(caught.value)
+        with pytest.raises(TrackerUnreachable, match=r"Nothing was started\.$"), tracking.stage_run("report", {}, {}):
+            pytest.fail("it is begun")
+        assert capfd.readouterr().err == ""
+        for step, first in (
+            (lineage.seal, "Not all runs were sealed: expected "),
+            (lineage.close_lost, "Runs of lost processes were not closed: expected "),
+            (lineage.register, "The models were not registered (TrackerUnreachable: expected "),
+        ):
+            assert step() == []
+            lines = capfd.readouterr().err.strip().splitlines()
+            assert len(lines) == 1, lines
+            assert lines[0].startswith(first)
+            assert said in lines[0]
+        traced = trace("data/scores.json")
+        assert traced.count(said) == 1, "and not again for each stage"
+        assert traced.count("run     unknown: as above") == 1
+        assert len(capfd.readouterr().err.strip().splitlines()) == 1
+    assert [path.name for path in lineage.UNSEALED.iterdir()] == [finished], "it goes on waiting"
+    assert lineage.seal() == ["export@topic"]
+    assert f"run     {finished}" in trace("data/export/topic/int8.onnx")
+
+
+def test_a_full_disk_is_one_line_also_when_a_run_is_made(whole, tmp_path, monkeypatch, capfd):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", str(disk)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    try:
+        shutil.copy(whole, disk / "mlflow.db")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk}/mlflow.db")
+        tracking.connect()
+        with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as file:
+            while file.write(b"0" * 4096):
+                pass
+        with pytest.raises(TrackerUnreachable, match=r"disk is full.* Free some space and run again\. Nothing was started"):
+            tracking.start_flow("compress", {})
+        with pytest.raises(TrackerUnreachable, match=r"disk is full"), tracking.stage_run("report", {}, {}):
+            pytest.fail("it is begun")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk}/new.db")
+        with pytest.raises(TrackerUnreachable, match=r"(disk is full|disk I/O error).* Free some space.* run again\."):
+            tracking.connect()
+        assert {path.name for path in disk.iterdir()} <= {"fill", "mlflow.db", "new.db.lock"}, "nothing half made"
+        assert "Traceback" not in capfd.readouterr().err
+        for name in ("fill", "mlflow.db"):
+            (disk / name).unlink()
+        assert tracking.connect()[1] == "1"
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_task_that_was_not_run_here_has_no_registered_model(finished, folder):
+    """Its file came from DVC's cache; the run that made it is in another store."""
+    client = MlflowClient(tracking.uri())
+    client.delete_tag(finished, "out.data/export/topic/int8.onnx")
+    lineage.UNSEALED.joinpath(finished).unlink()
+    assert registry.register(lineage.current()) == []
+    assert client.search_registered_models() == []
+
+
+def test_a_task_that_params_yaml_no_longer_has_is_not_registered(finished, monkeypatch):
+    asked: list[dict] = []
+    monkeypatch.setattr(registry, "register", lambda stages: asked.append(stages) or [])
+    lineage.register()
+    Path("params.yaml").write_text("tasks: {r8: {}}\n")
+    lineage.register()
+    assert [sorted(stages) for stages in asked] == [["evaluate@topic", "export@topic"], []]

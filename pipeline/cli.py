@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline import lineage
 from pipeline.lineage import Stage
-from pruneonce import packing
+from pruneonce import packing, unpacking
 from pruneonce.errors import DataError, PruneOnceError
 
 
@@ -59,8 +59,8 @@ def _lines(args: argparse.Namespace) -> Iterable[str]:
         return trace(args.file)
     if args.command == "seal":
         return [*lineage.seal(), *lineage.register()]
-    out = args.out or args.file.with_suffix(args.ending)
-    (packing.pack if args.command == "pack" else packing.unpack)(args.file, out)
+    out = args.out or args.file.parent / f"{args.file.stem}{args.ending}"  # with_suffix raises for a name such as `.`
+    (packing.pack if args.command == "pack" else unpacking.unpack)(args.file, out)
     before, after = args.file.stat().st_size, out.stat().st_size
     return [f"{args.file}  {before} bytes -> {out}  {after} bytes"]
 

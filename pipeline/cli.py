@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline import lineage
 from pipeline.lineage import Stage
-from pruneonce import packing
+from pruneonce import packing, unpacking
 from pruneonce.errors import DataError, PruneOnceError, TrackerUnreachable, plain
 
 
@@ -122,7 +122,7 @@ def _lines(args: argparse.Namespace) -> Iterable[str]:
     if args.command == "seal":
         return [*lineage.close_lost(), *lineage.seal(), *lineage.register()]
     out = args.out or _beside(args.file, args.ending)
-    (packing.pack if args.command == "pack" else packing.unpack)(args.file, out)
+    (packing.pack if args.command == "pack" else unpacking.unpack)(args.file, out)
     before, after = args.file.stat().st_size, out.stat().st_size
     return [f"{args.file}  {before} bytes -> {out}  {after} bytes"]
 

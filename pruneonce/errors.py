@@ -6,11 +6,11 @@
     │   ├── ChecksumMismatch     it came, but it is not what was pinned
     │   └── UnsafeArchive        a member would land outside its folder
     ├── DataError            what a source holds is not what the task says: column, label, encoding, emptiness
-    ├── ModelError           a model without the layers, the weights or the head that were asked for
+    ├── ModelError           a model without the layers, the weights, the head or the positions that were asked for
     ├── LossNotFinite        training diverged; the optimizer was not stepped
     ├── PatternBroken        a weight that was pruned is no longer zero
     ├── ExportError          the exported graph is not what was trained: parity, kernels, zeros
-    ├── PackError            a file to pack that is no ONNX file, or a packed one that is damaged, cut short or foreign
+    ├── PackError            a file to pack that is no ONNX file; a packed one, or one to load, that is damaged, cut short or foreign
     ├── TrackerUnreachable   the MLflow server does not answer
     ├── PipelineError        what DVC or Prefect work with: a file or folder of theirs damaged, no server
     └── AlreadyRunning       another run is going in this folder
@@ -66,7 +66,7 @@ class DataError(PruneOnceError):
 
 
 class ModelError(PruneOnceError):
-    """A model lacks the layers, weights or head that were asked for."""
+    """A model lacks the layers, weights, head or positions that were asked for."""
 
 
 class LossNotFinite(PruneOnceError):
@@ -82,7 +82,7 @@ class ExportError(PruneOnceError):
 
 
 class PackError(PruneOnceError):
-    """A file cannot be packed, or a packed one cannot be unpacked; nothing was written."""
+    """A file cannot be packed, unpacked or loaded; nothing was written."""
 
 
 class TrackerUnreachable(PruneOnceError):

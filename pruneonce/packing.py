@@ -1,8 +1,8 @@
-"""What is downloaded: an ONNX file whose tensors are stored near their entropy, and the same file back, bit for bit.
+"""What is downloaded: an ONNX file whose tensors are stored near their entropy. `unpacking` gives it back, bit for bit.
 
 ONNX Runtime gains nothing from zeros and stores each in full. Packed, a tensor with zeros is a bitmask and the values that
 are not zero; both are Huffman-coded by zlib. Tensors are cut out of the file's bytes and the rest is kept as it is, so that
-no serializer has to agree with another one. Both ways run through the file and hold one tensor at a time, in a few copies.
+no serializer has to agree with another one. Packing holds one tensor at a time, in a few copies.
 
 The format, little-endian:
 
@@ -28,6 +28,8 @@ uint32 is enough: a protobuf file ends at 2 GiB. Only zlib, hashlib and numpy ar
 import contextlib
 import hashlib
 import os
+import secrets
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -44,7 +46,10 @@ MAGIC, VERSION = b"\x89PRUNED", 1
 END, DENSE, SPARSE = 0, 1, 2
 HEAD, LENGTH = struct.Struct("<BBI"), struct.Struct("<I")
 PIECE = 1 << 20  # what lies between tensors is read in pieces of so many bytes
+LIMIT = 1 << 31  # bytes of an ONNX file
 LARGE = 1 << 10  # a smaller tensor stays in what lies between: its own streams would cost more than they save
+
+POINTER = b"version https://git-lfs"
 
 # ONNX's protobuf: numbers of the fields on the way to a tensor's bytes, and the bytes of an element by data type.
 GRAPH, INITIALIZER = 7, 5
@@ -53,26 +58,17 @@ WIDTHS = {1: 4, 4: 2, 5: 2, 6: 4, 7: 8, 10: 2, 11: 8, 12: 4, 13: 8, 14: 4, 15: 8
 
 
 def pack(source: Path, target: Path) -> None:
-    """Write the packed form of the ONNX file `source`. Raises PackError if it is none, or keeps its weights elsewhere."""
-    with _opened(source) as file:
-        _write(target, packed(file))
+    """Write the packed form of the ONNX file `source`. Raises PackError if it is none, or keeps its weights elsewhere.
 
-
-def unpack(source: Path, target: Path) -> None:
-    """Write the ONNX file that `source` was packed from, after its sha256 was compared. Raises PackError."""
-    with _opened(source) as file:
-        _write(target, unpacked(file))
-
-
-def read(source: Path) -> bytes:
-    """The ONNX file that `source` was packed from, in memory. Raises PackError."""
-    with _opened(source) as file:
-        return b"".join(unpacked(file))
+    target: a new name, or a regular file, which is replaced once all is written; never a link, a device or a pipe.
+    """
+    with opened(source) as file:
+        write(target, packed(file), file)
 
 
 def packed_bytes(source: Path) -> int:
     """How large the packed form of an ONNX file is; nothing is written. Raises PackError."""
-    with _opened(source) as file:
+    with opened(source) as file:
         return sum(map(len, packed(file)))
 
 
@@ -88,28 +84,6 @@ def packed(file: BinaryIO) -> Iterator[bytes]:
         size += length
         yield encode(raw, width)
     yield HEAD.pack(END, 0, size) + digest.digest()
-
-
-def unpacked(file: BinaryIO) -> Iterator[bytes]:
-    """What was packed, a segment at a time. The last step compares sizes and checksums: nothing counts before it."""
-    magic = file.read(len(MAGIC) + 1)
-    if magic[:-1] != MAGIC:
-        raise PackError(f"expected a file that `pruneonce pack` wrote, found one that begins with {magic!r}.")
-    if magic[-1] != VERSION:
-        raise PackError(
-            f"expected a packed file of version {VERSION}, found version {magic[-1]}. Unpack it with its pruneonce."
-        )
-    digest, size = hashlib.sha256(), 0
-    try:
-        while raw := _decode(file):
-            digest.update(raw)
-            size += len(raw)
-            yield raw
-        end = file.read(LENGTH.size + digest.digest_size + 1)
-    except (_Damaged, zlib.error, MemoryError) as error:
-        raise _damaged(f"{error} after {size} bytes") from None
-    if end != LENGTH.pack(size) + digest.digest():
-        raise _damaged(f"{size} bytes with sha256 {digest.hexdigest()} that the file's end does not name")
 
 
 def encode(raw: bytes, width: int) -> bytes:
@@ -148,53 +122,6 @@ def _deflate(raw: bytes, strategy: int) -> bytes:
     return packer.compress(raw) + packer.flush()
 
 
-class _Damaged(Exception):
-    """What cannot be in a whole file."""
-
-
-def _damaged(found: str) -> PackError:
-    return PackError(f"expected a whole packed file, found {found}: it is damaged or cut short. Get it again.")
-
-
-def _decode(file: BinaryIO) -> bytes:
-    """The next segment unpacked; empty at the end, whose kind and width alone are read."""
-    kind, width = _exactly(file, 2)
-    if (kind, width) == (END, 0):
-        return b""
-    (size,) = LENGTH.unpack(_exactly(file, LENGTH.size))
-    if kind not in (DENSE, SPARSE) or width not in (1, 2, 4, 8) or size % width or not size:
-        raise _Damaged(f"a segment of kind {kind}, width {width} and size {size}")
-    count, mask = size // width, None
-    if kind == SPARSE:
-        bits = np.frombuffer(_inflate(file, -(-count // 8)), np.uint8)
-        mask = np.unpackbits(bits, count=count).astype(bool)
-        count = np.count_nonzero(mask)
-    planes = [np.frombuffer(_inflate(file, count), np.uint8) for _ in range(width)]
-    values = np.stack(planes, axis=1).reshape(-1).view(f"<u{width}")
-    if mask is None:
-        return values.tobytes()
-    elements = np.zeros(mask.size, values.dtype)
-    elements[mask] = values
-    return elements.tobytes()
-
-
-def _inflate(file: BinaryIO, size: int) -> bytes:
-    """The next stream, which must unpack to `size` bytes and end there."""
-    (length,) = LENGTH.unpack(_exactly(file, LENGTH.size))
-    unpacker = zlib.decompressobj()
-    raw = unpacker.decompress(_exactly(file, length), size + 1)
-    if len(raw) != size or not unpacker.eof or unpacker.unused_data:
-        raise _Damaged(f"a stream of {length} bytes that are not {size} bytes packed")
-    return raw
-
-
-def _exactly(file: BinaryIO, length: int) -> bytes:
-    data = file.read(length)
-    if len(data) < length:
-        raise _Damaged("its end")
-    return data
-
-
 @dataclass(frozen=True)
 class Span:
     """Where the bytes of a tensor lie in an ONNX file. width: bytes of an element."""
@@ -210,24 +137,33 @@ def tensors(file: BinaryIO) -> Iterator[Span]:
 
     Raises PackError for what is no ONNX file, and for one that keeps its weights in another file.
     """
-    stop = file.seek(0, os.SEEK_END)
-    graphs = [(start, end) for field, start, end in _fields(file, 0, stop) if field == GRAPH]
+    stop, graphs = file.seek(0, os.SEEK_END), 0
+    if stop > LIMIT:
+        raise PackError(f"expected an ONNX file, found {stop} bytes: none has more than {LIMIT}.")
+    for field, start, end in _fields(file, 0, stop):
+        if field == GRAPH:
+            graphs += 1
+            inside = _fields(file, start, end)
+            yield from (span for field, *at in inside if field == INITIALIZER for span in _tensor(file, *at))
     if not graphs:
         raise PackError("expected an ONNX file, found one without a graph.")
-    for field, start, end in (field for graph in graphs for field in _fields(file, *graph)):
-        if field != INITIALIZER:
-            continue
-        parts = {field: (start, end) for field, start, end in _fields(file, start, end)}
-        name = _bytes(file, *parts.get(NAME, (0, 0))).decode(errors="replace")
-        if EXTERNAL_DATA in parts:
-            raise PackError(
-                f"expected an ONNX file that holds its weights, found {name} in another one. Save it as one file."
-            )
-        if RAW_DATA in parts:
-            start, end = parts[RAW_DATA]
+
+
+def _tensor(file: BinaryIO, start: int, end: int) -> Iterator[Span]:
+    """Where the bytes of one initializer lie, if it is stored raw."""
+    parts = {field: (start, end) for field, start, end in _fields(file, start, end)}
+    begin, stop = parts.get(NAME, (0, 0))
+    file.seek(begin)
+    name = file.read(min(stop - begin, LARGE)).decode(errors="replace")
+    if EXTERNAL_DATA in parts:
+        raise PackError(f"expected an ONNX file that holds its weights, found {name} in another one. Save it as one file.")
+    if RAW_DATA in parts:
+        start, end = parts[RAW_DATA]
+        width = 1
+        if DATA_TYPE in parts:
             file.seek(parts[DATA_TYPE][0])
             width = WIDTHS.get(_varint(file), 1)
-            yield Span(name, start, end - start, width if (end - start) % width == 0 else 1)
+        yield Span(name, start, end - start, width if (end - start) % width == 0 else 1)
 
 
 def _pieces(file: BinaryIO) -> Iterator[tuple[int, int]]:
@@ -277,22 +213,49 @@ def _varint(file: BinaryIO) -> int:
     raise PackError("expected an ONNX file, found a number in it that does not end.")
 
 
-def _bytes(file: BinaryIO, start: int, stop: int) -> bytes:
-    file.seek(start)
-    return file.read(stop - start)
+def check_file(source: Path) -> None:
+    """Raises PackError unless `source` is a file, or a link to one: a device or a pipe may never end."""
+    try:
+        mode = source.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise PackError(f"expected a file at {source}, found {_kind(mode)}.")
+        with source.open("rb") as file:
+            head = file.read(len(POINTER))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise PackError(f"expected a file at {source}, found none: {getattr(error, 'strerror', error)}.") from None
+    if head == POINTER:
+        raise PackError(f"expected the file itself at {source}, found what Git LFS keeps in its place. Get it: git lfs pull")
 
 
-def _opened(source: Path) -> BinaryIO:
-    if not source.is_file():
-        raise PackError(f"expected a file at {source}, found none.")
+def _kind(mode: int) -> str:
+    return "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "a device or a pipe"
+
+
+def opened(source: Path) -> BinaryIO:
+    check_file(source)
     return source.open("rb")
 
 
-def _write(target: Path, parts: Iterator[bytes]) -> None:
-    """All of it under another name first: whoever finds `target` finds it whole."""
-    part = target.with_name(f"{target.name}.part")
+def _check_target(target: Path, source: BinaryIO) -> None:
+    """Raises PackError for a name that is not free and not that of a regular file, or that of the file that is read."""
     try:
-        with part.open("wb") as file:
+        found = target.lstat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise PackError(f"expected to write {target}, found: {error}.") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise PackError(f"expected to write {target}, found {_kind(found.st_mode)} there. Name a file.")
+    if os.path.samestat(found, os.fstat(source.fileno())):
+        raise PackError(f"expected to write another file than is read, found {target} for both. Name another one.")
+
+
+def write(target: Path, parts: Iterator[bytes], source: BinaryIO) -> None:
+    """All of it under a name of its own first: whoever finds `target` finds it whole."""
+    _check_target(target, source)
+    part = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
             file.writelines(parts)
         part.replace(target)
     except OSError as error:

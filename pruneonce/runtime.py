@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 from tqdm import tqdm
+
+from pruneonce.errors import ModelError, PackError
 
 if TYPE_CHECKING:  # a session for what ships needs no torch
     from pruneonce.batch import Batch
@@ -26,8 +29,52 @@ INTEGER_KERNELS = (
     "QAttention",
 )
 
+TOO_LONG = ("broadcast", "out of data bounds")  # in what ONNX Runtime says of a text that is; of other inputs too
+WORD = 2  # an id that every vocabulary has; not 0 or 1, by which some models number padding
 TURN = 10  # calls of one session before the next one has its turn
 PAUSE_SECONDS = 0.2
+
+
+class Session(ort.InferenceSession):
+    """ONNX Runtime's session, whose errors are ours. Raises PackError if the file cannot be loaded."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        try:
+            super().__init__(*args, **kwargs)
+        except Exception as error:  # ONNX Runtime's have no base of their own
+            raise PackError(
+                f"expected a model that ONNX Runtime {ort.__version__} loads, found: {error}. Get the file again, whole, or "
+                "another ONNX Runtime."
+            ) from None
+
+    def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
+        """As ONNX Runtime has it. Raises ModelError for inputs that the model cannot read."""
+        try:
+            return super().run(output_names, input_feed, run_options)
+        except Exception as error:
+            raise ModelError(self._explained(error, input_feed)) from None
+
+    def _explained(self, error: Exception, given: Mapping[str, Any]) -> str:
+        """What is wrong with the inputs, if it can be told, else what ONNX Runtime said."""
+        shapes = {name: np.shape(rows) for name, rows in given.items()}
+        one = set(shapes.values())
+        length = next(iter(one))[-1] if len(one) == 1 and all(len(shape) == 2 for shape in one) else 0
+        if length and any(words in str(error) for words in TOO_LONG) and (most := self._positions(length)) < length:
+            return f"expected texts of at most {most} tokens, for which the model has positions, found {length}. Cut them."
+        return f"expected inputs that the model can read, found {shapes}: {error}"
+
+    def _positions(self, length: int) -> int:
+        """The most tokens of a text, up to `length`, that it answers. Tried out: a file does not say it."""
+
+        def refuses(tokens: int) -> bool:
+            row = np.full((1, tokens), WORD, np.int64)
+            try:
+                super(Session, self).run(None, {wanted.name: row for wanted in self.get_inputs()})
+            except Exception:
+                return True
+            return False
+
+        return bisect.bisect_left(range(1, length + 1), True, key=refuses)
 
 
 def is_integer(kernel: str) -> bool:
@@ -42,24 +89,25 @@ def session(
     save_optimised: Path | None = None,
     save_profile: Path | None = None,
     entries: Mapping[str, str] | None = None,
-) -> ort.InferenceSession:
+) -> Session:
     """A CPU session with `threads` threads inside an operator and one across, all optimisations on.
 
     model: an ONNX file, or the bytes of one. threads: 0 for as many as cores.
     entries: further session options by ONNX Runtime's names, such as `session.x64quantprecision`.
+    Raises PackError if it cannot be loaded.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and said once
     if save_optimised is not None:
         options.optimized_model_filepath = str(save_optimised)
     if save_profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(save_profile)
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
-    return ort.InferenceSession(
-        model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-    )
+    file = model if isinstance(model, bytes) else str(model)
+    # There is one provider, so none to fall back on, which ONNX Runtime announces on standard output.
+    return Session(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def optimised(path: Path) -> bytes:

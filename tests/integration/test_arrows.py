@@ -19,7 +19,7 @@ MAY = {
 }
 # Science behind a command: packing needs numpy and zlib, no torch; what `plan` needs is imported when it is asked for.
 ALSO = {
-    "pipeline/cli.py": ("pruneonce.packing",),
+    "pipeline/cli.py": ("pruneonce.packing", "pruneonce.unpacking"),
     "pipeline/costs.py": ("pruneonce.planning",),
     "pipeline/inventory.py": ("pruneonce.sources", "pruneonce.tables"),
     "pipeline/plan.py": ("pruneonce.planning", "pruneonce.pruning"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import helper, numpy_helper
 
-from pruneonce import packing, scores
+from pruneonce import packing, scores, unpacking
 
 TYPES = ("int8", "uint8", "int16", "float16", "float32", "int32", "int64", "float64", "bool")
 
@@ -19,7 +19,7 @@ TYPES = ("int8", "uint8", "int16", "float16", "float32", "int32", "int64", "floa
 def there_and_back(raw: bytes, width: int) -> bytes:
     end = packing.HEAD.pack(packing.END, 0, len(raw)) + hashlib.sha256(raw).digest()
     archive = packing.MAGIC + bytes([packing.VERSION]) + packing.encode(raw, width) + end
-    return b"".join(packing.unpacked(io.BytesIO(archive)))
+    return b"".join(unpacking.unpacked(io.BytesIO(archive)))
 
 
 @given(st.binary(min_size=1, max_size=64), st.sampled_from([1, 2, 4, 8]), st.floats(0, 1), st.integers(0, 99))
@@ -45,7 +45,7 @@ def test_any_model_comes_back(found, large, piece):
         patch.setattr(packing, "LARGE", large)
         patch.setattr(packing, "PIECE", piece)
         archive = b"".join(packing.packed(io.BytesIO(model)))
-    assert b"".join(packing.unpacked(io.BytesIO(archive))) == model
+    assert b"".join(unpacking.unpacked(io.BytesIO(archive))) == model
     assert len(onnx.load_from_string(model).graph.initializer) == len(found)
 
 

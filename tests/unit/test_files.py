@@ -1,285 +1,233 @@
-"""Files of rows that are not what they seem: named for what they are, in the line where it is, with advice that works."""
+"""Names that are no files, as what `pack`, `unpack` and `load` read and write: one error each, and nothing is touched."""
 
-import gzip
-import json
 import os
-import shutil
-import sqlite3
-import subprocess
-import zipfile
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
-from pruneonce import tables
-from pruneonce.errors import DataError
+import pruneonce
+from pipeline import cli
+from pruneonce import packing, unpacking
+from pruneonce.errors import PackError
 
-TEXT = "text,label\nGrüße,x\nworld,y\n"
-
-
-def read(path, columns=("text", "label")):
-    """The rows, as a stage reads them; `plan` counts them and must say the same."""
-    said = []
-    for ask in (tables.count, lambda *asked: len(list(tables.read(*asked)))):
-        try:
-            said.append(ask(path, columns))
-        except DataError as error:
-            said.append(str(error))
-    assert said[0] == said[1]
-    return list(tables.read(path, columns))
+LONG = "x" * 300  # a name ends at 255 bytes
 
 
-def sqlite(path):
-    path.unlink(missing_ok=True)
-    with sqlite3.connect(path) as base:
-        base.execute("create table rows (text, label)")
-    base.close()
+@pytest.fixture
+def model(tmp_path) -> Path:
+    path = tmp_path / "model.onnx"
+    stored = [numpy_helper.from_array(np.eye(64, dtype=np.float32), "w")]
+    onnx.save(helper.make_model(helper.make_graph([], "g", [], [], stored)), path)
+    return path
 
 
-def sheet(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("xl/workbook.xml", "<workbook/>")
+@pytest.fixture
+def odd(tmp_path, monkeypatch) -> Callable[[str], Path]:
+    """kind -> a name in an otherwise empty folder, `odd`, where something of that kind is."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / "file").write_text("of somebody")
+    for name, target in {"link": "file", "dangling": "nothing", "loop": "loop", "device": "/dev/full"}.items():
+        (folder / name).symlink_to(target)
+    monkeypatch.chdir(folder)  # a socket's name may have 107 bytes
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    kinds = {"empty": Path(), "dots": Path(".."), "root": Path("/"), "long": Path(LONG), "NUL": Path("a\0b")}
+    return lambda kind: kinds.get(kind, Path(kind))
 
 
-PAGE = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n"
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
-DISGUISES = {  # what is written under another format's ending -> what must be said of it
-    "gzip": (lambda path: path.write_bytes(gzip.compress(TEXT.encode())), r"found a gzip file\. Unpack it: gunzip"),
-    "xlsx": (sheet, r"found a zip archive or a spreadsheet \(xlsx\)\. .*save the sheet as CSV in UTF-8"),
-    "parquet": (lambda path: pq.write_table(pa.table({"text": ["a"]}), path), r"found a parquet file\. .*ending \.parquet"),
-    "sqlite": (sqlite, r"found an SQLite database\. Write the table as csv or jsonl"),
-    "lfs": (lambda path: path.write_text(POINTER), r"found the pointer of Git LFS, not the file\. .*git lfs pull"),
-    "page": (lambda path: path.write_text(PAGE), r"found a web page\. .*Get the file again"),
-    "page after a BOM": (lambda path: path.write_text(f"\ufeff\n {PAGE}"), r"found a web page\. "),
-    "utf-16": (lambda path: path.write_text(TEXT, encoding="utf-16"), r"found text in UTF-16\. .*iconv -f utf-16 -t utf-8"),
-    "utf-16-be with a BOM": (
-        lambda path: path.write_bytes(b"\xfe\xff" + TEXT.encode("utf-16-be")),
-        r"found text in UTF-16\. .*iconv -f utf-16 -t",
+def inventory(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.lstat().st_mode) for path in folder.rglob("*"))
+
+
+READERS = {
+    "pack": lambda path, out: packing.pack(path, out),
+    "size": lambda path, out: packing.packed_bytes(path),
+    "unpack": lambda path, out: unpacking.unpack(path, out),
+    "load": lambda path, out: pruneonce.load(path),
+    "load onnx": lambda path, out: pruneonce.load(
+        str(path.with_name(f"{path.name}.onnx")) if path.name.strip(".") else path
     ),
-    "utf-16-le": (
-        lambda path: path.write_text(TEXT, encoding="utf-16-le"),
-        r"found text in UTF-16\. .*iconv -f utf-16le -t",
-    ),
-    "utf-16-be": (
-        lambda path: path.write_text(TEXT, encoding="utf-16-be"),
-        r"found text in UTF-16\. .*iconv -f utf-16be -t",
-    ),
-    "utf-32": (lambda path: path.write_text(TEXT, encoding="utf-32"), r"found text in UTF-32\. .*iconv -f utf-32 -t utf-8"),
 }
 
 
-@pytest.mark.parametrize("suffix", [*tables.SUFFIXES])
-@pytest.mark.parametrize("disguise", DISGUISES)
-def test_another_format_is_named(tmp_path, disguise, suffix):
-    write, message = DISGUISES[disguise]
-    path = tmp_path / f"train{suffix}"
-    write(path)
-    if (disguise, suffix) == ("parquet", ".parquet"):
-        assert read(path, ["text"]) == [{"text": "a"}]
-        return
-    if suffix == ".parquet" and disguise in ("utf-16-le", "utf-16-be"):
-        message = "found: Parquet magic bytes not found"
-    with pytest.raises(DataError, match=rf"expected {suffix} rows in .*train{suffix}, {message}"):
-        read(path, ["text"])
-    assert len(DISGUISES) == 12
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("folder", "found a folder"),
+        ("empty", "found a folder"),
+        ("dots", "found a folder"),
+        ("root", "found a folder"),
+        ("pipe", "found a device or a pipe"),
+        ("socket", "found a device or a pipe"),
+        ("device", "found a device or a pipe"),  # one that never ends
+        ("nothing", "No such file"),
+        ("dangling", "No such file"),
+        ("loop", "found none: Too many levels of symbolic links"),
+        ("long", "found none: File name too long"),
+        ("NUL", "found none: embedded null byte"),
+    ],
+)
+def test_what_is_no_file_is_not_read(odd, tmp_path, reader, kind, says):
+    path = odd(kind)
+    if reader == "load onnx" and path.name in os.listdir():
+        Path(f"{path.name}.onnx").symlink_to(path.name)
+    before = inventory(tmp_path)
+    with pytest.raises(PackError, match=rf"expected a file at .*{re.escape(says)}") as found:
+        READERS[reader](path, tmp_path / "out")
+    assert len(str(found.value)) < 600
+    assert inventory(tmp_path) == before
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
-def test_the_advice_on_encodings_works(tmp_path, encoding):
-    path = tmp_path / "train.csv"
-    path.write_text(TEXT, encoding=encoding)
-    with pytest.raises(DataError) as caught:
-        read(path)
-    if not shutil.which("iconv"):
-        pytest.skip("no iconv here")
-    command = "iconv" + str(caught.value).partition("iconv")[2].removesuffix(".")
-    done = command.replace("FILE", str(path)).replace("NEW", str(tmp_path / "new.csv"))
-    subprocess.run(["sh", "-c", done], check=True)
-    assert read(tmp_path / "new.csv")[0] == {"text": "Grüße", "label": "x"}
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("folder", "found a folder there"),
+        ("empty", "found a folder there"),
+        ("dots", "found a folder there"),
+        ("root", "found a folder there"),
+        ("pipe", "found a device or a pipe there"),
+        ("socket", "found a device or a pipe there"),
+        ("device", "found a link there"),
+        ("link", "found a link there"),
+        ("dangling", "found a link there"),
+        ("loop", "found a link there"),
+        ("long", "File name too long"),
+        ("NUL", "null byte"),
+    ],
+)
+@pytest.mark.parametrize("way", [packing.pack, unpacking.unpack])
+def test_what_is_no_file_is_not_written(model, odd, tmp_path, way, kind, says):
+    """A link neither: `/dev/stdout` is one, and DVC's into its cache are."""
+    source = model
+    if way is unpacking.unpack:
+        source = tmp_path / "model.packed"
+        packing.pack(model, source)
+    before = inventory(tmp_path)
+    with pytest.raises(PackError, match=rf"expected to write .*{re.escape(says)}"):
+        way(source, odd(kind))
+    assert inventory(tmp_path) == before
+    assert Path("file").read_text() == "of somebody"
 
 
-def test_what_begins_like_another_format_is_still_text(tmp_path):
-    for text in ("PK is a name", "BZh", "Rar!", "<b>bold</b>", "version 2", "%P", "7z"):
-        (tmp_path / "train.txt").write_text(f"{text}\nmore\n")
-        assert read(tmp_path / "train.txt", ["text"])[0] == {"text": text}
+def test_a_device_is_not_replaced(model, tmp_path):
+    device = tmp_path / "full"
+    try:
+        os.mknod(device, 0o020666, os.makedev(1, 7))
+    except PermissionError:
+        pytest.skip("no right to make a device")
+    with pytest.raises(PackError, match="found a device or a pipe there"):
+        packing.pack(model, device)
+    assert device.is_char_device()
 
 
-def test_a_folder_and_an_ending_that_is_not_read(tmp_path):
-    (tmp_path / "train.csv").mkdir()
-    with pytest.raises(DataError, match=r"expected rows in .*train\.csv, found a folder"):
-        read(tmp_path / "train.csv")
-    (tmp_path / "train.json").write_text("[]")
-    with pytest.raises(DataError, match=r"expected one of \.csv, .*\.txt, found train\.json"):
-        read(tmp_path / "train.json")
+def test_a_file_is_not_written_over_itself(model, tmp_path):
+    """By the same name, another way to say it, or a second name."""
+    os.link(model, tmp_path / "second.onnx")
+    content = model.read_bytes()
+    for name in (model, tmp_path / "." / ".." / tmp_path.name / model.name, tmp_path / "second.onnx"):
+        with pytest.raises(PackError, match="expected to write another file than is read"):
+            packing.pack(model, name)
+    assert model.read_bytes() == content
 
 
-class TestLines:
-    @pytest.mark.parametrize("broken", [1, 2, 31, 40])
-    @pytest.mark.parametrize(
-        ("line", "found"),
-        [
-            ("{'text': 'x'}", "at character 2: Expecting property name"),
-            ('{"text": "x"', "Expecting ',' delimiter"),
-            ('{"text": "x"} {"text": "y"}', "at character 15: Extra data"),
-            ("plain", "at character 1: Expecting value"),
-            ("[" * 100_000, "recursion"),
-            ('{"text": "\\ud83d"}', "surrogates not allowed"),
-            ('{"text": ' + "1" * 5000 + "}", "4300 digits"),
-        ],
-    )
-    def test_of_broken_json(self, tmp_path, broken, line, found):
-        lines = [json.dumps({"text": f"é {i}"}) for i in range(40)]
-        lines[broken - 1] = line
-        (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
-        with pytest.raises(DataError, match=rf"expected \.jsonl rows in .*, found in line {broken}\D.*{found}"):
-            read(tmp_path / "train.jsonl", ["text"])
-
-    @pytest.mark.parametrize("text", ['[{"text": "a"}, {"text": "b"}]', '[\n  {"text": "a"}\n]\n', '{\n  "text": "a"\n}\n'])
-    def test_of_one_document_of_json(self, tmp_path, text):
-        (tmp_path / "train.jsonl").write_text(text)
-        with pytest.raises(DataError, match=r"line 1\D.*on a line of its own.*jq -c"):
-            read(tmp_path / "train.jsonl", ["text"])
-
-    @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".tab", ".txt", ".jsonl"])
-    @pytest.mark.parametrize("broken", [2, 31, 3000])
-    def test_of_a_byte_that_is_not_utf_8(self, tmp_path, suffix, broken):
-        """Past the first buffer that is read, too."""
-        good = '{"text": "café"}' if suffix == ".jsonl" else "café au lait"
-        lines = [b'{"text": "x"}' if suffix == ".jsonl" else b"text", *[good.encode()] * 3200]
-        lines[broken - 1] = good.encode("latin-1")
-        (tmp_path / f"train{suffix}").write_bytes(b"\n".join(lines))
-        with pytest.raises(DataError, match=rf"found byte 0xe9 in line {broken}\. If it is Latin-1"):
-            read(tmp_path / f"train{suffix}", ["text"])
-
-    def test_of_a_row_with_a_field_too_many(self, tmp_path):
-        (tmp_path / "train.csv").write_text('text,label\n"two\nlines",x\n\na,b,x\n')
-        with pytest.raises(DataError, match=r"expected 2 fields in the row that ends in line 5 of .*, found 3"):
-            read(tmp_path / "train.csv")
+def test_a_link_is_read_and_a_file_is_replaced(model, tmp_path):
+    (tmp_path / "link.onnx").symlink_to(model.name)
+    (tmp_path / "out").write_text("of yesterday")
+    packing.pack(tmp_path / "link.onnx", tmp_path / "out")
+    assert unpacking.read(tmp_path / "out") == model.read_bytes()
 
 
-class TestColumns:
-    def test_of_a_header_that_stand_twice(self, tmp_path):
-        for suffix, delimiter in tables.DELIMITERS.items():
-            path = tmp_path / f"train{suffix}"
-            path.write_text(
-                "\n".join(delimiter.join(row) for row in (["text", "label", "id", "text"], ["a", "x", "1", "b"]))
-            )
-            with pytest.raises(
-                DataError, match=r"expected column 'text' once in .*, found it twice: \['text', 'label', 'id'"
-            ):
-                read(path)
-            path.write_text("\n".join(delimiter.join(row) for row in (["text", "", "label", "", "id", "id"], [*"abxcde"])))
-            assert read(path) == [{"text": "a", "label": "x"}], "who does not want them does not mind"
-
-    def test_of_parquet_that_stand_twice(self, tmp_path):
-        table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["x"]), pa.array(["b"])], ["text", "label", "text"])
-        pq.write_table(table, tmp_path / "train.parquet")
-        with pytest.raises(DataError, match=r"expected column 'text' once in .*train\.parquet, found it twice"):
-            read(tmp_path / "train.parquet")
-        assert read(tmp_path / "train.parquet", ["label"]) == [{"label": "x"}]
-
-    def test_of_an_object_that_stand_twice(self, tmp_path):
-        path = tmp_path / "train.jsonl"
-        path.write_text('{"text": "a", "label": "x"}\n{"text": "a", "label": "x", "text": "b"}\n')
-        with pytest.raises(DataError, match=r"expected column 'text' once in line 2 of .*train\.jsonl, found it twice"):
-            read(path)
-        path.write_text('{"text": "a", "label": "x", "id": 1, "id": 2}\n')
-        assert read(path) == [{"text": "a", "label": "x"}]
-
-    def test_of_answers_that_stand_twice(self, tmp_path):
-        path = tmp_path / "train.jsonl"
-        path.write_text('{"text": "a", "label": {"text": ["a"], "text": ["b"], "answer_start": [0]}}\n')
-        with pytest.raises(DataError, match=r"expected column 'text' once in line 1 of "):
-            list(tables.read_cells(path, ["text", "label"]))
+def test_the_name_of_the_part_is_nobodys(model, tmp_path):
+    """Of a long name too; what lies beside is left alone."""
+    (tmp_path / "out.part").write_text("of somebody")
+    packing.pack(model, tmp_path / "out")
+    packing.pack(model, tmp_path / LONG[:255])
+    assert (tmp_path / "out.part").read_text() == "of somebody"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["model.onnx", "out", "out.part", LONG[:255]])
 
 
-LABELS = [("one", "x"), ("two", "y"), ("three", "x"), ("four", "y"), ("five", "x")]
+def test_what_git_lfs_keeps_in_place_of_a_file_is_told(tmp_path):
+    for name in ("model.onnx", "model.packed"):
+        (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+        for reader in (pruneonce.load, packing.packed_bytes, unpacking.read):
+            with pytest.raises(PackError, match=r"expected the file itself at .*found what Git LFS .* git lfs pull"):
+                reader(tmp_path / name)
 
 
-def lines(*rows):
-    return "\n".join(["text,label", *rows]) + "\n"
+def external(path: Path) -> None:
+    onnx.save(onnx.load(path), path, save_as_external_data=True, size_threshold=0, location="weights")
+    (path.parent / "weights").unlink()
 
 
-class TestQuotes:
-    @pytest.mark.parametrize(("before", "line"), [([], 2), (["a,x", '"two\nlines",y'], 5)])
-    def test_one_that_never_closes(self, tmp_path, before, line):
-        (tmp_path / "train.csv").write_text(lines(*before, '"Hello,x', "plain,y", "more,x"))
-        with pytest.raises(
-            DataError, match=rf"found a quote that is never closed, in the row that begins in line {line}\. "
-        ):
-            read(tmp_path / "train.csv")
-
-    def test_one_that_closes_before_text(self, tmp_path):
-        (tmp_path / "train.csv").write_text(lines("a,x", '"Hello,x', '"World,y', "more,x"))
-        with pytest.raises(DataError, match=r"in line 4: .*in the row that begins in line 3\. .*written twice"):
-            read(tmp_path / "train.csv")
-
-    @pytest.mark.parametrize(
-        "swallowing",
-        [
-            ['"Hello,x', 'size 5",y'],
-            ['"Hello,x', "plain,y", 'size 5",y'],
-            ['"Hello,x', "plain,y", "said ,x", 'size 5",x'],
-            ['"Hello,x', "plain,y", 'size 5,y"'],  # closes at the end of its row
-        ],
-    )
-    @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-    def test_one_that_closes_in_a_later_row(self, tmp_path, swallowing, newline):
-        rows = lines(*map(",".join, LABELS), *swallowing, "last,x").replace("\n", newline)
-        (tmp_path / "train.csv").write_bytes(rows.encode())
-        with pytest.raises(DataError, match=r"expected a quote that closes in its own row.*begins in line 7 that runs over"):
-            read(tmp_path / "train.csv")
-
-    def test_in_the_last_column_and_between_others(self, tmp_path):
-        (tmp_path / "train.tsv").write_text('label\ttext\nx\ta\ny\tb\nx\t"Hello\ny\tplain\nx\tsize 5"\ny\tc\n')
-        with pytest.raises(DataError, match=r"begins in line 4 that runs over 3 rows"):
-            read(tmp_path / "train.tsv")
-        (tmp_path / "train.csv").write_text('id,text,label\n1,a,x\n2,b,y\n3,"Hello,x\n4,plain,y\n5,size 5",x\n6,c,y\n')
-        with pytest.raises(DataError, match=r"begins in line 4 that runs over 3 rows"):
-            read(tmp_path / "train.csv")
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "two\nlines",
-            "Dear Bob,\nthank you, and\ngood bye",
-            "Dear Bob, hello\nI said\nno",
-            "It costs 1,000\na year",
-            "a\n\nb",
-            "From: x\nSubject: y, z\n\nyes, no",
-            'he said "yes,x"\nand left, at last\nhome',
-        ],
-    )
-    def test_lines_within_a_text_are_text(self, tmp_path, text):
-        quoted = '"{}",x'.format(text.replace('"', '""'))
-        (tmp_path / "train.csv").write_text(lines(*map(",".join, LABELS), quoted))
-        assert read(tmp_path / "train.csv")[-1] == {"text": text, "label": "x"}
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "text": lambda path: path.write_text("hello\n"),
+    "zeros": lambda path: path.write_bytes(bytes(1000)),
+    "name is no UTF-8": lambda path: path.write_bytes(path.read_bytes().replace(b"Softmax", b"Softm\xff\xfe")),
+    "unknown operator": lambda path: path.write_bytes(path.read_bytes().replace(b"Softmax", b"Sortmax")),
+    "packed": lambda path: packing.pack(path, path.with_suffix(".packed")) or path.with_suffix(".packed").replace(path),
+    "external data": external,
+}
 
 
-class TestSplits:
-    @pytest.mark.parametrize("name", ["train.json", "train.csv.gz", "train.xlsx", "Train.csv", "train.CSV"])
-    def test_a_file_that_is_not_read_is_not_as_if_there_were_none(self, tmp_path, name):
-        (tmp_path / name).touch()
-        for find in (tables.find_split, tables.need_split):
-            with pytest.raises(DataError) as caught:
-                find(tmp_path, "train")
-            message = f"expected a file train.* in source '{tmp_path.name}', found ['{name}']. Its ending must be one of "
-            assert str(caught.value).startswith(f"{message}.csv .tsv .tab .jsonl .parquet .txt; ")
-
-    def test_none_at_all(self, tmp_path):
-        (tmp_path / "training.csv").touch()
-        assert tables.find_split(tmp_path, "train") is None
-        with pytest.raises(
-            DataError, match=r"expected a file train\.\* in source .*, found \['training\.csv'\]\. Its ending"
-        ):
-            tables.need_split(tmp_path, "train")
-        with pytest.raises(DataError, match=r"found \[\]"):
-            tables.need_split(tmp_path / "nowhere", "train")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_load_says_what_is_wrong_with_a_file(dense_onnx, tmp_path, damage, capfd):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(dense_onnx.path.read_bytes())
+    DAMAGES[damage](path)
+    capfd.readouterr()
+    with pytest.raises(PackError, match=r"expected a model that ONNX Runtime \d+.* loads, found: .*Get the file again"):
+        pruneonce.load(path)
+    assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes")
-def test_a_pipe_is_no_file_to_wait_for(tmp_path):
-    os.mkfifo(tmp_path / "train.csv")
-    with pytest.raises(DataError, match="no such file"):
-        read(tmp_path / "train.csv")
+def test_load_says_what_is_wrong_with_a_packed_file(dense_onnx, tmp_path):
+    path = tmp_path / "model.packed"
+    path.write_bytes(b"something else")
+    with pytest.raises(PackError, match="`pruneonce pack` wrote"):
+        pruneonce.load(path)
+    packing.pack(dense_onnx.path, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(PackError, match="damaged or cut short"):
+        pruneonce.load(path)
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack"])
+@pytest.mark.parametrize("name", [".", "..", "/", "", "folder", "pipe", LONG, f"{LONG}.onnx", "a\0b", "no.onnx"])
+def test_a_mistaken_name_on_the_command_line_is_one_line(odd, tmp_path, monkeypatch, command, name):
+    before = inventory(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pruneonce", command, name])
+    with pytest.raises(SystemExit, match=r"^PackError: expected a file at [^\n]*$"):
+        cli.main()
+    assert inventory(tmp_path) == before
+
+
+def field(number: int, value: bytes) -> bytes:
+    """A field of a protobuf message."""
+    return bytes([number << 3 | 2, len(value) & 0x7F | 0x80, len(value) >> 7]) + value
+
+
+def test_a_tensor_without_a_type_is_packed_by_bytes(tmp_path):
+    """Not sound, but protobuf: its type is read as unknown."""
+    tensor = field(packing.RAW_DATA, bytes(range(200)) * 20)
+    (tmp_path / "in").write_bytes(field(packing.GRAPH, field(packing.INITIALIZER, tensor)))
+    packing.pack(tmp_path / "in", tmp_path / "out")
+    assert unpacking.read(tmp_path / "out") == (tmp_path / "in").read_bytes()
+
+
+def test_a_file_too_large_for_protobuf_is_not_packed(tmp_path):
+    with (tmp_path / "in").open("wb") as file:
+        file.truncate(packing.LIMIT + 1)  # takes no room
+    with pytest.raises(PackError, match="expected an ONNX file, found 2147483649 bytes"):
+        packing.pack(tmp_path / "in", tmp_path / "out")

@@ -1,11 +1,14 @@
 """ONNX Runtime: sessions, decisions, latency."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
 from pruneonce import runtime
+from pruneonce.errors import ModelError
 from tests.conftest import token_batch
 
 
@@ -26,6 +29,41 @@ def test_answers_are_the_logits_of_every_batch(running):
     found = list(runtime.answers(running, batches, name="test"))
     assert [batch is given for (batch, _), given in zip(found, batches, strict=True)] == [True] * 3
     np.testing.assert_array_equal(found[1][1], runtime.logits(running, batches[1]))
+
+
+BATCH = np.full((2, 9), 7)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"attention_mask": BATCH[:, :8]}, r"'input_ids': (2, 9), 'attention_mask': (2, 8)}: .* 8 by 9"),
+        ({"input_ids": BATCH + 1000}, "idx=1007 must be within the inclusive range [-162,161]"),
+        ({"input_ids": BATCH.astype(np.int32)}, "expected: (tensor(int64))"),
+        ({"input_ids": BATCH[0]}, "Got: 1 Expected: 2"),
+        ({"input_ids": BATCH[:, :0], "attention_mask": BATCH[:, :0]}, "'attention_mask': (2, 0)}: "),
+        ({"tokens": BATCH}, "Invalid input name: tokens"),
+        ({"input_ids": np.full((2, 65), 7)}, "'input_ids': (2, 65), 'attention_mask': (2, 9)"),
+    ],
+)
+def test_inputs_that_the_model_cannot_read_are_one_error(running, given, says, capfd):
+    """The number of positions is named where it is what is wrong: tests/integration/test_longest.py."""
+    feeds = {"input_ids": BATCH, "attention_mask": np.ones_like(BATCH), **given}
+    says = ".*".join(map(re.escape, says.split(".*")))
+    with pytest.raises(ModelError, match=f"expected inputs that the model can read, found .*{says}"):
+        running.run(None, feeds)
+    assert capfd.readouterr() == ("", "")
+    assert running.run(None, {"input_ids": BATCH, "attention_mask": np.ones_like(BATCH)})[0].shape == (2, 3)
+
+
+def test_a_text_that_is_too_long_is_told_the_positions(running, capfd):
+    for rows, tokens in ((1, 65), (3, 70), (2, 5000)):
+        ids = np.full((rows, tokens), 7)
+        with pytest.raises(
+            ModelError, match=f"at most 64 tokens, for which the model has positions, found {tokens}. Cut them"
+        ):
+            running.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    assert capfd.readouterr() == ("", "")
 
 
 class Session:

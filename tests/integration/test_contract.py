@@ -229,8 +229,20 @@ def test_every_plot_of_dvc_yaml_reads_an_out():
     outs = {path for block in stages().values() for path in listed(block, "outs", "metrics", "plots")}
     plots = [(name, body) for entry in params.read_yaml(ROOT / "dvc.yaml")["plots"] for name, body in entry.items()]
     read = [path for name, body in plots for path in (body["y"] if isinstance(body.get("y"), dict) else [name])]
-    assert len(read) == 3
+    assert len(read) == 2
     assert set(read) <= outs
+
+
+def test_no_curve_is_plotted_twice():
+    curves = Counter[tuple[str, str]]()
+    for block in stages().values():
+        for entry in block.get("plots", []):
+            curves.update((path, options["y"]) for path, options in entry.items())
+    for entry in params.read_yaml(ROOT / "dvc.yaml")["plots"]:
+        for path, found in next(iter(entry.values()))["y"].items():
+            curves.update((path, y) for y in ([found] if isinstance(found, str) else found))
+    assert len(curves) == 9
+    assert set(curves.values()) == {1}
 
 
 @pytest.mark.parametrize("stage", STUDY)

@@ -36,7 +36,7 @@ def prefect_home(copy: Path) -> Path:
 def run(command: list[str], cwd: Path, *, expect: int = 0) -> str:
     """Run a command in the copy and return all it printed."""
     env = environment(cwd, prefect_home(cwd)) | {"COLUMNS": "150", "PAGER": "cat", "GIT_PAGER": "cat"}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=1800)
     output = done.stdout + done.stderr
     assert done.returncode == expect, output[-6000:]
     return output
@@ -263,7 +263,7 @@ def test_every_command_of_the_readme(copy: Path, first: str):
     identity = "git config user.name t; git config user.email t@localhost; git config commit.gpgsign false"
     commit = f"{identity}; git add -A; git commit -qm results || true"
     output = run(["bash", "-euo", "pipefail", "-c", f"{commit}\n{script}"], copy)
-    assert re.search(r"^\| workspace +\| [01]\S* +\|.*\| 0\.9 +\|$", output, re.MULTILINE)  # dvc exp show
+    assert re.search(r"^\| workspace +\| [01]\S* +\| 0\.9 +\|$", output, re.MULTILINE)  # dvc exp show
     assert re.search(r"^data/metrics/report.json +[01]", output, re.MULTILINE)  # dvc metrics show
     assert '"prepare_teacher" -> "sparsify";' in output  # dvc dag
     assert "https://cdn." in (copy / "dvc_plots/index.html").read_text()  # dvc plots show: blank without a network

@@ -111,7 +111,11 @@ def _message(wrong: list[Wrong]) -> str:
         remove = shlex.join(["rm", "-rf", *outs, *bad])
     where = "DVC's cache has the same wrong bytes" if bad else "they were changed after it"
     keep = "" if bad else f" To keep them as they are instead: {again.replace('repro', 'commit --force', 1)}."
-    remote = " (--pull takes it from a remote, if that has the right ones)" if bad and _dvc("remote", "default") else ""
+    remote = (
+        " (--pull takes it from a remote, if that has the right ones)"
+        if bad and _dvc("config", "core.remote").strip()
+        else ""
+    )
     return (
         f"expected what dvc.lock says, found other bytes in {made}; {where}. Nothing was computed from them.{keep} "
         f"To mend it{remote}: {remove} && {again}"

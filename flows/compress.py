@@ -237,7 +237,8 @@ def main() -> None:
     except httpx.HTTPError as error:
         sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
     show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)
-    print("\n".join(to_commit()))
+    for line in to_commit():
+        print(line)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dvc.repo import Repo
 from flows import trouble
 from flows.trouble import StageFailed
 from pipeline import integrity, lineage
+from pruneonce.errors import DataError
 
 LOG = "dvc_data.hashfile.transfer"
 
@@ -66,16 +67,25 @@ def store(repo: Repo, stage: str, changes: list[Any]) -> bool:
 
 
 def check_restored(stage: str) -> None:
-    """Raises DataError if what DVC took from its cache is not what it recorded: it looks only whether a file is there."""
+    """Raises DataError if what DVC took from its cache is not what it recorded: it looks only whether a file is there.
+
+    The copies are removed then, else the next run would find them unchanged.
+    """
     with Repo(str(lineage.project(stage))) as repo:
-        _verify(_outs(repo, stage))
+        outs = _outs(repo, stage)
+        try:
+            _verify(outs)
+        except DataError:
+            for out in outs:
+                out.remove()
+            raise
 
 
 def _right(outs: list[Output]) -> bool:
     """Whether the bytes are those of dvc.lock: what DVC remembers of a file may be wrong."""
     try:
         _verify(outs)
-    except integrity.DataError:
+    except DataError:
         return False
     return True
 

@@ -106,9 +106,8 @@ def _message(wrong: list[Wrong]) -> str:
         remove = shlex.join(["rm", "-rf", *outs, *bad])
     where = "DVC's cache has the same wrong bytes" if bad else "they were changed after it"
     keep = "" if bad else f" To keep them as they are instead: {lineage.command('commit --force', *stages)}."
-    remote = (
-        " (--pull takes it from a remote, if that has the right ones)" if bad and _dvc(Path(), "remote", "default") else ""
-    )
+    has_remote = bad and _dvc(Path(), "config", "core.remote").strip()
+    remote = " (--pull takes it from a remote, if that has the right ones)" if has_remote else ""
     return (
         f"expected what dvc.lock says, found other bytes in {made}; {where}. Nothing was computed from them.{keep} "
         f"To mend it{remote}: {remove} && {again}"

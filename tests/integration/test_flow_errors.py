@@ -1,12 +1,14 @@
 """What is wrong outside of a stage, in DVC, git, Prefect or on the disk, is one line of the flow that says what to do."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -206,6 +208,20 @@ def test_a_full_cache_fails_the_stage_and_what_it_computed_is_stored_by_the_next
     assert MODEL.read_bytes() == Path("seed").read_bytes()
 
 
+def test_what_dvc_could_not_record_for_want_of_space_is_kept_by_the_advice(full):
+    with suppress(OSError), full.open("ab", buffering=0) as file:  # until nothing is left
+        while file.write(bytes(4096)):
+            pass
+    with pytest.raises(PruneOnceError, match=r"which ran to its end, found: .*No space left on device") as error:
+        bring("grow")
+    full.unlink()
+    ran = Path("ran").read_text()
+    (command,) = re.findall(r"mend that, then dvc (.*), and run again", str(error.value))
+    dvc(*command.split())
+    assert bring("grow").result == "unchanged"
+    assert Path("ran").read_text() == ran, "it was not computed again"
+
+
 def cached() -> Path:
     """The object of DVC's cache that the weights were checked out of."""
     md5 = lineage.file_md5(MODEL)
@@ -222,8 +238,15 @@ def test_what_is_restored_from_a_corrupt_cache_is_an_error(project):
     damage(cached())
     shutil.rmtree("model")
     Path("params.yaml").touch()
-    with pytest.raises(DataError, match=r"found other bytes in model \(weights\) of grow; DVC's cache has the same"):
-        bring("grow")
+    right = Path("seed").read_bytes()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"found other bytes in model \(weights\) of grow; DVC's cache has") as error:
+            bring("grow")
+    remove, _, again = str(error.value).rpartition("To mend it: ")[2].rpartition(" && dvc ")
+    subprocess.run(["bash", "-euc", remove], check=True)
+    dvc(*again.split())
+    assert MODEL.read_bytes() == right
+    assert bring("grow").result == "unchanged"
 
 
 def test_wrong_bytes_are_not_stored_for_want_of_the_right_ones(project):

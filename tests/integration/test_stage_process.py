@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from pipeline import integrity, lineage, processes
 from pruneonce.errors import AlreadyRunning, DataError
 from tests.conftest import ROOT, commit, wait_for
+from tests.integration import tiny
 
 GROW = """
 import time
@@ -367,3 +368,19 @@ def test_what_a_flow_started_ends_with_it_and_the_watcher_too(how):
         psutil.wait_procs([server], timeout=8)
         assert not server.is_running()
         wait_for("the watcher's end", lambda: not watchers(), seconds=5, every=0.1)
+
+
+def test_rows_that_are_cut_are_a_line_of_the_run(tmp_path, capfd):
+    document = tiny.document()
+    for section in (document["prepare_task"], document["tasks"][tiny.TASK].get("prepare_task", {})):
+        if "max_tokens" in section:
+            section["max_tokens"] = 12
+    found = {command.name: command for command in tiny.commands(document)}
+    for name in ("fetch_local@tiny-bert", f"fetch_local@{tiny.TASK}"):
+        tiny.run(found[name], tmp_path, document)
+    metrics = tiny.run(found[f"prepare_task@{tiny.TASK}"], tmp_path, document)
+    cut, rows = metrics["test"]["cut"], metrics["test"]["rows"]
+    assert 0 < cut <= rows
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith(f"{tiny.TASK}: ")]
+    assert f"{cut} of {rows} test rows ({100 * cut / rows:.0f} %) longer than max_tokens=12, and cut." in line
+    assert line.endswith("raise prepare_task.max_tokens, or that of tasks.topic.")

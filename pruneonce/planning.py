@@ -72,17 +72,25 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
     """
     try:
         config = AutoConfig.for_model(**facts)
+        checkpoint.check_sizes(config, "the facts of the model")
         with torch.device("meta"):
             whole = next_sentence and type(config) in MODEL_FOR_PRETRAINING_MAPPING  # ModernBERT is not
             architecture = AutoModelForPreTraining if whole else AutoModelForMaskedLM
-            model = architecture.from_config(config, attn_implementation="eager")
-    except (KeyError, TypeError, ValueError) as error:
+            model = architecture.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    except Exception as error:  # of sizes that no model has, each architecture says something else
         raise ModelError(f"expected the configuration of a masked LM, found {dict(facts)}: {error}") from None
     return checkpoint.that_takes(model, segments.schema(1).names) if next_sentence else model
 
 
 def shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
-    """Read off the model."""
+    """Read off the model. Raises ModelError for one that has no such layers."""
+    try:
+        return _shape(model, prunable)
+    except (AttributeError, StopIteration, ValueError) as error:  # FNet has no heads, Funnel no positions
+        raise ModelError(f"expected a masked LM of equal layers, found {type(model).__name__}: {error}") from None
+
+
+def _shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
     config = model.config
     inside = [m for m in body(model).modules() if isinstance(m, nn.Linear)]
     layers = next(m for m in body(model).modules() if isinstance(m, nn.ModuleList))

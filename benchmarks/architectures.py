@@ -109,7 +109,9 @@ def batch_of(rows: int, length: int, seed: int) -> dict[str, torch.Tensor]:
 def build(kind: str, fields: Mapping[str, Any], folder: Path) -> Built:
     """A random language model, pruned once."""
     torch.manual_seed(SEED)
-    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **fields), attn_implementation="eager")
+    model = AutoModelForMaskedLM.from_config(
+        AutoConfig.for_model(kind, **fields), attn_implementation="eager", trust_remote_code=False
+    )
     model.save_pretrained(folder / "dense")
     names = list(pruning.prunable(model, None))
     pruning.mask_linears(model, names)
@@ -127,7 +129,9 @@ def build(kind: str, fields: Mapping[str, Any], folder: Path) -> Built:
 def load(folder: Path) -> PreTrainedModel:
     """A classifier of two classes; the same seed gives a new head the same weights."""
     torch.manual_seed(SEED)
-    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, attn_implementation="eager").eval()
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=2, attn_implementation="eager", trust_remote_code=False
+    ).eval()
 
 
 def train(model: nn.Module, engine) -> None:
@@ -205,7 +209,9 @@ def measure(name: str, folder: Path) -> Row:
 def example() -> str:
     """What `sparsify` prints of BERT-Base; built without memory."""
     with torch.device("meta"):
-        return pruning.table(pruning.matrices(AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert")), None))
+        return pruning.table(
+            pruning.matrices(AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"), trust_remote_code=False), None)
+        )
 
 
 def main() -> None:

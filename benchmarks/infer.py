@@ -65,7 +65,9 @@ def batch_of(rows: int, length: int, seed: int = SEED) -> dict[str, torch.Tensor
 
 def classifier(config: BertConfig, attention: str = "sdpa") -> PreTrainedModel:
     torch.manual_seed(SEED)
-    return AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).eval()
+    return AutoModelForSequenceClassification.from_config(
+        config, attn_implementation=attention, trust_remote_code=False
+    ).eval()
 
 
 def plain(config: BertConfig, path: Path) -> None:

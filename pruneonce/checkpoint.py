@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -42,7 +43,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved in `folder`. Raises ModelError if there is none that makes rows for the model beside it."""
     with _reading("a tokenizer", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        deepcopy(tokenizer)("a", verbose=False)  # a copy: what truncates is forgotten at a call, and saved with it
     if lacking := [role for role in ("mask", "cls", "sep", "pad") if getattr(tokenizer, f"{role}_token_id") is None]:
         raise ModelError(
             f"expected a tokenizer with mask, cls, sep and pad token in {folder}, found {type(tokenizer).__name__} without "
@@ -52,9 +52,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     types = "token_type_ids" in tokenizer.model_input_names
     if types or (folder / "config.json").exists():
         config = _config(folder, None)
-        check_vocabulary(tokenizer, config.vocab_size, folder)
+        check_vocabulary(tokenizer, getattr(config, "vocab_size", 0), folder)
         if types and getattr(config, "type_vocab_size", 0) < 2:
             tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    with _reading("a tokenizer", folder):
+        deepcopy(tokenizer)("a", verbose=False)  # of a copy, for a call changes what is saved: how it truncates
     return tokenizer
 
 
@@ -69,7 +71,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path
     last = max(ids, key=ids.__getitem__)
     if ids[last] >= rows:
         raise ModelError(
-            f"expected token ids below {rows}, the `vocab_size` of the model in {folder}, found {ids[last]} for {last!r}: "
+            f"expected token ids below {rows}, the embeddings of the model in {folder}, found {ids[last]} for {last!r}: "
             "tokens were added and the embeddings not resized, or the two are not of one model. Call "
             "`model.resize_token_embeddings(len(tokenizer))` and save both, or take the tokenizer of the model."
         )
@@ -293,15 +295,20 @@ def _config(folder: Path, dropout: float | None, **changes):
         del config.auto_map  # names code that nobody ran
     if hasattr(config, "quantization_config"):
         raise ModelError(f"expected weights in floating point in {folder}, found `quantization_config` in its config.json.")
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-        if isinstance(value := getattr(config, name, 1), int) and value < 1:
-            raise ModelError(f"expected `{name}` of at least 1 in {folder / 'config.json'}, found {value}.")
+    check_sizes(config, folder / "config.json")
     config.return_dict = True  # outputs have names
     if dropout is not None:
         for key, value in config.to_dict().items():
             if "drop" in key and isinstance(value, float | int) and not isinstance(value, bool):  # ALBERT's are written as 0
                 setattr(config, key, dropout)
     return config
+
+
+def check_sizes(config: PretrainedConfig, where: object) -> None:
+    """Raises ModelError for a configuration of no layers, no units, no heads or no vocabulary."""
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+        if isinstance(value := getattr(config, name, 1), int) and value < 1:
+            raise ModelError(f"expected `{name}` of at least 1 in {where}, found {value}.")
 
 
 def _load(auto, folder: Path, attention: str, dropout: float | None, **changes) -> PreTrainedModel:

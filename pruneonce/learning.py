@@ -61,7 +61,8 @@ class Task:
     def model(self, folder: Path, *, attention: str, dropout: float | None, **config: Any) -> PreTrainedModel:
         """`checkpoint.load_task_model`, where it is computed."""
         model = checkpoint.load_task_model(self.kind.architecture, folder, attention=attention, dropout=dropout, **config)
-        checkpoint.check_vocabulary(self.tokenizer, model.config.vocab_size, folder)
+        embeddings: Any = model.get_input_embeddings()
+        checkpoint.check_vocabulary(self.tokenizer, embeddings.num_embeddings, folder)
         return model.to(self.engine.device)
 
     def teacher(self, folder: Path, *, attention: str) -> PreTrainedModel:

@@ -70,13 +70,14 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
     next_sentence: with the head, and so the pooler, for a corpus of segment pairs.
     Raises ModelError if transformers knows no such model or cannot build it, or the model has no such head.
     """
-    check_sizes(facts)
+    _check_bounds(facts)
     try:
         config = AutoConfig.for_model(**facts)
+        checkpoint.check_sizes(config, "the facts of the model")
         with torch.device("meta"):
             whole = next_sentence and type(config) in MODEL_FOR_PRETRAINING_MAPPING  # ModernBERT is not
             architecture = AutoModelForPreTraining if whole else AutoModelForMaskedLM
-            model = architecture.from_config(config, attn_implementation="eager")
+            model = architecture.from_config(config, attn_implementation="eager", trust_remote_code=False)
     except Exception as error:  # transformers checks some sizes; the others end wherever they are first used
         raise ModelError(
             f"expected the configuration of a masked LM, found {dict(facts)}: {type(error).__name__}: {error}"
@@ -84,7 +85,7 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
     return checkpoint.that_takes(model, segments.schema(1).names) if next_sentence else model
 
 
-def check_sizes(facts: Mapping[str, Any]) -> None:
+def _check_bounds(facts: Mapping[str, Any]) -> None:
     """Raises ModelError for a size that no model has: of these modules, or names of labels, even a plan is never done."""
     for key, value in facts.items():
         most = MOST_PARTS if any(word in key for word in PARTS) else MOST_UNITS

@@ -66,7 +66,8 @@ def fetch_hub(
             return
         folder.mkdir(parents=True, exist_ok=True)
         for name, split in splits.items():
-            load_dataset(repository, config, split=split, revision=revision).to_parquet(folder / f"{name}.parquet")
+            rows = load_dataset(repository, config, split=split, revision=revision, trust_remote_code=False)
+            rows.to_parquet(folder / f"{name}.parquet")
     except Exception as error:
         raise SourceError(
             f"expected {kind} {repository} at {revision} from the hub, found: {' '.join(str(error).split())[:300]}. Check "

@@ -123,7 +123,8 @@ def write_corpus(
     """Tokenise documents into `train.arrow` and `held_out.arrow`; returns what was kept and dropped, counted.
 
     documents: called once a part, so that nothing but one key a document is held in memory.
-    exclude: test texts; a document equal to one (up to case and white space) is dropped, as is a repeated document.
+    exclude: test texts; a document equal to one (up to case and white space) is dropped, as is a repeated document. One
+    that differs by a word, or holds a test text among others, stays.
     Which part a document goes to is decided by its own hash, so equal documents cannot stand on both sides.
     write: how the documents of a part become the rows of its file.
     """

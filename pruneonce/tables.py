@@ -129,17 +129,18 @@ def listed(cell: Any) -> list[Any] | None:
 
     Raises DataError for a text in brackets that is neither.
     """
-    if not isinstance(cell, str) or not re.fullmatch(r"\s*\[.*\]\s*", cell, re.DOTALL):
+    written = text(cell) if isinstance(cell, str | bytes) else ""
+    if not re.fullmatch(r"\[.*\]", written, re.DOTALL):
         return None
     for parse in (json.loads, ast.literal_eval):
         try:
-            found = parse(cell.strip())
+            found = parse(written)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         # Of ['x' 'y'], as numpy prints an array, Python makes one word: only what it would print itself is a list.
-        if isinstance(found, list) and (parse is json.loads or _dense(repr(found)) == _dense(cell)):
+        if isinstance(found, list) and (parse is json.loads or _dense(repr(found)) == _dense(written)):
             return found
-    raise DataError(f'expected a list like ["x", "y"], or the values without brackets, found {cell[:80]!r}.')
+    raise DataError(f'expected a list like ["x", "y"], or the values without brackets, found {written[:80]!r}.')
 
 
 def _dense(written: str) -> str:
@@ -153,9 +154,8 @@ def divided(cell: str) -> list[str]:
     """
     parts = [part.strip() for part in cell.split(",")]
     for part in parts:
-        if any(part.count(one) != part.count(other) for one, other in ("()", "[]", "{}")) or re.fullmatch(
-            r"(['\"]).*\1", part
-        ):
+        torn = any(part.count(one) != part.count(other) for one, other in ("()", "[]", "{}"))
+        if torn or re.fullmatch(r"(['\"]).*\1", part):
             raise DataError(
                 f"expected labels with commas between them, found {cell[:80]!r}: {part!r} would be a label. Write a list, "
                 'like ["x", "y"].'
@@ -342,8 +342,8 @@ def _swallowed(fields: Sequence[str], width: int, delimiter: str) -> Iterator[tu
 def _check_swallowed(path: Path, suspects: Sequence[tuple[int, int, list[list[str]]]]) -> None:
     """Raises DataError for a quoted field that holds rows of the file: a quote was opened in one and closed in a later one.
 
-    Told by a column in which all of these rows have values of other rows, as classes are. Rows that a quote joins without
-    such a sign are not seen, and no other way is known: a text may hold lines with the delimiter in them.
+    Told by a column in which all of these rows have values of other rows, as classes are; a comma between two digits may
+    be a number's. Rows that a quote joins without such a sign are not seen: a text may hold lines with commas in them.
     """
     if not suspects:
         return
@@ -356,15 +356,21 @@ def _check_swallowed(path: Path, suspects: Sequence[tuple[int, int, list[list[st
     for begins, place, rows in suspects:
         values: dict[int, list[str]] = {}
         for number, row in enumerate(rows):
-            for column, value in enumerate(row, 0 if number else place):
-                if column != place:
-                    values.setdefault(column, []).append(value)
+            for i, value in enumerate(row):
+                if (column := i if number else i + place) != place:
+                    values.setdefault(column, []).append("" if _in_a_number(row, i) else value)
         if any(set(found) <= known.get(column, set()) for column, found in values.items()):
             raise DataError(
                 f"expected a quote that closes in its own row, found one in the row of {path} that begins in line {begins} "
                 f"that runs over {len(rows)} rows, the last {rows[-1][-1][-60:]!r}. Close it, write a quote that is text "
                 'twice (""), or write the rows as jsonl, which needs no such quotes.'
             )
+
+
+def _in_a_number(row: Sequence[str], i: int) -> bool:
+    """Whether the delimiter before or behind field `i` stands between two digits."""
+    around = [row[j : j + 2] for j in (i - 1, i) if 0 <= j < len(row) - 1]
+    return any(left[-1:].isdigit() and right[:1].isdigit() for left, right in around)
 
 
 class _Repeated(dict):

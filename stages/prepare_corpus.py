@@ -1,7 +1,6 @@
 """Raw text -> blocks of tokens for masked language modelling, without the documents that are a test text of a task.
 
-Equal up to case and white space, that is: a document that holds a test text among others, or differs from one by a word,
-stays, and so do the texts of train and validation. That is what pre-training on a domain's text is; it sees no label.
+They are told up to case and white space: near duplicates of test texts stay, and so do all texts of train and validation.
 
 reads   raw     the sources' folders                                fetch, fetch_local
         tasks   the tasks' splits, to keep their test texts out     prepare_task

@@ -249,11 +249,12 @@ class TestQuotes:
             "a\n\nb",
             "From: x\nSubject: y, z\n\nyes, no",
             'he said "yes,x"\nand left, at last\nhome',
+            "It costs 2,5\nmore or less",  # 5 is a label, too
         ],
     )
     def test_lines_within_a_text_are_text(self, tmp_path, text):
         quoted = '"{}",x'.format(text.replace('"', '""'))
-        (tmp_path / "train.csv").write_text(lines(*map(",".join, LABELS), quoted))
+        (tmp_path / "train.csv").write_text(lines(*map(",".join, LABELS), "six,5", quoted))
         assert read(tmp_path / "train.csv")[-1] == {"text": text, "label": "x"}
 
 

@@ -10,7 +10,7 @@
     ├── LossNotFinite        training diverged; the optimizer was not stepped
     ├── PatternBroken        a weight that was pruned is no longer zero
     ├── ExportError          the exported graph is not what was trained: parity, kernels, zeros
-    ├── PackError            a file to pack that is no ONNX file; a packed one, or one to load, that is damaged, cut short or foreign
+    ├── PackError            a file that is no ONNX file, or a packed one that is damaged, cut short or foreign
     ├── TrackerUnreachable   the MLflow server does not answer
     └── AlreadyRunning       another run is going in this folder
 

@@ -10,7 +10,7 @@
     ├── LossNotFinite        training diverged; the optimizer was not stepped
     ├── PatternBroken        a weight that was pruned is no longer zero
     ├── ExportError          the exported graph is not what was trained: parity, kernels, zeros
-    ├── PackError            a file to pack or to load that is none: damaged, cut short, foreign
+    ├── PackError            a file that is no ONNX file, or a packed one that is damaged, cut short or foreign
     ├── TrackerUnreachable   the MLflow server does not answer
     ├── PipelineError        what DVC or Prefect work with: a file or folder of theirs damaged, no server
     └── AlreadyRunning       another run is going in this folder

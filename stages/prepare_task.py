@@ -1,4 +1,4 @@
-"""A task's rows as tokenised splits that share no text; a split that the source lacks is carved from train.
+"""A task's rows as tokenised splits that share no text, up to case and white space; a missing one is carved from train.
 
 reads   source     folder with train and perhaps validation, test     fetch
         model      for its tokenizer                                   fetch

@@ -33,7 +33,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from flows import leftovers, trouble
-from flows.repro import Outcome, quiet_logs, repro
+from flows.repro import Outcome, quiet_logs, repro, say_errors_once
 from pipeline import inventory, lineage, params, processes, profiles
 from pruneonce.errors import PipelineError, PruneOnceError
 
@@ -229,6 +229,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     try:
+        profiles.check(args.profile, args.set)  # before Prefect starts a server, which takes seconds
+        say_errors_once()
         processes.guard()
         trouble.check_prefect()
         outcomes = (study if args.pipeline == "study" else compress)(args.profile, args.set)

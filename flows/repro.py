@@ -175,6 +175,17 @@ def quiet_logs() -> None:
         logging.getLogger(name).addFilter(_terse)
 
 
+def say_errors_once() -> None:
+    """Prefect logs an error of ours for a task, for the flow and for their states; a command line says it by itself."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_unsaid)
+
+
+def _unsaid(record: logging.LogRecord) -> bool:
+    ours = record.exc_info and isinstance(record.exc_info[1], PruneOnceError)
+    return not ours and not record.getMessage().startswith("Finished in state Failed")
+
+
 def _terse(record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], PruneOnceError):
         record.exc_info = None

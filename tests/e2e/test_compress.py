@@ -310,12 +310,24 @@ def test_a_second_run_in_the_same_folder_is_refused(copy: Path, first: str):
     assert "AlreadyRunning: expected no other run in this folder" in output
 
 
+def test_params_that_are_not_valid_are_one_line_before_anything_starts(copy: Path, first: str):
+    params = copy / "params.yaml"
+    before = params.read_text()
+    params.write_text(f"{before}\nfetch_local:\n  more: {{path: x, members: {{train.csv: .}}, sha256: null}}\n")
+    output = compress(copy, expect=1)
+    params.write_text(before)
+    assert len(output.strip().splitlines()) == 1, output
+    assert output.startswith("\nConfigError: ")
+    assert "fetch_local" in output
+
+
 def test_rows_that_the_model_has_no_positions_for_are_an_error_before_anything_is_computed(copy: Path, first: str):
     """Latency is the last thing that is measured. Also where the sources are yet to be fetched: it is asked after that."""
     shutil.copy(copy / "profiles/tiny.yaml", copy / "params.yaml")
     before = lineage.locked(copy)
     output = compress(copy, "--set", "evaluate.latency_tokens=65", "--set", "common.seed=2", expect=1)
     assert "ConfigError: expected evaluate.latency_tokens of at most 64, the positions of tiny-bert, found 65" in output
+    assert output.count("ConfigError") == 1  # Prefect has its say four times
     assert set(outcomes(output)) == {"fetch_local@corpus", "fetch_local@tiny-bert", "fetch_local@topic"}
     assert lineage.locked(copy) == before
     shutil.copy(copy / "profiles/tiny.yaml", copy / "params.yaml")

@@ -11,10 +11,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz import case
+from tests.fuzz import case, fence
 from tests.fuzz.case import Files, Verdict
 
 MEMORY_BYTES = 3 << 30  # of a worker, beside what it has when it begins
+FILE_BYTES = 64 << 20  # what a file may grow to, where an endless one is copied
 GRACE_SECONDS = 5.0  # beyond a case's own time: then it hangs where no signal reaches it
 FORK = multiprocessing.get_context("fork")  # torch is imported once, for all of them
 
@@ -91,10 +92,15 @@ def _work(pipe: Connection, seed: int) -> None:
     """Judge what comes, until nothing does. What the process itself may do is bounded."""
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY_BYTES, now + MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for stream in (0, 1, 2):  # what libraries in C print
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as base:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        base = Path(folder, "cases")
+        base.mkdir()
+        tempfile.tempdir = folder  # of what a target writes for a moment
+        fence.build(Path(folder))
         while True:
             try:
                 task = pipe.recv()
@@ -102,5 +108,5 @@ def _work(pipe: Connection, seed: int) -> None:
                 return
             began = time.monotonic()
             files = task.files or case.make(task.target, seed, task.number)
-            verdict = case.judge(case.target(task.target), files, Path(base))
+            verdict = case.judge(case.target(task.target), files, base)
             pipe.send((verdict, time.monotonic() - began))

@@ -113,6 +113,9 @@ def _path(text: str) -> Path:
 
 def _lines(args: argparse.Namespace) -> Iterable[str]:
     """Do what was asked and say what was done."""
+    for path in (getattr(args, "file", None), getattr(args, "out", None)):
+        if path and path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"expected a file at {path}, found a device or a pipe. It is neither read nor replaced.")
     if args.command == "plan":
         from pipeline import costs, plan  # import torch, which takes seconds
 

@@ -3,6 +3,7 @@
     __main__.py   the command: kept seeds first, then new cases, on every core
     case.py       what a case is, how it is judged, how it is kept
     workers.py    processes that judge cases: ended where they hang, begun again where they died
+    fence.py      no process of these writes outside of its folder
     damage.py     what is done to bytes, to text and to documents
     targets/      one file a target: what is made, what is damaged, what reads it
     seeds/        cases that failed once: replayed first, and by the tests

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
-from tests.fuzz import case, workers
+from tests.fuzz import case, fence, workers
 from tests.fuzz.workers import Task
 
 FOUND = Path(".pruneonce/fuzz")
@@ -99,6 +99,8 @@ def _replay(path: Path) -> None:
     module = case.target(name)
     getattr(module, "start", lambda: None)()
     with tempfile.TemporaryDirectory() as base, chdir(base):
+        tempfile.tempdir = base
+        fence.build(Path(base))
         for inner, content in files.items():
             Path(inner).parent.mkdir(parents=True, exist_ok=True)
             Path(inner).write_bytes(content)

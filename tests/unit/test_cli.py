@@ -153,3 +153,14 @@ def test_beside_is_the_name_with_another_ending():
     assert cli._beside(Path("a/model.onnx"), ".packed") == Path("a/model.packed")
     with pytest.raises(DataError):
         cli._beside(Path(), ".packed")
+
+
+@pytest.mark.parametrize(
+    "words", [["trace", "pipe"], ["pack", "pipe"], ["unpack", "pipe"], ["pack", "a.onnx", "pipe"], ["unpack", "a", "pipe"]]
+)
+def test_a_pipe_is_neither_waited_for_nor_replaced(monkeypatch, capsys, tmp_path, words):
+    """Nor is a device: as root, a file would be put in its place."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    assert call(monkeypatch, capsys, *words)[0].startswith("DataError: expected a file at pipe, found a device or a pipe.")
+    assert Path("pipe").is_fifo()

@@ -108,6 +108,59 @@ def test_a_worker_that_dies_hangs_or_takes_all_memory_is_begun_again(monkeypatch
     assert found[5].what == "hangs where no signal reaches it"
 
 
+FENCED = """
+import os, shutil, sys, tempfile
+from pathlib import Path
+from tests.fuzz import fence
+
+inside, outside = map(Path, sys.argv[1:])
+os.chdir(inside)
+(inside / "link").symlink_to(outside / "kept")
+(inside / "up").symlink_to(outside)
+fence.build(inside)
+for good in (
+    lambda: (inside / "a").write_text("x"),
+    lambda: Path("b/c").mkdir(parents=True),
+    lambda: Path("a").rename("b/d"),
+    lambda: open(os.devnull, "w").close(),
+    lambda: shutil.rmtree("b"),
+    lambda: (outside / "kept").read_text(),
+):
+    good()
+for bad in (
+    lambda: (outside / "x").write_text("x"),
+    lambda: (inside / "link").write_text("x"),
+    lambda: Path("../outside/x").open("ab"),
+    lambda: (outside / "kept").unlink(),
+    lambda: (inside / "link").replace(outside / "kept"),
+    lambda: (outside / "kept").rename("here"),
+    lambda: Path("up/new").mkdir(),
+    lambda: Path("up/new").symlink_to("x"),
+    lambda: os.link("link", outside / "new"),
+    lambda: os.chmod("link", 0),
+    lambda: os.truncate("link", 0),
+    lambda: shutil.rmtree(outside),
+):
+    try:
+        bad()
+    except fence.Outside:
+        continue
+    sys.exit("not stopped")
+Path("link").unlink()  # the link itself is inside
+print("stopped", end="")
+"""
+
+
+def test_a_fence_stops_what_would_be_written_outside(tmp_path):
+    for name in ("inside", "outside"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "outside/kept").write_text("kept")
+    command = [sys.executable, "-c", FENCED, str(tmp_path / "inside"), str(tmp_path / "outside")]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("stopped", "")
+    assert [(path.name, path.read_text()) for path in (tmp_path / "outside").iterdir()] == [("kept", "kept")]
+
+
 @pytest.mark.parametrize("raw", [b"", b"text\n", b"\xff\0\x01", "ü".encode(), b"x" * 9000, b"\r\n"])
 def test_a_case_is_written_and_read_back(raw):
     files = {"a/b": raw, "c": b"1"}

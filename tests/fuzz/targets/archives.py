@@ -25,7 +25,7 @@ NAMES = (
     "p/deep/er/a.txt",
     "q.txt",
     "../up.txt",
-    "/tmp/fuzz-absolute",
+    "/nowhere/y",
     "p/../../up",
     "p",
     "p/",

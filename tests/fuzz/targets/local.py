@@ -17,7 +17,7 @@ SHARE = 12
 
 NAMES = ("train.csv", "test.csv", "deep/er/a.txt", "deep", "b", ".hidden", "x y", "ü", "deep/er")
 KINDS = ("file",) * 6 + ("folder", "fifo", "link")
-TARGETS = (*NAMES, ".", "..", "/", "/dev/zero", "/proc/self/mem", "nowhere", "../out", "self")
+TARGETS = (*NAMES, ".", "..", "/dev/zero", "/proc/self/mem", "nowhere", "../out", "self")
 MEMBERS = (
     ".",
     "train.csv",
@@ -25,7 +25,7 @@ MEMBERS = (
     "deep/er",
     "..",
     "../out",
-    "/etc/hostname",
+    "/nowhere/h",
     "/dev/zero",
     "",
     "b/",
@@ -33,7 +33,7 @@ MEMBERS = (
     *damage.WORDS,
     "x" * 5000,
 )
-TO = ("train.csv", ".", "all", "../x", "/tmp/fuzz-x", "", "a/b", "a", *damage.WORDS, "y" * 300)
+TO = ("train.csv", ".", "all", "../x", "/nowhere/z", "", "a/b", "a", *damage.WORDS, "y" * 300)
 
 
 def make(draw: Random) -> Files:

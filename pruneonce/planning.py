@@ -175,8 +175,8 @@ def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
                 the last linear, and the walk over t rows at a time in fp32: logits, their quotients by the temperature, two
                 softmaxes and their gradient, now and in the tile before,
                     2 min(r, PIECE) v e + 2 r h e + 4 h v + max(8 · 4 min(r, t) v, h v e + 2 · 4 min(r, t) v)
-                or, after it, the product that is added to that gradient. Without a teacher's logits 5 for 8, 1 for 2. bf16 brings copies of the last linear, h v e each:
-                one in autocast's cache, one a side
+                or, after it, the product that is added to that gradient. Without a teacher's logits 5 for 8, 1 for 2.
+                bf16 brings copies of the last linear, h v e each: one in autocast's cache, one a side
 
     A backward frees layers while it makes gradients: the peak is at its start (all layers) or near its end (all gradients
     but a layer's, and one layer with what passes through it; or all gradients, while those of the embeddings are summed).

@@ -257,6 +257,14 @@ def test_memory_of_a_step_on_a_task_is_what_is_measured(quantized, precision):
     assert planned["peak"] == pytest.approx(measured, rel=0.02)
 
 
+def test_on_a_gpu_the_loss_walks_over_a_whole_piece_of_logits_at_once():
+    """No cache to stay in there: eight tensors of so many rows and the vocabulary, in fp32."""
+    s = shape_of(WIDE)
+    cpu, gpu = (planning.memory(s, replace(PIECE, tile=tile), teacher=True) for tile in (vocabulary.TILE, vocabulary.PIECE))
+    product = 4 * s.hidden * s.vocabulary + 2 * 4 * 16 * s.vocabulary  # what a CPU holds instead, behind the walk
+    assert gpu["peak"] - cpu["peak"] == 8 * 4 * PIECE.read * s.vocabulary - product
+
+
 def test_several_processes_hold_gradients_twice():
     s = shape_of(BERT)
     one, two = (planning.memory(s, replace(PIECE, processes=p), teacher=False) for p in (1, 2))

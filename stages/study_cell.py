@@ -123,7 +123,7 @@ def finetuned(
     """
     name = f"{p.learning_rate:g}-{seed}"
     folder = bench.log.scratch / name
-    if folder.exists():
+    if trials.finished(folder):
         return folder
     student = checkpoint.load_sparse_task_model(start, bench.mentor, attention=bench.attention, dropout=p.dropout)
     student = student.to(bench.task.engine.device)
@@ -145,7 +145,7 @@ def finetuned(
     pruning.check_sparsity(pattern, sparsity, select)
     part = folder.with_name(f"{name}.model.part")  # not with_suffix: there is a point in the rate
     checkpoint.save(student, bench.task.tokenizer, part)
-    part.rename(folder)
+    trials.finish(part, folder)
     bench.state(name).unlink(missing_ok=True)
     return folder
 
@@ -153,7 +153,7 @@ def finetuned(
 def quantized(bench: Bench, folder: Path, pruned: list[str], p: Quantize, *, seed: int) -> float:
     """Test score of the model in `folder` after quantization-aware training, its zeros locked."""
     done = folder.with_name(f"{folder.name}.json")
-    if done.exists():
+    if trials.finished(done):
         return json.loads(done.read_text())
     student = bench.load(folder, dropout=p.dropout)
     wrap = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
@@ -166,7 +166,9 @@ def quantized(bench: Bench, folder: Path, pruned: list[str], p: Quantize, *, see
     bench.fit(student, p, seed=seed, name=f"int8-{seed}", steps=steps, before_step=during)
     quantization.settle(student)
     value = bench.task.score(student, "test")
-    done.write_text(json.dumps(value))
+    part = done.with_name(f"{done.name}.part")
+    part.write_text(json.dumps(value))
+    trials.finish(part, done)
     bench.state(f"int8-{seed}").unlink(missing_ok=True)
     return value
 

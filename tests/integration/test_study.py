@@ -188,6 +188,23 @@ def test_int8_that_was_finished_is_not_trained_again(done):
     assert taken == []
 
 
+def test_what_was_finished_and_is_damaged_is_made_again(done):
+    """Weights of zeros load as well as any: a model in scratch is believed by its checksum alone."""
+    folder, metrics = done
+    (command,) = [c for c in study.commands(study.document()) if c.name == STOPPED]
+    scratch = folder / "scratch" / command.name
+    weights = scratch / "0.002-1/model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-4000] + bytes(4000))
+    (scored,) = scratch.glob("*-2.json")
+    scored.write_text("1.0")
+    taken: Counter[str] = Counter()
+    log = Log(scratch, lambda step, metrics: taken.update([next(iter(metrics)).partition("/")[0]]))
+    assert study.run(command, folder, study.document(), log) == metrics[STOPPED]
+    assert set(taken) == {"0.002-1", "int8-2"}
+    assert weights.read_bytes() == content
+
+
 def test_under_dvc_a_stage_has_the_name_it_has_there_and_set_changes_one_value(done, project, monkeypatch):
     folder, _ = done
     shutil.copytree(folder / "study/data/cells", project.folder / "study/data/cells")

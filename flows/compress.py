@@ -34,7 +34,7 @@ from rich.table import Table
 
 from flows import leftovers, trouble
 from flows.repro import Outcome, quiet_logs, repro, say_errors_once
-from pipeline import inventory, lineage, params, processes, profiles
+from pipeline import cli, inventory, lineage, params, processes, profiles
 from pruneonce.errors import PipelineError, PruneOnceError
 
 LOCK = Path(".pruneonce/run.lock")
@@ -225,7 +225,8 @@ def main() -> None:
     parser.add_argument("--pipeline", choices=("compress", "study"), default="compress", help="default: compress")
     parser.add_argument("--profile", help="a file of profiles/ without its suffix; default: params.yaml as it stands")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter")
-    args = parser.parse_args()
+    with cli.said():
+        args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     try:
@@ -238,9 +239,10 @@ def main() -> None:
         sys.exit(f"\n{type(error).__name__}: {error}")
     except httpx.HTTPError as error:
         sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
-    show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)
-    for line in to_commit():
-        print(line)
+    with cli.said():
+        show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)
+        for line in to_commit():
+            print(line)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ STUDY = {
     "study_once": "study_cell",
     "study_table": "study_table",
 }
-# Cannot change a byte of an out: texts of errors, a docstring, what is planned before anything runs, what reads a packed file.
+# Cannot change a byte of an out: texts of errors, a docstring, what is planned beforehand, what reads a packed file.
 NOT_SCIENCE = {"pruneonce/errors.py", "pruneonce/__init__.py", "pruneonce/planning.py", "pruneonce/unpacking.py"}
 
 

@@ -37,7 +37,7 @@ STUDY = {
     "study_once": "study_cell",
     "study_table": "study_table",
 }
-# Cannot change a byte of an out: texts of errors, a docstring, what is planned before anything runs, what reads a packed file.
+# Cannot change a byte of an out: texts of errors, a docstring, what is planned before anything runs, how files are unpacked.
 NOT_SCIENCE = {"pruneonce/errors.py", "pruneonce/__init__.py", "pruneonce/planning.py", "pruneonce/unpacking.py"}
 
 

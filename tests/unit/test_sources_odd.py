@@ -47,7 +47,7 @@ def refused(given: Path, says: str, members: dict[str, str] | None = None) -> No
 
 @pytest.mark.parametrize(
     "target",
-    ["/etc/passwd", "../secret.txt", "../elsewhere", "..", "/", "../nothing", "../../../../../../../../etc/passwd"],
+    ["/etc/passwd", "../secret.txt", "../elsewhere", "..", "/etc", "../nothing", "../../../../../../../../etc/passwd"],
 )
 @pytest.mark.parametrize("place", [".", "sub/deep"])
 def test_a_link_out_of_the_folder_is_not_followed(given, target, place):

@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         ("unpack", ".onnx", "the ONNX file back"),
     ):
         command = commands.add_parser(name, help=f"{what}, bit for bit")
-        command.add_argument("file", type=_path)
-        command.add_argument("out", type=_path, nargs="?", help=f"what to write; default: FILE with the ending {result}")
+        command.add_argument("file", type=Path)
+        command.add_argument("out", type=Path, nargs="?", help=f"what to write; default: FILE with the ending {result}")
         command.set_defaults(ending=result)
     return parser
 
@@ -113,9 +113,6 @@ def _path(text: str) -> Path:
 
 def _lines(args: argparse.Namespace) -> Iterable[str]:
     """Do what was asked and say what was done."""
-    for path in (getattr(args, "file", None), getattr(args, "out", None)):
-        if path and path.exists() and not path.is_file() and not path.is_dir():
-            raise DataError(f"expected a file at {path}, found a device or a pipe. It is neither read nor replaced.")
     if args.command == "plan":
         from pipeline import costs, plan  # import torch, which takes seconds
 
@@ -124,16 +121,10 @@ def _lines(args: argparse.Namespace) -> Iterable[str]:
         return trace(args.file)
     if args.command == "seal":
         return [*lineage.close_lost(), *lineage.seal(), *lineage.register()]
-    out = args.out or _beside(args.file, args.ending)
+    out = args.out or args.file.parent / f"{args.file.stem}{args.ending}"  # with_suffix raises for `.`
     (packing.pack if args.command == "pack" else unpacking.unpack)(args.file, out)
     before, after = args.file.stat().st_size, out.stat().st_size
     return [f"{args.file}  {before} bytes -> {out}  {after} bytes"]
-
-
-def _beside(file: Path, ending: str) -> Path:
-    if not file.name:  # `.` and `/`
-        raise DataError(f"expected a file, found the folder {file.resolve()}. Name the file inside of it.")
-    return file.with_suffix(ending)
 
 
 def trace(file: Path) -> Iterator[str]:
@@ -142,6 +133,8 @@ def trace(file: Path) -> Iterator[str]:
     The file is found by its path, or, if it was copied elsewhere, by its md5.
     Raises DataError for a file that no stage of dvc.lock wrote, or whose content is not what was recorded.
     """
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise DataError(f"expected a file at {file}, found a device or a pipe. It is not read.")
     lineage.seal()
     stages = lineage.locked()
     now = set(lineage.current())

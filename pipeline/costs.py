@@ -9,7 +9,6 @@ from pipeline.params import Common, Distilled, MaskedLM, Params, PrepareTeacher,
 from pruneonce import planning
 from pruneonce.errors import DataError
 from pruneonce.planning import Piece, Shape
-from pruneonce.vocabulary import PIECE, TILE
 
 BYTES_A_TOKEN = 5  # of English, in WordPiece: 4.9 of 20 newsgroups, 5.0 of R52
 SPLITS = ("train", "validation", "test")
@@ -153,7 +152,7 @@ def _engine(common: Common, s: Shape, section: MaskedLM | TaskTraining, gpus: in
     drops = s.dropout if section.dropout is None else section.dropout > 0
     eager = common.attention == "eager"  # the fused kernels of sdpa keep no probabilities, and draw dropout again
     return {
-        "tile": TILE if common.device == "cpu" else PIECE,
+        "tile": planning.tile(common.device),
         "element": 4 if common.precision == "fp32" else 2,
         "probabilities": (3 if drops else 1) if eager else 0,
         "dropouts": 2 if drops else 0,

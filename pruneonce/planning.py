@@ -32,7 +32,7 @@ from transformers import (
 from pruneonce import checkpoint, segments, tables
 from pruneonce.errors import ModelError
 from pruneonce.pruning import body
-from pruneonce.vocabulary import PIECE
+from pruneonce.vocabulary import PIECE, TILE
 
 MOST_UNITS = 10_000_000  # of a layer, of a vocabulary
 MOST_PARTS = 1_000  # of what a model is made of one by one, by a part of its name in the configuration
@@ -158,7 +158,7 @@ class Piece:
     rows: int
     length: int
     read: float  # positions whose logits a loss reads; 0: no vocabulary is involved
-    tile: int  # of which so many at a time become a gradient: vocabulary's TILE on a CPU, its PIECE on a GPU
+    tile: int  # of which so many at a time become a gradient
     element: int
     probabilities: int  # times that attention's probabilities are held: 1 eager, 0 by a fused kernel; 2 more with dropout
     dropouts: int  # times that a float[tokens, hidden] of dropout is held in a layer: 2 with dropout, else 0
@@ -168,6 +168,11 @@ class Piece:
     checkpointing: bool
     accumulates: bool  # gradients of an earlier piece are there
     processes: int
+
+
+def tile(device: str) -> int:
+    """Rows of logits that become a gradient at a time: few on a CPU, all of a piece on a GPU, as which `auto` is planned."""
+    return TILE if device == "cpu" else PIECE
 
 
 def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
@@ -215,9 +220,9 @@ def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
     sides = 2 if p.soft else 1
     last = 4 * h * s.vocabulary if p.read else 0  # the gradient of the last linear
     cast = h * s.vocabulary * e if p.read and e < 4 else 0  # a copy of it
-    tile = 4 * min(p.read, p.tile) * s.vocabulary
+    walked = 4 * min(p.read, p.tile) * s.vocabulary
     product = h * s.vocabulary * e if p.read else 0
-    walk = max((8 if p.soft else 5) * tile, product + sides * tile)
+    walk = max((8 if p.soft else 5) * walked, product + sides * walked)
     logits = last + sides * (min(p.read, PIECE) * s.vocabulary * e + cast + p.read * h * e) + walk
     model = 12 * s.parameters + s.prunable + (4 * s.parameters if teacher else 0)
     gradients = 4 * s.parameters * (1 if p.processes == 1 else 2)

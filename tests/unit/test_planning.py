@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from pruneonce import corpus, distillation, masked_lm, planning, pruning, quantization, training, vocabulary
+from pruneonce import corpus, distillation, masked_lm, planning, pruning, quantization, training
 from pruneonce.batch import inputs
 from pruneonce.errors import ModelError
 from tests.conftest import Cpu
@@ -60,7 +60,7 @@ PIECE = planning.Piece(
     rows=8,
     length=64,
     read=512,
-    tile=vocabulary.TILE,
+    tile=planning.tile("cpu"),
     element=4,
     probabilities=1,
     dropouts=0,
@@ -260,7 +260,7 @@ def test_memory_of_a_step_on_a_task_is_what_is_measured(quantized, precision):
 def test_on_a_gpu_the_loss_walks_over_a_whole_piece_of_logits_at_once():
     """No cache to stay in there: eight tensors of so many rows and the vocabulary, in fp32."""
     s = shape_of(WIDE)
-    cpu, gpu = (planning.memory(s, replace(PIECE, tile=tile), teacher=True) for tile in (vocabulary.TILE, vocabulary.PIECE))
+    cpu, gpu = (planning.memory(s, replace(PIECE, tile=planning.tile(at)), teacher=True) for at in ("cpu", "auto"))
     product = 4 * s.hidden * s.vocabulary + 2 * 4 * 16 * s.vocabulary  # what a CPU holds instead, behind the walk
     assert gpu["peak"] - cpu["peak"] == 8 * 4 * PIECE.read * s.vocabulary - product
 

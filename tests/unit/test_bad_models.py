@@ -371,7 +371,7 @@ def test_every_load_in_the_repository_says_that_no_remote_code_runs():
     seen, wrong = 0, []
     for path in sources():
         for call, name in calls(path):
-            if name in LOADS:
+            if name in LOADS and "ScriptDirectory" not in ast.unparse(call):  # alembic's, of the same name
                 seen += 1
                 said = [
                     k.value.value

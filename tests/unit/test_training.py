@@ -209,7 +209,7 @@ def wider() -> nn.Module:
     ("make", "differs"),
     [
         (wider, "in 3 tensors, such as buffer.3.mask"),
-        (partial(network, quantization.FakeQuantLinear), "in 6 tensors, such as buffer.0."),
+        (partial(network, quantization.FakeQuantLinear), "in 4 tensors, such as buffer.0."),
         (lambda: network().double(), "in 4 tensors, such as model.0.bias"),
         (lambda: nn.Linear(6, 2), "in 8 tensors, such as buffer.0.mask"),
     ],

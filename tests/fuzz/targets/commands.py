@@ -83,7 +83,7 @@ def run(folder: Path) -> None:
     # What a shell hands over that is no UTF-8 arrives as half of a surrogate pair, as here.
     with (
         mock.patch.object(lineage, "register", return_value=[]),  # a store of MLflow's takes seconds to make
-        mock.patch.object(cli, "_runs", return_value="none"),
+        mock.patch.object(cli._Tree, "runs", return_value="none"),
         mock.patch.object(sys, "argv", ["pruneonce", *json.loads(Path("argv.json").read_text())]),
         contextlib.redirect_stderr(said),
     ):

@@ -59,6 +59,6 @@ def lay(folder: Path) -> None:
 
 def run(folder: Path) -> None:
     lay(folder)
-    with mock.patch.object(cli._Tree, "runs", return_value="none"):  # MLflow is asked by the tests; a store a case is too dear
+    with mock.patch.object(cli._Tree, "runs", return_value="none"):  # a store of MLflow a case is too dear
         list(cli.trace(Path(json.loads(Path("file.json").read_text()))))
     lineage.locked()

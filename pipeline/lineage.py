@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from pipeline import ignored, params
-from pruneonce.errors import PruneOnceError, TrackerUnreachable, plain
+from pruneonce.errors import ConfigError, PruneOnceError, TrackerUnreachable, plain
 
 EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp` and `--queue` make their copies, and remove them
 LOCKS = (Path("dvc.lock"), Path("study/dvc.lock"))  # of the two DVC projects; no stage name stands in both
@@ -49,13 +49,24 @@ def home() -> Path:
 
 
 def locked(root: Path = Path()) -> dict[str, Stage]:
-    """The stages of the lock files by name; empty if nothing was run yet."""
-    documents = {path: params.read_yaml(root / path) or {} for path in LOCKS if (root / path).exists()}
-    return {
-        name: _stage(name, entry, path.parent)
-        for path, document in documents.items()
-        for name, entry in document.get("stages", {}).items()
-    }
+    """The stages of the lock files by name; empty if nothing was run yet. Raises ConfigError for a file that is none."""
+    stages: dict[str, Stage] = {}
+    for path in LOCKS:
+        with _of_dvc(root / path) as document:
+            stages |= {name: _stage(name, entry, path.parent) for name, entry in document.get("stages", {}).items()}
+    return stages
+
+
+@contextlib.contextmanager
+def _of_dvc(path: Path) -> Iterator[dict[str, Any]]:
+    """A file of DVC's to read from; empty if there is none. Raises ConfigError where it is not built as DVC builds it."""
+    try:
+        yield (params.read_yaml(path) or {}) if path.exists() else {}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"expected stages as DVC has them in {path}, found another structure ({type(error).__name__}: {error}). What "
+            f"git has of it comes back with: git checkout -- {path}"
+        ) from None
 
 
 def _stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
@@ -74,10 +85,11 @@ def current(root: Path = Path()) -> dict[str, Stage]:
     The others are what former profiles left: DVC keeps their entries.
     """
     values = params.read_yaml(root / "params.yaml") if (root / "params.yaml").exists() else {}
-    files = [root / path.with_suffix(".yaml") for path in LOCKS]
-    documents = [params.read_yaml(path) or {} for path in files if path.exists()]
-    blocks = [entry for document in documents for entry in document.get("stages", {}).items()]
-    names = {name for stage, block in blocks for name in _names(stage, block, values or {})}
+    names: set[str] = set()
+    for path in LOCKS:
+        with _of_dvc(root / path.with_suffix(".yaml")) as document:
+            blocks = document.get("stages", {}).items()
+            names |= {name for stage, block in blocks for name in _names(stage, block, values or {})}
     return {name: stage for name, stage in locked(root).items() if name in names}
 
 
@@ -105,8 +117,8 @@ def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> It
 def project(stage: str) -> Path:
     """The folder of the DVC project that a stage is of, by its name or as DVC calls it from here."""
     study = LOCKS[1].with_suffix(".yaml")
-    names = (params.read_yaml(study) or {}).get("stages", {}) if study.exists() else {}
-    return LOCKS[_name(stage).partition("@")[0] in names].parent
+    with _of_dvc(study) as document:
+        return LOCKS[_name(stage).partition("@")[0] in document.get("stages", {})].parent
 
 
 def _name(stage: str) -> str:

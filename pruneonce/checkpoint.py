@@ -5,6 +5,7 @@ says then is one ModelError, raised before anything is computed.
 """
 
 import json
+import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -211,7 +212,10 @@ def load_ranges(folder: Path) -> dict[str, tuple[float, float]]:
     if not (folder / RANGES).exists():
         raise ModelError(f"expected {RANGES} in {folder}, found none: this model did not go through `quantize`.")
     with _reading(RANGES, folder):
-        return {name: (low, high) for name, (low, high) in json.loads((folder / RANGES).read_text()).items()}
+        ranges = {name: (low, high) for name, (low, high) in json.loads((folder / RANGES).read_text()).items()}
+        if empty := [name for name, (low, high) in ranges.items() if not -math.inf < low <= high < math.inf]:
+            raise ValueError(f"no range of numbers for {empty[0]}")
+        return ranges
 
 
 def _is_another() -> bool:

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from pruneonce.answering import QuestionAnswering
 from pruneonce.classification import Classification, MultiLabel, Regression
 from pruneonce.errors import DataError
@@ -31,5 +33,11 @@ def load(folder: Path) -> Kind:
     """The task whose splits lie in `folder`. Raises DataError if it does not say what it is."""
     if not (folder / FILE).is_file():
         raise DataError(f"expected {FILE} in {folder}, found none: it is written with the splits by `prepare_task`.")
-    fields = json.loads((folder / FILE).read_text())
-    return KINDS[fields.pop("kind")](**fields)
+    try:
+        fields = json.loads((folder / FILE).read_bytes())
+        return TypeAdapter(KINDS[fields.pop("kind")]).validate_python(fields, strict=True)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, no object, no such kind, other fields
+        raise DataError(
+            f"expected what `prepare_task` writes in {folder / FILE}, found: {type(error).__name__}: {error}. "
+            "Write the splits again."
+        ) from None

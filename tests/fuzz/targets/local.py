@@ -66,13 +66,13 @@ def run(folder: Path) -> None:
 def _put(path: Path, kind: str, target: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "file":
+        if kind == "file" and not os.path.lexists(path):  # not through a link, nor into a pipe
             path.write_text("text,label\n")
         elif kind == "folder":
             path.mkdir()
         elif kind == "fifo":
             os.mkfifo(path)
-        else:
+        elif kind == "link":
             path.symlink_to(target)
     except (OSError, ValueError):
         pass

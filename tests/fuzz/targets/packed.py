@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from random import Random
 
-from pruneonce import packing
+from pruneonce import packing, unpacking
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 from tests.fuzz.targets.onnx_file import WHOLE
@@ -21,5 +21,5 @@ def make(draw: Random) -> Files:
 
 
 def run(folder: Path) -> None:
-    packing.unpack(Path("model.packed"), Path("out.onnx"))
-    packing.read(Path("model.packed"))
+    unpacking.unpack(Path("model.packed"), Path("out.onnx"))
+    unpacking.read(Path("model.packed"))

@@ -35,7 +35,7 @@ def load(folder: Path) -> Kind:
         raise DataError(f"expected {FILE} in {folder}, found none: it is written with the splits by `prepare_task`.")
     try:
         fields = json.loads((folder / FILE).read_bytes())
-        return TypeAdapter(KINDS[fields.pop("kind")]).validate_python(fields, strict=True)
+        return TypeAdapter(KINDS[fields.pop("kind")]).validate_json(json.dumps(fields), strict=True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, no object, no such kind, other fields
         raise DataError(
             f"expected what `prepare_task` writes in {folder / FILE}, found: {type(error).__name__}: {error}. "

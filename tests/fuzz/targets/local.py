@@ -65,6 +65,8 @@ def run(folder: Path) -> None:
 
 def _put(path: Path, kind: str, target: str) -> None:
     try:
+        if not path.parent.resolve().is_relative_to(Path.cwd()):  # through a link that was put there before
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "file" and not os.path.lexists(path):  # not through a link, nor into a pipe
             path.write_text("text,label\n")

@@ -76,5 +76,5 @@ def _put(path: Path, kind: str, target: str) -> None:
             os.mkfifo(path)
         elif kind == "link":
             path.symlink_to(target)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: a loop of links
         pass

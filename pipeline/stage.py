@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,20 +70,32 @@ class Log:
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        with (self.scratch / "history.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        with contextlib.suppress(OSError):  # a full disk: then what is interrupted begins again, as `whole` will see
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            with self.file.open("ab") as file:
+                file.write(_checked_line(json.dumps({"step": step, **metrics}).encode()))
         self.track(step, metrics)
         if step % HISTORY_EVERY_STEPS == 0:
             self.rows[step] = dict(metrics)
 
+    @property
+    def file(self) -> Path:
+        """All steps, a line each."""
+        return self.scratch / "history.jsonl"
+
     def steps(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """What was recorded, also by processes of this run that were killed."""
-        said = self.scratch / "history.jsonl"
-        for line in said.read_text().splitlines() if said.exists() else ():  # no step, no file
-            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill; the step is run again
-                row = json.loads(line)
+        """What was recorded, also by processes of this run that were killed; a line that does not check is none."""
+        for line in self.file.read_bytes().split(b"\n") if self.file.exists() else ():  # no step, no file
+            _, _, said = line.partition(b" ")
+            if line == _checked_line(said).strip():
+                row = json.loads(said)
                 yield row.pop("step"), row
+
+    def whole(self) -> bool:
+        """Whether no step is missing before the last one: only then can what was interrupted be gone on with."""
+        found = {step for step, _ in self.steps()}
+        begun = any(self.scratch.glob("*.safetensors"))  # a training was saved, and so some steps were taken
+        return found == set(range(len(found))) and bool(found or not begun)
 
     def write_history(self, path: Path) -> None:
         """Every fifth step as CSV, one row a step, 6 significant digits."""
@@ -96,6 +109,11 @@ class Log:
             out = csv.DictWriter(file, columns, lineterminator="\n")
             out.writeheader()
             out.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in rows)
+
+
+def _checked_line(said: bytes) -> bytes:
+    """A line with a checksum before it. It begins with its line break: the one before may have been cut short by a kill."""
+    return b"\n%08x %s" % (zlib.crc32(said), said)
 
 
 class Quiet(Log):
@@ -212,6 +230,9 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
 
     began = time.monotonic()
     with processes.alone(scratch.with_name(f"{scratch.name}.lock"), f"process that computes {name}"):
+        if not Log(scratch).whole():
+            print(f"\nWhat an interrupted run of {name} left in {scratch} is damaged. It is discarded: from step 0 again.")
+            shutil.rmtree(scratch)
         with tracking.stage_run(name, flat, deps, file=stage, scratch=scratch) as tracked:
             log = Log(scratch, tracked.log_step)
             tracked.catch_up(log.steps())

@@ -156,7 +156,7 @@ def test_after_a_kill_each_step_is_logged_once_and_none_is_missing(tmp_path):
         log(step, {"loss": 1.0 / (step + 1), **({"lr": 0.1} if step % 2 else {}), "tokens_per_second": 9.0})
     client.metrics = [Metric(k, v, 0, s) for s, row in log.steps() for k, v in row.items() if s <= 13]
     with (tmp_path / "history.jsonl").open("a") as file:
-        file.write('{"step": 18, "lo')
+        file.write('\n3e2b1c0d {"step": 18, "lo')
     tracked = tracking.TrackedStage(client, "r")
     again = Log(tmp_path, tracked.log_step)
     tracked.catch_up(again.steps())
@@ -203,3 +203,46 @@ def test_an_error_that_is_no_mlflows_is_one_too(monkeypatch):
             raise error
         assert str(caught.value).endswith(" So.")
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda said: said.replace(b'"loss": 7.0', b'"loss": 9.0'),
+        lambda said: said.replace(b'"step": 7', b'"step": 6'),
+        lambda said: said[: len(said) // 2] + b"\xff" + said[len(said) // 2 + 1 :],
+        lambda said: said[: len(said) // 3] + said[len(said) // 2 :],
+        lambda said: said[len(said) // 3 :],
+        lambda said: b"\0" * len(said),
+    ],
+    ids=["a value", "a step", "a byte", "a hole", "no beginning", "zeros"],
+)
+def test_damaged_steps_are_seen_and_never_told(tmp_path, damage):
+    log = Log(tmp_path)
+    for step in range(20):
+        log(step, {"loss": float(step)})
+    (tmp_path / "state.safetensors").touch()
+    assert log.whole()
+    right = dict(log.steps())
+    log.file.write_bytes(damage(log.file.read_bytes()))
+    assert all(right[step] == row for step, row in log.steps())
+    assert not log.whole()
+
+
+def test_a_line_that_a_kill_cut_short_takes_no_other_with_it(tmp_path):
+    log = Log(tmp_path)
+    for step in range(5):
+        log(step, {"loss": 1.0})
+    log.file.write_bytes(log.file.read_bytes()[:-4])
+    assert log.whole()
+    for step in range(4, 8):
+        Log(tmp_path)(step, {"loss": 1.0})
+    assert [step for step, _ in log.steps()] == list(range(8))
+
+
+def test_a_full_disk_ends_no_training(tmp_path, monkeypatch):
+    log = Log(tmp_path / "scratch")
+    (tmp_path / "scratch").write_text("in the way of a folder")
+    for step in range(6):
+        log(step, {"loss": 1.0})
+    assert set(log.rows) == {0, 5}

@@ -92,18 +92,23 @@ def source(name: str, p: Params) -> Source:
     """The source of this name, as it stands in this folder."""
     section = "fetch" if name in p.fetch else "fetch_local"
     given = getattr(p, section)[name]
-    stage = lineage.locked().get(f"{section}@{name}")
+    stage, names = lineage.locked().get(f"{section}@{name}"), _names(given)
     if stage and (RAW / name).is_dir() and _same(stage.params.get(f"{section}.{name}"), given):
         files = _inside(RAW / name)
-        return Source(name, files, frozenset(files), getattr(given, "expects", None))
+        if not names or names == set(files):  # else another profile's: git may have brought back dvc.lock alone
+            return Source(name, files, frozenset(files), getattr(given, "expects", None))
     if isinstance(given, LocalSource):
         files = _local(given)
         return Source(name, files, frozenset(files), None)
-    if isinstance(given, PackageSource):
-        whole = any(PurePosixPath(each) == PurePosixPath() for each in given.members)  # a folder, with who knows what in it
-        return Source(name, {}, None if whole else frozenset(given.members), None)
-    assert isinstance(given, HubSource)
-    return Source(name, {}, frozenset(f"{split}.parquet" for split in given.splits), given.expects)
+    return Source(name, {}, names, getattr(given, "expects", None))
+
+
+def _names(given: PackageSource | HubSource | LocalSource) -> frozenset[str] | None:
+    """Of the files of rows that the source will have; None for a folder with who knows what in it."""
+    if isinstance(given, HubSource):
+        return frozenset(f"{split}.parquet" for split in given.splits)
+    whole = isinstance(given, LocalSource) or any(PurePosixPath(each) == PurePosixPath() for each in given.members)
+    return None if whole else frozenset(given.members)
 
 
 def _configuration(path: Path) -> Mapping[str, Any]:

@@ -402,3 +402,20 @@ def test_a_page_ends_before_the_first_line_where_something_is_wrong(tiny):
     tiny(lambda d: d["prepare_corpus"].update(block_tokens=65))
     with pytest.raises(PruneOnceError):
         next(iter(plan.lines(None, HERE)))
+
+
+def test_what_another_profile_left_under_the_name_of_a_source_is_not_it(project):
+    """git brings back dvc.lock, and leaves what stands in data/raw."""
+    given = params.read_yaml(Path("params.yaml"))["fetch"]["r8"]
+    entry = {"cmd": "true", "params": {"params.yaml": {"fetch.r8": given}}}
+    with Path("dvc.lock").open("w") as file:
+        YAML(typ="safe").dump({"schema": "2.0", "stages": {"fetch@r8": entry}}, file)
+    p = params.load()
+    Path("data/raw/r8").mkdir(parents=True)
+    for name in given["members"]:
+        Path("data/raw/r8", name).write_text("Text,Category\n")
+    found = inventory.source("r8", p)
+    assert (found.known, sorted(found.files)) == ("counted", sorted(given["members"]))
+    Path("data/raw/r8/other.csv").write_text("x\n")
+    found = inventory.source("r8", p)
+    assert (found.known, found.splits()) == ("not fetched yet", ["test", "train"])

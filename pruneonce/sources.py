@@ -47,17 +47,24 @@ class File:
 
 @contextlib.contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill, in place of `folder`, whose name it takes at the end."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as beside:
-        part = Path(beside, folder.name)
-        part.mkdir()
-        yield part
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
-        else:
-            folder.unlink(missing_ok=True)
-        part.rename(folder)
+    """`folder`, new and empty, to fill; if that fails nothing of it stays.
+
+    In its own place: beside it a process that is killed would leave a folder that no stage knows.
+    """
+    _remove(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    except BaseException:
+        _remove(folder)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -289,7 +296,7 @@ def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
     found = archive.getmembers()
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+    if archive.fileobj.read(tarfile.BLOCKSIZE) not in (b"", bytes(tarfile.BLOCKSIZE)):  # some writers end without
         raise tarfile.ReadError(f"no header, and no end, at byte {archive.offset}")
     return found
 

@@ -9,6 +9,7 @@ import ast
 import csv
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,20 @@ from pruneonce.errors import DataError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 SUFFIXES = (*DELIMITERS, ".jsonl", ".parquet", ".txt")
+UNREAD = (
+    ".json",
+    ".ndjson",
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".arrow",
+    ".feather",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".zip",
+)  # rows, too
 FOREIGN = {  # first bytes of a file -> what it is, and what makes rows of it
     b"\x1f\x8b": ("a gzip file", "Unpack it: gunzip < FILE > NEW"),
     b"BZh91AY&SY": ("a bzip2 file", "Unpack it: bunzip2 < FILE > NEW"),
@@ -60,7 +75,8 @@ def find_split(folder: Path, split: str) -> Path | None:
     found = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").exists()]
     if len(found) > 1:
         raise DataError(f"expected one file for split {split!r} in {folder}, found {[p.name for p in found]}: keep one.")
-    if not found and any(name.lower().startswith(f"{split.lower()}.") for name in _names(folder)):
+    others = (name.lower() for name in _names(folder) if name.lower().startswith(f"{split.lower()}."))
+    if not found and any(name.endswith((*SUFFIXES, *UNREAD)) for name in others):
         raise _no_split(folder, split)
     return found[0] if found else None
 
@@ -285,10 +301,12 @@ def _check_file(path: Path) -> None:
         raise DataError(f"expected rows in {path}, found {found}.")
     with reading(path), path.open("rb") as file:
         head = file.read(512)
+        file.seek(-min(4, path.stat().st_size), os.SEEK_END)
+        parquet = head[:4] == file.read() == b"PAR1" and path.suffix != ".parquet"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for magic, (what, advice) in FOREIGN.items():
-        own = magic == b"PAR1" and path.suffix == ".parquet"
-        if (head.startswith(magic) or (magic[:1] == b"<" and start.startswith(magic))) and not own:
+        page = magic[:1] == b"<" and start.startswith(magic) and path.suffix != ".txt"  # a text may be a page
+        if parquet if magic == b"PAR1" else page or head.startswith(magic):
             raise DataError(f"expected {path.suffix} rows in {path}, found {what}. {advice}.")
     for side, order in enumerate(("be", "le")):  # Latin letters in UTF-16 have a zero byte each
         if path.suffix != ".parquet" and 5 * head[side::2].count(0) > 2 * len(head) > 4 and not head[1 - side :: 2].count(0):
@@ -298,7 +316,7 @@ def _check_file(path: Path) -> None:
 
 def _delimited(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(sys.maxsize)
-    begins, suspects = 1, list[tuple[int, int, list[list[str]]]]()
+    begins, suspects = 1, list[int]()
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = csv.reader(file, delimiter=DELIMITERS[path.suffix], strict=True)
         try:
@@ -311,8 +329,8 @@ def _delimited(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
                         f"expected {len(header)} fields in the row that ends in line {table.line_num} of {path}, found "
                         f"{len(fields)}. Put quotes around a field that holds the delimiter."
                     )
-                if table.line_num > begins:
-                    suspects += [(begins, *found) for found in _swallowed(fields, len(header), DELIMITERS[path.suffix])]
+                if table.line_num > begins and _swallows(fields, len(header), DELIMITERS[path.suffix]):
+                    suspects.append(begins)
                 if fields:
                     yield table.line_num, dict(zip_longest(header, fields))
                 begins = table.line_num + 1
@@ -323,54 +341,22 @@ def _delimited(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
                 f"expected {path.suffix} rows in {path}, found {found}, in the row that begins in line {begins}. A quote "
                 'inside of a quoted field is written twice: "".'
             ) from None
-    _check_swallowed(path, suspects)
+    if suspects:  # no error: a text may hold lines with commas in them
+        print(
+            f"\n{path}: {len(suspects)} rows hold a quoted text that reads like rows of the file; the first begins in line "
+            f"{suspects[0]}. Is a quote left open there? One that is text is written twice.",
+            file=sys.stderr,
+        )
 
 
-def _swallowed(fields: Sequence[str], width: int, delimiter: str) -> Iterator[tuple[int, list[list[str]]]]:
-    """(column, rows) of every field that would be the end of a row, whole rows and the beginning of one without its quotes.
-
-    The first of `rows` begins in that column, the others in the first column.
-    """
+def _swallows(fields: Sequence[str], width: int, delimiter: str) -> bool:
+    """Whether a field reads, without its quotes, as the end of a row, whole rows and the beginning of one."""
     for place, field in enumerate(fields):
-        rows = [re.split(re.escape(delimiter), line) for line in re.split(r"\r\n|\r|\n", field)]
+        widths = [line.count(delimiter) + 1 for line in re.split(r"\r\n|\r|\n", field)]
         left = len(fields) - 1 - place  # fields behind the closing quote
-        expected = [width - place, *[width] * (len(rows) - 2), width - left]
-        if len(rows) > 1 and width > 1 and list(map(len, rows)) == expected:
-            yield place, rows
-
-
-def _check_swallowed(path: Path, suspects: Sequence[tuple[int, int, list[list[str]]]]) -> None:
-    """Raises DataError for a quoted field that holds rows of the file: a quote was opened in one and closed in a later one.
-
-    Told by a column in which all of these rows have values of other rows, as classes are; a comma between two digits may
-    be a number's. Rows that a quote joins without such a sign are not seen: a text may hold lines with commas in them.
-    """
-    if not suspects:
-        return
-    known: dict[int, set[str]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.reader(file, delimiter=DELIMITERS[path.suffix]):
-            for column, value in enumerate(row):
-                if value and "\n" not in value:
-                    known.setdefault(column, set()).add(value)
-    for begins, place, rows in suspects:
-        values: dict[int, list[str]] = {}
-        for number, row in enumerate(rows):
-            for i, value in enumerate(row):
-                if (column := i if number else i + place) != place:
-                    values.setdefault(column, []).append("" if _in_a_number(row, i) else value)
-        if any(set(found) <= known.get(column, set()) for column, found in values.items()):
-            raise DataError(
-                f"expected a quote that closes in its own row, found one in the row of {path} that begins in line {begins} "
-                f"that runs over {len(rows)} rows, the last {rows[-1][-1][-60:]!r}. Close it, write a quote that is text "
-                'twice (""), or write the rows as jsonl, which needs no such quotes.'
-            )
-
-
-def _in_a_number(row: Sequence[str], i: int) -> bool:
-    """Whether the delimiter before or behind field `i` stands between two digits."""
-    around = [row[j : j + 2] for j in (i - 1, i) if 0 <= j < len(row) - 1]
-    return any(left[-1:].isdigit() and right[:1].isdigit() for left, right in around)
+        if len(widths) > 1 and width > 1 and widths == [width - place, *[width] * (len(widths) - 2), width - left]:
+            return True
+    return False
 
 
 class _Repeated(dict):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pruneonce.batch import Batch, Loss, mix, pieces
-from pruneonce.errors import ConfigError, LossNotFinite, plain
+from pruneonce.errors import ConfigError, DataError, LossNotFinite, plain
 from pruneonce.pruning import MaskedLinear
 
 Log = Callable[[int, Mapping[str, float]], None]  # (step, metrics)
@@ -227,6 +227,11 @@ def _resume(
         saved = _read(path, own, optimizer, steps)
     except FileNotFoundError:
         pass
+    except (OSError, MemoryError) as error:  # which says nothing of what is in the file
+        raise DataError(
+            f"expected to read the saved state of this training, {path}, found {error or type(error).__name__}. Mend that, "
+            "and run again; or remove the file, to begin at step 0."
+        ) from None
     except Exception as error:  # of a damaged file a library may say anything
         if engine.is_main_process:
             say(plain(f"expected the state of this training in {path}, found {error}. It is discarded: from step 0 again."))

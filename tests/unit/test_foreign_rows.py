@@ -225,19 +225,20 @@ class TestQuotes:
         ],
     )
     @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-    def test_one_that_closes_in_a_later_row(self, tmp_path, swallowing, newline):
+    def test_one_that_closes_in_a_later_row_is_counted(self, tmp_path, swallowing, newline, capsys):
         rows = lines(*map(",".join, LABELS), *swallowing, "last,x").replace("\n", newline)
         (tmp_path / "train.csv").write_bytes(rows.encode())
-        with pytest.raises(DataError, match=r"expected a quote that closes in its own row.*begins in line 7 that runs over"):
-            read(tmp_path / "train.csv")
+        read(tmp_path / "train.csv")
+        assert "train.csv: 1 rows hold a quoted text that reads like rows of the file; the first begins in line 7. " in (
+            capsys.readouterr().err
+        )
 
-    def test_in_the_last_column_and_between_others(self, tmp_path):
+    def test_in_the_last_column_and_between_others(self, tmp_path, capsys):
         (tmp_path / "train.tsv").write_text('label\ttext\nx\ta\ny\tb\nx\t"Hello\ny\tplain\nx\tsize 5"\ny\tc\n')
-        with pytest.raises(DataError, match=r"begins in line 4 that runs over 3 rows"):
-            read(tmp_path / "train.tsv")
+        read(tmp_path / "train.tsv")
         (tmp_path / "train.csv").write_text('id,text,label\n1,a,x\n2,b,y\n3,"Hello,x\n4,plain,y\n5,size 5",x\n6,c,y\n')
-        with pytest.raises(DataError, match=r"begins in line 4 that runs over 3 rows"):
-            read(tmp_path / "train.csv")
+        read(tmp_path / "train.csv")
+        assert capsys.readouterr().err.count("the first begins in line 4") == 2
 
     @pytest.mark.parametrize(
         "text",
@@ -249,7 +250,7 @@ class TestQuotes:
             "a\n\nb",
             "From: x\nSubject: y, z\n\nyes, no",
             'he said "yes,x"\nand left, at last\nhome',
-            "It costs 2,5\nmore or less",  # 5 is a label, too
+            "he said it was great,1\nof the best",  # may be swallowed rows; is said, and no error
         ],
     )
     def test_lines_within_a_text_are_text(self, tmp_path, text):

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,18 +129,23 @@ def order(pipeline: Pipeline) -> list[str]:
     Raises PipelineError if there are none.
     """
     with trouble.plainly("a pipeline that DVC can read"), Repo(str(pipeline.folder)) as repo:
-        own = repo.index.graph  # from a stage to what it reads
+        own = _of(repo, lambda stage: stage.path_in_repo == "dvc.yaml")  # not what a person tracks beside it
         if not own:
             file = pipeline.folder / "dvc.yaml"
             raise PipelineError(f"expected stages in {file}, found none. Get it back with: git checkout -- {file}")
         if pipeline.folder == COMPRESS.folder:
             return _sorted(own)
         read = {Path(dep.fs_path) for stage in own for dep in stage.deps}
+        mine = _sorted(own)
     with trouble.plainly("a pipeline that DVC can read"), Repo() as repo:
-        whole = repo.index.graph
-        near = [s for s in whole for out in s.outs if any(_meet(Path(out.fs_path), path) for path in read)]
-        below = {stage for one in near for stage in (one, *networkx.descendants(whole, one))}
-        return [*_sorted(whole.subgraph(below)), *_sorted(own)]
+        return [*_sorted(_of(repo, lambda s: any(_meet(Path(o.fs_path), path) for o in s.outs for path in read))), *mine]
+
+
+def _of(repo: Repo, wanted: Callable[[Any], bool]) -> Any:
+    """The wanted stages and those they stand on: a graph, from a stage to what it reads."""
+    graph = repo.index.graph
+    near = [stage for stage in graph if wanted(stage)]
+    return graph.subgraph({stage for one in near for stage in (one, *networkx.descendants(graph, one))})
 
 
 def _meet(one: Path, other: Path) -> bool:

@@ -70,6 +70,8 @@ def _run(stage: str, mark: Path) -> None:
     try:
         _reproduce(stage)
     except KeyboardInterrupt:
+        if not stopping.listens():
+            raise
         stopping.leave()
     except ReproductionError as error:
         cause = error.__cause__ or error

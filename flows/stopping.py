@@ -20,6 +20,11 @@ def listen() -> None:
     signal.signal(signal.SIGINT, lambda *_: leave())
 
 
+def listens() -> bool:
+    """Whether this process is ours to end, and not somebody's program that calls the flow."""
+    return getattr(signal.getsignal(signal.SIGINT), "__module__", None) == __name__
+
+
 def leave() -> NoReturn:
     """Close our MLflow run, say so, and go. In a thread: what was interrupted may hold a lock that MLflow waits for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

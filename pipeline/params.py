@@ -36,7 +36,7 @@ class Common(Section):
     """What every stage shares: the model, and where and how to compute."""
 
     model: Name  # a source of `fetch` or `fetch_local`
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     device: Literal["auto", "cpu"]  # auto: an accelerator if there is one
     precision: Literal["auto", "bf16", "fp32"]  # auto: bf16 where the processor multiplies it
     attention: Literal["eager", "sdpa"]  # the implementation in transformers; eager is the faster on CPUs

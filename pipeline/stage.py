@@ -131,7 +131,7 @@ def launch(run: Callable[..., Metrics]) -> None:
 
     Its words are arguments; no shell reads them.
     """
-    if LAUNCHED not in os.environ and "RANK" not in os.environ:  # RANK: torchrun was called by hand
+    if LAUNCHED not in os.environ and "LOCAL_RANK" not in os.environ:  # LOCAL_RANK: torchrun was called by hand
         stage = Path(inspect.getfile(run)).stem
         try:
             _become(params.load().launch_words, ["-m", f"stages.{stage}", *sys.argv[1:]])
@@ -214,10 +214,10 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     name = _name(stage, items)
     args |= {name: Path(getattr(section, name)) for name in wants["given"] for section in sections.values()}
     reads = [*wants["dep"], *wants["given"]]
-    for path in (args[n] for n in reads):
+    for path in (args[n] for n in wants["dep"]):
         if not path.exists():
             raise DataError(f"expected {path}, which this stage reads, found none. Get it with: dvc repro {name}")
-    deps = _checked([args[n] for n in reads])
+    deps = _checked([args[n] for n in reads if args[n].exists()])  # of one that is given the stage says what is wrong
     scratch = SCRATCH / f"{name}-{_key(run, flat, deps)}"
     report = args.pop("metrics")
     if os.environ.get("RANK", "0") != "0":  # torchrun and accelerate number the processes of a launch

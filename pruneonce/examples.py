@@ -67,22 +67,33 @@ def clean(
 
 
 def carve(rows: Sequence[Example], ratio: float, *, seed: int) -> tuple[list[Example], list[Example]]:
-    """Split `rows` in two, (rest, carved): of each stratum the share `ratio` of its groups, by a hash of seed and text.
+    """Split `rows` in two, (rest, carved): of each stratum the share `ratio` of its rows, by a hash of seed and text.
 
-    How many of each says `quotas`. Adding a row moves few others: membership hangs on the text alone.
+    How many of each says `quotas`. Adding a row moves few others: membership hangs on the text alone. A group goes whole;
+    one that is larger than what is left of its stratum's share stays.
     """
-    strata: dict[str, dict[str, None]] = {}
+    strata: dict[str, dict[str, int]] = {}
     for row in rows:
-        strata.setdefault(row.stratum, {})[_group(row)] = None
-    carved: set[tuple[str, str]] = set()
-    shares = quotas({stratum: len(groups) for stratum, groups in strata.items()}, ratio, seed=seed)
-    for stratum, groups in strata.items():
-        order = sorted(groups, key=lambda group: _lot(seed, group))
-        carved.update((stratum, group) for group in order[: shares[stratum]])
+        groups = strata.setdefault(row.stratum, {})
+        groups[_group(row)] = groups.get(_group(row), 0) + 1
+    shares = quotas({stratum: sum(groups.values()) for stratum, groups in strata.items()}, ratio, seed=seed)
+    carved = {(stratum, group) for stratum, groups in strata.items() for group in _chosen(groups, shares[stratum], seed)}
     sides: tuple[list[Example], list[Example]] = ([], [])
     for row in rows:
         sides[(row.stratum, _group(row)) in carved].append(row)
     return sides
+
+
+def _chosen(groups: Mapping[str, int], share: int, seed: int) -> list[str]:
+    """Groups of so many rows each, by lot, of `share` rows together; one at least, if there is another and a share."""
+    found = list[str]()
+    for group in sorted(groups, key=lambda group: _lot(seed, group)):
+        if groups[group] <= share:
+            found.append(group)
+            share -= groups[group]
+    if not found and share and len(groups) > 1:
+        found.append(min(groups, key=lambda group: (groups[group], _lot(seed, group))))
+    return found
 
 
 def quotas(sizes: Mapping[str, int], ratio: float, *, seed: int) -> dict[str, int]:
@@ -144,8 +155,15 @@ def make_splits(
     found = {"train": train, "validation": validation, **found}
     empty = [name for name, rows in found.items() if not rows]
     if empty:
-        raise DataError(f"expected rows in every split, found none in {', '.join(empty)}. Dropped: {dropped}.")
+        raise DataError(f"expected rows in every split, found none in {', '.join(empty)}. {_told(dropped)}")
     return found, dropped
+
+
+def _told(dropped: Mapping[str, Dropped]) -> str:
+    """What became of the rows, and what to do."""
+    counts = [f"{n} {reason} of {split}" for split, d in dropped.items() for reason, n in vars(d).items() if n]
+    left = f"Left out: {', '.join(counts).replace('_', ' ')}. " if counts else ""
+    return f"{left}Give the split a file of its own, more rows, or larger ratios."
 
 
 def shared_second_texts(train: Iterable[Example], *others: Iterable[Example]) -> int:

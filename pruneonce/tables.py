@@ -171,7 +171,7 @@ def divided(cell: str) -> list[str]:
     parts = [part.strip() for part in cell.split(",")]
     for part in parts:
         torn = any(part.count(one) != part.count(other) for one, other in ("()", "[]", "{}"))
-        if torn or re.fullmatch(r"(['\"]).*\1", part):
+        if torn or re.fullmatch(r"b?(['\"]).*\1|\{.*\}|(set|frozenset|array|tuple|list|dict)\(.*\)", part):  # Python's forms
             raise DataError(
                 f"expected labels with commas between them, found {cell[:80]!r}: {part!r} would be a label. Write a list, "
                 'like ["x", "y"].'

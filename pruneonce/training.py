@@ -254,6 +254,8 @@ def _resume(
 
 def _read(path: Path, own: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, steps: int) -> dict[str, Tensor]:
     """A saved state. Raises ValueError, or what the library says, unless it is whole and of this training."""
+    if path.is_dir():
+        raise ValueError("a folder")
     with safe_open(path, "pt") as file:
         saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
         if (file.metadata() or {}).get("sha256") != _sha256(saved):

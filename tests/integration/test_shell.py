@@ -42,7 +42,7 @@ def test_a_launcher_that_is_none_is_one_line(project, launcher, said):
 def test_a_launched_process_starts_no_other(project):
     """Else `torchrun` would start itself for ever."""
     project.edit(lambda document: document.update(launcher="no-such-launcher"))
-    for name in ("RANK", "PRUNEONCE_LAUNCHED"):
+    for name in ("LOCAL_RANK", "PRUNEONCE_LAUNCHED"):
         done = project.run(sys.executable, "-m", "stages.sparsify", **{name: "0"})
         assert "arguments are required" in done.stderr
 

@@ -35,7 +35,7 @@ TEXTS = [  # cell, as a text, as a class
     (datetime.datetime(2024, 5, 1, 12), "2024-05-01 12:00:00", "2024-05-01 12:00:00"),
     *((missing, "", "") for missing in (None, NAN, np.float64(NAN), np.float32(NAN), Decimal("nan"), "", " ", b"")),
 ]
-NO_TEXT = [["x", "y"], [], {"a": 1}, {}, ("x",), {"x"}, np.array(["x"]), b"caf\xe9", b"\xff\xfe", object()]
+NO_TEXT = [["x", "y"], [], {"a": 1}, {}, ("x",), {"x"}, np.array(["x"]), b"caf\xe9", b"\xff\xfe", Ellipsis]
 
 
 @pytest.mark.parametrize(("cell", "text", "name"), TEXTS, ids=lambda value: repr(value)[:30])

@@ -75,6 +75,9 @@ def test_another_format_is_named(tmp_path, disguise, suffix):
     write, message = DISGUISES[disguise]
     path = tmp_path / f"train{suffix}"
     write(path)
+    if disguise.startswith("page") and suffix == ".txt":  # a page is text
+        assert len(read(path, ["text"])) > 0
+        return
     if (disguise, suffix) == ("parquet", ".parquet"):
         assert read(path, ["text"]) == [{"text": "a"}]
         return
@@ -235,9 +238,9 @@ class TestQuotes:
 
     def test_in_the_last_column_and_between_others(self, tmp_path, capsys):
         (tmp_path / "train.tsv").write_text('label\ttext\nx\ta\ny\tb\nx\t"Hello\ny\tplain\nx\tsize 5"\ny\tc\n')
-        read(tmp_path / "train.tsv")
+        tables.count(tmp_path / "train.tsv", ["text"])
         (tmp_path / "train.csv").write_text('id,text,label\n1,a,x\n2,b,y\n3,"Hello,x\n4,plain,y\n5,size 5",x\n6,c,y\n')
-        read(tmp_path / "train.csv")
+        tables.count(tmp_path / "train.csv", ["text"])
         assert capsys.readouterr().err.count("the first begins in line 4") == 2
 
     @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce import examples, tasks
+from pruneonce import examples, tables, tasks
 from pruneonce.classification import Classification
 from pruneonce.corpus import text_key
 from pruneonce.errors import DataError
+from pruneonce.examples import Example
 
 ABC = Classification("accuracy", ["a", "b", "c"])
 
@@ -224,3 +225,26 @@ def test_one_text_has_exactly_the_tokens(split, tokenizer, tokens):
     assert batch["attention_mask"].sum() == tokens
     assert batch["input_ids"][0, [0, -1]].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
     assert (batch["input_ids"][0, 1:-1] > 4).all()
+
+
+def test_a_large_group_does_not_turn_the_ratio_round():
+    """30 contexts, one of 200 questions: of it all or none is carved, and the ratio is one of questions."""
+    rows = [Example((f"q{i} {n}",), "a", group=f"c{i}") for i in range(30) for n in range(200 if i == 0 else 1)]
+    for seed in range(20):
+        rest, carved = examples.carve(rows, 0.1, seed=seed)
+        assert len(carved) == 23
+        assert len(rest) == 206
+        assert not {row.group for row in rest} & {row.group for row in carved}
+
+
+def test_where_no_group_fits_the_smallest_is_carved():
+    rows = [Example((f"q{i} {n}",), "a", group=f"c{i}") for i in range(3) for n in range(10 + i)]
+    rest, carved = examples.carve(rows, 0.1, seed=1)
+    assert {row.group for row in carved} == {"c0"}
+    assert len(rest) == 23
+
+
+@pytest.mark.parametrize("cell", ["{'x'}", "set()", "frozenset({'x'})", "array(['x'])", "b'x'", "a, {'x'}"])
+def test_what_python_prints_of_a_set_is_no_label(cell):
+    with pytest.raises(DataError, match="expected labels with commas between them"):
+        tables.divided(cell)

@@ -6,6 +6,7 @@ says then is one ModelError, raised before anything is computed.
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -33,6 +34,7 @@ from pruneonce.errors import ConfigError, ModelError, PruneOnceError
 from pruneonce.pruning import Selection, body, prunable
 
 RANGES = "ranges.json"
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", INDEX)
 WORDS = ("vocab.txt", "vocab.json", "merges.txt", "spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
@@ -49,16 +51,56 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"expected a tokenizer with mask, cls, sep and pad token in {folder}, found {type(tokenizer).__name__} without "
             f"{', '.join(lacking)}. Name them in its tokenizer_config.json, or choose another `common.model`."
         )
+    _check_roles(tokenizer, folder)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code that nobody ran
     types = "token_type_ids" in tokenizer.model_input_names
     if types or (folder / "config.json").exists():
         config = _config(folder, None)
         check_vocabulary(tokenizer, getattr(config, "vocab_size", 0), folder)
+        _check_padding(tokenizer, config, folder)
         if types and getattr(config, "type_vocab_size", 0) < 2:
             tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-    with _reading("a tokenizer", folder):
-        deepcopy(tokenizer)("a", verbose=False)  # of a copy, for a call changes what is saved: how it truncates
+    _check_rows(tokenizer, folder)
     return tokenizer
+
+
+def _check_roles(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Raises ModelError if one token has two roles: rows are masked, cut and padded by the ids of the roles."""
+    first: dict[int, str] = {}
+    for role in ("mask", "cls", "sep", "pad", "unk"):
+        token = getattr(tokenizer, f"{role}_token_id")
+        if token is not None and (other := first.setdefault(token, role)) != role:
+            raise ModelError(
+                f"expected a tokenizer with a token of its own for mask, cls, sep, pad and unk in {folder}, found token "
+                f"{token} as {other} and as {role}. Name another in its tokenizer_config.json, or choose another "
+                "`common.model`."
+            )
+
+
+def _check_padding(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, folder: Path) -> None:
+    """Raises ModelError if the model numbers positions by its own padding token, and the tokenizer pads with another."""
+    own, pads = getattr(config, "pad_token_id", None), tokenizer.pad_token_id
+    if own != pads and _behind(_skeleton(config, folder)):
+        raise ModelError(
+            f"expected {own} for padding in {folder}, the `pad_token_id` of config.json by which a {config.model_type} "
+            f"numbers its positions, found {pads}, the tokenizer's {tokenizer.pad_token!r}. Do the files belong together?"
+        )
+
+
+def _check_rows(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Raises ModelError unless rows are cls, text, sep and, of pairs, cls, text, one sep or more, text, sep."""
+    with _reading("a tokenizer", folder):
+        copy = deepcopy(tokenizer)  # for a call changes what is saved: how it truncates
+        text = copy("a", add_special_tokens=False, verbose=False)["input_ids"]
+        one, two = copy("a", verbose=False)["input_ids"], copy("a", "a", verbose=False)["input_ids"]
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    seps = [sep] * max(len(two) - 2 - 2 * len(text), 1)  # RoBERTa writes two of them between texts
+    for kind, row, due in (("a text", one, [cls, *text, sep]), ("a pair", two, [cls, *text, *seps, *text, sep])):
+        if row != due:
+            raise ModelError(
+                f"expected a tokenizer that writes cls before and sep after each text in {folder}, {due} for {kind}, found "
+                f"{row}. Put the model's own `post_processor` into its tokenizer.json, or choose another `common.model`."
+            )
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:
@@ -182,17 +224,25 @@ def longest(model: nn.Module) -> int | None:
 
     RoBERTa and MPNet number positions behind that of padding, which has a row of the table as well.
     """
-    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and isinstance(m, nn.Embedding)]
-    behind = max((t.padding_idx + 1 for t in tables if t.padding_idx is not None), default=0)
     positions = getattr(model.config, "max_position_embeddings", None)
-    return positions and positions - behind
+    return positions and positions - _behind(model)
+
+
+def _behind(model: nn.Module) -> int:
+    """How many rows of the table of positions no token has; 0 where positions do not hang on padding."""
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and isinstance(m, nn.Embedding)]
+    return max((t.padding_idx + 1 for t in tables if t.padding_idx is not None), default=0)
+
+
+def _skeleton(config: PretrainedConfig, folder: Path) -> nn.Module:
+    """The body that the configuration in `folder` describes, without memory for weights."""
+    with _reading(f"a {config.model_type}", folder), torch.device("meta"):
+        return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def check_tokens(folder: Path, tokens: int, *, setting: str) -> None:
     """Raises ConfigError, naming the setting, if the model in `folder` has no positions for rows of so many tokens."""
-    config = _config(folder, None)
-    with _reading(f"a {config.model_type}", folder), torch.device("meta"):
-        most = longest(AutoModel.from_config(config, trust_remote_code=False))
+    most = longest(_skeleton(_config(folder, None), folder))
     if most and tokens > most:
         raise ConfigError(
             f"expected rows of at most {most} tokens, the positions of the model in {folder}, found {tokens}: "
@@ -279,6 +329,11 @@ def _wrong_with_object(path: Path) -> str:
     parts = found.get("weight_map", {})
     if path.name == INDEX and not (isinstance(parts, dict) and parts and all(isinstance(v, str) for v in parts.values())):
         return "an index without a `weight_map` of names to files: fetch it again"
+    if path.name == INDEX and not path.with_name(WEIGHTS).exists():  # else no library reads the index
+        if not isinstance(found.get("metadata"), dict):
+            return "an index without an object `metadata`: fetch it again"
+        if lost := sorted(part for part in set(parts.values()) if not path.parent.joinpath(part).is_file()):
+            return f"an index that names {lost[0]}, which is not there: fetch all files of the model again"
     return ""
 
 
@@ -339,7 +394,7 @@ def _load_with_info(auto, folder: Path, attention: str, dropout: float | None, *
 
 
 def _check_weights(model: PreTrainedModel, info: dict[str, Any], folder: Path) -> None:
-    """Raises ModelError unless the body has every weight, in its shape, and all weights are finite."""
+    """Raises ModelError unless the body has every weight, in its shape, its layers no other, and all weights are finite."""
     kind = model.config.model_type
     if other := sorted(info["mismatched_keys"]):
         name, found, expected = other[0]
@@ -354,5 +409,20 @@ def _check_weights(model: PreTrainedModel, info: dict[str, Any], folder: Path) -
             f"expected every weight of the {kind} body in {folder}, found {len(missing)} missing: "
             f"{', '.join(missing[:4])}. Is this folder a {kind} checkpoint?"
         )
+    if left := _left_over(model, info["unexpected_keys"]):
+        raise ModelError(
+            f"expected weights of {model.config.num_hidden_layers} layers in {folder}, `num_hidden_layers` of config.json, "
+            f"found {len(left)} that a {kind} of it has no place for, such as {left[0]}. Do the two files belong together?"
+        )
     if bad := [name for name, p in model.named_parameters() if not p.isfinite().all()]:
         raise ModelError(f"expected finite weights in {folder}, found inf or nan in {bad[0]}: fetch the model again.")
+
+
+def _left_over(model: PreTrainedModel, keys: Collection[str]) -> list[str]:
+    """Of the keys that the model did not take those of weights in layers of its body: no head's, no buffer's."""
+    names = [name for name, _ in body(model).named_parameters()]
+    layers = {found[1] for name in names if (found := re.match(r"(.*?\.)\d+\.", name))}
+    inside = {
+        key: re.match(r"(.*?\.)\d+\..*(weight|bias)$", key.removeprefix(f"{model.base_model_prefix}.")) for key in keys
+    }
+    return sorted(key for key, found in inside.items() if found and found[1] in layers)

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from pruneonce import checkpoint
 from pruneonce.errors import ModelError, PruneOnceError
@@ -85,6 +86,28 @@ def config(**fields: object) -> Damage:
 
 def component(name: str) -> Damage:
     return changed("tokenizer.json", lambda document: document.update({name: {"type": "OfTheFuture"}}))
+
+
+TEXT, TWICE = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}
+CLS, SEP = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("[CLS]", "[SEP]"))
+
+
+def template(single: list, pair: list, **other: int) -> Damage:
+    """Another post-processor; other: ids for the special tokens in it than their own."""
+    ids = {"[CLS]": 2, "[SEP]": 3} | {f"[{name}]": number for name, number in other.items()}
+    special = {name: {"id": name, "ids": [number], "tokens": [name]} for name, number in ids.items()}
+    parts = {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+    return changed("tokenizer.json", lambda document: document.update(post_processor=parts))
+
+
+def without_post_processor(folder: Path) -> None:
+    changed("tokenizer.json", lambda document: document.update(post_processor=None))(folder)
+    changed("tokenizer_config.json", lambda document: document.update(tokenizer_class="PreTrainedTokenizerFast"))(folder)
+
+
+def any_class(damage: Damage) -> Damage:
+    """As a class that leaves the post-processor of the file as it is: BertTokenizer builds its own."""
+    return lambda folder: (without_post_processor(folder), damage(folder))
 
 
 def weights(change: Callable[[dict], object]) -> Damage:
@@ -191,7 +214,19 @@ BAD: dict[str, tuple[Damage, str]] = {
     "an index of numbers": (shards({"weight_map": {"a": 3}}), "as an index without a `weight_map`"),
     "a shard that is missing": (
         shards({"metadata": {"total_size": 1}, "weight_map": {WEIGHT: "model-00002-of-00002.safetensors"}}),
-        "No such file or directory: .*model-00002-of-00002.safetensors",
+        f"found {checkpoint.INDEX} as an index that names model-00002-of-00002.safetensors, which is not there",
+    ),
+    "an index without metadata": (
+        shards({"weight_map": {WEIGHT: "model-00001-of-00002.safetensors"}}),
+        f"found {checkpoint.INDEX} as an index without an object `metadata`",
+    ),
+    "fewer layers than weights": (
+        config(num_hidden_layers=1),
+        r"expected weights of 1 layers in .*, found 16 that a bert .*, such as bert\.encoder\.layer\.1\.attention",
+    ),
+    "a weight that no layer takes": (
+        weights(lambda tensors: tensors.update({WEIGHT.replace("dense", "lora_A"): torch.zeros(2, 2)})),
+        r"found 1 that a bert .*, such as bert\.encoder\.layer\.0\.output\.lora_A\.weight\. Do",
     ),
     **{
         f"a newer {name}": (
@@ -221,6 +256,49 @@ BAD: dict[str, tuple[Damage, str]] = {
         )
         for role in ("mask", "cls", "sep", "pad")
     },
+    "no post-processor": (
+        without_post_processor,
+        r"writes cls before and sep after .*, \[2, (\d+), 3\] for a text, found \[\1\]",
+    ),
+    **{
+        f"a template {name}": (any_class(template(single, pair, **other)), message)
+        for name, single, pair, other, message in (
+            ("of texts only", [TEXT], [TEXT, TWICE], {}, r"\[2, (\d+), 3\] for a text, found \[\1\]"),
+            ("with cls only", [CLS, TEXT], [CLS, TEXT, TWICE], {}, r"for a text, found \[2, \d+\]"),
+            ("of foreign ids", [CLS, TEXT, SEP], [CLS, TEXT, SEP, TWICE, SEP], {"SEP": 999999}, r"found \[2, \d+, 999999\]"),
+            (
+                "without sep between",
+                [CLS, TEXT, SEP],
+                [CLS, TEXT, TWICE, SEP],
+                {},
+                r"\[2, (\d+), 3, \1, 3\] for a pair, found",
+            ),
+            (
+                "with sep at the end",
+                [CLS, TEXT, SEP],
+                [CLS, TEXT, TWICE, SEP, SEP],
+                {},
+                r"for a pair, found \[2, (\d+), \1, 3, 3\]",
+            ),
+        )
+    },
+    **{
+        f"{role} as {other}": (
+            changed("tokenizer_config.json", lambda d, role=role, token=token: d.update({f"{role}_token": token})),
+            rf"a token of its own for mask, .*, found token \d as ({role} and as {other}|{other} and as {role})\.",
+        )
+        for role, other, token in (
+            *(("mask", other, f"[{other.upper()}]") for other in ("unk", "pad", "cls", "sep")),
+            *(("pad", other, f"[{other.upper()}]") for other in ("unk", "mask", "cls", "sep")),
+            ("cls", "sep", "[SEP]"),
+            ("sep", "cls", "[CLS]"),
+            ("sep", "unk", "[UNK]"),
+        )
+    },
+    "positions by another padding": (
+        config(model_type="roberta", pad_token_id=1),
+        r"expected 1 for padding in .* by which a roberta numbers its positions, found 0, the tokenizer's '\[PAD\]'",
+    ),
     "a number for a token": (
         changed("tokenizer_config.json", lambda d: d.update(mask_token=3)),
         "has to be either str or AddedToken",
@@ -240,6 +318,11 @@ def test_a_damaged_or_foreign_folder_is_one_error_that_says_what_is_wrong(folder
     with pytest.raises(ModelError, match=message) as caught:
         load(folder)
     assert str(folder) in str(caught.value)
+
+
+def test_another_padding_is_fine_where_positions_do_not_hang_on_it(folder):
+    config(pad_token_id=1)(folder)
+    load(folder)
 
 
 @pytest.mark.parametrize("gone", [FILES, []], ids=["an empty folder", "no folder"])
@@ -278,6 +361,36 @@ def test_weights_in_several_files_are_whole(folder, masked_lm):
     masked_lm.save_pretrained(folder, max_shard_size="40KB")
     assert (folder / checkpoint.INDEX).exists()
     assert len(list(folder.glob("model-*.safetensors"))) > 1
+    load(folder)
+
+
+LAYERS = {"distilbert": "n_layers"}
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra", "deberta-v2", "mpnet", "modernbert"])
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification])
+def test_no_layer_is_dropped_without_a_word(tmp_path, kind, auto):
+    """Whatever head the folder has or lacks; all of it loads where config.json tells the truth."""
+    small = {"vocab_size": 20, "hidden_size": 8, "dim": 8, "intermediate_size": 8, "hidden_dim": 8, "embedding_size": 8}
+    heads = {"num_attention_heads": 2, "n_heads": 2, LAYERS.get(kind, "num_hidden_layers"): 2}
+    own = {k: v for k, v in (small | heads).items() if k in AutoConfig.for_model(kind).to_dict()}
+    auto.from_config(AutoConfig.for_model(kind, **own, pad_token_id=0)).save_pretrained(tmp_path)
+    checkpoint.load_masked_lm(tmp_path, attention="eager")
+    changed("config.json", lambda d: d.pop("layer_types", None))(tmp_path)  # ModernBERT's, another number of layers
+    config(**{LAYERS.get(kind, "num_hidden_layers"): 1})(tmp_path)
+    with pytest.raises(ModelError, match=rf"expected weights of 1 layers .* a {kind} .*layers?\.1\."):
+        checkpoint.load_masked_lm(tmp_path, attention="eager")
+
+
+def test_what_is_no_weight_of_a_layer_may_be_left(folder):
+    names = ("embeddings.position_ids", "encoder.layer.0.attention.rotary.inv_freq", "pooler.dense.weight")
+    weights(lambda tensors: tensors.update({f"bert.{name}": torch.zeros(48) for name in names}))(folder)
+    weights(lambda tensors: tensors.update({"classifier.layers.0.weight": torch.zeros(2, 2)}))(folder)
+    load(folder)
+
+
+def test_an_index_beside_the_whole_weights_is_not_read(folder):
+    (folder / checkpoint.INDEX).write_text(json.dumps({"weight_map": {WEIGHT: "model-00001-of-00002.safetensors"}}))
     load(folder)
 
 

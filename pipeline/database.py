@@ -28,8 +28,8 @@ def ensure(file: Path, make: Callable[[Path], None]) -> None:
     file = Path(os.path.realpath(file))  # of a link, what it points to; of a loop of links, one of them
     if os.path.lexists(file) and not file.is_file():
         raise TrackerUnreachable(
-            f"expected an MLflow database in {file}, found what is no file: a folder, a device, a pipe or a loop of links. It "
-            "is left as it is. Set MLFLOW_TRACKING_URI to a file, or to a server."
+            f"expected an MLflow database in {file}, found what is no file: a folder, a device, a pipe or a loop of links. "
+            "It is left as it is. Set MLFLOW_TRACKING_URI to a file, or to a server."
         )
     if tables(file):
         return

@@ -4,7 +4,6 @@ The corpus keeps out the test texts of all that stands in data/tasks: those of a
 computed, and a fresh clone would compute something else.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.rwlock import rwlock
 
-from pipeline import lineage
+from pipeline import integrity, lineage
 
 
 def clear(repo: Repo) -> list[str]:
@@ -51,9 +50,9 @@ def _strays(repo: Repo) -> list[Path]:
 
 
 def _cached(repo: Repo, md5: str) -> bool:
-    """Whether DVC's cache has the folder's listing and every file that stands in it."""
-    cache = repo.cache.local
-    if not cache.exists(md5):
-        return False
-    listing = json.loads(Path(cache.oid_to_path(md5)).read_text())
-    return all(cache.exists(entry["md5"]) for entry in listing)
+    """Whether DVC's cache has the folder's listing and every file that stands in it, by their bytes, not by their names."""
+
+    def stored(md5: str) -> Path:
+        return Path(repo.cache.local.oid_to_path(md5))
+
+    return integrity.whole(stored(md5)) and all(integrity.whole(stored(m)) for m in integrity.listed(stored(md5)).values())

@@ -1,9 +1,10 @@
 """What DVC and Prefect raise, as one line that says what to do."""
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from dvc_objects.errors import ObjectFormatError
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from scmrepo.exceptions import SCMError
+from sqlalchemy.engine import make_url
 
 from pipeline import lineage
 from pruneonce.errors import AlreadyRunning, PipelineError, PruneOnceError
 
 ANSWER_SECONDS = 5.0  # within which a server of Prefect's says that it is there
+NO_SERVER = ("ephemeral Prefect API server", "Unable to find an available port", "Failed to reach API at")
+BASE_SECONDS = 1.0  # for another process that holds Prefect's database
 FILES = ("params.yaml", *(str(name) for lock in lineage.LOCKS for name in (lock.with_suffix(".yaml"), lock)))
 
 
@@ -80,6 +84,10 @@ def check_prefect() -> None:
     if settings.api.url is None:
         with plainly(f"the folder PREFECT_HOME={settings.home}"):
             settings.home.mkdir(parents=True, exist_ok=True)
+        given = settings.server.database.connection_url
+        address = make_url(given.get_secret_value() if given else "sqlite://")
+        if address.get_backend_name() == "sqlite" and address.database and ":" not in address.database:
+            _check_base(Path(address.database))  # prefect.db in Prefect's home, if no other one is set
         return
     try:
         once = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
@@ -89,6 +97,27 @@ def check_prefect() -> None:
         error = raised
     if error is not None:
         raise unreachable(error)
+
+
+def _check_base(file: Path) -> None:
+    """Raises PipelineError if what is there is no database: Prefect's server would fail at it, by one traceback a try."""
+    if not os.path.lexists(file):
+        return
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", BASE_SECONDS, uri=True)) as base:
+            base.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the first pages, not all
+    except sqlite3.Error as error:
+        if "is locked" in str(error):  # by a server of another run: Prefect waits for it
+            return
+        raise PipelineError(
+            f"expected Prefect's database in {file}, found: {error}. It holds nothing but how former runs went: move it "
+            "away and run again."
+        ) from None
+
+
+def no_server(error: RuntimeError) -> bool:
+    """Whether this is how Prefect says that it has no server: one of its own did not start, or went away."""
+    return any(text in str(error) for text in NO_SERVER)
 
 
 def unreachable(error: BaseException) -> PipelineError:

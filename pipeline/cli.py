@@ -23,7 +23,8 @@ def main() -> None:
     with said():
         args = _parser().parse_args()
         try:
-            print("\n".join(_lines(args)))
+            for line in _lines(args):
+                print(line)
         except PruneOnceError as error:
             sys.exit(f"{type(error).__name__}: {error}")
         except KeyboardInterrupt:
@@ -116,15 +117,24 @@ def _lines(args: argparse.Namespace) -> Iterable[str]:
     if args.command == "plan":
         from pipeline import costs, plan  # import torch, which takes seconds
 
-        return plan.lines(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second))
+        return list(plan.lines(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second)))
     if args.command == "trace":
-        return trace(args.file)
+        return list(trace(args.file))  # all of it, or an error
     if args.command == "seal":
-        return [*lineage.close_lost(), *lineage.seal(), *lineage.register()]
+        return _seal()
     out = args.out or args.file.parent / f"{args.file.stem}{args.ending}"  # with_suffix raises for `.`
     (packing.pack if args.command == "pack" else unpacking.unpack)(args.file, out)
     before, after = args.file.stat().st_size, out.stat().st_size
     return [f"{args.file}  {before} bytes -> {out}  {after} bytes"]
+
+
+def _seal() -> Iterator[str]:
+    """What was done, a line each. What a flow only says ends the command: to do this is all that it was started for."""
+    failed: list[str] = []
+    for step in (lineage.close_lost, lineage.seal, lineage.register):
+        yield from step(failed.append)
+        if failed:
+            sys.exit(failed[0])
 
 
 def trace(file: Path) -> Iterator[str]:
@@ -150,7 +160,7 @@ def _identify(file: Path, outs: Mapping[str, str]) -> tuple[str, str]:
     """(path as dvc.lock has it, md5) of the out that `file` is, or of the one it lies in. outs: path -> md5."""
     if not outs:
         raise DataError("expected stages in dvc.lock, found none. Run the pipeline first, in this folder.")
-    known = file.resolve().relative_to(Path.cwd()).as_posix() if file.resolve().is_relative_to(Path.cwd()) else str(file)
+    known = _known(file, outs)
     if not file.exists():
         if known in outs:  # not checked out, but recorded
             return known, outs[known]
@@ -174,6 +184,17 @@ def _identify(file: Path, outs: Mapping[str, str]) -> tuple[str, str]:
     if inside or same:
         return (inside or same)[0], md5
     raise DataError(f"expected a file that a stage of dvc.lock wrote, found md5 {md5}, which none did.")
+
+
+def _known(file: Path, outs: Mapping[str, str]) -> str:
+    """The path from here, if it is an out's or lies in one: as it is named, for DVC may link an out to its cache; else
+    where its links lead. As it was given if neither does."""
+    for path in map(Path, (os.path.abspath(file), os.path.realpath(file))):  # neither raises for a loop of links
+        if path.is_relative_to(Path.cwd()):
+            known = path.relative_to(Path.cwd()).as_posix()
+            if any(known == out or known.startswith(f"{out}/") for out in outs):
+                return known
+    return str(file)
 
 
 class _Tree:

@@ -23,9 +23,14 @@ def ensure(file: Path, make: Callable[[Path], None]) -> None:
     """Have a whole database at `file`: `make` writes it under another name, and it gets its own when it is on the disk.
 
     One process makes it, others wait. A file without tables is none; any other is left as it is.
-    Raises TrackerUnreachable for a file that is no database.
+    Raises TrackerUnreachable for a file that is no database, and for what is no file: a device would be replaced.
     """
-    file = file.resolve()  # of a link, what it points to
+    file = Path(os.path.realpath(file))  # of a link, what it points to; of a loop of links, one of them
+    if os.path.lexists(file) and not file.is_file():
+        raise TrackerUnreachable(
+            f"expected an MLflow database in {file}, found what is no file: a folder, a device, a pipe or a loop of links. "
+            "It is left as it is. Set MLFLOW_TRACKING_URI to a file, or to a server."
+        )
     if tables(file):
         return
     file.parent.mkdir(parents=True, exist_ok=True)

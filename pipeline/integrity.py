@@ -4,6 +4,7 @@ DVC takes what stands read-only in its cache for good without hashing it, and wh
 So one wrong byte in the cache is trained on, under the md5 of the right ones, until somebody hashes it: here.
 """
 
+import json
 import os
 import shlex
 import subprocess
@@ -12,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import ignored, lineage, params
-from pruneonce.errors import ConfigError, DataError
+from pipeline import ignored, lineage
+from pruneonce.errors import DataError
 
 BAD = Path(".pruneonce/corrupt")  # names the files of the cache to remove, where they are too many for a message
 NAMED = 5  # files that a message names
@@ -47,13 +48,10 @@ def md5(path: Path, known: Hashes) -> str:
 def check(known: Hashes, paths: Iterable[Path]) -> None:
     """Raises DataError unless what stages of dvc.lock wrote, of these paths and inside them, is as it is written there.
 
-    What no stage wrote is nobody's promise. Without a dvc.lock, or with one that cannot be read, there is none at all.
+    What no stage wrote is nobody's promise. Without a dvc.lock there is none at all. Raises ConfigError for one that cannot
+    be read, and for such a dvc.yaml or params.yaml: with nothing to compare, wrong bytes would be computed from.
     """
-    try:
-        stages = lineage.current()
-    except ConfigError as error:
-        print(f"\nWhat this stage reads was not compared with what dvc.lock says: {error}", file=sys.stderr)
-        return
+    stages = lineage.current()
     wanted = {path.as_posix().rstrip("/") for path in paths}
     recorded = [
         (stage.name, out, md5s)
@@ -68,29 +66,32 @@ def check(known: Hashes, paths: Iterable[Path]) -> None:
 def _wrong(stage: str, out: str, recorded: str, known: Hashes) -> Wrong:
     folder = lineage.project(stage)
     cache = Path(os.path.normpath(folder / (_dvc(folder, "cache", "dir").strip() or ".dvc/cache"))) / "files/md5"
-    listing = _listing(_object(cache, recorded)) if recorded.endswith(".dir") else {"": recorded}
+    listing = listed(_object(cache, recorded)) if recorded.endswith(".dir") else {"": recorded}
     there = {path.relative_to(out).as_posix(): found for path, found in known.items() if path.is_relative_to(out)}
     there = {"" if name == "." else name: found for name, found in there.items()}
     names = sorted(name for name in {*listing, *there} if listing.get(name) != there.get(name)) if listing else []
     objects = {_object(cache, found) for found in (recorded, *listing.values())}
-    return Wrong(out, stage, [n for n in names if n], sorted(path for path in objects if _corrupt(path)))
+    return Wrong(out, stage, [n for n in names if n], sorted(path for path in objects if path.is_file() and not whole(path)))
 
 
 def _object(cache: Path, md5: str) -> Path:
     return cache / md5[:2] / md5[2:]
 
 
-def _listing(path: Path) -> dict[str, str]:
-    """relpath -> md5 of a folder that DVC's cache has; empty if it has it no more."""
+def listed(path: Path) -> dict[str, str]:
+    """relpath -> md5 of a folder whose listing is this object of DVC's cache; empty if it is not there, or damaged."""
     try:
-        return {entry["relpath"]: entry["md5"] for entry in params.read_yaml(path)}
-    except (ConfigError, OSError, KeyError, TypeError):
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_bytes())}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
-def _corrupt(path: Path) -> bool:
-    """Whether an object of the cache is not what its name says."""
-    return path.is_file() and lineage.file_md5(path) != (path.parent.name + path.name).removesuffix(".dir")
+def whole(path: Path) -> bool:
+    """Whether an object of DVC's cache is there, and is what its name says."""
+    try:
+        return path.is_file() and lineage.file_md5(path) == (path.parent.name + path.name).removesuffix(".dir")
+    except OSError:  # no permission, a bad disk
+        return False
 
 
 def _message(wrong: list[Wrong]) -> str:

@@ -16,7 +16,7 @@ import posixpath
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,9 +182,9 @@ def leave_for_sealing(run_id: str, outs: Mapping[str, str]) -> None:
         unsealed.mkdir(parents=True, exist_ok=True)
         (unsealed / run_id).write_text(json.dumps(dict(outs)))
         if not mark and home() == Path.cwd() and (dvc := _dvc_ancestor()) is not None:
-            log = (UNSEALED.parent / "seal.log").open("a")
             command = [sys.executable, "-m", "pipeline.lineage", str(dvc)]
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            with (UNSEALED.parent / "seal.log").open("a") as log:
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     except (OSError, psutil.Error) as error:
         print(
             f"\nMLflow's run {run_id} was not handed over for sealing ({type(error).__name__}: {plain(error)}); the stage's "
@@ -202,7 +202,11 @@ def _dvc_ancestor() -> int | None:
     return None
 
 
-def seal() -> list[str]:
+def _say(line: str) -> None:
+    print(f"\n{line}", file=sys.stderr)
+
+
+def seal(say: Callable[[str], None] = _say) -> list[str]:
     """Say in every finished run that waits for it that DVC recorded the same outs. Returns the names of its stages.
 
     What fails is said, not raised: what was computed stands, and the runs go on waiting.
@@ -219,7 +223,7 @@ def seal() -> list[str]:
                 sealed.append(name)
             path.unlink(missing_ok=True)
     except (PruneOnceError, OSError) as error:
-        print(f"\nNot all runs were sealed: {plain(error)} Later: pruneonce seal", file=sys.stderr)
+        say(f"Not all runs were sealed: {plain(error)} Later: pruneonce seal")
     return sealed
 
 
@@ -231,7 +235,7 @@ def _made(path: Path) -> dict[str, str]:
         return {}
 
 
-def register() -> list[str]:
+def register(say: Callable[[str], None] = _say) -> list[str]:
     """Bring MLflow's model registry to what dvc.lock says of the tasks of params.yaml. Returns what changed there, a line
     each. What fails is said, not raised."""
     from pipeline import registry  # imports MLflow, which takes seconds
@@ -239,18 +243,18 @@ def register() -> list[str]:
     try:
         return registry.register(current())
     except PruneOnceError as error:
-        print(f"\nThe models were not registered ({error}). Try again with: pruneonce seal", file=sys.stderr)
+        say(f"The models were not registered ({error}). Try again with: pruneonce seal")
         return []
 
 
-def close_lost() -> list[str]:
+def close_lost(say: Callable[[str], None] = _say) -> list[str]:
     """Close the runs of this machine's processes that are gone. Returns a line for each. What fails is said, not raised."""
     from pipeline import tracking  # imports MLflow, which takes seconds
 
     try:
         return [f"{name}: its process is gone, so its run is closed as KILLED" for name in tracking.close_lost()]
     except TrackerUnreachable as error:
-        print(f"\nRuns of lost processes were not closed: {error}", file=sys.stderr)
+        say(f"Runs of lost processes were not closed: {error}")
         return []
 
 

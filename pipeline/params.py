@@ -76,7 +76,7 @@ class HubSource(Section):
 class LocalSource(Section):
     """A file or a folder of this machine, relative to the repository's root or absolute."""
 
-    path: str
+    path: Annotated[str, Field(min_length=1)]  # an empty one would be the repository itself
     members: Annotated[dict[str, str], Field(min_length=1)]  # as in PackageSource; "." is the path itself
     sha256: Sha256 | None  # of the file, or null
 
@@ -566,8 +566,12 @@ def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
     except ConfigError:
         raise
     except Exception as error:  # ruamel.yaml has errors of its own, and those of Python for a bad date or 5,000 digits
+        if re.search("^<<<<<<< ", text, re.MULTILINE):
+            raise ConfigError(
+                f"A merge conflict stands in {name}: take a side of it, e.g. git checkout --ours -- {name}"
+            ) from None
         said = str(error).replace('"<unicode string>"', name)
-        raise ConfigError(f"expected YAML in {name}, found: {type(error).__name__}: {said}") from None
+        raise ConfigError(f"expected YAML in {name}, found: {type(error).__name__}: {said}. Mend that.") from None
     return document
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from pruneonce.errors import AlreadyRunning
+from pruneonce.errors import AlreadyRunning, PipelineError
 
 STAGE = "DVC_STAGE"  # what DVC calls a stage, in the environment of the stage's command
 FLOW = "PRUNEONCE_FLOW"  # a mark of one flow, in the environment of all that it starts
@@ -31,23 +31,38 @@ SERVER_SECONDS = 5.0  # what Prefect's server has
 
 @contextlib.contextmanager
 def alone(lock: Path, what: str) -> Iterator[None]:
-    """Hold `lock` for one process. what: that of which there may be one. Raises AlreadyRunning."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    """Hold `lock` for one process. what: that of which there may be one.
+
+    Raises AlreadyRunning; PipelineError if no lock can be written.
+    """
     holder, held = lock.with_name(f"{lock.name}.pid"), FileLock(lock)
     try:
-        held.acquire(timeout=0)
-    except Timeout:
-        pid = holder.read_text() if holder.exists() else "unknown"
-        raise AlreadyRunning(
-            f"expected no other {what}, found one (process {pid}). Wait for it, or stop it with kill {pid}."
-        ) from None
-    try:
-        holder.write_text(str(os.getpid()))
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held.acquire(timeout=0)
+            holder.write_text(str(os.getpid()))
+        except Timeout:
+            raise AlreadyRunning(f"expected no other {what}, found one {_stopped(holder)}.") from None
+        except OSError as error:
+            raise PipelineError(
+                f"expected a folder {lock.parent} to write in, found: {error}. Make it one, and run again."
+            ) from None
         yield
     finally:
-        holder.unlink(missing_ok=True)
-        lock.unlink(missing_ok=True)  # while it is held: filelock sees that by the count of its names
-        held.release()
+        if held.is_locked:
+            with contextlib.suppress(OSError):  # a folder that is read-only by now: the lock itself is of the process
+                holder.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)  # while it is held: filelock sees that by the count of its names
+            held.release()
+
+
+def _stopped(holder: Path) -> str:
+    """Who holds a lock, and how to end it. Its number is written after the lock is taken, and goes before it is given up."""
+    try:
+        pid = int(holder.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return "(process unknown). Wait for it"
+    return f"(process {pid}). Wait for it, or stop it with kill {pid}"
 
 
 def end_with_parent() -> None:
@@ -103,9 +118,8 @@ def guard() -> None:
     quiet = subprocess.DEVNULL
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
 
-    def dismiss() -> (
-        None
-    ):  # a process that ends well ends the others itself, before this: the last one registered goes first
+    # A process that ends well ends the others itself, before this: the last one registered goes first.
+    def dismiss() -> None:
         watcher.kill()
         watcher.communicate()
 

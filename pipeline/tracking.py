@@ -11,6 +11,7 @@ import logging
 import os
 import posixpath
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -138,7 +139,9 @@ def _address() -> str:
     if address.scheme not in ("http", "https") or "@" not in address.netloc:
         return uri()
     user, _, password = address.netloc.rpartition("@")[0].partition(":")
-    os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(user), unquote(password)
+    for name, part in (("USERNAME", user), ("PASSWORD", password)):
+        if part:  # what is not in the address may be set already
+            os.environ[f"MLFLOW_TRACKING_{name}"] = unquote(part)
     return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
 
 
@@ -280,8 +283,7 @@ def stage_run(
     tracked, status = TrackedStage(client, run_id), "FAILED"
     try:
         if scratch:
-            scratch.mkdir(parents=True, exist_ok=True)
-            (scratch / RUN).write_text(run_id)
+            _name(scratch / RUN, run_id)
         yield tracked
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
@@ -294,8 +296,8 @@ def stage_run(
 
 def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: Mapping[str, str]) -> str | None:
     """The run that is named in the scratch folder, open again and ours; None if there is none, or if it was deleted."""
-    run_id = (scratch / RUN).read_text() if scratch and (scratch / RUN).exists() else ""
-    if not run_id:
+    run_id = _named(scratch / RUN) if scratch else None
+    if run_id is None:
         return None
     try:
         info = client.get_run(run_id).info
@@ -305,9 +307,25 @@ def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: 
         return None  # of another store
     if info.experiment_id != experiment or info.lifecycle_stage != "active":
         return None
-    client.update_run(run_id, status="RUNNING")
+    # First whose it is: a run that is open, and of a process that is gone, is closed by the next one that looks.
     _in_batches([RunTag(*tag) for tag in tags.items()], lambda some: client.log_batch(run_id, tags=some))
+    client.update_run(run_id, status="RUNNING")
     return run_id
+
+
+def _named(file: Path) -> str | None:
+    """The id of a run that a file holds; None if there is no such file, or if it was cut short or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        text = file.read_text(encoding="ascii")
+        return text if re.fullmatch("[0-9a-f]{32}", text) else None
+    return None
+
+
+def _name(file: Path, run_id: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir():  # a damaged scratch folder
+        shutil.rmtree(file)
+    file.write_text(run_id)
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
@@ -343,9 +361,18 @@ def close_lost() -> list[str]:
 def _close_lost(client: MlflowClient, experiment: str) -> list[str]:
     mine = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
     lost = [run for run in client.search_runs([experiment], mine) if not _lives(run.data.tags.get(PROCESS, ""))]
-    for run in lost:
-        client.set_terminated(run.info.run_id, "KILLED")
-    return [run.info.run_name for run in lost]
+    return [run.info.run_name for run in lost if _closed(client, run.info.run_id)]
+
+
+def _closed(client: MlflowClient, run_id: str) -> bool:
+    """Close a lost run, if that may be: another process may have deleted it by now, and ours has work to do."""
+    try:
+        client.set_terminated(run_id, "KILLED")
+    except MlflowException as error:
+        if error.error_code not in REFUSALS:
+            raise
+        return False
+    return True
 
 
 def start_flow(name: str, params: Mapping[str, Any]) -> str:

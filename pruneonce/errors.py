@@ -33,7 +33,11 @@ def plain(text: object) -> str:
     line = str(text).encode("utf-8", "backslashreplace").decode()
     line = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", line).strip()
     line = re.sub(r"(?<=://)(?:[^\s/'\"]*|[^\s/:'\"]*:(?!\d+/)[^\s'\"]*)@", "", line)  # also of a password with a `/` in it
-    line = re.sub(r"(?i)([?&](?:\w*password|\w*token|secret|user)=)[^&\s'\"]+", r"\1***", line)
+    line = re.sub(
+        r"(?i)([?&](?:[\w-]*(?:password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key)|user)=)[^&\s'\"]+",
+        r"\1***",
+        line,
+    )
     half = LONGEST // 2
     return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
 

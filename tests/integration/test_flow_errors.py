@@ -1,9 +1,11 @@
 """What is wrong outside of a stage, in DVC, git, Prefect or on the disk, is one line of the flow that says what to do."""
 
+import contextlib
 import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import psutil
 import pytest
 from dvc.repo import Repo
 from prefect.logging import disable_run_logger
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
 from flows import compress, keeping, repro, trouble
 from pipeline import lineage
@@ -290,6 +292,52 @@ def test_without_a_server_prefects_home_is_made(tmp_path):
     below_a_file = temporary_settings({PREFECT_HOME: tmp_path / "file/b", PREFECT_API_URL: None})
     with below_a_file, pytest.raises(PipelineError, match=r"expected the folder PREFECT_HOME=.*file/b, found: "):
         trouble.check_prefect()
+
+
+def base_in(home: Path) -> contextlib.AbstractContextManager[object]:
+    """Prefect's settings as PREFECT_HOME in the environment makes them."""
+    base = f"sqlite+aiosqlite:///{home}/prefect.db"
+    return temporary_settings({PREFECT_HOME: home, PREFECT_API_URL: None, PREFECT_SERVER_DATABASE_CONNECTION_URL: base})
+
+
+def damaged(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as base, base:
+        base.execute("CREATE TABLE runs (id INTEGER)")
+    content = bytearray(file.read_bytes())
+    content[100:4000] = b"\xff" * 3900
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.write_text("no database " * 99), damaged, Path.mkdir])
+def test_prefects_database_is_looked_at_first(spoil, tmp_path):
+    spoil(tmp_path / "prefect.db")
+    with (
+        base_in(tmp_path),
+        pytest.raises(PipelineError, match=r"^expected Prefect's database in .*prefect\.db, found: .* move it away"),
+    ):
+        trouble.check_prefect()
+
+
+def test_prefects_database_is_left_as_it_is(tmp_path):
+    file = tmp_path / "prefect.db"
+    with base_in(tmp_path):
+        trouble.check_prefect()
+        assert not file.exists()
+        file.touch()  # as a server that is killed leaves it
+        trouble.check_prefect()
+        with contextlib.closing(sqlite3.connect(file)) as base:
+            base.execute("CREATE TABLE runs (id INTEGER)")
+            base.execute("BEGIN EXCLUSIVE")
+            trouble.check_prefect()  # another flow's server holds it
+
+
+def test_what_prefect_says_without_a_server_is_known():
+    said = (
+        "Timed out while attempting to connect to ephemeral Prefect API server. Ephemeral server process exited with code 1."
+    )
+    assert trouble.no_server(RuntimeError(said))
+    assert not trouble.no_server(RuntimeError("a fault of ours"))
+    assert said in str(trouble.unreachable(RuntimeError(said)))
 
 
 def test_the_closing_lines_say_what_git_does_not_have(project):

@@ -87,6 +87,22 @@ def test_what_dvc_does_not_have_as_it_stands_is_left_and_said(counted):
     assert folders() == ["a", "a-file", "b", "by-hand", "c"]
 
 
+@pytest.mark.parametrize("what", ["data/raw/c", "data/raw/c/text"])
+def test_what_dvc_has_damaged_is_left_and_said(counted, what):
+    """An object of the cache is believed by its bytes: the folder may be the last whole copy."""
+    name("a", "b")
+    md5 = lineage.file_md5(Path(what))
+    stored = Path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
+    right = stored.read_bytes()
+    for damage in (b"x\n", b"", b"[{", b"\xff\xfe", b"{}", b"[]", b"[1]", b'[{"relpath": "text"}]'):
+        stored.unlink()
+        stored.write_bytes(damage)
+        assert [line.partition(",")[0] for line in clear()] == ["data/raw/c: left there"]
+        assert Path("data/raw/c/text").read_text() == "c\n"
+    stored.write_bytes(right)
+    assert [line.partition(",")[0] for line in clear()] == ["data/raw/c: removed"]
+
+
 def test_what_a_stage_reads_is_no_leftover(counted):
     """A source that was fetched may be what a person's own stage begins with."""
     Path("dvc.yaml").write_text(PIPELINE + "  mine: {cmd: cat data/raw/b/text, deps: [data/raw/b/text]}\n")

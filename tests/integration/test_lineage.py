@@ -333,3 +333,13 @@ def test_a_plain_dvc_repro_is_sealed_after_it_ended(project, tracking_uri):
     while list((project.folder / ".pruneonce/unsealed").iterdir()) and time.monotonic() < until:
         time.sleep(0.2)
     assert not list((project.folder / ".pruneonce/unsealed").iterdir())
+
+
+def test_the_log_of_who_seals_is_closed_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(lineage.IN_FLOW, raising=False)
+    monkeypatch.setattr(lineage, "_dvc_ancestor", lambda: 1)
+    given = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, stdout, **more: given.append(stdout))
+    lineage.leave_for_sealing("0" * 32, {})
+    assert [log.closed for log in given] == [True]

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import integrity, lineage, processes
-from pruneonce.errors import AlreadyRunning, DataError
+from pruneonce.errors import AlreadyRunning, ConfigError, DataError, PipelineError
 from tests.conftest import ROOT, commit, wait_for
 from tests.integration import tiny
 
@@ -211,12 +211,18 @@ def test_what_no_stage_of_now_wrote_is_compared_with_nothing(project, capfd):
         integrity.check(known, one)
         Path(path).write_text(before)
     assert capfd.readouterr().err == ""
-    Path("dvc.lock").write_text(f"<<<<<<< HEAD\n{before}")
-    integrity.check(known, one)
-    assert (
-        capfd.readouterr().err.strip().startswith("What this stage reads was not compared with what dvc.lock says: expected")
-    )
-    Path("dvc.lock").write_text(before)
+    conflict = r"^A merge conflict stands in dvc\.lock: take a side of it, e\.g\. git checkout --ours -- dvc\.lock"
+    for path, text, said in (
+        ("dvc.lock", f"<<<<<<< HEAD\n{before}", conflict),
+        ("dvc.lock", "[1]\n", "expected stages as DVC has them in dvc.lock"),
+        ("dvc.yaml", "stages: [\n", "expected YAML in dvc.yaml"),
+        ("params.yaml", "a: [\n", "expected YAML in params.yaml"),
+    ):
+        kept = Path(path).read_text() if Path(path).exists() else None
+        Path(path).write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            integrity.check(known, one)
+        Path(path).unlink() if kept is None else Path(path).write_text(kept)
     integrity.check(integrity.hashes(Path("seed.txt")), [Path("seed.txt")])
     with pytest.raises(DataError):
         integrity.check(known, one)
@@ -348,6 +354,24 @@ def test_a_lock_is_free_again_and_leaves_nothing(tmp_path):
         ):
             pass
         assert list(lock.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"4x", b"\xff"])
+def test_who_holds_a_lock_may_be_unknown(tmp_path, content):
+    """Its number is written after the lock is taken, and gone before the lock is free."""
+    with processes.alone(tmp_path / "lock", "run"):
+        (tmp_path / "lock.pid").unlink() if content is None else (tmp_path / "lock.pid").write_bytes(content)
+        with pytest.raises(AlreadyRunning) as caught, processes.alone(tmp_path / "lock", "run"):
+            pass
+    assert str(caught.value) == "expected no other run, found one (process unknown). Wait for it."
+
+
+@pytest.mark.parametrize("spoil", [Path.touch, lambda folder: (folder / "lock").mkdir(parents=True)])
+def test_a_lock_that_cannot_be_written_is_one_line(tmp_path, spoil):
+    spoil(tmp_path / "folder")
+    said = r"^expected a folder .*/folder to write in, found: .* Make it one, and run again\.$"
+    with pytest.raises(PipelineError, match=said), processes.alone(tmp_path / "folder/lock", "run"):
+        pytest.fail("it is begun")
 
 
 @pytest.mark.parametrize("how", ["killed", "left", "well"])

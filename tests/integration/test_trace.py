@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, lineage, tracking
+from pruneonce.errors import DataError
 
 
 def md5(text: str) -> str:
@@ -73,3 +74,23 @@ def test_what_was_computed_again_since_is_not_named_and_said(traced):
     named, gone = traced(newer)
     assert named == ["sparsify", "fetch@b"]
     assert gone == ["made by a run that dvc.lock does not have any more: it was computed again since"]
+
+
+def test_a_file_in_an_out_is_known_by_its_name_where_dvc_links_it(traced, tmp_path):
+    """With `cache.type` symlink the file's own place is DVC's cache."""
+    (tmp_path / "cache").mkdir()
+    Path("cache/1").write_text("one")
+    Path("folder").mkdir()
+    Path("folder/one").symlink_to(tmp_path / "cache/1")
+    traced({"sparsify": entry({}, {"model": md5("model"), "folder": lineage.file_md5(Path("folder"))})})
+    for name in ("folder/one", "folder/../folder/one", str(tmp_path / "folder/one")):
+        assert next(cli.trace(Path(name))) == f"{name}  md5 {md5('one')}"
+    Path("by-another-name").symlink_to(tmp_path / "folder")
+    assert next(cli.trace(Path("by-another-name/one"))).endswith(md5("one"))
+
+
+def test_a_loop_of_links_is_one_line(traced):
+    traced(STAGES)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(DataError, match="expected a file at loop, found none"):
+        list(cli.trace(Path("loop")))

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ErrorCode
 
 from pipeline import cli, database, lineage, registry, tracking
 from pipeline.lineage import Stage
@@ -128,6 +130,43 @@ def test_a_run_that_is_gone_is_begun_anew(folder, killed):
         assert Path("scratch/run").read_text() == tracked.run_id
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"0" * 31, b"0" * 33, b"../../x", ("\u0663" * 32).encode(), None])
+def test_a_name_of_a_run_that_is_damaged_names_none(folder, content):
+    Path("scratch").mkdir()
+    Path("scratch/run/deep").mkdir(parents=True) if content is None else Path("scratch/run").write_bytes(content)
+    with tracking.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+        assert Path("scratch/run").read_text() == tracked.run_id
+    assert status(tracked.run_id) == "FINISHED"
+
+
+def test_a_run_is_ours_before_it_is_open(folder, killed, monkeypatch):
+    """Else another process that looks in between closes it: its process is gone."""
+    client, update = MlflowClient(tracking.uri()), MlflowClient.update_run
+
+    def look(self, run_id, **changes):
+        assert client.get_run(run_id).data.tags[tracking.PROCESS].startswith(f"{os.getpid()} ")
+        update(self, run_id, **changes)
+
+    monkeypatch.setattr(MlflowClient, "update_run", look)
+    with tracking.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+        assert tracked.run_id == killed[1]
+        assert status(killed[1]) == "RUNNING"
+
+
+def test_a_lost_run_that_cannot_be_closed_stops_nobody(folder, killed, monkeypatch):
+    ended = MlflowClient.set_terminated
+
+    def refuse(self, run_id, *words):
+        if run_id == killed[0]:
+            raise MlflowException("deleted", error_code=ErrorCode.Value("INVALID_PARAMETER_VALUE"))
+        ended(self, run_id, *words)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", refuse)
+    with tracking.stage_run("report", {}, {}) as tracked:
+        assert [status(run_id) for run_id in killed] == ["RUNNING", "KILLED"]
+    assert status(tracked.run_id) == "FINISHED"
+
+
 def test_what_a_killed_process_left_open_is_closed(folder, killed):
     client = MlflowClient(tracking.uri())
     mine = tracking.start_flow("compress", {})
@@ -200,7 +239,7 @@ def spoiled() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("trouble", [locked, deleted, spoiled])
-def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, trouble):
+def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, monkeypatch, trouble):
     with trouble() as said:
         for what in (tracking.connect, tracking.close_lost, lambda: tracking.start_flow("compress", {})):
             with pytest.raises(TrackerUnreachable) as caught:
@@ -219,6 +258,12 @@ def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, trou
             assert len(lines) == 1, lines
             assert lines[0].startswith(first)
             assert said in lines[0]
+        monkeypatch.setattr(sys, "argv", ["pruneonce", "seal"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert str(ended.value.code).startswith("Runs of lost processes were not closed: expected ")
+        assert said in str(ended.value.code)
+        assert capfd.readouterr() == ("", "")
         traced = trace("data/scores.json")
         assert traced.count(said) == 1, "and not again for each stage"
         assert traced.count("run     unknown: as above") == 1
@@ -226,6 +271,8 @@ def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, trou
     assert [path.name for path in lineage.UNSEALED.iterdir()] == [finished], "it goes on waiting"
     assert lineage.seal() == ["export@topic"]
     assert f"run     {finished}" in trace("data/export/topic/int8.onnx")
+    cli.main()
+    assert capfd.readouterr().out == "", "nothing was left to do, and no blank line says so"
 
 
 def test_a_full_disk_is_one_line_also_when_a_run_is_made(whole, tmp_path, monkeypatch, capfd):

@@ -1,5 +1,6 @@
 """The sqlite file of MLflow's runs, without MLflow: it has its name when it is whole, and what is wrong with it is said."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -141,7 +142,6 @@ def damage(file: Path) -> None:
     [
         (lambda file: file.write_text("not a database, but a text of some length\n" * 100), "file is not a database. Move "),
         (damage, "It is damaged. Move "),
-        (lambda file: file.mkdir(), "unable to open database file. Make "),
     ],
 )
 def test_a_file_that_sqlite_cannot_read(tmp_path, spoil, message):
@@ -150,6 +150,20 @@ def test_a_file_that_sqlite_cannot_read(tmp_path, spoil, message):
         database.ensure(tmp_path / "mlflow.db", write)
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"expected an MLflow database in {tmp_path}/mlflow.db, found: ")
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda file: os.symlink(file, file), lambda file: file.symlink_to("/dev/full")]
+)
+def test_what_is_no_file_is_left_as_it_is(tmp_path, make):
+    file = tmp_path / "mlflow.db"
+    make(file)
+    before = os.lstat(file)
+    with pytest.raises(TrackerUnreachable, match="found what is no file: a folder, a device, a pipe or a loop of links"):
+        database.ensure(file, lambda part: pytest.fail("it is not ours to replace"))
+    after = os.lstat(file)
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"], "no lock and no half"
 
 
 HOLD = "import sqlite3, sys; b = sqlite3.connect(sys.argv[1]); b.execute('BEGIN EXCLUSIVE'); print(flush=True); input()"

@@ -15,6 +15,12 @@ SHOWN = {
     "'http://me:s3cret@host'": "'http://host'",
     "postgresql://me:p/s#s?s@host/db": "postgresql://host/db",
     "postgresql://host/db?user=me&password=s3cret&sslmode=require": "postgresql://host/db?user=***&password=***&sslmode=require",
+    "https://host/a?x=1&api_key=s3cret&access_key=s3&passwd=s&pwd=t": (
+        "https://host/a?x=1&api_key=***&access_key=***&passwd=***&pwd=***"
+    ),
+    "https://host/?apikey=s3cret&X-API-Key=s3&secret_access_key=s&key=k": (
+        "https://host/?apikey=***&X-API-Key=***&secret_access_key=***&key=k"
+    ),
     "http://host:5000/a@b": "http://host:5000/a@b",
     "http://host/a@b": "http://host/a@b",
     "http://host/?to=a@b": "http://host/?to=a@b",

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline import params, profiles
 from pruneonce.errors import ConfigError
@@ -165,3 +166,18 @@ def test_a_name_is_a_part_of_a_file_s_name(document, name):
     document["tasks"] = {name: document["tasks"]["topic"]}
     with pytest.raises(ConfigError, match=r"tasks\..*: String should (match pattern|have at most 100 characters)"):
         params.parse(document, "params.yaml")
+
+
+def test_a_merge_conflict_is_called_one():
+    text = "a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n"
+    with pytest.raises(ConfigError) as caught:
+        params.parse_yaml(text, "params.yaml")
+    assert str(caught.value) == (
+        "A merge conflict stands in params.yaml: take a side of it, e.g. git checkout --ours -- params.yaml"
+    )
+    assert params.parse_yaml("a: |\n  <<<<<<< is no conflict", "params.yaml") == {"a": "<<<<<<< is no conflict"}
+
+
+def test_a_local_source_has_a_path():
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        params.LocalSource(path="", members={"a": "."}, sha256=None)

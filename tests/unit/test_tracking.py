@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -246,3 +247,20 @@ def test_a_full_disk_ends_no_training(tmp_path, monkeypatch):
     for step in range(6):
         log(step, {"loss": 1.0})
     assert set(log.rows) == {0, 5}
+
+
+@pytest.mark.parametrize(
+    ("login", "given", "expected"),
+    [
+        ("me@", {"PASSWORD": "apart"}, ("me", "apart")),
+        (":p%40ss@", {"USERNAME": "apart"}, ("apart", "p@ss")),
+        ("me:pass@", {"USERNAME": "other", "PASSWORD": "other"}, ("me", "pass")),
+    ],
+)
+def test_what_an_address_does_not_hold_of_a_login_is_kept(monkeypatch, login, given, expected):
+    names = [f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD")]
+    for name in names:
+        monkeypatch.setenv(name, given.get(name.rpartition("_")[2], ""))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{login}host:1")
+    assert tracking._address() == "http://host:1"
+    assert tuple(os.environ[name] for name in names) == expected

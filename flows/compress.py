@@ -242,7 +242,9 @@ def main() -> None:
         outcomes = (study if args.pipeline == "study" else compress)(args.profile, args.set)
     except PruneOnceError as error:
         sys.exit(f"\n{type(error).__name__}: {error}")
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not trouble.no_server(error):
+            raise
         sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
     with cli.said():
         show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)

@@ -220,31 +220,37 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     deps = _checked([args[n] for n in reads if args[n].exists()])  # of one that is given the stage says what is wrong
     scratch = SCRATCH / f"{name}-{_key(run, flat, deps)}"
     report = args.pop("metrics")
-    if os.environ.get("RANK", "0") != "0":  # torchrun and accelerate number the processes of a launch
-        with tempfile.TemporaryDirectory() as folder, stoppable():
-            elsewhere = {n: Path(folder) / n for n in (*wants["out"], *wants["record"])}
-            run(**{**args, **elsewhere}, **sections, log=Quiet(scratch))
-        return
-    for path in [report, *(args[n] for n in (*wants["out"], *wants["record"]))]:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    made = [args[n] for n in (*wants["out"], *wants["record"])]
 
+    def work(log: Log, **elsewhere: Path) -> Metrics:
+        with stoppable():
+            return run(**{**args, **elsewhere}, **sections, log=log)
+
+    if os.environ.get("RANK", "0") != "0":  # torchrun and accelerate number the processes of a launch
+        with tempfile.TemporaryDirectory() as folder:
+            work(Quiet(scratch), **{n: Path(folder) / n for n in (*wants["out"], *wants["record"])})
+        return
+    for path in (report, *made):
+        path.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with processes.alone(scratch.with_name(f"{scratch.name}.lock"), f"process that computes {name}"):
-        if not Log(scratch).whole():
-            print(f"\nWhat an interrupted run of {name} left in {scratch} is damaged. It is discarded: from step 0 again.")
-            shutil.rmtree(scratch)
+        _discard_damaged(scratch, name)
         with tracking.stage_run(name, flat, deps, file=stage, scratch=scratch) as tracked:
             log = Log(scratch, tracked.log_step)
             tracked.catch_up(log.steps())
-            with stoppable():
-                metrics = run(**args, **sections, log=log)
+            metrics = work(log)
             tracked.log_result(metrics, seconds=time.monotonic() - began)
             report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-            made = [report, *(args[n] for n in (*wants["out"], *wants["record"]))]
-            outs = {str(path): lineage.file_md5(path) for path in made if path.exists()}
+            outs = {str(path): lineage.file_md5(path) for path in (report, *made) if path.exists()}
             tracked.log_outs(outs)
         lineage.leave_for_sealing(tracked.run_id, outs)
         shutil.rmtree(scratch, ignore_errors=True)  # last: what fails before it is resumed
+
+
+def _discard_damaged(scratch: Path, name: str) -> None:
+    if not Log(scratch).whole():
+        print(f"\nWhat an interrupted run of {name} left in {scratch} is damaged. It is discarded: from step 0 again.")
+        shutil.rmtree(scratch)
 
 
 def _checked(paths: Sequence[Path]) -> dict[str, str]:

@@ -72,8 +72,7 @@ def project(made: Path, tmp_path: Path, monkeypatch) -> Path:
 
 def begin() -> list[str]:
     """What the flow asks of DVC before its first stage."""
-    with trouble.plainly("a pipeline that DVC can read"), Repo() as repo:
-        stages = compress.order(repo, compress.COMPRESS)
+    stages = compress.order(compress.COMPRESS)
     compress.pending(stages)
     return stages
 

@@ -330,7 +330,9 @@ def _write(plan: Mapping[str, File], folder: Path, what: str) -> None:
     with _whole(folder) as part:
         free = shutil.disk_usage(part).free
         if size > free:  # a small archive may say that it holds anything
-            raise SourceError(f"expected room for the {size} bytes of {what} beside {folder}, found {free} bytes free.")
+            raise SourceError(
+                f"expected room for the {size} bytes of {what} at {folder}, found {free}: free some space and run again."
+            )
         if not plan:
             raise SourceError(f"expected files in {what}, found none.")
         for target, file in plan.items():

@@ -273,7 +273,7 @@ def test_a_stage_that_cannot_go_on(computed, spoil):
 def test_a_local_source_that_is_not_there(project):
     gone(project)
     done = project.main("fetch_local@corpus")
-    failed(done, "fetch_local: DataError: expected tests/tiny/text/corpus.txt, which this stage reads, found none")
+    failed(done, "fetch_local: SourceError: expected a file or folder at tests/tiny/text/corpus.txt, found none. Set `path`")
 
 
 def test_no_package_index(project):
@@ -336,7 +336,10 @@ def test_a_full_disk(computed, small_disk, name, flag):
     command[command.index(flag) + 1] = str(small_disk / "out")
     before = computed.snapshot()
     done = computed.run(*command)
-    failed(done, f"{name.partition('@')[0]}: the disk is full (")
+    full = (
+        "SourceError: expected room for the" if name.startswith("fetch") else "the disk is full ("
+    )  # asked before it writes
+    failed(done, f"{name.partition('@')[0]}: {full}")
     assert "free some space and run again" in done.stderr
     kept = {path: content for path, content in before.items() if not path.endswith(".csv")}
     after = computed.snapshot()

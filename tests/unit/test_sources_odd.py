@@ -378,7 +378,7 @@ def test_an_archive_that_says_it_holds_more_than_there_is_room_for(tmp_path, mon
     """Before anything is written: 1 GB of zeros is 1 MB of zip."""
     make_zip(tmp_path / "x")
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2}))
-    with pytest.raises(SourceError, match=r"expected room for the 10 bytes of x beside .*out, found 2 bytes free"):
+    with pytest.raises(SourceError, match=r"expected room for the 10 bytes of x at .*out, found 2: free some space"):
         sources.unpack(tmp_path / "x", {".": "pkg", "again": "pkg/data.txt"}, tmp_path / "out")
     sources.unpack(tmp_path / "x", {"a": "pkg/data.txt", "b": "pkg/data.txt"}, tmp_path / "out")
     assert tree(tmp_path / "out") == {"a": b"C", "b": b"C"}

@@ -198,7 +198,7 @@ def test_what_dvc_leaves_out_of_a_folder_is_no_difference(project):
     Path(".dvcignore").write_text("*.tmp\n")
     integrity.check(integrity.hashes(known), [known])
     (known / "note").touch()
-    with pytest.raises(DataError, match=r"\(\.git/HEAD, note, note\.tmp\)"):
+    with pytest.raises(DataError, match=r"\(note\)"):
         integrity.check(integrity.hashes(known), [known])
 
 

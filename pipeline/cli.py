@@ -145,6 +145,8 @@ def trace(file: Path) -> Iterator[str]:
     """
     if file.exists() and not file.is_file() and not file.is_dir():
         raise DataError(f"expected a file at {file}, found a device or a pipe. It is not read.")
+    if file.is_dir() and Path.cwd().is_relative_to(file.resolve()):  # else all of the disk would be read, for `/`
+        raise DataError(f"expected a file or an out, found {file}, the folder that this project lies in.")
     lineage.seal()
     stages = lineage.locked()
     now = set(lineage.current())
@@ -189,7 +191,8 @@ def _identify(file: Path, outs: Mapping[str, str]) -> tuple[str, str]:
 def _known(file: Path, outs: Mapping[str, str]) -> str:
     """The path from here, if it is an out's or lies in one: as it is named, for DVC may link an out to its cache; else
     where its links lead. As it was given if neither does."""
-    for path in map(Path, (os.path.abspath(file), os.path.realpath(file))):  # neither raises for a loop of links
+    beside = os.path.join(os.path.realpath(file.parent), file.name)  # the folder's links alone are followed
+    for path in map(Path, (os.path.abspath(file), beside, os.path.realpath(file))):  # none raises for a loop of links
         if path.is_relative_to(Path.cwd()):
             known = path.relative_to(Path.cwd()).as_posix()
             if any(known == out or known.startswith(f"{out}/") for out in outs):

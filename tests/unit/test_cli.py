@@ -152,3 +152,9 @@ def test_a_pipe_is_not_waited_for(monkeypatch, capsys, tmp_path, command):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
     assert "Error: expected a file at pipe, found a device or a pipe." in call(monkeypatch, capsys, command, "pipe")[0]
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_folder_that_the_project_lies_in_is_not_read_whole(monkeypatch, capsys, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    assert "the folder that this project lies in" in call(monkeypatch, capsys, "trace", name)[0]

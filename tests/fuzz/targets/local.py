@@ -65,10 +65,11 @@ def run(folder: Path) -> None:
 
 def _put(path: Path, kind: str, target: str) -> None:
     try:
-        if not path.parent.resolve().is_relative_to(Path.cwd()):  # through a link that was put there before
+        # Not through a link that was put there before, nor into a pipe.
+        if os.path.lexists(path) or not path.parent.resolve().is_relative_to(Path.cwd()):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "file" and not os.path.lexists(path):  # not through a link, nor into a pipe
+        if kind == "file":
             path.write_text("text,label\n")
         elif kind == "folder":
             path.mkdir()

@@ -21,9 +21,26 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from benchmarks.measuring import Compute, Row, machine, markdown
-from pruneonce import checkpoint, embeddings, exporting, packing, pruning, quantization, runtime, training
+from pruneonce import quantization
 from pruneonce.batch import Batch, inputs
+from pruneonce.deployment import embeddings, inspect, packing, runtime
+from pruneonce.deployment import export as exporter
+from pruneonce.deployment.parity import check_parity, logits, parity
+from pruneonce.engine import accelerator
 from pruneonce.errors import PatternBroken
+from pruneonce.models import checkpoint, matrices
+from pruneonce.sparsity.masks import (
+    MaskedLinear,
+    bake,
+    check_pattern,
+    lock,
+    mask_linears,
+    prunable,
+    prune,
+    pruned_count,
+    zeros,
+)
+from pruneonce.training import loop
 
 PAGE = Path(__file__).parents[1] / "docs/architectures.md"
 SPARSITY, STEPS, SEED = 0.85, 4, 1
@@ -113,14 +130,14 @@ def build(kind: str, fields: Mapping[str, Any], folder: Path) -> Built:
         AutoConfig.for_model(kind, **fields), attn_implementation="eager", trust_remote_code=False
     )
     model.save_pretrained(folder / "dense")
-    names = list(pruning.prunable(model, None))
-    pruning.mask_linears(model, names)
-    pruning.prune(model, SPARSITY)
-    pruning.bake(model)
+    names = list(prunable(model, None))
+    mask_linears(model, names)
+    prune(model, SPARSITY)
+    bake(model)
     model.save_pretrained(folder / "sparse")
-    pattern = pruning.zeros(model, names)
+    pattern = zeros(model, names)
     found = {name: int(zero.sum()) for name, zero in pattern.items()}
-    wanted = {name: pruning.pruned_count(SPARSITY, zero.numel()) for name, zero in pattern.items()}
+    wanted = {name: pruned_count(SPARSITY, zero.numel()) for name, zero in pattern.items()}
     if found != wanted:
         raise PatternBroken(f"expected {wanted} zeros, found {found}.")
     return Built(folder / "dense", folder / "sparse", names, pattern)
@@ -141,41 +158,41 @@ def train(model: nn.Module, engine) -> None:
         return {"loss": model(**inputs(batch), labels=batch["labels"]).loss}
 
     rate = {"learning_rate": lambda step: 1e-3, "steps": STEPS, "weight_decay": 0.01, "clip_norm": 1.0, "seed": SEED}
-    training.fit(model, partial(batch_of, 8, 64), loss, engine=engine, **rate)  # type: ignore[arg-type]
+    loop.fit(model, partial(batch_of, 8, 64), loss, engine=engine, **rate)  # type: ignore[arg-type]
 
 
-def wrap(model: nn.Module, names: list[str], kind: Callable[[nn.Linear], pruning.MaskedLinear]) -> None:
-    pruning.mask_linears(model, names, kind)
-    pruning.lock(model)
+def wrap(model: nn.Module, names: list[str], kind: Callable[[nn.Linear], MaskedLinear]) -> None:
+    mask_linears(model, names, kind)
+    lock(model)
 
 
 def measure(name: str, folder: Path) -> Row:
     """One architecture's line of the table."""
-    engine = training.accelerator(Compute(seed=SEED, precision="fp32", threads=1))
+    engine = accelerator(Compute(seed=SEED, precision="fp32", threads=1))
     built = build(*CONFIGURATIONS[name], folder)
     longest = checkpoint.longest(load(built.dense)) or 512
     batches = [batch_of(*sizes, seed) for seed, sizes in enumerate([(8, 64), (1, 3), (5, 100), (2, longest)])]
-    parity: dict[str, float] = {}
+    differences: dict[str, float] = {}
 
     def export(variant: str, model: nn.Module, weights: dict[str, np.ndarray]) -> Path:
         path = folder / f"{variant}.onnx"
-        exporting.export(model, path)
-        exporting.name_weights(path, weights)
-        found = exporting.parity(exporting.logits(model, batches), path, batches)
-        exporting.check_parity(found, max_difference=1e-4 if variant != "int8" else 0.05, same_decision=0.9)
-        parity[variant] = found["max_difference"] / found["max_logit"]
+        exporter.to_onnx(model, path)
+        exporter.name_weights(path, weights)
+        found = parity(logits(model, batches), path, batches)
+        check_parity(found, max_difference=1e-4 if variant != "int8" else 0.05, same_decision=0.9)
+        differences[variant] = found["max_difference"] / found["max_logit"]
         return path
 
     def floats(model: nn.Module) -> dict[str, np.ndarray]:
-        return {n: m.weight.detach().numpy() for n, m in pruning.prunable(model, built.names).items()}
+        return {n: m.weight.detach().numpy() for n, m in prunable(model, built.names).items()}
 
     dense = load(built.dense)
     dense_path = export("dense", dense, floats(dense))
     model = load(built.sparse)
-    wrap(model, built.names, pruning.MaskedLinear)
+    wrap(model, built.names, MaskedLinear)
     train(model, engine)
-    pruning.bake(model)
-    pruning.check_pattern(built.pattern, pruning.zeros(model, built.names))
+    bake(model)
+    check_pattern(built.pattern, zeros(model, built.names))
     sparse_path = export("sparse", model, floats(model))
 
     wrap(model, built.names, quantization.FakeQuantLinear)
@@ -183,12 +200,12 @@ def measure(name: str, folder: Path) -> Row:
     train(model, engine)
     quantization.observe(model, False)
     masks = {layer: ~linear.mask for layer, linear in quantization.quantized_linears(model).items()}
-    pruning.check_pattern(built.pattern, masks)
+    check_pattern(built.pattern, masks)
     weights = {layer: linear.weight.numpy().T for layer, linear in quantization.to_int8(model).items()}
     int8_path = export("int8", model, weights)
     for path in (sparse_path, int8_path):
-        exporting.check_zeros(path, {layer: zero.numpy() for layer, zero in built.pattern.items()})
-    kernels = exporting.Audit(int8_path).kernels(weights)
+        inspect.check_zeros(path, {layer: zero.numpy() for layer, zero in built.pattern.items()})
+    kernels = inspect.Audit(int8_path).kernels(weights)
     floating = sorted({f"{layer}: {kernel}" for layer, kernel in kernels.items() if not runtime.is_integer(kernel)})
     embeddings.quantize(int8_path)
     return {
@@ -196,10 +213,10 @@ def measure(name: str, folder: Path) -> Row:
         "matrices": len(built.names),
         "weights": f"{sum(z.numel() for z in built.pattern.values()):,}",
         "exact, kept": "yes",  # or an error above
-        "parity fp32": f"{max(parity['dense'], parity['sparse']):.0e}",
-        "parity int8": f"{parity['int8']:.0e}",
+        "parity fp32": f"{max(differences['dense'], differences['sparse']):.0e}",
+        "parity int8": f"{differences['int8']:.0e}",
         "integer": f"{len(kernels) - len(floating)} of {len(kernels)}" + "".join(f"; {f}" for f in floating),
-        "mask": "added" if exporting.takes_added_mask(dense) else "given",
+        "mask": "added" if exporter.takes_added_mask(dense) else "given",
         "dense MB": f"{dense_path.stat().st_size / 1e6:.2f}",
         "int8 MB": f"{int8_path.stat().st_size / 1e6:.2f}",
         "packed MB": f"{packing.packed_bytes(int8_path) / 1e6:.2f}",
@@ -209,8 +226,8 @@ def measure(name: str, folder: Path) -> Row:
 def example() -> str:
     """What `sparsify` prints of BERT-Base; built without memory."""
     with torch.device("meta"):
-        return pruning.table(
-            pruning.matrices(AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"), trust_remote_code=False), None)
+        return matrices.table(
+            matrices.matrices(AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"), trust_remote_code=False), None)
         )
 
 

@@ -16,7 +16,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.measuring import arguments, bar, in_turn, publish, ratio
-from pruneonce import checkpoint, corpus, tables
+from pruneonce.language import corpus
+from pruneonce.models import checkpoint
+from pruneonce.sources import tables
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = {"newsgroups": "Text", "r52": "Text", "friends": "Quote"}  # of the default profile's corpus

@@ -29,7 +29,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
 from benchmarks.measuring import Compute, Row, arguments, bar, in_turn, publish, ratio
-from pruneonce import exporting, pruning, quantization, runtime, training
+from pruneonce import engine, quantization
+from pruneonce.deployment import export, inspect, runtime
+from pruneonce.sparsity import masks
 
 SHAPES = {
     "BERT-Base": BertConfig(),
@@ -104,20 +106,20 @@ def by_optimizer(config: BertConfig, path: Path) -> None:
 
 def dense(config: BertConfig, path: Path) -> None:
     model = classifier(config, "eager")
-    _write(model, {name: m.weight.detach().numpy() for name, m in pruning.prunable(model, PRUNABLE).items()}, path)
+    _write(model, {name: m.weight.detach().numpy() for name, m in masks.prunable(model, PRUNABLE).items()}, path)
 
 
-def _pruned(config: BertConfig, wrap: Callable[[nn.Linear], pruning.MaskedLinear]) -> nn.Module:
+def _pruned(config: BertConfig, wrap: Callable[[nn.Linear], masks.MaskedLinear]) -> nn.Module:
     model = classifier(config, "eager")
-    pruning.mask_linears(model, PRUNABLE, wrap)
-    pruning.prune(model, SPARSITY)
+    masks.mask_linears(model, PRUNABLE, wrap)
+    masks.prune(model, SPARSITY)
     return model
 
 
 def sparse(config: BertConfig, path: Path) -> None:
-    model = _pruned(config, pruning.MaskedLinear)
-    pruning.bake(model)
-    _write(model, {name: m.weight.detach().numpy() for name, m in pruning.prunable(model, PRUNABLE).items()}, path)
+    model = _pruned(config, masks.MaskedLinear)
+    masks.bake(model)
+    _write(model, {name: m.weight.detach().numpy() for name, m in masks.prunable(model, PRUNABLE).items()}, path)
 
 
 def int8(config: BertConfig, path: Path) -> None:
@@ -125,17 +127,17 @@ def int8(config: BertConfig, path: Path) -> None:
     quantization.calibrate(
         model,
         [batch_of(2, 64, seed) for seed in range(4)],
-        engine=training.accelerator(Compute(seed=SEED, precision="fp32", threads=2)),
+        engine=engine.accelerator(Compute(seed=SEED, precision="fp32", threads=2)),
     )
     quantization.observe(model, False)
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
     _write(model, weights, path)
-    exporting.check_integer(exporting.Audit(path).kernels(weights))
+    inspect.check_integer(inspect.Audit(path).kernels(weights))
 
 
 def _write(model: nn.Module, weights: dict[str, np.ndarray], path: Path) -> None:
-    exporting.export(model, path)
-    exporting.name_weights(path, weights)
+    export.to_onnx(model, path)
+    export.name_weights(path, weights)
 
 
 VARIANTS: dict[str, Callable[[BertConfig, Path], None]] = {  # plain first: another reads its file

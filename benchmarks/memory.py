@@ -70,9 +70,13 @@ def step(checkpointing: bool) -> dict[str, float]:
     from transformers import BertConfig, BertForMaskedLM
 
     from benchmarks.train import PROFILE, random_blocks
-    from pruneonce import corpus, masked_lm, pruning, schedules, training
+    from pruneonce.batch import IGNORED
+    from pruneonce.engine import accelerator
+    from pruneonce.language import masked_lm
+    from pruneonce.sparsity import masks
+    from pruneonce.training import loop, schedules
 
-    engine = training.accelerator(Compute())
+    engine = accelerator(Compute())
     before = psutil.Process().memory_info().rss
     watch = Peak()
     watch.start()
@@ -81,10 +85,10 @@ def step(checkpointing: bool) -> dict[str, float]:
     student, mentor = BertForMaskedLM(config), BertForMaskedLM(config).eval().requires_grad_(False)
     if checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
-    linears = pruning.mask_linears(student, r"^encoder\.")
-    pruning.prune(student, 0.85)
+    linears = masks.mask_linears(student, r"^encoder\.")
+    masks.prune(student, 0.85)
     batch = random_blocks(ROWS, LENGTH, seed=0)
-    training.fit(
+    loop.fit(
         student,
         lambda step: batch,
         masked_lm.distilled_loss(mentor, **PROFILE, everywhere=False),
@@ -101,7 +105,7 @@ def step(checkpointing: bool) -> dict[str, float]:
         config,
         parameters=sum(p.numel() for p in student.parameters()),
         prunable=sum(m.weight.numel() for m in linears.values()),
-        read=int((batch["labels"] != corpus.IGNORED).sum()),
+        read=int((batch["labels"] != IGNORED).sum()),
         element=2 if engine.mixed_precision == "bf16" else 4,
         checkpointing=checkpointing,
     )

@@ -18,7 +18,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measuring import Row, arguments, bar, publish
-from pruneonce import embeddings, exporting, packing, pruning, quantization, scores
+from pruneonce import quantization
+from pruneonce.deployment import embeddings, inspect, packing
+from pruneonce.deployment.export import OPSET
+from pruneonce.sparsity import masks
+from pruneonce.tasks import scores
 
 SPARSITIES = (0.85, 0.90)
 VOCABULARY, POSITIONS, TYPES = 30522, 512, 2
@@ -77,7 +81,7 @@ def write_int8(path: Path, shape: Shape, matrices: Mapping[str, np.ndarray], sto
     nodes = [helper.make_node("Gather", [n, "ids"], [f"{n}_rows"]) for n in tables]
     stored_tensors = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
     graph = helper.make_graph(nodes, shape.name, [ids], rows, stored_tensors)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", exporting.OPSET)]), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]), path)
     embeddings.quantize(path)
 
 
@@ -136,12 +140,12 @@ def measured(
 def computed(shape: Shape, sparsity: float, export: Path | None, folder: Path) -> Sizes:
     """Dense weights pruned by magnitude and quantized."""
     real = export is not None and shape.name == "MiniLM-L6"
-    dense = exporting.prunable_weights(export / "dense.onnx") if real and export else random_weights(shape)
+    dense = inspect.prunable_weights(export / "dense.onnx") if real and export else random_weights(shape)
     stored = initializers(export / "dense.onnx") if real and export else {}
     matrices = {}
     for name, weight in dense.items():
         tensor = torch.from_numpy(np.ascontiguousarray(weight))
-        pruned = tensor * pruning.magnitude_mask(tensor, sparsity)
+        pruned = tensor * masks.magnitude_mask(tensor, sparsity)
         matrices[name] = quantization.quantize_weight(pruned).numpy()
     path = folder / "int8.onnx"
     write_int8(path, shape, matrices, stored)
@@ -154,7 +158,7 @@ def computed(shape: Shape, sparsity: float, export: Path | None, folder: Path) -
 
 def shipped(export: Path) -> Sizes:
     """The int8 file of the pipeline as it is."""
-    matrices = {name: np.ascontiguousarray(w.T) for name, w in exporting.prunable_weights(export / "int8.onnx").items()}
+    matrices = {name: np.ascontiguousarray(w.T) for name, w in inspect.prunable_weights(export / "int8.onnx").items()}
     zeros = sum(np.count_nonzero(w == 0) for w in matrices.values()) / sum(w.size for w in matrices.values())
     dense_bytes = (export / "dense.onnx").stat().st_size
     path, weights = export / "int8.onnx", f"{export.name}/int8.onnx"

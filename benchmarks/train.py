@@ -34,9 +34,15 @@ from transformers.utils import logging
 
 from benchmarks import plain
 from benchmarks.measuring import Compute, arguments, bar, in_turn, publish, ratio
-from pruneonce import checkpoint, corpus, learning, masked_lm, planning, pruning, schedules, tasks, training
-from pruneonce.batch import Batch, Loss, mix
-from pruneonce.classification import Classification
+from pruneonce.batch import IGNORED, Batch, Loss, mix
+from pruneonce.engine import accelerator
+from pruneonce.language import corpus, masked_lm
+from pruneonce.models import checkpoint, step_costs
+from pruneonce.sparsity import masks
+from pruneonce.tasks import splits
+from pruneonce.tasks.batches import Batches, collate
+from pruneonce.tasks.classification import Classification
+from pruneonce.training import loop, schedules, task
 
 ROWS, LENGTH = 32, 128  # a batch of student pruning
 CURVE_ROWS = 4  # of the curve: minutes instead of most of an hour
@@ -114,7 +120,7 @@ def texts(folder: Path | None) -> Dataset:
     """WINDOW tokenised texts with labels, a split as tasks.Batches reads it."""
     draw = np.random.default_rng(0)
     if folder:
-        split = tasks.read_split(folder / "train.arrow")
+        split = splits.read_split(folder / "train.arrow")
         chosen = draw.permutation(len(split))[:WINDOW]
         rows = split[chosen]
         return Dataset.from_dict({"input_ids": [r[:LENGTH] for r in rows["input_ids"]], "label": rows["label"]})
@@ -137,13 +143,13 @@ class Watch:
 def fit(student: nn.Module, batches, loss: Loss, *, steps: int, compute: Compute, pruned: Callable) -> Watch:
     """Our training loop on a fresh copy of the student; `pruned(model)` sets its masks."""
     AcceleratorState._reset_state()  # it is one a process, and the other sides compute in another precision
-    engine = training.accelerator(compute)
+    engine = accelerator(compute)
     student, watch = copy.deepcopy(student), Watch()
-    pruning.mask_linears(student, PRUNABLE)
+    masks.mask_linears(student, PRUNABLE)
     pruned(student)
     rate = partial(schedules.linear_decay, steps=steps, warmup=max(1, steps // 10), peak=1e-3)
     settings = {"weight_decay": 0.01, "clip_norm": 1.0, "seed": compute.seed, "name": compute.precision}
-    training.fit(student, batches, loss, engine=engine, learning_rate=rate, steps=steps, log=watch, **settings)  # type: ignore[arg-type]
+    loop.fit(student, batches, loss, engine=engine, learning_rate=rate, steps=steps, log=watch, **settings)  # type: ignore[arg-type]
     return watch
 
 
@@ -153,12 +159,12 @@ def seconds(watch: Watch) -> float:
 
 
 def at_target(model: nn.Module) -> None:
-    pruning.prune(model, SPARSITY)
+    masks.prune(model, SPARSITY)
 
 
 def plain_masks(student: nn.Module) -> dict:
     """Weight -> mask, as a script keeps them."""
-    return {m.weight: pruning.magnitude_mask(m.weight, SPARSITY) for m in pruning.prunable(student, PRUNABLE).values()}
+    return {m.weight: masks.magnitude_mask(m.weight, SPARSITY) for m in masks.prunable(student, PRUNABLE).values()}
 
 
 def mlm_rates(args: argparse.Namespace) -> tuple[dict[str, list[float]], float]:
@@ -186,7 +192,7 @@ def mlm_rates(args: argparse.Namespace) -> tuple[dict[str, list[float]], float]:
     }
     if args.only_ours:
         sides = {name: side for name, side in sides.items() if name == "ours, default profile"}
-    masked = mean(float((batches(s)["labels"] != corpus.IGNORED).float().mean()) for s in range(5))
+    masked = mean(float((batches(s)["labels"] != IGNORED).float().mean()) for s in range(5))
     return in_turn(sides, args.rounds), masked
 
 
@@ -194,13 +200,13 @@ def student_pruning(args: argparse.Namespace) -> None:
     bf16, fp32 = peak(torch.bfloat16), peak(torch.float32)
     rates, masked = mlm_rates(args)
     bf16, fp32 = max(bf16, peak(torch.bfloat16)), max(fp32, peak(torch.float32))
-    model, tokens = planning.build(minilm().to_dict()), ROWS * LENGTH
-    shape = planning.shape(model, pruning.prunable(model, PRUNABLE))
+    model, tokens = step_costs.build(minilm().to_dict()), ROWS * LENGTH
+    shape = step_costs.shape(model, masks.prunable(model, PRUNABLE))
     read = {"ours, default profile": (masked, 0.0), "ours, the paper's loss, masked positions": (masked, masked)}
     rows = []
     for name, found in rates.items():
         ours, theirs = (share * tokens for share in read.get(name, (1.0, 1.0)))
-        flops = planning.step_flops(shape, tokens=tokens, length=LENGTH, read=ours, teacher_read=theirs)
+        flops = step_costs.step_flops(shape, tokens=tokens, length=LENGTH, read=ours, teacher_read=theirs)
         speed = flops / tokens * median(found)
         times = ratio(found, rates["plain Trainer"]) if "plain Trainer" in rates else float("nan")
         reached = bar(">= 4 x", met=times >= 4), bar(">= 45 %", met=speed >= 0.45 * bf16)
@@ -229,23 +235,23 @@ def fine_tuning(args: argparse.Namespace) -> None:
     """Texts a second: ours batches texts of similar length, plain pads every text to LENGTH."""
     split, compute = texts(args.splits), Compute(threads=args.threads)
     marks = SimpleNamespace(pad_token_id=0, sep_token_id=102)
-    batches = tasks.Batches(split, KIND, marks, batch_size=TASK_ROWS, max_tokens=LENGTH, seed=1)
+    batches = Batches(split, KIND, marks, batch_size=TASK_ROWS, max_tokens=LENGTH, seed=1)
     mentor = classifier(dropout=0.0, attention="eager").eval().requires_grad_(False)
     student = classifier(dropout=0.0, attention="eager")
-    pruning.mask_linears(student, PRUNABLE)
+    masks.mask_linears(student, PRUNABLE)
     at_target(student)
-    pruning.bake(student)
-    loss = learning.distilled_loss(KIND, mentor, temperature=2.0, soft_ratio=1.0, hidden_weight=0.0)
+    masks.bake(student)
+    loss = task.distilled_loss(KIND, mentor, temperature=2.0, soft_ratio=1.0, hidden_weight=0.0)
 
     def ours() -> float:
-        watch = fit(student, batches, loss, steps=len(batches) + 1, compute=compute, pruned=pruning.lock)
+        watch = fit(student, batches, loss, steps=len(batches) + 1, compute=compute, pruned=masks.lock)
         return WINDOW / seconds(watch)
 
     def padded(step: int) -> Batch:
         rows = range(step * TASK_ROWS, (step + 1) * TASK_ROWS)
         chosen = [split[row] for row in rows]
         chosen = [*chosen, {"input_ids": [0] * LENGTH, "label": 0}]  # the last row makes the batch LENGTH long
-        batch = tasks.collate(chosen, KIND, pad=0, max_tokens=LENGTH, last=102)
+        batch = collate(chosen, KIND, pad=0, max_tokens=LENGTH, last=102)
         return {key: value[:TASK_ROWS] for key, value in batch.items()}
 
     def theirs(steps: int = 4) -> float:

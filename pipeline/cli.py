@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline import lineage
 from pipeline.lineage import Stage
-from pruneonce import packing, unpacking
+from pruneonce.deployment import packing, unpacking
 from pruneonce.errors import DataError, PruneOnceError, TrackerUnreachable, plain
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from pipeline.inventory import Source
 from pipeline.params import Common, Distilled, MaskedLM, Params, PrepareTeacher, Sparsify, TaskTraining
-from pruneonce import planning
 from pruneonce.errors import DataError
-from pruneonce.planning import Piece, Shape
+from pruneonce.models import step_costs
+from pruneonce.models.step_costs import Piece, Shape
 
 BYTES_A_TOKEN = 5  # of English, in WordPiece: 4.9 of 20 newsgroups, 5.0 of R52
 SPLITS = ("train", "validation", "test")
@@ -77,7 +77,7 @@ def corpus_bytes(p: Params, sources: Mapping[str, Source]) -> float | None:
         of = sources[d.source]
         of.rows(d.split, [d.column], skip_rows=d.skip_rows)
         if of.files:
-            here += planning.text_bytes(of.by_split()[d.split], d.column)
+            here += step_costs.text_bytes(of.by_split()[d.split], d.column)
         else:
             cards[d.source] = of.bytes
     known = [size for size in cards.values() if size is not None]
@@ -102,7 +102,7 @@ def pre_training(p: Params, s: Shape, gpus: int) -> Iterator[Work]:
         everywhere = isinstance(section, Sparsify) and soft and section.soft_positions == "all"
         read = tokens * (1.0 if everywhere else section.masking_probability)
         teacher = (read if soft else 0.0) if isinstance(section, Sparsify) else None
-        flops = planning.step_flops(s, tokens=tokens, length=length, read=read, teacher_read=teacher)
+        flops = step_costs.step_flops(s, tokens=tokens, length=length, read=read, teacher_read=teacher)
         rows, uneven = _share(section.batch_size, section.micro_batches, gpus)
         piece = Piece(
             rows=rows,
@@ -114,7 +114,7 @@ def pre_training(p: Params, s: Shape, gpus: int) -> Iterator[Work]:
             checkpointing=section.gradient_checkpointing,
             **_engine(p.common, s, section, gpus),
         )
-        memory = planning.memory(s, piece, teacher=teacher is not None)
+        memory = step_costs.memory(s, piece, teacher=teacher is not None)
         yield Work(name, section.steps, section.steps * tokens, section.steps * flops, rows, length, memory, uneven)
 
 
@@ -126,7 +126,7 @@ def task_training(p: Params, s: Shape, gpus: int, training_rows: Mapping[str, in
             teacher = isinstance(section, Distilled)
             steps = max(section.epochs > 0, round(section.epochs * -(-(count or 0) // section.batch_size)))
             tokens, length = section.batch_size * section.max_tokens, section.max_tokens
-            flops = planning.step_flops(s, tokens=tokens, length=length, read=0, teacher_read=0 if teacher else None)
+            flops = step_costs.step_flops(s, tokens=tokens, length=length, read=0, teacher_read=0 if teacher else None)
             rows, uneven = _share(section.batch_size, section.micro_batches, gpus)
             piece = Piece(
                 rows=rows,
@@ -138,7 +138,7 @@ def task_training(p: Params, s: Shape, gpus: int, training_rows: Mapping[str, in
                 checkpointing=False,
                 **_engine(p.common, s, section, gpus),
             )
-            memory = planning.memory(s, piece, teacher=teacher)
+            memory = step_costs.memory(s, piece, teacher=teacher)
             yield Work(f"{stage}@{task}", steps, steps * tokens, steps * flops, rows, length, memory, uneven)
 
 
@@ -152,7 +152,7 @@ def _engine(common: Common, s: Shape, section: MaskedLM | TaskTraining, gpus: in
     drops = s.dropout if section.dropout is None else section.dropout > 0
     eager = common.attention == "eager"  # the fused kernels of sdpa keep no probabilities, and draw dropout again
     return {
-        "tile": planning.tile(common.device),
+        "tile": step_costs.tile(common.device),
         "element": 4 if common.precision == "fp32" else 2,
         "probabilities": (3 if drops else 1) if eager else 0,
         "dropouts": 2 if drops else 0,

@@ -11,9 +11,9 @@ from typing import Any
 
 from pipeline import lineage
 from pipeline.params import ExpectedRows, HubSource, LocalSource, PackageSource, Params
-from pruneonce import tables
 from pruneonce.errors import DataError, ModelError
-from pruneonce.sources import file_name
+from pruneonce.sources import tables
+from pruneonce.sources.fetch import file_name
 
 RAW = Path("data/raw")
 

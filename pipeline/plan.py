@@ -12,9 +12,10 @@ from pipeline import costs, params, profiles
 from pipeline.costs import Rate, Work
 from pipeline.inventory import Source, source
 from pipeline.params import Params
-from pruneonce import planning, pruning
 from pruneonce.errors import ModelError
-from pruneonce.planning import Shape
+from pruneonce.models import matrices, step_costs
+from pruneonce.models.step_costs import Shape
+from pruneonce.sparsity import masks
 
 MANY_TIMES = 40  # what BERT's own pre-training saw of its corpus: Devlin et al. 2019, arXiv:1810.04805, appendix A.2
 
@@ -35,7 +36,7 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
 
     yield f"{name}: {p.report.title}"
     yield from ("", f"Tasks: {' '.join(p.tasks)}", "Stages, each after those on the right", *graph(document))
-    yield from ("", *_model(p, s, pruning.matrices(model, p.sparsify.prunable)))
+    yield from ("", *_model(p, s, matrices.matrices(model, p.sparsify.prunable)))
     yield from ("", *_data(p, sources, corpus))
     yield from ("", *_training(work, rate))
     yield from ("", *_files(p, s))
@@ -46,8 +47,8 @@ def _built(p: Params) -> tuple[Any, Shape]:
     """The model, without its weights, and its shape. Raises ModelError, which says whose configuration is meant."""
     facts = source(p.common.model, p).facts()
     try:
-        model = planning.build(facts, next_sentence=p.prepare_corpus.next_sentence)
-        return model, planning.shape(model, pruning.prunable(model, p.sparsify.prunable))
+        model = step_costs.build(facts, next_sentence=p.prepare_corpus.next_sentence)
+        return model, step_costs.shape(model, masks.prunable(model, p.sparsify.prunable))
     except ModelError as error:
         raise ModelError(f"config.json of source {p.common.model!r}: {error}") from None
 
@@ -78,10 +79,10 @@ def _meet(one: str, other: str) -> bool:
     return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
-def _model(p: Params, s: Shape, found: Sequence[pruning.Matrices]) -> Iterator[str]:
+def _model(p: Params, s: Shape, found: Sequence[matrices.Matrices]) -> Iterator[str]:
     chosen = [m for m in found if m.prunable == "yes"]
     kept = sum(
-        m.count * (size - pruning.pruned_count(p.sparsify.sparsity, size)) for m in chosen for size in [m.weights // m.count]
+        m.count * (size - masks.pruned_count(p.sparsify.sparsity, size)) for m in chosen for size in [m.weights // m.count]
     )
     pooler = sum(m.weights for m in chosen if m.name.startswith("pooler."))
     yield (
@@ -93,7 +94,7 @@ def _model(p: Params, s: Shape, found: Sequence[pruning.Matrices]) -> Iterator[s
         + (f", {_weights(pooler)} in the pooler" if pooler else "")
         + f"; at {100 * p.sparsify.sparsity:g} % {_weights(kept)} are kept"
     )
-    yield from (f"  {line}" for line in pruning.table(found).splitlines())
+    yield from (f"  {line}" for line in matrices.table(found).splitlines())
 
 
 def _data(p: Params, sources: Mapping[str, Source], corpus: float | None) -> Iterator[str]:
@@ -147,7 +148,7 @@ def _training(work: Sequence[Work], rate: Rate) -> Iterator[str]:
 
 
 def _files(p: Params, s: Shape) -> Iterator[str]:
-    sizes = planning.checkpoint_bytes(s)
+    sizes = step_costs.checkpoint_bytes(s)
     yield "Files: " + ", ".join(f"{key} {_bytes(value)}" for key, value in sizes.items())
     a_task = 3 * sizes["checkpoint"] + 2 * sizes["ONNX fp32"] + sizes["ONNX int8"]
     yield f"All that is kept: {_bytes(3 * sizes['checkpoint'] + len(p.tasks) * a_task)} of models, tasks: {len(p.tasks)}"

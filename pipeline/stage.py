@@ -283,6 +283,10 @@ def _key(run: Callable[..., Metrics], flat: Mapping[str, Any], deps: Mapping[str
     processes = os.environ.get("WORLD_SIZE", "1")
     digest = hashlib.sha256(repr((sorted(flat.items()), sorted(deps.items()), processes)).encode())
     root = Path(inspect.getfile(run)).resolve().parents[1]
-    for path in [Path(inspect.getfile(run)), *sorted((root / "pruneonce").glob("*.py"))]:
+    for path in [
+        Path(inspect.getfile(run)),
+        *sorted((root / "pruneonce").rglob("*.py")),
+        *Path(inspect.getfile(run)).parent.glob("*.py"),
+    ]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pruneonce.runtime import Session
+    from pruneonce.deployment.runtime import Session
 
 
 def load(path: str | Path, *, threads: int = 0) -> Session:
@@ -19,7 +19,11 @@ def load(path: str | Path, *, threads: int = 0) -> Session:
     Raises PackError for a file that is damaged, cut short or foreign; `run` raises ModelError for what the model cannot
     read, such as a text of more tokens than it has positions for.
     """
-    from pruneonce import packing, runtime, unpacking  # here, so that `import pruneonce` costs nothing
+    from pruneonce.deployment import (
+        packing,
+        runtime,
+        unpacking,  # here, so that `import pruneonce` costs nothing
+    )
 
     path = Path(path)
     packing.check_file(path)

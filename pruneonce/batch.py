@@ -9,6 +9,7 @@ from torch import Tensor, nn
 Batch = dict[str, Tensor]  # every tensor has the rows of the batch in front
 Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]  # parts by name; "loss" is the one to minimise
 
+IGNORED = -100  # label of a position that no loss reads, as in torch's cross_entropy
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # what a model reads of a batch, where the batch has it
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from pruneonce.batch import Batch, inputs
-from pruneonce.pruning import MaskedLinear, body
+from pruneonce.sparsity.masks import MaskedLinear, body
 
 TINY = 1e-8  # floor of a scale: a fully pruned row has maximum 0, a constant activation range 0
 

@@ -10,7 +10,11 @@ import json
 
 from pipeline.params import Common, Evaluate
 from pipeline.stage import Dep, Item, Log, Metrics, Record, main
-from pruneonce import checkpoint, exporting, kinds, packing, runtime, scores, tasks
+from pruneonce.deployment import inspect, packing, runtime
+from pruneonce.models import checkpoint
+from pruneonce.tasks import kinds, scores
+from pruneonce.tasks.batches import evaluation_batches, in_order, one_text
+from pruneonce.tasks.splits import read_split
 
 PROFILED_RUNS = 15  # calls with a clock on every operator: for shares, which need fewer than a percentile does
 
@@ -31,17 +35,17 @@ def run(
     p, kind, words = evaluate, kinds.load(splits), checkpoint.load_tokenizer(tokenizer)
     files = {"dense": dense_onnx, "sparse": sparse_onnx, "int8": int8_onnx}
     sessions = {variant: runtime.session(path, threads=p.threads) for variant, path in files.items()}
-    tests = {path.stem: tasks.read_split(path) for path in sorted(splits.glob("test*.arrow"))}
+    tests = {path.stem: read_split(path) for path in sorted(splits.glob("test*.arrow"))}
 
     def scored(variant: str, test: str) -> Metrics:
-        batches = tasks.evaluation_batches(tests[test], kind, words, batch_size=p.batch_size)
+        batches = evaluation_batches(tests[test], kind, words, batch_size=p.batch_size)
         answers = runtime.answers(sessions[variant], batches, name=f"evaluate {item} {variant} {test}")
-        total, scorers = kind.scorers(tests[test], tasks.in_order(answers))
+        total, scorers = kind.scorers(tests[test], in_order(answers))
         return scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
 
     metrics = {}
     for variant, path in files.items():
-        matrices = exporting.matrix_zeros(path)
+        matrices = inspect.matrix_zeros(path)
         metrics[variant] = {
             **scored(variant, "test"),
             "more_tests": {name.removeprefix("test-"): scored(variant, name) for name in tests if name != "test"},
@@ -51,7 +55,7 @@ def run(
             "sparsity_of": {name: zeros / size for name, (zeros, size) in matrices.items()},
         }
 
-    one = tasks.one_text(tests["test"], words, tokens=p.latency_tokens)
+    one = one_text(tests["test"], words, tokens=p.latency_tokens)
     found = runtime.latencies_ms(sessions, one, warmup_runs=p.warmup_runs, runs=p.latency_runs)
     asked = {"tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs}
     times = {

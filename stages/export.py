@@ -9,8 +9,16 @@ from functools import partial
 
 from pipeline.params import Common, Export
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
-from pruneonce import checkpoint, embeddings, exporting, kinds, pruning, quantization, tasks, training
+from pruneonce import engine, quantization
 from pruneonce.batch import inputs
+from pruneonce.deployment import embeddings, inspect
+from pruneonce.deployment import parity as parity_of
+from pruneonce.deployment.export import name_weights, to_onnx
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
+from pruneonce.tasks import kinds
+from pruneonce.tasks.batches import evaluation_batches
+from pruneonce.tasks.splits import read_split
 
 
 def run(
@@ -28,11 +36,11 @@ def run(
     log: Log,
 ) -> Metrics:
     p = export
-    training.accelerator(common)
+    engine.accelerator(common)
     kind, tokenizer = kinds.load(splits), checkpoint.load_tokenizer(dense)
-    validation = tasks.read_split(splits / "validation.arrow")
+    validation = read_split(splits / "validation.arrow")
     texts = validation.select(range(min(p.parity_texts, len(validation))))
-    batches = list(tasks.evaluation_batches(texts, kind, tokenizer))
+    batches = list(evaluation_batches(texts, kind, tokenizer))
     pruned = checkpoint.load_pruned(sparse)  # by these names the dense matrices are compared with the others
     metrics: dict[str, object] = {}
 
@@ -43,33 +51,33 @@ def run(
     ):
         # Eager attention: the fused one exports as a longer graph, and the two are the same function.
         model = checkpoint.load_task_model(kind.architecture, source, attention="eager", dropout=0.0).eval()
-        pattern = {name: zero.numpy() for name, zero in pruning.zeros(model, pruned).items()}
+        pattern = {name: zero.numpy() for name, zero in masks.zeros(model, pruned).items()}
         if variant == "int8":
             fake_quant = partial(quantization.FakeQuantLinear, weight_bits=model.config.weight_bits)
-            pruning.mask_linears(model, pruned, fake_quant)
-            pruning.lock(model)
+            masks.mask_linears(model, pruned, fake_quant)
+            masks.lock(model)
             quantization.load_ranges(model, checkpoint.load_ranges(source))
             weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
         else:
-            weights = {name: m.weight.detach().numpy() for name, m in pruning.prunable(model, pruned).items()}
-        exporting.export(model, path, reads=list(inputs(batches[0])), outputs=kind.outputs)
-        exporting.name_weights(path, weights)
+            weights = {name: m.weight.detach().numpy() for name, m in masks.prunable(model, pruned).items()}
+        to_onnx(model, path, reads=list(inputs(batches[0])), outputs=kind.outputs)
+        name_weights(path, weights)
         rounded = embeddings.quantize(path) if variant == "int8" and p.embeddings == "int8" else {}
-        trained = exporting.logits(model, batches, kind.outputs)
+        trained = parity_of.logits(model, batches, kind.outputs)
         tolerance = p.int8_tolerance if variant == "int8" else p.fp32_tolerance
         agreement = p.same_decision_ratio if variant == "int8" else 1.0
         sums: dict[str, dict[str, str]] = {"parity": {}}
-        if variant == "int8" and not exporting.shares_weights(path):
-            sums["parity_of_exact_sums"] = exporting.EXACT_SUMS
-        parity = partial(exporting.parity, trained, path, batches, decide=kind.decisions)
+        if variant == "int8" and not inspect.shares_weights(path):
+            sums["parity_of_exact_sums"] = parity_of.EXACT_SUMS
+        parity = partial(parity_of.parity, trained, path, batches, decide=kind.decisions)
         found = {name: parity(entries=entries) for name, entries in sums.items()}
         for difference in found.values():
-            exporting.check_parity(difference, max_difference=tolerance, same_decision=agreement)
-        exporting.check_zeros(path, pattern)
-        graph = exporting.Audit(path)
+            parity_of.check_parity(difference, max_difference=tolerance, same_decision=agreement)
+        inspect.check_zeros(path, pattern)
+        graph = inspect.Audit(path)
         kernels = graph.kernels(weights)
         if variant == "int8":
-            exporting.check_integer(kernels)
+            inspect.check_integer(kernels)
         metrics[variant] = {
             **found,
             "operators": graph.operators(),

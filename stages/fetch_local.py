@@ -8,12 +8,12 @@ import shutil
 
 from pipeline.params import LocalSource
 from pipeline.stage import Given, Item, Log, Metrics, Out, main
-from pruneonce import sources
+from pruneonce.sources import fetch
 
 
 def run(item: Item, path: Given, source: Out, *, fetch_local: LocalSource, log: Log) -> Metrics:
     shutil.rmtree(source, ignore_errors=True)
-    sources.copy_local(path, fetch_local.members, fetch_local.sha256, source)
+    fetch.copy_local(path, fetch_local.members, fetch_local.sha256, source)
     files = [f for f in source.rglob("*") if f.is_file()]
     return {"files": len(files), "bytes": sum(f.stat().st_size for f in files)}
 

@@ -10,7 +10,10 @@ source  Zafrir et al. 2021, arXiv:2111.05754, "pattern-lock" and "transfer to a 
 
 from pipeline.params import Common, Finetune
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
-from pruneonce import checkpoint, learning, pruning, training
+from pruneonce.engine import accelerator
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
+from pruneonce.training.task import Task, distilled_loss
 
 
 def run(
@@ -26,21 +29,21 @@ def run(
     log: Log,
 ) -> Metrics:
     p = finetune
-    engine = training.accelerator(common, micro_batches=p.micro_batches)
-    task = learning.Task.read(splits, teacher, engine)
+    engine = accelerator(common, micro_batches=p.micro_batches)
+    task = Task.read(splits, teacher, engine)
     mentor = task.teacher(teacher, attention=common.attention)
     student = checkpoint.load_sparse_task_model(sparse, mentor, attention=common.attention, dropout=p.dropout)
     student = student.to(engine.device)
     pruned = checkpoint.load_pruned(sparse)
-    given = pruning.zeros(student, pruned)
-    pruning.mask_linears(student, pruned)
-    pruning.lock(student)
+    given = masks.zeros(student, pruned)
+    masks.mask_linears(student, pruned)
+    masks.lock(student)
     batches = task.batches(p, seed=common.seed)
 
     task.fit(
         student,
         batches,
-        learning.distilled_loss(
+        distilled_loss(
             task.kind,
             mentor,
             temperature=p.temperature,
@@ -54,12 +57,12 @@ def run(
         name=f"finetune {item}",
         checkpoint=log.scratch / "state.safetensors",
     )
-    pruning.bake(student)
-    pattern = pruning.zeros(student, pruned)
-    pruning.check_pattern(given, pattern)
+    masks.bake(student)
+    pattern = masks.zeros(student, pruned)
+    masks.check_pattern(given, pattern)
     checkpoint.save(student, task.tokenizer, model)
     log.write_history(history)
-    return {"validation_score": task.score(student, "validation"), "sparsity": pruning.sparsity(pattern)}
+    return {"validation_score": task.score(student, "validation"), "sparsity": masks.sparsity(pattern)}
 
 
 if __name__ == "__main__":

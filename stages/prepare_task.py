@@ -7,7 +7,10 @@ writes  splits     train, validation, test: texts, label, input_ids; task.json: 
 
 from pipeline.params import Common, PrepareTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
-from pruneonce import checkpoint, examples, kinds, tables, tasks
+from pruneonce.models import checkpoint
+from pruneonce.sources import tables
+from pruneonce.tasks import examples, kinds
+from pruneonce.tasks.splits import write_split
 
 
 def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask, log: Log) -> Metrics:
@@ -42,7 +45,7 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     kinds.save(kind, splits)
     metrics = {}
     for split, chosen in found.items():
-        cut = tasks.write_split(splits / f"{split}.arrow", chosen, kind, tokenizer, max_tokens=p.max_tokens)
+        cut = write_split(splits / f"{split}.arrow", chosen, kind, tokenizer, max_tokens=p.max_tokens)
         metrics[split] = {"rows": len(chosen), "cut": cut}
     if any(of["cut"] for of in metrics.values()):
         print(

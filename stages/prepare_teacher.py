@@ -13,14 +13,17 @@ from functools import partial
 
 from pipeline.params import Common, PrepareTeacher
 from pipeline.stage import Dep, Log, Metrics, Out, Record, launch
-from pruneonce import checkpoint, corpus, masked_lm, schedules, training
+from pruneonce.engine import accelerator
+from pruneonce.language import corpus, masked_lm
+from pruneonce.models import checkpoint
+from pruneonce.training import loop, schedules
 
 
 def run(
     base: Dep, tokens: Dep, model: Out, history: Record, *, common: Common, prepare_teacher: PrepareTeacher, log: Log
 ) -> Metrics:
     p = prepare_teacher
-    engine = training.accelerator(common, micro_batches=p.micro_batches)
+    engine = accelerator(common, micro_batches=p.micro_batches)
     tokenizer = checkpoint.load_tokenizer(base)
     load = checkpoint.load_masked_lm if p.weights == "pretrained" else checkpoint.random_masked_lm
     train = corpus.read_blocks(tokens / "train.arrow")
@@ -34,7 +37,7 @@ def run(
     masked_lm.check_masked(learned, limit=p.steps, part="train")
     masked_lm.check_masked(held_out, limit=p.held_out_batches, part="held-out")
 
-    training.fit(
+    loop.fit(
         teacher,
         learned,
         masked_lm.hard_loss,

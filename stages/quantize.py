@@ -15,7 +15,11 @@ from functools import partial
 
 from pipeline.params import Common, Quantize
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
-from pruneonce import checkpoint, learning, pruning, quantization, training
+from pruneonce import quantization
+from pruneonce.engine import accelerator
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
+from pruneonce.training.task import Task, distilled_loss
 
 
 def run(
@@ -31,16 +35,16 @@ def run(
     log: Log,
 ) -> Metrics:
     p = quantize
-    engine = training.accelerator(common, micro_batches=p.micro_batches)
-    task = learning.Task.read(splits, teacher, engine)
+    engine = accelerator(common, micro_batches=p.micro_batches)
+    task = Task.read(splits, teacher, engine)
     mentor = task.teacher(teacher, attention=common.attention)
     start = {"sparse": sparse, "dense": teacher}[p.start]
     student = task.model(start, attention=common.attention, dropout=p.dropout)
     pruned = checkpoint.load_pruned(sparse)
-    given = pruning.zeros(student, pruned)
+    given = masks.zeros(student, pruned)
     fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
-    pruning.mask_linears(student, pruned, fake_quant)
-    pruning.lock(student)
+    masks.mask_linears(student, pruned, fake_quant)
+    masks.lock(student)
     batches = task.batches(p, seed=common.seed)
     steps = batches.steps(p.epochs)
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
@@ -50,7 +54,7 @@ def run(
     task.fit(
         student,
         batches,
-        learning.distilled_loss(
+        distilled_loss(
             task.kind,
             mentor,
             temperature=p.temperature,
@@ -72,13 +76,13 @@ def run(
     ranges = quantization.ranges(student)
     student.config.weight_bits = p.weight_bits  # beside the ranges: what the weights' grid is
     student.config.pruned = pruned  # as every model of this pattern says, also one that begins dense
-    pruning.bake(student)
-    pattern = pruning.zeros(student, pruned)
-    pruning.check_pattern(given, pattern)
+    masks.bake(student)
+    pattern = masks.zeros(student, pruned)
+    masks.check_pattern(given, pattern)
     checkpoint.save(student, task.tokenizer, model)
     checkpoint.save_ranges(ranges, model)
     log.write_history(history)
-    return {"validation_score": score, "ptq_validation_score": calibrated, "sparsity": pruning.sparsity(pattern)}
+    return {"validation_score": score, "ptq_validation_score": calibrated, "sparsity": masks.sparsity(pattern)}
 
 
 if __name__ == "__main__":

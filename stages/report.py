@@ -9,9 +9,9 @@ writes  page       the table as Markdown
 
 import json
 
+from pipeline import report as reporting
 from pipeline.params import Report, TaskNames
 from pipeline.stage import Dep, Log, Metrics, Record, main
-from pruneonce import reporting
 
 
 def run(

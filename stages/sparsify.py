@@ -13,12 +13,16 @@ from functools import partial
 
 from pipeline.params import Common, Sparsify
 from pipeline.stage import Dep, Log, Metrics, Out, Record, launch
-from pruneonce import checkpoint, corpus, masked_lm, movement, patterns, pruning, schedules, second_order, training
+from pruneonce.engine import accelerator
+from pruneonce.language import corpus, masked_lm
+from pruneonce.models import checkpoint, matrices
+from pruneonce.sparsity import gradual, masks, movement, patterns, second_order
+from pruneonce.training import loop, schedules
 
 
 def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Common, sparsify: Sparsify, log: Log) -> Metrics:
     p = sparsify
-    engine = training.accelerator(common, micro_batches=p.micro_batches)
+    engine = accelerator(common, micro_batches=p.micro_batches)
     tokenizer = checkpoint.load_tokenizer(teacher)
     blocks = corpus.read_blocks(tokens / "train.arrow")
     load = partial(checkpoint.load_masked_lm, teacher, attention=common.attention, columns=blocks.column_names)
@@ -26,9 +30,9 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     student = load(dropout=p.dropout).to(engine.device)
     if p.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
-    engine.print(pruning.table(pruning.matrices(student, p.prunable)))
-    wrap = movement.ScoredLinear if p.criterion == "movement" else pruning.MaskedLinear
-    linears = pruning.mask_linears(student, p.prunable, wrap)
+    engine.print(matrices.table(matrices.matrices(student, p.prunable)))
+    wrap = movement.ScoredLinear if p.criterion == "movement" else masks.MaskedLinear
+    linears = masks.mask_linears(student, p.prunable, wrap)
     pattern = patterns.fitting(p.pattern, linears)
     select = patterns.SCOPES[p.scope](pattern)
     batches = partial(corpus.MaskedBlocks, tokenizer=tokenizer, batch_size=p.batch_size, probability=p.masking_probability)
@@ -40,14 +44,12 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
     ramp: dict[str, int] = {"begin": p.prune_begin_steps, "end": p.prune_end_steps}
 
     def sparsity(step: int) -> float:
-        return schedules.cubic_sparsity(step, **ramp, initial=p.initial_sparsity, target=p.sparsity)
+        return gradual.cubic_sparsity(step, **ramp, initial=p.initial_sparsity, target=p.sparsity)
 
-    due = partial(
-        schedules.is_pruning_step, begin=p.prune_begin_steps, freeze=p.freeze_masks_steps, every=p.prune_every_steps
-    )
+    due = partial(gradual.is_pruning_step, begin=p.prune_begin_steps, freeze=p.freeze_masks_steps, every=p.prune_every_steps)
     prune_by: dict[str, Callable[[float], None]] = {
-        "magnitude": partial(pruning.prune, student, select=select),
-        "movement": partial(pruning.prune, student, select=select, score=movement.score),
+        "magnitude": partial(masks.prune, student, select=select),
+        "movement": partial(masks.prune, student, select=select, score=movement.score),
         "second_order": partial(
             second_order.prune, student, linears, train, batches=p.calibration_batches, engine=engine, pattern=pattern
         ),
@@ -61,9 +63,9 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
         movement.share_scores(student, engine)
         if due(step):
             prune_by[p.first_criterion if step == p.prune_begin_steps else p.criterion](sparsity(step))
-        return {"sparsity": pruning.masked_sparsity(student)}
+        return {"sparsity": masks.masked_sparsity(student)}
 
-    training.fit(
+    loop.fit(
         student,
         train,
         masked_lm.distilled_loss(
@@ -86,14 +88,14 @@ def run(teacher: Dep, tokens: Dep, model: Out, history: Record, *, common: Commo
         name="sparsify",
         checkpoint=log.scratch / "state.safetensors",
     )
-    pruning.bake(student)
-    zeros = pruning.zeros(student, p.prunable)
-    pruning.check_sparsity(zeros, p.sparsity, select)
+    masks.bake(student)
+    zeros = masks.zeros(student, p.prunable)
+    masks.check_sparsity(zeros, p.sparsity, select)
     student.config.pruned = list(zeros)  # the zeros that all further stages keep
     checkpoint.save(student, tokenizer, model)
     log.write_history(history)
     scores = masked_lm.held_out(student, held_out, engine=engine, limit=p.held_out_batches)
-    return {**scores, "sparsity": pruning.sparsity(zeros)}
+    return {**scores, "sparsity": masks.sparsity(zeros)}
 
 
 if __name__ == "__main__":

@@ -10,22 +10,25 @@ import sys
 
 from pipeline.params import Common, TeachTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
-from pruneonce import chance, checkpoint, learning, training
+from pruneonce.engine import accelerator
+from pruneonce.models import checkpoint
+from pruneonce.training import chance
+from pruneonce.training.task import Task, hard_loss
 
 
 def run(
     item: Item, base: Dep, splits: Dep, model: Out, history: Record, *, common: Common, teach_task: TeachTask, log: Log
 ) -> Metrics:
     p = teach_task
-    engine = training.accelerator(common, micro_batches=p.micro_batches)
-    task = learning.Task.read(splits, base, engine)
+    engine = accelerator(common, micro_batches=p.micro_batches)
+    task = Task.read(splits, base, engine)
     teacher = task.model(base, attention=common.attention, dropout=p.dropout, **task.kind.config)
     batches = task.batches(p, seed=common.seed)
 
     task.fit(
         teacher,
         batches,
-        learning.hard_loss(task.kind),
+        hard_loss(task.kind),
         recipe=p,
         steps=batches.steps(p.epochs),
         log=log,

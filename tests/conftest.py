@@ -20,7 +20,11 @@ from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from pruneonce import checkpoint, exporting, pruning, quantization, training
+from pruneonce import quantization
+from pruneonce.deployment import export
+from pruneonce.engine import accelerator
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
 
 settings.register_profile("laws", derandomize=True, deadline=None, max_examples=30, database=None)
 settings.load_profile("laws")
@@ -131,7 +135,7 @@ def tokenizer():
 def cpu_engine(micro_batches: int = 1):
     """An Accelerator on the CPU, fp32. Accelerate shares precision and micro-batches among all of a process: reset first."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    return training.accelerator(Cpu(), micro_batches=micro_batches)
+    return accelerator(Cpu(), micro_batches=micro_batches)
 
 
 @pytest.fixture
@@ -154,7 +158,7 @@ def random_classifier(seed: int = 0, classes: int = 3):
     torch.manual_seed(seed)
     config = AutoConfig.from_pretrained(TINY / "model", num_labels=classes)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
-    for linear in pruning.prunable(model, PRUNABLE).values():
+    for linear in masks.prunable(model, PRUNABLE).values():
         torch.nn.init.normal_(linear.bias, std=0.1)  # an exporter that lost biases of 0 would go unseen
     return model
 
@@ -189,20 +193,20 @@ def batch():
 def quantized_classifier(sparsity: float = 0.8):
     """A classifier with its encoder pruned, locked and fake-quantized, ranges found and frozen."""
     model = random_classifier()
-    linears = pruning.mask_linears(model, PRUNABLE, quantization.FakeQuantLinear)
-    pruning.prune(model, sparsity)
+    linears = masks.mask_linears(model, PRUNABLE, quantization.FakeQuantLinear)
+    masks.prune(model, sparsity)
     with torch.no_grad():
         for linear in linears.values():
             linear.weight.mul_(linear.mask)
-    pruning.lock(model)
+    masks.lock(model)
     quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(4)], engine=cpu_engine())
     quantization.observe(model, False)
     return model
 
 
 def _exported(model, weights, pattern, path: Path) -> Exported:
-    exporting.export(model, path)
-    exporting.name_weights(path, weights)
+    export.to_onnx(model, path)
+    export.name_weights(path, weights)
     return Exported(path, model, weights, pattern)
 
 
@@ -210,7 +214,7 @@ def _exported(model, weights, pattern, path: Path) -> Exported:
 def dense_onnx(tmp_path_factory) -> Exported:
     """A dense classifier in ONNX."""
     model = random_classifier()
-    weights = {name: m.weight.detach().numpy() for name, m in pruning.prunable(model, PRUNABLE).items()}
+    weights = {name: m.weight.detach().numpy() for name, m in masks.prunable(model, PRUNABLE).items()}
     pattern = {name: w == 0 for name, w in weights.items()}
     return _exported(model, weights, pattern, tmp_path_factory.mktemp("dense") / "model.onnx")
 

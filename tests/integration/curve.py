@@ -12,8 +12,12 @@ from pathlib import Path
 
 import torch
 
-from pruneonce import masked_lm, movement, pruning, quantization, second_order, training
+from pruneonce import quantization
 from pruneonce.batch import Batch
+from pruneonce.engine import accelerator
+from pruneonce.language import masked_lm
+from pruneonce.sparsity import masks, movement, second_order
+from pruneonce.training import loop
 from tests.conftest import PRUNABLE, Cpu, random_masked_lm, token_batch
 
 STEPS, ROWS = 10, 8
@@ -29,10 +33,10 @@ def batches(step: int) -> Batch:
 
 
 def main(folder: Path) -> None:
-    engine, losses, rows = training.accelerator(Cpu()), list[float](), list[int]()
+    engine, losses, rows = accelerator(Cpu()), list[float](), list[int]()
     student = random_masked_lm()
     teacher = copy.deepcopy(student).requires_grad_(False)
-    linears = pruning.mask_linears(student, PRUNABLE, movement.ScoredLinear)
+    linears = masks.mask_linears(student, PRUNABLE, movement.ScoredLinear)
 
     distilled = masked_lm.distilled_loss(
         teacher, hard_weight=0.5, soft_weight=0.5, hidden_weight=0.0, temperature=2.0, everywhere=True
@@ -50,10 +54,10 @@ def main(folder: Path) -> None:
         if step == 0:
             second_order.prune(student, linears, calibration, 0.2, batches=2, engine=engine)
         else:
-            pruning.prune(student, 0.08 * step, score=movement.score if step % 3 == 0 else pruning.magnitude)
+            masks.prune(student, 0.08 * step, score=movement.score if step % 3 == 0 else masks.magnitude)
         return {}
 
-    training.fit(
+    loop.fit(
         student,
         batches,
         loss,
@@ -66,10 +70,10 @@ def main(folder: Path) -> None:
         before_step=before_step,
         log=lambda step, metrics: losses.append(metrics["loss"]),
     )
-    pruning.bake(student)
+    masks.bake(student)
     weights = {name: weight.flatten().tolist() for name, weight in student.named_parameters()}
-    pruning.mask_linears(student, PRUNABLE, quantization.FakeQuantLinear)
-    pruning.lock(student)
+    masks.mask_linears(student, PRUNABLE, quantization.FakeQuantLinear)
+    masks.lock(student)
     shares = [{k: v[engine.process_index :: engine.num_processes] for k, v in batches(step).items()} for step in range(3)]
     quantization.calibrate(student, shares, engine=engine)
     found = {"processes": engine.num_processes, "losses": losses, "rows": rows, "weights": weights}

@@ -21,9 +21,15 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from pruneonce import checkpoint, corpus, exporting, masked_lm, pruning, quantization, tasks
-from pruneonce.batch import inputs
-from pruneonce.classification import Classification
+from pruneonce import quantization
+from pruneonce.batch import IGNORED, inputs
+from pruneonce.deployment import export, inspect, parity
+from pruneonce.language import corpus, masked_lm
+from pruneonce.models import checkpoint, matrices
+from pruneonce.sparsity import masks
+from pruneonce.tasks import splits
+from pruneonce.tasks.batches import evaluation_batches
+from pruneonce.tasks.classification import Classification
 from tests.conftest import cpu_engine, token_batch
 from tests.integration import tiny
 from tests.integration.tiny import TASK
@@ -120,8 +126,8 @@ def expected(name: str) -> list[str]:
 
 def test_what_is_prunable_is_found_from_the_structure(name, built):
     model = built(AutoModelForMaskedLM)
-    assert list(pruning.prunable(model, None)) == expected(name)
-    rows = pruning.matrices(model, None)
+    assert list(masks.prunable(model, None)) == expected(name)
+    rows = matrices.matrices(model, None)
     assert sum(r.count for r in rows if r.prunable == "yes") == len(expected(name))
     assert {r.prunable for r in rows} >= {"yes", "no: embeddings", "no: head", "no: the embeddings again"}
     assert sum(r.weights for r in rows) == sum(p.numel() for p in model.parameters() if p.ndim > 1)
@@ -138,9 +144,7 @@ def test_the_head_reads_the_positions_that_are_asked_for(name, built):
 
 
 def test_a_mask_is_made_ready_only_where_that_is_the_same_function(name, built):
-    assert exporting.takes_added_mask(built(AutoModelForSequenceClassification)) == (
-        name not in ("deberta-v2", "modernbert")
-    )
+    assert export.takes_added_mask(built(AutoModelForSequenceClassification)) == (name not in ("deberta-v2", "modernbert"))
 
 
 @pytest.mark.parametrize(
@@ -151,23 +155,23 @@ def test_a_mask_is_made_ready_only_where_that_is_the_same_function(name, built):
 def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs):
     """Heads on every token; the stages below classify whole texts."""
     model = built(auto)
-    pruning.mask_linears(model, None)
-    pruning.prune(model, TARGET)
-    pruning.bake(model)
-    pruning.mask_linears(model, None, quantization.FakeQuantLinear)
-    pruning.lock(model)
+    masks.mask_linears(model, None)
+    masks.prune(model, TARGET)
+    masks.bake(model)
+    masks.mask_linears(model, None, quantization.FakeQuantLinear)
+    masks.lock(model)
     quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(2)], engine=cpu_engine())
     weights = {layer: m.weight.numpy().T for layer, m in quantization.to_int8(model).items()}
     assert list(weights) == expected(name)
     path = tmp_path / "int8.onnx"
-    exporting.export(model, path, outputs=outputs)
-    exporting.name_weights(path, weights)
+    export.to_onnx(model, path, outputs=outputs)
+    export.name_weights(path, weights)
     batches = [token_batch(seed, *shape) for seed, shape in enumerate([(4, 20), (1, 3), (5, 33)])]
-    trained = list(exporting.logits(model, batches, outputs))
+    trained = list(parity.logits(model, batches, outputs))
     assert trained[0].shape == ((4, 2, 20) if len(outputs) == 2 else (4, 20, 2))
-    found = exporting.parity(trained, path, batches, decide=lambda logits, _: logits.argmax(-1).ravel())
-    exporting.check_parity(found, max_difference=0.02, same_decision=0.95)
-    assert exporting.Audit(path).kernels(weights) == dict.fromkeys(expected(name), "MatMulIntegerToFloat")
+    found = parity.parity(trained, path, batches, decide=lambda logits, _: logits.argmax(-1).ravel())
+    parity.check_parity(found, max_difference=0.02, same_decision=0.95)
+    assert inspect.Audit(path).kernels(weights) == dict.fromkeys(expected(name), "MatMulIntegerToFloat")
     for layer, weight in weights.items():
         assert (weight == 0).mean() >= TARGET - 0.01, layer
 
@@ -182,13 +186,13 @@ def test_tokens_of_another_tokenizer(byte_level, tmp_path):
     assert (tokens[:, -1] == 2).all()
     assert byte_level.decode(tokens[0][1:-1]).split("</s>")[0] == lines[0]
     batch = corpus.MaskedBlocks(blocks, byte_level, batch_size=8, probability=0.5, seed=1)(0)
-    chosen = batch["labels"] != corpus.IGNORED
+    chosen = batch["labels"] != IGNORED
     assert (batch["labels"][chosen] > 4).all()
     assert 0.6 < (batch["input_ids"][chosen] == 4).float().mean() < 0.95
 
     kind, rows = Classification("accuracy", ["a"]), [Classification.example(line, "a") for line in lines[:8]]
-    tasks.write_split(tmp_path / "split.arrow", rows, kind, byte_level, max_tokens=12)
-    (padded,) = tasks.evaluation_batches(tasks.read_split(tmp_path / "split.arrow"), kind, byte_level)
+    splits.write_split(tmp_path / "split.arrow", rows, kind, byte_level, max_tokens=12)
+    (padded,) = evaluation_batches(splits.read_split(tmp_path / "split.arrow"), kind, byte_level)
     assert (padded["input_ids"][:, 0] == 0).all()
     assert ((padded["input_ids"] == 1) == (padded["attention_mask"] == 0)).all()
     fields = ARCHITECTURES["roberta"].config | {"vocab_size": 300, "pad_token_id": 1}
@@ -248,7 +252,7 @@ def stored(folder: Path, names: list[str]) -> dict[str, torch.Tensor]:
 def test_pruned_once_exactly_and_kept(done):
     sparse = {layer: weight == 0 for layer, weight in stored(done.data / "sparsify/model", expected(done.name)).items()}
     for layer, zero in sparse.items():
-        assert int(zero.sum()) == pruning.pruned_count(TARGET, zero.numel()), layer
+        assert int(zero.sum()) == masks.pruned_count(TARGET, zero.numel()), layer
     dense = stored(done.data / f"teach_task/{TASK}", expected(done.name))
     for stage in ("finetune", "quantize"):
         folder = done.data / f"{stage}/{TASK}"
@@ -294,13 +298,13 @@ def test_the_int8_file_at_every_length(done):
     """The stage asks texts of the task; here, padding of other numbers, three tokens, and as many as the model takes."""
     folder, path = done.data / f"quantize/{TASK}", done.data / f"export/{TASK}/int8.onnx"
     model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
-    pruning.mask_linears(model, expected(done.name), quantization.FakeQuantLinear)
-    pruning.lock(model)
+    masks.mask_linears(model, expected(done.name), quantization.FakeQuantLinear)
+    masks.lock(model)
     quantization.load_ranges(model, checkpoint.load_ranges(folder))
     quantization.to_int8(model)
 
     assert checkpoint.longest(model) == ARCHITECTURES[done.name].longest
     sizes = [(4, 20), (1, 3), (5, 33), (2, ARCHITECTURES[done.name].longest)]
     batches = [token_batch(seed, rows, length) for seed, (rows, length) in enumerate(sizes)]
-    found = exporting.parity(exporting.logits(model, batches), path, batches)
-    exporting.check_parity(found, max_difference=0.02, same_decision=1.0)
+    found = parity.parity(parity.logits(model, batches), path, batches)
+    parity.check_parity(found, max_difference=0.02, same_decision=1.0)

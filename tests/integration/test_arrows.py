@@ -1,6 +1,7 @@
 """Imports point one way, and each tool has one home."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,15 +15,29 @@ ERRORS = "pruneonce.errors"
 MAY = {
     "flows": ("flows", "pipeline", ERRORS),
     "stages": ("pipeline", "pruneonce"),  # never another stage
+    "study": ("study", "pipeline", "pruneonce"),
     "pipeline": ("pipeline", ERRORS),
     "pruneonce": ("pruneonce",),
 }
 # Science behind a command: packing needs numpy and zlib, no torch; what `plan` needs is imported when it is asked for.
 ALSO = {
-    "pipeline/cli.py": ("pruneonce.packing", "pruneonce.unpacking"),
-    "pipeline/costs.py": ("pruneonce.planning",),
-    "pipeline/inventory.py": ("pruneonce.sources", "pruneonce.tables"),
-    "pipeline/plan.py": ("pruneonce.planning", "pruneonce.pruning"),
+    "pipeline/cli.py": ("pruneonce.deployment.packing", "pruneonce.deployment.unpacking"),
+    "pipeline/costs.py": ("pruneonce.models.step_costs",),
+    "pipeline/inventory.py": ("pruneonce.sources.fetch", "pruneonce.sources.tables"),
+    "pipeline/plan.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices"),
+}
+# Inside the library, package by package. What stands in pruneonce/ itself serves them all.
+SHARED = {"errors", "batch", "text", "engine"}
+ROOMS = {
+    "sparsity": set(),
+    "distillation": set(),
+    "sources": set(),
+    "quantization": {"sparsity"},
+    "language": {"distillation", "sparsity"},
+    "tasks": {"distillation", "sources"},
+    "models": {"sparsity", "language", "distillation"},
+    "training": {"tasks", "models", "sparsity", "distillation"},
+    "deployment": {"models", "quantization"},
 }
 HOME = {
     "prefect": "flows/",
@@ -31,7 +46,8 @@ HOME = {
     "onnx": ("pruneonce/", "pipeline/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("torch", "transformers", "onnxruntime"), "pruneonce/"),
     **dict.fromkeys(("accelerate", "datasets", "safetensors", "onnxscript", "pyarrow", "numpy"), "pruneonce/"),
-    **dict.fromkeys(("matplotlib", "scipy", "seqeval", "sklearn"), "pruneonce/"),
+    **dict.fromkeys(("seqeval", "sklearn"), "pruneonce/"),
+    **dict.fromkeys(("matplotlib", "scipy"), ("pruneonce/", "study/")),
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in MAY for path in (ROOT / package).rglob("*.py"))
 
@@ -43,7 +59,7 @@ def imports(file: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} has a relative import"
-            bare = node.module in MAY
+            bare = (ROOT / node.module.replace(".", "/")).is_dir()
             yield from (f"{node.module}.{alias.name}" if bare else node.module for alias in node.names)
 
 
@@ -71,6 +87,49 @@ def test_imports_follow_the_arrows(file):
     assert against_the_arrows(file, list(imports(ROOT / file))) == []
 
 
+def rooms(file: str, names: list[str]) -> set[str]:
+    """The packages of the library that a file of another one reads."""
+    own = file.removeprefix("pruneonce/").removesuffix(".py").split("/")[0]
+    found = {name.split(".")[1] for name in names if name.startswith("pruneonce.")}
+    return found - SHARED - {own}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("pruneonce/")])
+def test_the_packages_of_the_library_follow_their_arrows(file):
+    own = file.removeprefix("pruneonce/").removesuffix(".py").split("/")[0]
+    allowed = {"deployment"} if own == "__init__" else ROOMS.get(own, set())
+    assert rooms(file, list(imports(ROOT / file))) <= allowed
+    assert own in ROOMS or own in SHARED or own == "__init__", "a room that has no arrows"
+
+
+def modules_read(file: str) -> set[str]:
+    """The files of ours that a file imports, also inside functions and for type checkers only."""
+    names = list(imports(ROOT / file))
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in MAY:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    paths = {f"{name.replace('.', '/')}{end}" for name in names for end in (".py", "/__init__.py")}
+    return {path for path in paths if path in FILES} - {file}
+
+
+def test_no_file_reads_itself_through_others():
+    graph = {file: modules_read(file) for file in FILES}
+    assert sum(map(len, graph.values())) >= 150
+    order = graphlib.TopologicalSorter(graph)
+    order.prepare()  # raises CycleError, which names the cycle
+
+
+def test_a_cycle_of_late_imports_would_be_seen(tmp_path, monkeypatch):
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/a.py").write_text("from pipeline import b\n")
+    (tmp_path / "pipeline/b.py").write_text("def late():\n    from pipeline.a import x\n")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    monkeypatch.setitem(globals(), "FILES", ["pipeline/a.py", "pipeline/b.py"])
+    assert modules_read("pipeline/b.py") == {"pipeline/a.py"}
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter({file: modules_read(file) for file in FILES}).prepare()
+
+
 @pytest.mark.parametrize(
     ("file", "name"),
     [
@@ -78,17 +137,17 @@ def test_imports_follow_the_arrows(file):
         ("stages/export.py", "flows.compress"),
         ("stages/export.py", "torch.nn"),
         ("stages/export.py", "mlflow"),
-        ("pipeline/params.py", "pruneonce.pruning"),
+        ("pipeline/params.py", "pruneonce.sparsity.masks"),
         ("pipeline/params.py", "stages.export"),
-        ("pipeline/params.py", "pruneonce.packing"),
-        ("pipeline/cli.py", "pruneonce.exporting"),
-        ("pipeline/cli.py", "pruneonce.planning"),
+        ("pipeline/params.py", "pruneonce.deployment.packing"),
+        ("pipeline/cli.py", "pruneonce.deployment.export"),
+        ("pipeline/cli.py", "pruneonce.models.step_costs"),
         ("pipeline/plan.py", "torch"),
         ("pipeline/stage.py", "mlflow"),
         ("flows/compress.py", "stages.export"),
         ("flows/compress.py", "pruneonce"),
-        ("pruneonce/pruning.py", "pipeline.params"),
-        ("pruneonce/pruning.py", "prefect"),
+        ("pruneonce/sparsity/masks.py", "pipeline.params"),
+        ("pruneonce/sparsity/masks.py", "prefect"),
         ("pipeline/lineage.py", "dvc.repo"),
     ],
 )
@@ -104,10 +163,10 @@ def test_a_wrong_arrow_would_be_seen(file, name):
         ("pipeline.params", ("torch", "prefect", "dvc", "mlflow")),
         ("pipeline.cli", ("torch", "onnx", "onnxruntime", "prefect", "dvc", "mlflow")),
         ("pruneonce", ("torch", "onnx", "onnxruntime", "numpy")),
-        ("pruneonce.runtime", ("torch", "transformers", "accelerate")),
+        ("pruneonce.deployment.runtime", ("torch", "transformers", "accelerate")),
         ("stages.fetch", ("torch", "transformers", "prefect", "dvc")),
         ("stages.report", ("torch", "transformers", "prefect", "dvc")),
-        ("stages.study_table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),
+        ("study.table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),
         ("flows.compress", ("torch", "transformers", "mlflow")),
     ],
 )

@@ -31,20 +31,27 @@ STAGES = [
     "evaluate",
     "report",
 ]
-# Stages of study/dvc.yaml -> the stage file that they run; what they are called by.
+# Stages of study/dvc.yaml -> the module that they run.
 STUDY = {
-    "study_sparsify": "sparsify",
-    "study_dense": "study_cell",
-    "study_late": "study_cell",
-    "study_once": "study_cell",
-    "study_table": "study_table",
+    "study_sparsify": "stages.sparsify",
+    "study_dense": "study.cell",
+    "study_late": "study.cell",
+    "study_once": "study.cell",
+    "study_table": "study.table",
 }
 # Cannot change a byte of an out: texts of errors, a docstring, what is planned beforehand, what reads a packed file.
-NOT_SCIENCE = {"pruneonce/errors.py", "pruneonce/__init__.py", "pruneonce/planning.py", "pruneonce/unpacking.py"}
+NOT_SCIENCE = {
+    "pruneonce/__init__.py",
+    "pruneonce/errors.py",
+    "pruneonce/deployment/unpacking.py",
+    "pruneonce/models/step_costs.py",
+}
+PACKAGES = {path.parent for path in (ROOT / "pruneonce").glob("*/__init__.py")}
+OWN = ("pruneonce.", "study.", "pipeline.report")  # code that can change an out; all else of ours is plumbing
 
 
-def wants(stage: str) -> dict[str, list[str]]:
-    return contract(importlib.import_module(f"stages.{stage}").run)
+def wants(module: str) -> dict[str, list[str]]:
+    return contract(importlib.import_module(module if "." in module else f"stages.{module}").run)
 
 
 def study_stages() -> dict[str, dict]:
@@ -89,7 +96,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def reached(path: Path) -> set[str]:
-    """`path` and every module of pruneonce that it imports, directly or not."""
+    """`path` and every module that it imports, directly or not, and that can change what it writes."""
     found, waiting = set[str](), [path]
     while waiting:
         path = waiting.pop()
@@ -97,9 +104,22 @@ def reached(path: Path) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        modules = [ROOT / (m.replace(".", "/") + ".py") for m in imported(path) if m.startswith("pruneonce.")]
+        modules = [ROOT / (m.replace(".", "/") + ".py") for m in imported(path) if m.startswith(OWN)]
         waiting += [m for m in modules if m.is_file()]
     return found - NOT_SCIENCE
+
+
+def as_deps(code: set[str]) -> set[str]:
+    """The code as dvc.yaml lists it: a package of which every module is read is one entry, the folder."""
+    for package in PACKAGES:
+        modules = {path.relative_to(ROOT).as_posix() for path in package.glob("*.py")} - {f"{relative(package)}/__init__.py"}
+        if len(modules) > 1 and modules <= code:
+            code = code - modules | {relative(package)}
+    return code
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
 def tracked(*folders: str) -> list[str]:
@@ -110,8 +130,8 @@ def test_the_stages_are_those_of_the_paper_and_each_has_one_file():
     files = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
     assert list(stages()) == STAGES
     assert list(study_stages()) == list(STUDY)
-    assert files == sorted({*STAGES, *STUDY.values()})
-    assert len(files) == 14
+    assert files == sorted(STAGES)
+    assert len(files) == 12
 
 
 def test_every_section_of_params_belongs_to_a_stage(monkeypatch):
@@ -163,7 +183,26 @@ def test_deps_are_what_run_reads_and_the_code_that_can_change_it(stage):
     assert f"stages/{stage}.py" in code
     assert len(code) >= 2, "a stage without science"
     chosen = {"${item." + name + "}" for name in want["given"]}
-    assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | chosen | code)
+    assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | chosen | as_deps(code))
+
+
+def test_a_change_reruns_what_it_can_change_and_no_more():
+    """An edit of the training loop exports nothing again, an edit of the exporter measures nothing again."""
+    code = {stage: reached(ROOT / f"stages/{stage}.py") for stage in STAGES}
+    assert "pruneonce/training/loop.py" in code["finetune"]
+    assert not any(path.startswith("pruneonce/training/") for stage in ("export", "evaluate") for path in code[stage])
+    assert "pruneonce/deployment/export.py" in code["export"]
+    assert "pruneonce/deployment/export.py" not in code["evaluate"]
+    assert not any(path.startswith("pruneonce/deployment/") for stage in STAGES[:-3] for path in code[stage])
+
+
+def test_a_package_of_the_library_does_nothing_by_itself():
+    """Its __init__.py is no dep of a stage that reads some of its modules only, so it holds a docstring and no code."""
+    assert len(PACKAGES) >= 8
+    for package in PACKAGES:
+        body = ast.parse((package / "__init__.py").read_text()).body
+        assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body), package
+        assert ast.get_docstring(ast.parse((package / "__init__.py").read_text())), package
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -198,11 +237,12 @@ def test_the_four_task_sections_are_read_by_their_own_stage_only():
 
 
 def test_all_science_is_a_dep_of_some_stage():
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pruneonce").glob("*.py")} - NOT_SCIENCE
-    blocks = [*stages().values(), *study_stages().values()]
-    read = {dep for block in blocks for dep in block["deps"] if dep.startswith("pruneonce/")}
-    assert read == modules
-    assert len(modules) >= 15
+    modules = {relative(path) for path in (ROOT / "pruneonce").rglob("*.py")} - NOT_SCIENCE
+    modules -= {relative(package) + "/__init__.py" for package in PACKAGES}
+    code = [reached(ROOT / f"stages/{stage}.py") for stage in STAGES]
+    code += [reached(ROOT / (module.replace(".", "/") + ".py")) for module in STUDY.values()]
+    assert {path for paths in code for path in paths if path.startswith("pruneonce/")} == modules
+    assert len(modules) >= 30
 
 
 def test_no_two_stages_write_the_same_path():
@@ -248,7 +288,7 @@ def test_no_curve_is_plotted_twice():
 def test_the_study_runs_stages_as_the_pipeline_does(stage):
     """Flags, outs, deps and params of study/dvc.yaml say what `run` says; its paths are the repository's, too."""
     block, want = study_stages()[stage], wants(STUDY[stage])
-    assert shlex.split(block["cmd"])[:6] == ["cd", "..", "&&", "python", "-m", f"stages.{STUDY[stage]}"]
+    assert shlex.split(block["cmd"])[:6] == ["cd", "..", "&&", "python", "-m", STUDY[stage]]
     given = flags(block["cmd"])
     names = {*want["dep"], *want["out"], *want["record"], *want["item"], "metrics"}
     assert set(given) == (names | {"set"} if stage == "study_sparsify" else names)
@@ -256,19 +296,19 @@ def test_the_study_runs_stages_as_the_pipeline_does(stage):
     assert sorted(written) == sorted(given[name] for name in [*want["out"], *want["record"], "metrics"])
     # What git keeps is the table alone; every number of a cell is in DVC's cache.
     assert set(written.values()) == {stage != "study_table"}
-    code = reached(ROOT / f"stages/{STUDY[stage]}.py")
-    assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | code)
+    code = reached(ROOT / (STUDY[stage].replace(".", "/") + ".py"))
+    assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | as_deps(code))
 
 
 @pytest.mark.parametrize("stage", STUDY)
 def test_the_params_of_a_study_stage_are_those_it_reads(stage):
     sections = set(wants(STUDY[stage])["section"])
     listed_params = set(study_stages()[stage]["params"])
-    if STUDY[stage] != "study_cell":
-        assert listed_params == sections | ({"launcher"} if STUDY[stage] == "sparsify" else set())
+    if STUDY[stage] != "study.cell":
+        assert listed_params == sections | ({"launcher"} if STUDY[stage] == "stages.sparsify" else set())
         return
     # A cell reads its own part of `study`, so that another variant, task or sparsity is no reason to run it again.
-    source = (ROOT / "stages/study_cell.py").read_text()
+    source = (ROOT / "study/cell.py").read_text()
     assert set(re.findall(r"\bstudy\.(\w+)(\[?)", source)) == {("recipe", ""), ("variants", "["), ("steps", "[")}
     variant = flags(study_stages()[stage]["cmd"])["variant"]
     parts = {"study.recipe", "study.steps.${item.task}", f"study.variants.{variant}"}
@@ -313,14 +353,16 @@ def tree() -> str:
 
 def test_the_readme_has_a_line_for_every_file():
     drawn = Counter(re.findall(r"[\w-]+\.py\b", tree()))
-    files = [f for f in tracked("flows", "stages", "pipeline", "pruneonce") if not f.endswith("/__init__.py")]
+    files = [
+        f for f in tracked("flows", "stages", "pipeline", "pruneonce", "study") if f.endswith(".py") and "__init__" not in f
+    ]
     need = Counter(Path(file).name for file in files)
     assert len(files) >= 35
     assert {name: count for name, count in need.items() if drawn[name] < count} == {}
 
 
 def test_the_readme_draws_no_file_that_is_not_there():
-    folders = ("flows", "stages", "pipeline", "pruneonce", "tests", "benchmarks")
+    folders = ("flows", "stages", "pipeline", "pruneonce", "study", "tests", "benchmarks")
     there = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}
     drawn = set(re.findall(r"[\w-]+\.py\b", tree()))
     assert len(drawn) >= 35

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from pipeline import params
-from pruneonce import examples, kinds, runtime, tasks
+from pruneonce.deployment import runtime
+from pruneonce.tasks import examples, kinds, splits
 from tests.conftest import TINY
 from tests.integration import tiny
 
@@ -167,7 +168,7 @@ def test_the_int8_file_has_the_inputs_and_outputs_of_its_kind(done, task):
 
 def test_the_second_text_and_its_type_are_read(done):
     running = runtime.session(done["export/pairs/int8.onnx"], threads=1)
-    split = tasks.read_split(done["tasks/pairs/test.arrow"])
+    split = splits.read_split(done["tasks/pairs/test.arrow"])
     feeds = {name: np.array([split[name][0]], np.int64) for name in ("input_ids", "token_type_ids")}
     feeds["attention_mask"] = np.ones_like(feeds["input_ids"])
     said = running.run(["logits"], feeds)[0]
@@ -176,10 +177,10 @@ def test_the_second_text_and_its_type_are_read(done):
 
 
 def test_an_answer_is_a_span_of_its_context(done):
-    split = tasks.read_split(done["tasks/answers/test.arrow"])
+    split = splits.read_split(done["tasks/answers/test.arrow"])
     assert max(split["window"]) >= 1
     assert {len(answers) for answers in split["answers"]} == {2}
-    contexts = [set(tasks.read_split(done[f"tasks/answers/{name}.arrow"])["pair"]) for name in examples.SPLITS]
+    contexts = [set(splits.read_split(done[f"tasks/answers/{name}.arrow"])["pair"]) for name in examples.SPLITS]
     assert sum(map(len, contexts)) == len(set.union(*contexts))
 
 
@@ -190,8 +191,8 @@ def test_the_report_names_each_metric(done):
 
 
 def test_the_texts_that_stay_out_of_the_corpus_are_those_of_every_kind(done):
-    split = {task: tasks.read_split(done[f"tasks/{task}/test.arrow"]) for task in BLOCKS}
-    texts = {task: list(tasks.texts_of_tests(done[f"tasks/{task}"])) for task in BLOCKS}
+    split = {task: splits.read_split(done[f"tasks/{task}/test.arrow"]) for task in BLOCKS}
+    texts = {task: list(splits.texts_of_tests(done[f"tasks/{task}"])) for task in BLOCKS}
     for task in BLOCKS:
         columns = ["text", "pair"] if "pair" in BLOCKS[task] else ["text"]
         assert texts[task] == [text for column in columns for text in split[task][column]]

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import pruneonce
-from pruneonce import exporting
+from pruneonce.deployment import export
 from pruneonce.errors import ModelError
 from tests.integration.test_architectures import ARCHITECTURES
 
@@ -21,7 +21,7 @@ def test_a_text_is_answered_up_to_the_last_position(name, tmp_path):
     torch.manual_seed(0)
     config = AutoConfig.for_model(name, **architecture.config, num_labels=3)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
-    exporting.export(model, tmp_path / "model.onnx")
+    export.to_onnx(model, tmp_path / "model.onnx")
     session = pruneonce.load(tmp_path / "model.onnx", threads=1)
 
     def answer(tokens: int) -> np.ndarray:

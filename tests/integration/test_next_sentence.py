@@ -10,8 +10,8 @@ import pytest
 from onnx import numpy_helper
 from safetensors.torch import load_file
 
-from pruneonce import corpus
 from pruneonce.errors import ModelError
+from pruneonce.language import corpus
 from tests.integration import tiny
 from tests.integration.tiny import TASK
 

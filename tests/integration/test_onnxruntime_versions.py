@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import pruneonce
-from pruneonce import embeddings, packing
+from pruneonce.deployment import embeddings, packing
 from tests.conftest import ROOT, token_batch
 
 OLDER = {"1.17.0": ["numpy<2"], "1.24.4": ["numpy"]}  # with what it needs; 1.17 and 1.18 are built for numpy 1

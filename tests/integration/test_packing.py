@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pruneonce
-from pruneonce import runtime
+from pruneonce.deployment import runtime
 from tests.integration.tiny import ROOT, TASK
 
 

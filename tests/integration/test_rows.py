@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pruneonce import tasks
 from pruneonce.errors import DataError
+from pruneonce.tasks import splits
 from tests.integration import tiny
 from tests.integration.tiny import TASK
 
@@ -40,7 +40,7 @@ def test_the_classes_that_a_split_lacks_are_said(prepare, capsys, tmp_path):
     found = prepare({"train.csv": rows(*labels)}, validation_ratio=0.1, test_ratio=0.1)
     assert [found[split]["rows"] for split in ("train", "validation", "test")] == [352, 44, 44]
     shown = {
-        split: len(set(tasks.read_split(tmp_path / f"data/tasks/{TASK}/{split}.arrow")["label"]))
+        split: len(set(splits.read_split(tmp_path / f"data/tasks/{TASK}/{split}.arrow")["label"]))
         for split in found["dropped"]
     }
     assert shown == {"train": 62, "validation": 26, "test": 26}

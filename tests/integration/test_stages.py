@@ -18,8 +18,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline import params
-from pruneonce import checkpoint, examples, exporting, movement, pruning, runtime, schedules, second_order, tables, tasks
+from pruneonce.deployment import inspect, runtime
 from pruneonce.errors import ExportError, ModelError, PatternBroken
+from pruneonce.models import checkpoint
+from pruneonce.sources import tables
+from pruneonce.sparsity import masks, movement, second_order
+from pruneonce.tasks import examples
+from pruneonce.tasks.splits import read_split
+from pruneonce.training import schedules
 from tests.integration import tiny
 from tests.integration.tiny import TASK, Result
 
@@ -106,7 +112,7 @@ class TestPreparation:
         assert first.metrics["fetch_local@tiny-bert"]["files"] == 3
 
     def test_the_splits_share_no_text(self, first):
-        splits = {name: tasks.read_split(first[f"tasks/{TASK}/{name}.arrow"])["text"][:] for name in examples.SPLITS}
+        splits = {name: read_split(first[f"tasks/{TASK}/{name}.arrow"])["text"][:] for name in examples.SPLITS}
         assert {name: len(texts) for name, texts in splits.items()} == {"train": 144, "validation": 16, "test": 60}
         assert len({text for texts in splits.values() for text in texts}) == 144 + 16 + 60
         given = [row["text"] for row in tables.read(tiny.ROOT / "tests/tiny/text/topic-test.tsv", ["text"])]
@@ -325,19 +331,19 @@ class TestBrokenPromises:
     def test_a_tampered_zero_is_found(self, first):
         given = {name: torch.from_numpy(w == 0) for name, w in matrices(first["sparsify/model"]).items()}
         kept = {name: torch.from_numpy(w == 0) for name, w in matrices(first[f"finetune/{TASK}"]).items()}
-        pruning.check_pattern(given, kept)
+        masks.check_pattern(given, kept)
         name = sorted(given)[3]
         row, column = given[name].nonzero()[0].tolist()
         tampered = {**kept, name: kept[name].clone()}
         tampered[name][row, column] = False
         with pytest.raises(PatternBroken, match=rf"1 of 12 matrices: \{{'{name}': 1\}}"):
-            pruning.check_pattern(given, tampered)
+            masks.check_pattern(given, tampered)
         with pytest.raises(PatternBroken, match="missing"):
-            pruning.check_pattern(given, {k: v for k, v in kept.items() if k != name})
+            masks.check_pattern(given, {k: v for k, v in kept.items() if k != name})
 
     @pytest.mark.parametrize("stage", ["finetune", "quantize"])
     def test_a_student_that_is_not_locked(self, first, tmp_path, monkeypatch, stage):
-        monkeypatch.setattr(pruning, "lock", lambda model: None)
+        monkeypatch.setattr(masks, "lock", lambda model: None)
         reads = [f"data/teach_task/{TASK}", f"data/tasks/{TASK}", f"data/finetune/{TASK}", "data/sparsify"]
         copies = [path for path in reads if path != f"data/{stage}/{TASK}"]
         with pytest.raises(PatternBroken, match="zeros lost in 12 of 12 matrices"):
@@ -353,16 +359,16 @@ class TestBrokenPromises:
     def test_a_file_without_the_zeros(self, first):
         pattern = {name: w == 0 for name, w in matrices(first["sparsify/model"]).items()}
         for variant in ("sparse", "int8"):
-            exporting.check_zeros(first[f"export/{TASK}/{variant}.onnx"], pattern)
+            inspect.check_zeros(first[f"export/{TASK}/{variant}.onnx"], pattern)
         with pytest.raises(PatternBroken, match=r"to be zero in dense\.onnx"):
-            exporting.check_zeros(first[f"export/{TASK}/dense.onnx"], pattern)
+            inspect.check_zeros(first[f"export/{TASK}/dense.onnx"], pattern)
 
     def test_a_file_that_multiplies_floats(self, first):
         path = first[f"export/{TASK}/sparse.onnx"]
-        kernels = exporting.Audit(path).kernels(stored_in(path))
+        kernels = inspect.Audit(path).kernels(stored_in(path))
         assert len(kernels) == 12
         with pytest.raises(ExportError, match="expected an integer kernel for every quantized linear"):
-            exporting.check_integer(kernels)
+            inspect.check_integer(kernels)
 
     def test_a_file_that_is_not_the_model(self, first, tmp_path, monkeypatch):
         measured = runtime.logits
@@ -427,7 +433,7 @@ def test_what_prunes_and_when(first, tmp_path, monkeypatch, first_criterion, cri
 
         return call
 
-    monkeypatch.setattr(pruning, "prune", spied("magnitude", pruning.prune))
+    monkeypatch.setattr(masks, "prune", spied("magnitude", masks.prune))
     monkeypatch.setattr(second_order, "prune", spied("second_order", second_order.prune))
     changes = {"first_criterion": first_criterion, "criterion": criterion, "steps": 24}
     changes |= {"prune_every_steps": 4, "prune_end_steps": 8, "freeze_masks_steps": 16, "held_out_batches": 1}

@@ -16,8 +16,9 @@ from transformers import AutoModelForSequenceClassification
 
 from pipeline import lineage, stage, tracking
 from pipeline.stage import Log
-from pruneonce import checkpoint, comparing, pruning, trials
-from stages import study_table
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
+from study import comparison, table, trials
 from tests.conftest import PRUNABLE
 from tests.integration import study, tiny
 
@@ -76,14 +77,14 @@ def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done
     folders = [path for path in scratch.iterdir() if path.is_dir()]
     assert len(folders) == MODELS
     for folder in folders:
-        pattern = pruning.zeros(
+        pattern = masks.zeros(
             checkpoint.load_task_model(AutoModelForSequenceClassification, folder, attention="eager"), PRUNABLE
         )
         for layer, zero in pattern.items():
-            assert int(zero.sum()) == pruning.pruned_count(float(sparsity or 0), zero.numel()), layer
+            assert int(zero.sum()) == masks.pruned_count(float(sparsity or 0), zero.numel()), layer
         if variant.startswith("once"):
             begun = checkpoint.load_masked_lm(done[0] / "study/data/sparsify/0.9/model", attention="eager")
-            pruning.check_pattern(pruning.zeros(begun, PRUNABLE), pattern)
+            masks.check_pattern(masks.zeros(begun, PRUNABLE), pattern)
     assert cells[name]["sparsity"] == pytest.approx(float(sparsity or 0), abs=1e-3)
 
 
@@ -108,7 +109,7 @@ def test_the_table_says_what_the_cells_measured(done, cells):
     assert rows["once-int8"]["scores"]["topic"] == list(cells["once-0.9"]["int8"]["test"].values())
     assert rows["once-int8"]["times_smaller"] == pytest.approx(17.8, abs=0.1)
     assert rows["once"]["once_steps"] - rows["gradual"]["once_steps"] == study.document()["sparsify"]["steps"]
-    assert metrics["study_table"]["topic"]["dense-0"] == comparing.mean(list(cells["dense"]["test"].values()))
+    assert metrics["study_table"]["topic"]["dense-0"] == comparison.mean(list(cells["dense"]["test"].values()))
     page = (folder / "study/table.md").read_text()
     assert page.count("\n| ") == 1 + len(rows)
     assert "The ordering as a whole" in page
@@ -213,17 +214,17 @@ def test_under_dvc_a_stage_has_the_name_it_has_there_and_set_changes_one_value(d
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.environment["MLFLOW_TRACKING_URI"])
     monkeypatch.setenv("DVC_STAGE", "study/dvc.yaml:study_named@so")
-    monkeypatch.setattr(sys, "argv", ["study_table", *words, "--set", "study.title=Otherwise"])
+    monkeypatch.setattr(sys, "argv", ["table", *words, "--set", "study.title=Otherwise"])
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        stage.main(study_table.run)
+        stage.main(table.run)
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert Path("study/table.md").read_text().startswith("# Otherwise\n")
     (run_id,) = (path.name for path in Path(".pruneonce/unsealed").iterdir())
     run = tracking.connect()[0].get_run(run_id)
     assert run.data.tags["pruneonce.stage"] == "study_named@so"
-    assert run.data.tags["mlflow.source.name"] == "stages/study_table.py"
+    assert run.data.tags["mlflow.source.name"] == "study/table.py"
     assert run.data.params["study.title"] == "Otherwise"
 
 

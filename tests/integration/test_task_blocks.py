@@ -10,8 +10,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from pipeline import params
-from pruneonce import kinds, sources, tables, tasks
 from pruneonce.errors import ConfigError, DataError
+from pruneonce.sources import fetch, tables
+from pruneonce.tasks import kinds
+from pruneonce.tasks.splits import read_split, texts_of_tests
 from tests.integration import tiny
 
 BLOCKS = {path.stem: params.read_yaml(path) for path in sorted((tiny.ROOT / "profiles/tasks").glob("*.yaml"))}
@@ -93,7 +95,7 @@ def prepared(tmp_path, monkeypatch):
         asked["fetch"][name]["splits"] |= splits
         source = params.parse(asked, name).section("fetch", name)
         repository = hub(tmp_path / "hub", name, source.config)
-        sources.fetch_hub(
+        fetch.fetch_hub(
             repository, source.kind, source.revision, source.config, source.splits, tmp_path / f"data/raw/{name}"
         )
         model = Path(shutil.copytree(tiny.ROOT / "tests/tiny/model", tmp_path / "data/raw/tiny-bert"))
@@ -139,7 +141,7 @@ def test_glue(prepared, name):
     }
     assert 3 <= found["validation"]["rows"] <= 5
     assert ("test-mismatched" in found) == (name == "mnli")
-    test = tasks.read_split(folder / "test.arrow")
+    test = read_split(folder / "test.arrow")
     rows, _ = glue_rows(name, "validation_matched" if name == "mnli" else "validation", 8)
     assert test["text"][:] == [row[columns[0]] for row in rows]
     assert ("pair" in test.column_names) == (len(columns) == 2)
@@ -150,7 +152,7 @@ def test_glue(prepared, name):
 def test_mnli_has_two_tests(prepared):
     folder, found = prepared("mnli")
     assert (found["test"]["rows"], found["test-mismatched"]["rows"]) == (8, 6)
-    texts = list(tasks.texts_of_tests(folder))
+    texts = list(texts_of_tests(folder))
     assert len(texts) == 2 * (8 + 6)
     assert "validation_mismatched premise number 0" in texts
 
@@ -168,7 +170,7 @@ def test_squad(prepared, name):
     assert (kind.stride_tokens, kind.max_answer_tokens, kind.n_best) == (128, 30, 20)
     assert kind.null_threshold == (0.0 if name == "squad2" else None)
     assert found["test"]["rows"] == 8
-    train, test = (tasks.read_split(folder / f"{split}.arrow") for split in ("train", "test"))
+    train, test = (read_split(folder / f"{split}.arrow") for split in ("train", "test"))
     first = next(row for row in test if row["answers"])
     assert len(first["answers"]) == 2
     begin, end = first["begins"][first["label"][0]], first["ends"][first["label"][1]]
@@ -177,7 +179,7 @@ def test_squad(prepared, name):
     assert all(row["label"] == [0, 0] for row in unanswered)
     assert bool(unanswered) == (name == "squad2")
     contexts = {row["pair"] for row in train}
-    assert not contexts & {row["pair"] for row in tasks.read_split(folder / "validation.arrow")}
+    assert not contexts & {row["pair"] for row in read_split(folder / "validation.arrow")}
 
 
 def test_squad_trains_on_windows_that_are_whole():

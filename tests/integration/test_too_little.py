@@ -9,9 +9,13 @@ from datasets import Dataset
 
 from pipeline import params
 from pipeline.stage import Log
-from pruneonce import checkpoint, classification, corpus, kinds, learning, masked_lm, tasks
 from pruneonce.errors import DataError, ModelError
-from pruneonce.examples import Example
+from pruneonce.language import corpus, masked_lm
+from pruneonce.models import checkpoint
+from pruneonce.tasks import classification, kinds
+from pruneonce.tasks.examples import Example
+from pruneonce.tasks.splits import write_split
+from pruneonce.training.task import Task, check_scorable
 from stages import prepare_teacher, sparsify
 from tests.conftest import TINY, Asked, random_masked_lm
 from tests.integration import tiny
@@ -100,10 +104,10 @@ def test_blocks_of_special_tokens_alone_have_nothing_to_mask(tmp_path):
 def test_labels_on_which_a_metric_is_0_for_every_model(metric, labels, told):
     split = Dataset.from_dict({"label": labels})
     if not told:
-        learning.check_scorable(metric, split, "validation")
+        check_scorable(metric, split, "validation")
         return
     with pytest.raises(DataError, match=rf"expected validation rows .* on which {metric} is 0 for every model\. Raise prep"):
-        learning.check_scorable(metric, split, "validation")
+        check_scorable(metric, split, "validation")
 
 
 @pytest.fixture
@@ -116,19 +120,19 @@ def splits(tmp_path, tokenizer):
     folder.mkdir()
     kinds.save(kind, folder)
     for name, examples in rows.items():
-        tasks.write_split(folder / f"{name}.arrow", examples, kind, tokenizer, max_tokens=16)
+        write_split(folder / f"{name}.arrow", examples, kind, tokenizer, max_tokens=16)
     return folder
 
 
 def test_a_task_whose_validation_says_nothing_is_an_error_when_it_is_read(splits, engine):
     with pytest.raises(DataError, match=r"expected validation rows of more than one label, found 3 of \[0\], on which mcc"):
-        learning.Task.read(splits, TINY / "model", engine)
+        Task.read(splits, TINY / "model", engine)
 
 
 def test_a_model_with_fewer_rows_than_its_tasks_tokenizer_has_ids(splits, engine, tokenizer, tmp_path):
     """The student's folder is not the one that the tokenizer came from."""
     kind = classification.Classification("accuracy", ["a", "b"])
-    task = learning.Task(kind, tokenizer, {}, engine)
+    task = Task(kind, tokenizer, {}, engine)
     small = random_masked_lm()
     small.resize_token_embeddings(100)
     small.save_pretrained(tmp_path / "small")

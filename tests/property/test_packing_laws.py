@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import helper, numpy_helper
 
-from pruneonce import packing, scores, unpacking
+from pruneonce.deployment import packing, unpacking
+from pruneonce.tasks import scores
 
 TYPES = ("int8", "uint8", "int16", "float16", "float32", "int32", "int64", "float64", "bool")
 

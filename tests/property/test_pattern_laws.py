@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pruneonce import patterns, pruning, second_order
-from pruneonce.patterns import PATTERNS, Pattern
+from pruneonce.sparsity import patterns, second_order
+from pruneonce.sparsity.masks import MaskedLinear, check_sparsity, magnitude_mask
+from pruneonce.sparsity.patterns import PATTERNS, Pattern
 from tests.unit.test_second_order import correlated
 
 sparsities = st.one_of(st.sampled_from([0.0, 0.5, 0.85, 1.0]), st.floats(0, 1))
@@ -68,7 +69,7 @@ def test_a_higher_sparsity_prunes_more_of_the_same(name, all_scores, one, two, s
 
 @given(scores(), sparsities)
 def test_unstructured_and_uniform_is_the_paper_s(score, sparsity):
-    assert torch.equal(patterns.UNSTRUCTURED.mask(score.abs(), sparsity), pruning.magnitude_mask(score, sparsity))
+    assert torch.equal(patterns.UNSTRUCTURED.mask(score.abs(), sparsity), magnitude_mask(score, sparsity))
 
 
 @given(st.sampled_from(["unstructured", "1x4", "4x1"]), st.lists(scores(), min_size=1, max_size=4), sparsities)
@@ -82,19 +83,19 @@ def test_global_keeps_the_highest_of_all_matrices_and_exactly_as_many(name, all_
     if 0 < kept.sum() < kept.numel():
         assert worth[kept == 1].min() >= worth[kept == 0].max()
     zeros = {str(i): ~mask for i, mask in enumerate(masks)}
-    pruning.check_sparsity(zeros, sparsity, patterns.over_model(pattern))
+    check_sparsity(zeros, sparsity, patterns.over_model(pattern))
 
 
 @given(names, scores(), sparsities, st.integers(0, 2**31))
 def test_second_order_obeys_the_pattern_and_keeps_numbers_finite(name, score, sparsity, seed):
     pattern, columns = PATTERNS[name], score.shape[1]
-    linear = pruning.MaskedLinear(nn.Linear(columns, len(score)))
+    linear = MaskedLinear(nn.Linear(columns, len(score)))
     linear.weight.data.copy_(score)
     x = torch.randn(40, columns, generator=torch.Generator().manual_seed(seed))
     second_order.prune_second_order(linear, x.T @ x / 40, sparsity, pattern=pattern)
     kept = units(linear.mask, pattern)
     assert set(kept.unique().tolist()) <= {0.0, 1.0}
-    pruning.check_sparsity({"it": ~linear.mask}, sparsity, patterns.uniform(pattern))
+    check_sparsity({"it": ~linear.mask}, sparsity, patterns.uniform(pattern))
     rivals = pattern.group or kept.numel()
     assert ((kept.view(-1, rivals) == 0).sum(1) == count_of(rivals, sparsity)).all()
     assert (linear.weight[~linear.mask] == 0).all()
@@ -106,7 +107,7 @@ def test_second_order_costs_no_more_than_magnitude_on_the_inputs_it_saw(name, se
     """No theorem, as its choice is greedy: it holds on inputs as correlated as activations are."""
     torch.manual_seed(seed)
     pattern, x = PATTERNS[name], correlated(32)
-    linear = pruning.MaskedLinear(nn.Linear(32, 8, bias=False))
+    linear = MaskedLinear(nn.Linear(32, 8, bias=False))
     wanted, weight = linear(x), linear.weight.detach().clone()
     second_order.prune_second_order(linear, x.T @ x / len(x), sparsity, pattern=pattern)
     error = (linear(x) - wanted).square().sum()

@@ -9,7 +9,21 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from pruneonce import checkpoint, pruning, quantization, second_order
+from pruneonce import quantization
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import second_order
+from pruneonce.sparsity.masks import (
+    MaskedLinear,
+    bake,
+    check_pattern,
+    lock,
+    magnitude_mask,
+    mask_linears,
+    prune,
+    pruned_count,
+    smallest,
+    zeros,
+)
 from tests.conftest import random_masked_lm, token_batch
 
 sparsities = st.one_of(st.sampled_from([0.0, 0.5, 0.85, 1.0]), st.floats(0, 1))
@@ -27,8 +41,8 @@ def matrices(draw, value=None):
 
 @given(matrices(), sparsities)
 def test_a_mask_prunes_exactly_k_and_the_smallest(weight, sparsity):
-    mask = pruning.magnitude_mask(weight, sparsity)
-    k = pruning.pruned_count(sparsity, weight.numel())
+    mask = magnitude_mask(weight, sparsity)
+    k = pruned_count(sparsity, weight.numel())
     assert mask.shape == weight.shape
     assert mask.dtype == torch.bool
     assert int((~mask).sum()) == k == round(sparsity * weight.numel())
@@ -38,20 +52,20 @@ def test_a_mask_prunes_exactly_k_and_the_smallest(weight, sparsity):
 
 @given(matrices())
 def test_sparsity_0_keeps_all_and_1_keeps_none(weight):
-    assert pruning.magnitude_mask(weight, 0.0).all()
-    assert not pruning.magnitude_mask(weight, 1.0).any()
+    assert magnitude_mask(weight, 0.0).all()
+    assert not magnitude_mask(weight, 1.0).any()
 
 
 @given(matrices(), sparsities, sparsities)
 def test_a_higher_sparsity_prunes_more_of_the_same(weight, one, two):
     low, high = sorted((one, two))
-    assert not (pruning.magnitude_mask(weight, high) & ~pruning.magnitude_mask(weight, low)).any()
+    assert not (magnitude_mask(weight, high) & ~magnitude_mask(weight, low)).any()
 
 
 @given(matrices(), st.floats(0, 1), st.integers(0, 2**31))
 def test_fault_2_the_fast_selection_decides_and_is_that_of_a_stable_sort(score, share, seed):
     count = round(share * score.numel())
-    found = pruning.smallest(score.flatten(), count)
+    found = smallest(score.flatten(), count)
     assert torch.equal(found.nonzero()[:, 0], score.flatten().argsort(stable=True)[:count].sort().values)
 
 
@@ -61,24 +75,24 @@ def test_locked_zeros_outlive_any_optimizer_steps(seed, sparsity, steps, kind):
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(7, 9), nn.GELU(), nn.Linear(9, 3))
-    pruning.mask_linears(model, "")
-    pruning.prune(model, sparsity)
-    pruning.bake(model)
-    before = pruning.zeros(model, "")
-    pruning.mask_linears(model, "", quantization.FakeQuantLinear if kind == "quantized" else pruning.MaskedLinear)
+    mask_linears(model, "")
+    prune(model, sparsity)
+    bake(model)
+    before = zeros(model, "")
+    mask_linears(model, "", quantization.FakeQuantLinear if kind == "quantized" else MaskedLinear)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.3)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
-    pruning.lock(model)
+    lock(model)
     optimizer.step()
     for _ in range(steps):
         x = torch.randn(4, 7, generator=generator)
         optimizer.zero_grad()
         F.cross_entropy(model(x), torch.randint(3, (4,), generator=generator)).backward()
         optimizer.step()
-    pruning.bake(model)
-    pruning.check_pattern(before, pruning.zeros(model, ""))
-    assert all((pruning.zeros(model, "")[name] >= zero).all() for name, zero in before.items())
+    bake(model)
+    check_pattern(before, zeros(model, ""))
+    assert all((zeros(model, "")[name] >= zero).all() for name, zero in before.items())
 
 
 @given(st.integers(0, 2**31), sparsities)
@@ -86,28 +100,28 @@ def test_locked_zeros_outlive_any_optimizer_steps(seed, sparsity, steps, kind):
 def test_bake_save_load_gives_the_same_logits(seed, sparsity):
     model, batch = random_masked_lm(seed), token_batch(seed)
     tokenizer = checkpoint.load_tokenizer(Path(__file__).parents[1] / "tiny" / "model")
-    linears = pruning.mask_linears(model, r"^encoder\.")
-    pruning.prune(model, sparsity)
+    linears = mask_linears(model, r"^encoder\.")
+    prune(model, sparsity)
     masks = {name: m.mask for name, m in linears.items()}
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         wanted = model(batch["input_ids"], batch["attention_mask"]).logits
-        pruning.bake(model)
+        bake(model)
         assert torch.equal(model(batch["input_ids"], batch["attention_mask"]).logits, wanted)
         checkpoint.save(model, tokenizer, Path(folder))
         loaded = checkpoint.load_masked_lm(Path(folder), attention="eager").eval()
         assert torch.equal(loaded(batch["input_ids"], batch["attention_mask"]).logits, wanted)
-    found = pruning.zeros(loaded, r"^encoder\.")
+    found = zeros(loaded, r"^encoder\.")
     assert all(torch.equal(found[name], ~mask) for name, mask in masks.items())
 
 
 @given(matrices(st.floats(-10, 10, width=32)), sparsities, st.integers(0, 2**31))
 def test_second_order_prunes_exactly_k_and_keeps_numbers_finite(weight, sparsity, seed):
     rows, columns = weight.shape
-    linear = pruning.MaskedLinear(nn.Linear(columns, rows))
+    linear = MaskedLinear(nn.Linear(columns, rows))
     linear.weight.data.copy_(weight)
     x = torch.randn(30, columns, generator=torch.Generator().manual_seed(seed))
     second_order.prune_second_order(linear, x.T @ x / 30, sparsity)
-    assert int((~linear.mask).sum()) == pruning.pruned_count(sparsity, weight.numel())
+    assert int((~linear.mask).sum()) == pruned_count(sparsity, weight.numel())
     assert (linear.weight[~linear.mask] == 0).all()
     assert torch.isfinite(linear.weight).all()
     if sparsity == 0:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce.schedules import cubic_sparsity, linear_decay, rewound_decay
+from pruneonce.sparsity.gradual import cubic_sparsity
+from pruneonce.training.schedules import linear_decay, rewound_decay
 
 
 @st.composite

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce import segments
-from pruneonce.segments import NEXT, RANDOM
+from pruneonce.language import segments
+from pruneonce.language.segments import NEXT, RANDOM
 
 # Lengths of documents and where their sentences end; token = 1000 * document + position, so that its place can be told.
 texts = st.lists(st.tuples(st.integers(0, 60), st.sets(st.integers(0, 59))), min_size=2, max_size=12).filter(

@@ -7,8 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce import corpus, examples, scores, tasks
-from pruneonce.classification import Classification
+from pruneonce.batch import IGNORED
+from pruneonce.language import corpus
+from pruneonce.tasks import examples, scores
+from pruneonce.tasks.batches import collate
+from pruneonce.tasks.classification import Classification
+from pruneonce.text import text_key
 
 words = st.lists(st.text(string.ascii_letters + string.digits + "äöüßéñ東京.,!", min_size=1, max_size=8), max_size=8)
 gaps = st.sampled_from([" ", "  ", "\n", "\t ", "\u00a0", "\r\n"])
@@ -16,16 +20,16 @@ gaps = st.sampled_from([" ", "  ", "\n", "\t ", "\u00a0", "\r\n"])
 
 @given(words, st.lists(gaps, min_size=10, max_size=10), st.integers(0, 1000))
 def test_text_key_ignores_case_and_white_space(text, between, seed):
-    key = corpus.text_key(" ".join(text), seed)
+    key = text_key(" ".join(text), seed)
     spread = between[9] + "".join(word + gap for word, gap in zip(text, between, strict=False))
     for variant in (spread, spread.upper(), spread.lower(), spread.swapcase()):
-        assert corpus.text_key(variant, seed) == key
+        assert text_key(variant, seed) == key
     assert 0 <= key < 2**64
 
 
 @given(st.lists(words.map(" ".join), unique_by=lambda t: t.casefold(), max_size=30))
 def test_different_texts_have_different_keys(texts):
-    assert len({corpus.text_key(t) for t in texts}) == len({" ".join(t.casefold().split()) for t in texts})
+    assert len({text_key(t) for t in texts}) == len({" ".join(t.casefold().split()) for t in texts})
 
 
 documents = st.lists(st.lists(st.integers(10, 99), max_size=15), max_size=12)
@@ -66,7 +70,7 @@ def test_masking_changes_chosen_tokens_only_and_is_a_function_of_its_seed(seed, 
         )
 
     inputs, labels = masked()
-    chosen = labels != corpus.IGNORED
+    chosen = labels != IGNORED
     assert torch.equal(inputs[~chosen], tokens[~chosen])
     assert torch.equal(labels[chosen], tokens[chosen])
     assert (tokens[chosen] > 4).all()
@@ -82,7 +86,7 @@ def test_splits_share_no_text_and_lose_no_row_uncounted(train, test, ratio, seed
     kept_test, dropped_test = examples.clean(test, keep_duplicates=True)
     kept, dropped = examples.clean(train, exclude=kept_test)
     rest, carved = examples.carve(kept, ratio, seed=seed)
-    splits = [{corpus.text_key(row.texts[0]) for row in part} for part in (rest, carved, kept_test)]
+    splits = [{text_key(row.texts[0]) for row in part} for part in (rest, carved, kept_test)]
     assert sum(map(len, splits)) == len(set.union(*splits))
     assert len(rest) + len(carved) + dropped.empty + dropped.duplicate + dropped.held_out == len(train)
     assert len(kept_test) + dropped_test.empty == len(test)
@@ -121,7 +125,7 @@ def test_one_row_more_moves_few_others(sizes, ratio, seed, data):
 @given(st.lists(st.lists(st.integers(5, 99), max_size=20), min_size=1, max_size=8), st.integers(3, 30))
 def test_collate_pads_cuts_and_keeps_the_last_token(texts, max_tokens):
     rows = [{"input_ids": [2, *t, 3], "label": 0} for t in texts]
-    batch = tasks.collate(rows, Classification("accuracy", ["a", "b"]), pad=0, max_tokens=max_tokens, last=3)
+    batch = collate(rows, Classification("accuracy", ["a", "b"]), pad=0, max_tokens=max_tokens, last=3)
     assert batch["input_ids"].shape[1] == min(max_tokens, max(map(len, texts)) + 2)
     for ids, mask, text in zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), texts, strict=True):
         length = sum(mask)

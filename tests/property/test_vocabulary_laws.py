@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce import vocabulary
-from pruneonce.vocabulary import Head
+from pruneonce.distillation import vocabulary
+from pruneonce.distillation.vocabulary import Head
 from tests.unit.test_vocabulary import gradients, head, plain, some_labels
 
 SHAPES = {"rows": st.integers(0, 30), "classes": st.integers(2, 40)}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce import answering, examples, tasks
-from pruneonce.answering import QuestionAnswering
 from pruneonce.errors import DataError
+from pruneonce.tasks import answering, batches, examples, splits
+from pruneonce.tasks.answering import QuestionAnswering
 from tests.conftest import Asked
 
 KIND = QuestionAnswering("f1", stride_tokens=4, max_answer_tokens=3, n_best=20, null_threshold=None)
@@ -34,8 +34,8 @@ def split(tmp_path, tokenizer):
         row("missed", CONTEXT, "storm"),
         row("a very long question on a b c d e f g", "rain"),
     ]
-    assert tasks.write_split(tmp_path / "s.arrow", rows, KIND, tokenizer, max_tokens=18) == 1
-    return tasks.read_split(tmp_path / "s.arrow")
+    assert splits.write_split(tmp_path / "s.arrow", rows, KIND, tokenizer, max_tokens=18) == 1
+    return splits.read_split(tmp_path / "s.arrow")
 
 
 class TestRows:
@@ -118,7 +118,7 @@ class TestWindows:
 
 class TestLosses:
     def test_half_start_half_end_without_padding(self, split, tokenizer):
-        (batch,) = tasks.evaluation_batches(split, KIND, tokenizer)
+        (batch,) = batches.evaluation_batches(split, KIND, tokenizer)
         rows, length = batch["input_ids"].shape
         draw = torch.Generator().manual_seed(0)
         student, teacher = (torch.randn(rows, 2, length, generator=draw) for _ in range(2))
@@ -136,7 +136,7 @@ class TestLosses:
         assert KIND.decisions(student.numpy(), batch).shape == (2 * rows,)
 
     def test_padding_gets_no_gradient(self, split, tokenizer):
-        (batch,) = tasks.evaluation_batches(split, KIND, tokenizer)
+        (batch,) = batches.evaluation_batches(split, KIND, tokenizer)
         student = torch.zeros(len(batch["row"]), 2, batch["input_ids"].shape[1], requires_grad=True)
         loss = KIND.hard(student, batch) + KIND.soft(student, torch.randn_like(student), batch, 5.5)
         loss.backward()
@@ -279,8 +279,8 @@ class TestOfficialScores:
     @pytest.mark.parametrize(("threshold", "f1"), [(None, 0.0), (1e9, 1.0)])
     def test_questions_that_all_have_an_answer_are_scored_by_1_1(self, tokenizer, tmp_path, threshold, f1):
         kind = QuestionAnswering("f1", 4, 3, 20, threshold)
-        tasks.write_split(tmp_path / "s.arrow", [row("missed", CONTEXT, "the")], kind, tokenizer, max_tokens=40)
-        split = tasks.read_split(tmp_path / "s.arrow")
+        splits.write_split(tmp_path / "s.arrow", [row("missed", CONTEXT, "the")], kind, tokenizer, max_tokens=40)
+        split = splits.read_split(tmp_path / "s.arrow")
         total, scorers = kind.scorers(split, logits_of(split, spans={("missed", "the"): 2.0}))
         assert kind.predictions(split, logits_of(split, spans={("missed", "the"): 2.0})) == ["the"]
         assert {name: scorer(np.arange(total)) for name, scorer in scorers.items()} == {"exact_match": 1.0, "f1": f1}

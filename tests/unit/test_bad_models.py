@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from pruneonce import checkpoint
 from pruneonce.errors import ModelError, PruneOnceError
+from pruneonce.models import checkpoint
 from tests.conftest import ROOT, TINY, random_masked_lm
 
 Damage = Callable[[Path], object]

@@ -8,7 +8,7 @@ from transformers import AutoConfig, BertForMaskedLM
 
 from benchmarks import __main__ as all_of_them
 from benchmarks import measuring, memory, train
-from pruneonce import vocabulary
+from pruneonce.distillation import vocabulary
 
 
 @pytest.fixture

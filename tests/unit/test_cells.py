@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pruneonce import examples, tables
-from pruneonce.answering import QuestionAnswering
-from pruneonce.classification import Classification, MultiLabel, Regression
 from pruneonce.errors import DataError
-from pruneonce.tagging import TokenClassification
+from pruneonce.sources import tables
+from pruneonce.tasks import examples
+from pruneonce.tasks.answering import QuestionAnswering
+from pruneonce.tasks.classification import Classification, MultiLabel, Regression
+from pruneonce.tasks.tagging import TokenClassification
 
 NAN, INF = float("nan"), float("inf")
 TEXTS = [  # cell, as a text, as a class

@@ -7,10 +7,10 @@ from datasets import Dataset
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
-from pruneonce import chance
-from pruneonce.classification import Classification, MultiLabel, Regression
-from pruneonce.learning import Task
-from pruneonce.tagging import TokenClassification
+from pruneonce.tasks.classification import Classification, MultiLabel, Regression
+from pruneonce.tasks.tagging import TokenClassification
+from pruneonce.training import chance
+from pruneonce.training.task import Task
 
 LABELS = [0, 1, 1, 0, 1, 0, 0, 1] * 10
 

@@ -16,9 +16,10 @@ from transformers import (
 )
 from transformers import AutoModelForSequenceClassification as AUTO
 
-from pruneonce import checkpoint, pruning
-from pruneonce.classification import named
 from pruneonce.errors import ConfigError, ModelError
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
+from pruneonce.tasks.classification import named
 from tests.conftest import TINY, random_classifier
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -179,14 +180,14 @@ def test_a_classifier_round_trips(classifier, tokenizer, tmp_path):
 
 
 def test_a_sparse_student_has_its_own_body_and_its_teachers_head(folder, masked_lm, tokenizer, tmp_path):
-    pruning.mask_linears(masked_lm, r"^encoder\.")
-    pruning.prune(masked_lm, 0.7)
-    pruning.bake(masked_lm)
+    masks.mask_linears(masked_lm, r"^encoder\.")
+    masks.prune(masked_lm, 0.7)
+    masks.bake(masked_lm)
     checkpoint.save(masked_lm, tokenizer, folder)
     teacher = random_classifier(5)
     student = checkpoint.load_sparse_task_model(folder, teacher, attention="eager", dropout=0.0)
     assert same(masked_lm.bert, student.bert)
-    assert pruning.sparsity(pruning.zeros(student, r"^encoder\.")) == pytest.approx(0.7, abs=1e-3)
+    assert masks.sparsity(masks.zeros(student, r"^encoder\.")) == pytest.approx(0.7, abs=1e-3)
     for name in ("bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"):
         assert torch.equal(student.get_parameter(name), teacher.get_parameter(name)), name
     assert student.config.id2label == teacher.config.id2label

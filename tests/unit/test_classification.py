@@ -6,9 +6,9 @@ import torch
 from datasets import Dataset
 from scipy.special import expit, xlogy
 
-from pruneonce import examples, scores, tasks
-from pruneonce.classification import Classification, MultiLabel, Regression
 from pruneonce.errors import DataError
+from pruneonce.tasks import batches, examples, scores, splits
+from pruneonce.tasks.classification import Classification, MultiLabel, Regression
 from tests.conftest import Asked
 
 CLASSES = Classification("accuracy", ["a", "b", "c"])
@@ -137,8 +137,8 @@ class TestPairs:
     def split(self, tmp_path, tokenizer, max_tokens):
         rows = [Classification.example(*row) for row in self.ROWS]
         kind = Classification("accuracy", ["x", "y"])
-        cut = tasks.write_split(tmp_path / "s.arrow", rows, kind, tokenizer, max_tokens=max_tokens)
-        return tasks.read_split(tmp_path / "s.arrow"), kind, cut
+        cut = splits.write_split(tmp_path / "s.arrow", rows, kind, tokenizer, max_tokens=max_tokens)
+        return splits.read_split(tmp_path / "s.arrow"), kind, cut
 
     def test_the_second_text_has_the_second_type(self, tmp_path, tokenizer):
         split, _, cut = self.split(tmp_path, tokenizer, 32)
@@ -155,13 +155,13 @@ class TestPairs:
 
     def test_batches_have_the_types(self, tmp_path, tokenizer):
         split, kind, _ = self.split(tmp_path, tokenizer, 32)
-        (batch,) = tasks.evaluation_batches(split, kind, tokenizer)
+        (batch,) = batches.evaluation_batches(split, kind, tokenizer)
         assert batch["token_type_ids"].shape == batch["input_ids"].shape
         for place, row in enumerate(batch["row"].tolist()):
             assert batch["token_type_ids"][place].sum() == sum(split["token_type_ids"][row])
-        cut = tasks.Batches(split, kind, tokenizer, batch_size=3, max_tokens=6, seed=1)(0)
+        cut = batches.Batches(split, kind, tokenizer, batch_size=3, max_tokens=6, seed=1)(0)
         assert cut["token_type_ids"].shape == cut["input_ids"].shape == (3, 6)
-        one = tasks.one_text(split, tokenizer, tokens=16)
+        one = batches.one_text(split, tokenizer, tokens=16)
         assert one["token_type_ids"].shape == (1, 16)
 
     @pytest.mark.parametrize("sizes", [(3, 9), (9, 3), (7, 7), (8, 7), (1, 12), (12, 1), (2, 3)])
@@ -169,7 +169,7 @@ class TestPairs:
         texts = [" ".join("abcdefghijkl"[:size]) for size in sizes]
         whole = tokenizer(*texts)["input_ids"]
         for most in (8, 9, 10, 11, 30):
-            places = tasks.kept(whole, max_tokens=most, last=tokenizer.sep_token_id)
+            places = splits.kept(whole, max_tokens=most, last=tokenizer.sep_token_id)
             expected = tokenizer(*texts, truncation="longest_first", max_length=most)["input_ids"]
             assert sorted(whole[i] for i in places) == sorted(expected)
             assert len(places) == min(most, len(whole))
@@ -177,7 +177,7 @@ class TestPairs:
     def test_two_closing_tokens_between_the_texts_stay(self):
         """As RoBERTa has them: <s> a a a a </s> </s> b b </s>."""
         ids = [0, 5, 5, 5, 5, 2, 2, 6, 6, 2]
-        assert [ids[i] for i in tasks.kept(ids, max_tokens=8, last=2)] == [0, 5, 5, 2, 2, 6, 6, 2]
+        assert [ids[i] for i in splits.kept(ids, max_tokens=8, last=2)] == [0, 5, 5, 2, 2, 6, 6, 2]
 
     def test_rows_with_one_text_in_common_are_not_equal(self):
         rows = [

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from pruneonce import comparing
-from pruneonce.comparing import Verdict
+from study import comparison
+from study.comparison import Verdict
 
 
 def cell(one: float, two: float, *, size: float, rate: float = 1e-4, **more) -> dict:
@@ -15,7 +15,7 @@ def cell(one: float, two: float, *, size: float, rate: float = 1e-4, **more) -> 
 
 
 @pytest.fixture
-def table() -> list[comparing.Row]:
+def table() -> list[comparison.Row]:
     int8 = {"test": {"1": 0.90, "2": 0.88}, "steps": 14, "encoder_bytes": 225.0}
     found = {
         ("dense", 0.0): {"a": cell(0.98, 0.96, size=4000.0), "b": cell(0.9, 0.9, size=4000.0)},
@@ -25,14 +25,14 @@ def table() -> list[comparing.Row]:
             "b": cell(0.79, 0.75, size=525.0, int8=int8),
         },
     }
-    return comparing.rows(found, once_steps={"dense": 100, "gradual": 100, "once": 150})
+    return comparison.rows(found, once_steps={"dense": 100, "gradual": 100, "once": 150})
 
 
 def test_mean_and_spread():
-    assert comparing.mean([0.8, 0.84]) == pytest.approx(0.82)
-    assert comparing.spread([0.8, 0.84]) == pytest.approx(0.02)
-    assert comparing.spread([0.1, 0.5, 0.2]) == pytest.approx(0.2)
-    assert comparing.spread([0.3]) == 0
+    assert comparison.mean([0.8, 0.84]) == pytest.approx(0.82)
+    assert comparison.spread([0.8, 0.84]) == pytest.approx(0.02)
+    assert comparison.spread([0.1, 0.5, 0.2]) == pytest.approx(0.2)
+    assert comparison.spread([0.3]) == 0
 
 
 def test_a_row_a_variant_and_one_for_int8(table):
@@ -53,14 +53,14 @@ def test_a_row_a_variant_and_one_for_int8(table):
 
 
 def test_a_claim_is_judged_against_the_spread_of_its_seeds(table):
-    a, b = comparing.verdicts(table, [["once", "gradual"]])
+    a, b = comparison.verdicts(table, [["once", "gradual"]])
     assert (a.task, a.sparsity, a.says) == ("a", 0.9, "holds")
     assert a.difference == pytest.approx(0.945 - 0.82)
     assert a.noise == pytest.approx(0.005 + 0.02)
     assert b.says == "within the spread"  # 0.77 - 0.75 = 0.02 against 0.02 + 0.05
-    (back, _) = comparing.verdicts(table, [["gradual", "once"]])
+    (back, _) = comparison.verdicts(table, [["gradual", "once"]])
     assert back.says == "reversed"
-    assert list(comparing.verdicts(table, [["dense", "once"]])) == [], "they never stand at one sparsity"
+    assert list(comparison.verdicts(table, [["dense", "once"]])) == [], "they never stand at one sparsity"
 
 
 @pytest.mark.parametrize(
@@ -73,30 +73,30 @@ def test_a_claim_is_judged_against_the_spread_of_its_seeds(table):
 )
 def test_the_last_line_follows_from_the_numbers(differences, whole):
     judged = [Verdict("once", "gradual", "a", 0.9, difference, 0.1) for difference in differences]
-    lines = list(comparing.summary(judged))
+    lines = list(comparison.summary(judged))
     assert lines[-1] == f"- The ordering as a whole {whole} comparisons."
     assert len(lines) == 1 + 2 + 1
     assert f"{100 * differences[0]:+.2f}" in lines[1]
 
 
 def test_the_page_has_the_shape_of_the_papers_table(table):
-    judged = list(comparing.verdicts(table, [["once", "gradual"]]))
-    page = comparing.markdown("A title", table, judged, "What it means.").splitlines()
+    judged = list(comparison.verdicts(table, [["once", "gradual"]]))
+    page = comparison.markdown("A title", table, judged, "What it means.").splitlines()
     assert page[0] == "# A title"
     assert page[2].startswith("| variant | sparsity | a | b | learning rate |")
     assert page[4] == "| dense | 0% | 97.00% ± 1.00 | 90.00% ± 0.00 | 0.0001 / 0.0001 | 0.00 | 1.0 x | 10 / 10 | 100 |"
     assert page[6] == "| once | 90% | 94.50% ± 0.50 | 77.00% ± 2.00 | 0.0008 / 0.0001 | 0.00 | 7.6 x | 10 / 10 | 150 |"
     assert all(line.count("|") == page[2].count("|") for line in page[3:8])
     assert page[-1] == "What it means."
-    numbers = json.loads(json.dumps(comparing.as_json(table, judged)))
+    numbers = json.loads(json.dumps(comparison.as_json(table, judged)))
     assert len(numbers["rows"]) == 4
     assert [claim["says"] for claim in numbers["claims"]] == ["holds", "within the spread"]
 
 
 def test_points_and_drawing_are_the_same_bytes_twice(table, tmp_path):
     for name in ("one", "two"):
-        comparing.write_points(tmp_path / f"{name}.csv", table)
-        comparing.draw(tmp_path / f"{name}.svg", table)
+        comparison.write_points(tmp_path / f"{name}.csv", table)
+        comparison.draw(tmp_path / f"{name}.svg", table)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     with (tmp_path / "one.csv").open() as file:

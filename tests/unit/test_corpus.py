@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce import corpus
-from pruneonce.corpus import IGNORED
+from pruneonce import text
+from pruneonce.batch import IGNORED
+from pruneonce.language import corpus
 
 
 def test_pack_by_hand():
@@ -30,13 +31,13 @@ def test_blocks_round_trip_over_several_batches(tmp_path):
 
 
 def test_text_key_differs_by_word_and_seed():
-    assert corpus.text_key("A  b\n") == corpus.text_key("a B")
-    assert corpus.text_key("a b") != corpus.text_key("ab")
-    assert corpus.text_key("a b") != corpus.text_key("a b", 1)
+    assert text.text_key("A  b\n") == text.text_key("a B")
+    assert text.text_key("a b") != text.text_key("ab")
+    assert text.text_key("a b") != text.text_key("a b", 1)
 
 
 def test_text_key_is_uniform():
-    keys = np.array([corpus.text_key(f"text {i}") / 2**64 for i in range(4000)])
+    keys = np.array([text.text_key(f"text {i}") / 2**64 for i in range(4000)])
     assert np.histogram(keys, bins=4, range=(0, 1))[0] == pytest.approx([1000] * 4, abs=120)
 
 
@@ -159,7 +160,8 @@ def test_encode_of_nothing(tokenizer):
 STREAM = """
 import json, resource, sys
 from pathlib import Path
-from pruneonce import checkpoint, corpus
+from pruneonce.language import corpus
+from pruneonce.models import checkpoint
 
 def documents(count):
     words = "the cook improved a garlic sauce with light fresh bread and snow".split()

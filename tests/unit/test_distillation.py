@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce.distillation import SMALLEST, attention_loss, hidden_loss, inner_losses, outputs_for, soft_loss
+from pruneonce.distillation.losses import SMALLEST, attention_loss, hidden_loss, inner_losses, outputs_for, soft_loss
 
 
 def softmax(x):

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pruneonce import embeddings, exporting, runtime
+from pruneonce.deployment import embeddings, inspect, parity, runtime
 from tests.conftest import token_batch
 
 TABLE = np.array([[1.0, -2.0, 0.0], [0.5, 4.0, 0.0], [-1.27, 1.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
@@ -74,11 +74,11 @@ def test_all_tables_of_a_bert_are_found_and_lose_little(rounded):
 def test_the_model_is_the_same_to_within_its_tolerance(rounded, int8_onnx):
     path, _ = rounded
     assert path.stat().st_size < int8_onnx.path.stat().st_size
-    assert exporting.prunable_weights(path).keys() == int8_onnx.weights.keys()
+    assert inspect.prunable_weights(path).keys() == int8_onnx.weights.keys()
     batches = [token_batch(seed, 8, 12) for seed in range(4)]
-    found = exporting.parity(exporting.logits(int8_onnx.model, batches), path, batches)
-    exporting.check_parity(found, max_difference=0.1, same_decision=0.95)
-    exporting.check_integer(exporting.Audit(path).kernels(int8_onnx.weights))
+    found = parity.parity(parity.logits(int8_onnx.model, batches), path, batches)
+    parity.check_parity(found, max_difference=0.1, same_decision=0.95)
+    inspect.check_integer(inspect.Audit(path).kernels(int8_onnx.weights))
 
 
 def test_onnx_runtime_gathers_integers_and_widens_rows_only(rounded):

@@ -10,8 +10,10 @@ import torch
 from onnx import numpy_helper
 from transformers import BertConfig
 
-from pruneonce import checkpoint, embeddings, exporting, pruning, runtime
+from pruneonce.deployment import embeddings, export, inspect, parity, runtime
 from pruneonce.errors import ExportError, PatternBroken
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
 from tests.conftest import PRUNABLE, random_classifier, token_batch
 
 LAYER = "encoder.layer.0.attention.self.query"
@@ -24,13 +26,13 @@ def exported(request):
 
 def test_parity(exported):
     batches = [token_batch(seed, rows, length) for seed, (rows, length) in enumerate([(4, 10), (1, 7), (9, 33)])]
-    found = exporting.parity(exporting.logits(exported.model, batches), exported.path, batches)
+    found = parity.parity(parity.logits(exported.model, batches), exported.path, batches)
     assert found["rows"] == 14
     assert found["same_decision"] == 1
     exact = exported.weights[LAYER].dtype == np.float32
     # int8: a value on the edge of two steps of a grid may fall to either side
     assert found["max_difference"] < (1e-5 if exact else 0.05) * found["max_logit"]
-    exporting.check_parity(found, max_difference=1e-4 if exact else 0.05, same_decision=1.0)
+    parity.check_parity(found, max_difference=1e-4 if exact else 0.05, same_decision=1.0)
 
 
 def test_parity_is_measured_not_assumed(dense_onnx):
@@ -41,26 +43,26 @@ def test_parity_is_measured_not_assumed(dense_onnx):
     with torch.no_grad():
         other.classifier.bias[0] += 0.5
     batches = [token_batch(0, 8, 12)]
-    found = exporting.parity(exporting.logits(other, batches), dense_onnx.path, batches)
+    found = parity.parity(parity.logits(other, batches), dense_onnx.path, batches)
     assert found["max_difference"] == pytest.approx(0.5, abs=1e-4)
     with pytest.raises(ExportError, match="largest logit"):
-        exporting.check_parity(found, max_difference=1e-4, same_decision=0.0)
+        parity.check_parity(found, max_difference=1e-4, same_decision=0.0)
 
 
 def test_a_logit_that_is_no_number_is_no_parity(dense_onnx):
     batches = [token_batch(0, 8, 12), token_batch(1, 8, 12)]
-    trained = exporting.logits(dense_onnx.model, batches)
+    trained = parity.logits(dense_onnx.model, batches)
     trained[0][3, 1] = np.nan
-    found = exporting.parity(trained, dense_onnx.path, batches, decide=lambda logits, batch: np.ones(len(logits)))
+    found = parity.parity(trained, dense_onnx.path, batches, decide=lambda logits, batch: np.ones(len(logits)))
     with pytest.raises(ExportError, match="found a difference of nan"):
-        exporting.check_parity(found, max_difference=1e-4, same_decision=1.0)
+        parity.check_parity(found, max_difference=1e-4, same_decision=1.0)
 
 
 def test_check_parity_wants_equal_decisions():
     found = {"max_difference": 0.0, "max_logit": 1.0, "same_decision": 0.97, "rows": 100}
-    exporting.check_parity(found, max_difference=0.1, same_decision=0.97)
+    parity.check_parity(found, max_difference=0.1, same_decision=0.97)
     with pytest.raises(ExportError, match=r"97\.00% equal"):
-        exporting.check_parity(found, max_difference=0.1, same_decision=0.98)
+        parity.check_parity(found, max_difference=0.1, same_decision=0.98)
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (1, 5), (3, 17), (2, 64)])
@@ -94,13 +96,13 @@ def test_the_file_is_of_the_lowest_version_that_its_operators_allow(exported, tm
     for path in (exported.path, tmp_path / "model.onnx"):
         proto = onnx.load(path)
         assert (proto.ir_version, [(o.domain, o.version) for o in proto.opset_import]) == (9, [("", 20)])
-    assert exporting.oldest_ir_version({"": 20}) == 9
-    assert exporting.oldest_ir_version({"": 13}) == 7
-    assert exporting.oldest_ir_version({"": 13, "ai.onnx.ml": 4}) == 9
+    assert export.oldest_ir_version({"": 20}) == 9
+    assert export.oldest_ir_version({"": 13}) == 7
+    assert export.oldest_ir_version({"": 13, "ai.onnx.ml": 4}) == 9
 
 
 def test_prunable_weights_are_found_by_name_as_trained(exported):
-    found = exporting.prunable_weights(exported.path)
+    found = inspect.prunable_weights(exported.path)
     assert set(found) == set(exported.weights)
     assert len(found) == 12
     for layer, weight in exported.weights.items():
@@ -109,14 +111,14 @@ def test_prunable_weights_are_found_by_name_as_trained(exported):
 
 
 def test_zeros_are_counted_in_the_file(int8_onnx):
-    zeros = exporting.matrix_zeros(int8_onnx.path)
+    zeros = inspect.matrix_zeros(int8_onnx.path)
     for layer, weight in int8_onnx.weights.items():
         assert zeros[layer] == (int((weight == 0).sum()), weight.size)
         assert zeros[layer][0] >= round(0.8 * weight.size)
 
 
 def test_a_zero_that_was_tampered_with_is_found(int8_onnx, tmp_path):
-    exporting.check_zeros(int8_onnx.path, int8_onnx.pattern)
+    inspect.check_zeros(int8_onnx.path, int8_onnx.pattern)
     path = tmp_path / "tampered.onnx"
     shutil.copy(int8_onnx.path, path)
     proto = onnx.load(path)
@@ -127,7 +129,7 @@ def test_a_zero_that_was_tampered_with_is_found(int8_onnx, tmp_path):
     tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
     onnx.save(proto, path)
     with pytest.raises(PatternBroken, match=LAYER):
-        exporting.check_zeros(path, int8_onnx.pattern)
+        inspect.check_zeros(path, int8_onnx.pattern)
 
 
 def test_a_weight_that_the_file_does_not_hold_is_an_error(dense_onnx, tmp_path):
@@ -136,20 +138,20 @@ def test_a_weight_that_the_file_does_not_hold_is_an_error(dense_onnx, tmp_path):
     changed = dense_onnx.weights[LAYER].copy()
     changed[0, 0] = np.nextafter(changed[0, 0], 1)
     with pytest.raises(ExportError, match=LAYER):
-        exporting.name_weights(path, {LAYER: changed})
+        export.name_weights(path, {LAYER: changed})
 
 
 def test_layers_with_equal_weights_keep_their_names(tmp_path):
     model = random_classifier()
-    layers = pruning.prunable(model, PRUNABLE)
+    layers = masks.prunable(model, PRUNABLE)
     with torch.no_grad():
         for layer in list(layers)[:3]:  # query, key, value: all zero, say
             layers[layer].weight.zero_()
     weights = {name: m.weight.detach().numpy() for name, m in layers.items()}
     path = tmp_path / "model.onnx"
-    exporting.export(model, path)
-    exporting.name_weights(path, weights)
-    found = exporting.prunable_weights(path)
+    export.to_onnx(model, path)
+    export.name_weights(path, weights)
+    found = inspect.prunable_weights(path)
     assert sorted(found) == sorted(weights)
     for layer, weight in weights.items():
         np.testing.assert_array_equal(found[layer], weight)
@@ -157,8 +159,8 @@ def test_layers_with_equal_weights_keep_their_names(tmp_path):
     assert [names.count(f"{layer}.weight") for layer in weights] == [1] * 12
     onnx.checker.check_model(path, full_check=True)
     batches = [token_batch()]
-    found = exporting.parity(exporting.logits(model, batches), path, batches)
-    exporting.check_parity(found, max_difference=1e-4, same_decision=1.0)
+    found = parity.parity(parity.logits(model, batches), path, batches)
+    parity.check_parity(found, max_difference=1e-4, same_decision=1.0)
 
 
 READERS = """
@@ -182,23 +184,23 @@ def test_all_readers_of_a_shared_weight_read_one_matrix(tmp_path, layers, reader
     """Three nodes and fewer layers: layers that share a matrix, or that have equal ones."""
     path, weight = tmp_path / "model.onnx", np.array([[1, 0], [2, 4]], np.float32)  # [out, in]
     onnx.save(onnx.parser.parse_model(READERS), path)
-    exporting.name_weights(path, dict.fromkeys(layers, weight))
+    export.name_weights(path, dict.fromkeys(layers, weight))
     graph = onnx.load(path).graph
     assert [n.input[1] for n in graph.node if n.op_type == "MatMul"] == [f"{layer}.weight" for layer in readers]
     assert [t.name for t in graph.initializer] == [f"{layer}.weight" for layer in layers]
-    assert exporting.matrix_zeros(path) == dict.fromkeys(layers, (1, 4))
-    assert exporting.Audit(path).kernels({"one": weight}) == {"one": "MatMul"}
+    assert inspect.matrix_zeros(path) == dict.fromkeys(layers, (1, 4))
+    assert inspect.Audit(path).kernels({"one": weight}) == {"one": "MatMul"}
     with pytest.raises(ExportError, match="the weight of d"):
-        exporting.name_weights(path, dict.fromkeys("abcd", weight))
+        export.name_weights(path, dict.fromkeys("abcd", weight))
 
 
 def test_a_weight_with_readers_of_two_kinds_names_both(tmp_path):
     path, weight = tmp_path / "model.onnx", np.array([[1, 0], [2, 4]], np.float32)
     onnx.save(onnx.parser.parse_model(READERS.replace("Sum(b, x)", "Mul(b, w)").replace("n, 2", "2, 2")), path)
-    kernels = exporting.Audit(path).kernels({"one": weight})
+    kernels = inspect.Audit(path).kernels({"one": weight})
     assert kernels == {"one": "MatMul + Mul"}
     with pytest.raises(ExportError, match="MatMul"):
-        exporting.check_integer(kernels)
+        inspect.check_integer(kernels)
 
 
 class Refuses(torch.nn.Module):
@@ -216,9 +218,9 @@ class Refuses(torch.nn.Module):
 
 
 def test_a_model_that_refuses_a_ready_mask_gets_the_one_it_knows(classifier):
-    assert not exporting.takes_added_mask(Refuses())
+    assert not export.takes_added_mask(Refuses())
     assert checkpoint.longest(Refuses()) == 10
-    assert exporting.takes_added_mask(classifier)
+    assert export.takes_added_mask(classifier)
     assert checkpoint.longest(classifier) == 64
 
 
@@ -241,7 +243,7 @@ def test_the_file_is_plain_onnx_without_detours(exported):
 
 
 def test_onnx_runtime_takes_the_faster_kernels(exported):
-    kernels = exporting.Audit(exported.path).operators()
+    kernels = inspect.Audit(exported.path).operators()
     assert kernels["LayerNormalization"] == 5
     assert kernels["Gelu"] == 2
     assert not {"SkipLayerNormalization", "BiasGelu"} & set(kernels)
@@ -256,28 +258,28 @@ def test_query_key_and_value_have_one_grid(int8_onnx):
 
 
 def test_int8_runs_on_integers_and_only_the_head_in_float(int8_onnx):
-    audit = exporting.Audit(int8_onnx.path)
+    audit = inspect.Audit(int8_onnx.path)
     kernels = audit.kernels(int8_onnx.weights)
     assert len(kernels) == 12
     assert set(kernels.values()) == {"MatMulIntegerToFloat"}
-    exporting.check_integer(kernels)
+    inspect.check_integer(kernels)
     assert len(audit.float_products()) == 2  # pooler and classifier
 
 
 def test_a_float_layer_does_not_pass_for_an_integer_one(dense_onnx):
-    audit = exporting.Audit(dense_onnx.path)
+    audit = inspect.Audit(dense_onnx.path)
     kernels = audit.kernels(dense_onnx.weights)
     assert len(audit.float_products()) == 14
     with pytest.raises(ExportError, match=LAYER):
-        exporting.check_integer(kernels)
+        inspect.check_integer(kernels)
 
 
 @pytest.mark.parametrize("kernel", ["MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "not found"])
 def test_check_integer_names_the_layer(kernel):
     with pytest.raises(ExportError, match=f"'b': '{kernel}'"):
-        exporting.check_integer({"a": "MatMulIntegerToFloat", "b": kernel})
+        inspect.check_integer({"a": "MatMulIntegerToFloat", "b": kernel})
 
 
 def test_a_weight_of_another_model_is_not_found(int8_onnx):
     other = {"x": np.ones((3, 4), np.int8)}
-    assert exporting.Audit(int8_onnx.path).kernels(other) == {"x": "not found"}
+    assert inspect.Audit(int8_onnx.path).kernels(other) == {"x": "not found"}

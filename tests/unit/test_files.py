@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 import pruneonce
 from pipeline import cli
-from pruneonce import packing, unpacking
+from pruneonce.deployment import packing, unpacking
 from pruneonce.errors import PackError
 
 LONG = "x" * 300  # a name ends at 255 bytes

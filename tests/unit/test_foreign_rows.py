@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pruneonce import tables
 from pruneonce.errors import DataError
+from pruneonce.sources import tables
 
 TEXT = "text,label\nGrüße,x\nworld,y\n"
 

@@ -5,7 +5,7 @@ import pytest
 from transformers import BertConfig
 
 from benchmarks import infer
-from pruneonce import exporting
+from pruneonce.deployment import inspect
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # the plain export's own, about its axes
 TINY = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=2)
@@ -34,7 +34,7 @@ def files(tmp_path_factory):
 
 def test_the_sparse_files_are_sparse(files):
     for name in ("sparse fp32", "int8"):
-        zeros = exporting.matrix_zeros(files[name])
+        zeros = inspect.matrix_zeros(files[name])
         assert len(zeros) == 12
         assert all(found >= round(infer.SPARSITY * size) for found, size in zeros.values())
 

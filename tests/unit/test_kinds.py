@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pruneonce import kinds
-from pruneonce.answering import QuestionAnswering
-from pruneonce.classification import Classification, MultiLabel, Regression
 from pruneonce.errors import DataError, ModelError
-from pruneonce.tagging import TokenClassification
+from pruneonce.tasks import kinds
+from pruneonce.tasks.answering import QuestionAnswering
+from pruneonce.tasks.classification import Classification, MultiLabel, Regression
+from pruneonce.tasks.tagging import TokenClassification
 
 KIND = Classification("accuracy", ["a", "b", "c"])
 EACH = [

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from pruneonce import lean, runtime
+from pruneonce.deployment import rewrite, runtime
 
 NORMALISED = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -41,7 +41,7 @@ g (float[batch, length, 4] x) => (float[batch, length, 2, 2] y, float[n] flat)
 def rewritten(text: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     before = onnx.parser.parse_model(text)
     model = ir.serde.deserialize_model(before)
-    lean.simplify(model)
+    rewrite.simplify(model)
     after = ir.serde.serialize_model(model)
     onnx.checker.check_model(after, full_check=True)
     return before, after

@@ -10,9 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from pruneonce import checkpoint, learning, schedules, tasks
-from pruneonce.classification import Classification
-from pruneonce.distillation import attention_loss, hidden_loss, soft_loss
+from pruneonce.distillation.losses import attention_loss, hidden_loss, soft_loss
+from pruneonce.models import checkpoint
+from pruneonce.tasks.batches import Batches, evaluation_batches, in_order
+from pruneonce.tasks.classification import Classification
+from pruneonce.training import loop, schedules
+from pruneonce.training.task import Task, distilled_loss, hard_loss
 from tests.conftest import random_classifier
 
 KIND = Classification("accuracy", ["a", "b", "c"])
@@ -25,7 +28,7 @@ def full(model, batch):
 
 
 def test_hard_loss_is_the_kinds_own(classifier, batch):
-    found = learning.hard_loss(KIND)(classifier, batch)
+    found = hard_loss(KIND)(classifier, batch)
     assert set(found) == {"loss"}
     log_p = full(classifier, batch).logits.double().log_softmax(-1)
     expected = -log_p[torch.arange(4), batch["labels"]].mean()
@@ -38,7 +41,7 @@ def test_hard_loss_is_the_kinds_own(classifier, batch):
 def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(classifier, batch, soft_ratio, hidden_weight, attention_weight):
     teacher, mask = random_classifier(1), batch["attention_mask"]
     weights = {"soft_ratio": soft_ratio, "hidden_weight": hidden_weight, "attention_weight": attention_weight}
-    parts = learning.distilled_loss(KIND, teacher, temperature=2.0, **weights)(classifier, batch)
+    parts = distilled_loss(KIND, teacher, temperature=2.0, **weights)(classifier, batch)
     ours, theirs = full(classifier, batch), full(teacher, batch)
     wanted = {
         "hard": F.cross_entropy(ours.logits, batch["labels"]),
@@ -56,7 +59,7 @@ def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(classifier, batch, 
 
 def test_fault_5_the_teacher_gets_no_gradient_and_is_no_part_of_the_student(classifier, batch):
     teacher, names = random_classifier(1), set(classifier.state_dict())
-    loss = learning.distilled_loss(KIND, teacher, temperature=2.0, soft_ratio=0.5, hidden_weight=1.0, attention_weight=1.0)
+    loss = distilled_loss(KIND, teacher, temperature=2.0, soft_ratio=0.5, hidden_weight=1.0, attention_weight=1.0)
     loss(classifier, batch)["loss"].backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert classifier.classifier.weight.grad.abs().sum() > 0
@@ -75,7 +78,7 @@ def test_the_score_is_that_of_all_rows_whatever_their_batch(engine, tokenizer):
     answers, labels = [0, 1, 2, 2, 1] * 8, [0, 1, 2, 1, 0] * 8
     ids = [[2, answer, *[9] * (i % 7), 3] for i, answer in enumerate(answers)]
     split = Dataset.from_dict({"input_ids": ids, "label": labels})
-    task = learning.Task(KIND, tokenizer, {"validation": split}, engine)
+    task = Task(KIND, tokenizer, {"validation": split}, engine)
     assert task.score(Fixed().train(), "validation") == pytest.approx(3 / 5)
     assert task.metric(task.answers(Fixed(), "validation"), "validation") == pytest.approx(3 / 5)
 
@@ -83,34 +86,34 @@ def test_the_score_is_that_of_all_rows_whatever_their_batch(engine, tokenizer):
 def test_answers_come_back_in_the_order_of_the_rows(tokenizer):
     ids = [[2, *[9] * (10 - i), 3] for i in range(8)]
     split = Dataset.from_dict({"input_ids": ids, "label": [0] * 8})
-    batches = tasks.evaluation_batches(split, KIND, tokenizer, batch_size=3)
-    found = tasks.in_order((batch, batch["attention_mask"].sum(1).numpy()) for batch in batches)
+    batches = evaluation_batches(split, KIND, tokenizer, batch_size=3)
+    found = in_order((batch, batch["attention_mask"].sum(1).numpy()) for batch in batches)
     assert np.array(found).tolist() == [len(row) for row in ids]
 
 
 def test_a_task_is_learned_by_its_recipe(classifier, engine, tokenizer):
     """The rate rises over its share of the steps and falls to 0; rows and their order are those of the batches."""
     rows = Dataset.from_dict({"input_ids": [[2, *[9 + i] * (1 + i % 4), 3] for i in range(10)], "label": [0, 1] * 5})
-    task = learning.Task(KIND, tokenizer, {"train": rows}, engine)
+    task = Task(KIND, tokenizer, {"train": rows}, engine)
     batches, logged, seen = task.batches(RECIPE, seed=4), [], []
 
     def loss(model, batch):
         seen.append(batch["input_ids"])
-        return learning.hard_loss(KIND)(model, batch)
+        return hard_loss(KIND)(model, batch)
 
     task.fit(classifier, batches, loss, recipe=RECIPE, steps=8, log=lambda step, m: logged.append(m["learning_rate"]))
     assert logged == [schedules.linear_decay(step, steps=8, warmup=2, peak=0.01) for step in range(8)]
-    expected = tasks.Batches(rows, KIND, tokenizer, batch_size=3, max_tokens=5, seed=4)
+    expected = Batches(rows, KIND, tokenizer, batch_size=3, max_tokens=5, seed=4)
     assert len(seen) == 8
     assert all(torch.equal(ids, expected(step)["input_ids"]) for step, ids in enumerate(seen))
 
 
 def test_the_loop_gets_the_recipe_s_numbers(classifier, engine, tokenizer, monkeypatch):
     found = {}
-    monkeypatch.setattr(learning.training, "fit", lambda model, batches, loss, **numbers: found.update(numbers))
+    monkeypatch.setattr(loop, "fit", lambda model, batches, loss, **numbers: found.update(numbers))
     rows = Dataset.from_dict({"input_ids": [[2, 9, 3]] * 4, "label": [0, 1] * 2})
-    task = learning.Task(KIND, tokenizer, {"train": rows}, engine)
-    task.fit(classifier, task.batches(RECIPE, seed=4), learning.hard_loss(KIND), recipe=RECIPE, steps=8, name="here")
+    task = Task(KIND, tokenizer, {"train": rows}, engine)
+    task.fit(classifier, task.batches(RECIPE, seed=4), hard_loss(KIND), recipe=RECIPE, steps=8, name="here")
     rate = found.pop("learning_rate")
     assert [rate(0), rate(2)] == [pytest.approx(0.01 / 3), pytest.approx(0.01)]
     assert found == {"engine": engine, "steps": 8, "weight_decay": 0.1, "clip_norm": 0.7, "seed": 4, "name": "here"}
@@ -118,7 +121,7 @@ def test_the_loop_gets_the_recipe_s_numbers(classifier, engine, tokenizer, monke
 
 def test_a_teacher_is_asked_and_never_trained(classifier, engine, tokenizer, tmp_path):
     checkpoint.save(classifier, tokenizer, tmp_path)
-    task = learning.Task(KIND, tokenizer, {}, engine)
+    task = Task(KIND, tokenizer, {}, engine)
     teacher = task.teacher(tmp_path, attention="eager")
     assert not teacher.training
     assert not any(p.requires_grad for p in teacher.parameters())

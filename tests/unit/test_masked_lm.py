@@ -7,11 +7,13 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from pruneonce import checkpoint, corpus, pruning, segments
-from pruneonce import masked_lm as mlm
-from pruneonce.corpus import IGNORED
-from pruneonce.distillation import attention_loss, hidden_loss, soft_loss
+from pruneonce.batch import IGNORED
+from pruneonce.distillation.losses import attention_loss, hidden_loss, soft_loss
 from pruneonce.errors import ModelError
+from pruneonce.language import corpus, segments
+from pruneonce.language import masked_lm as mlm
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
 from tests.conftest import TINY, random_masked_lm
 
 WEIGHTS = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 2.0, "temperature": 2.0, "everywhere": True}
@@ -267,8 +269,8 @@ def test_gradient_checkpointing_costs_time_and_not_the_gradient(masked):
     weights = WEIGHTS | {"attention_weight": 1.0}
 
     def gradients(model):
-        pruning.mask_linears(model, r"^encoder\.")
-        pruning.prune(model, 0.5)
+        masks.mask_linears(model, r"^encoder\.")
+        masks.prune(model, 0.5)
         mlm.distilled_loss(random_masked_lm(1), **weights)(model.train(), masked)["loss"].backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

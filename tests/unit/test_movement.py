@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pruneonce import movement, patterns, pruning
+from pruneonce.sparsity import masks, movement, patterns
 from tests.conftest import cpu_engine
 
 
@@ -32,7 +32,7 @@ class TopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, score, sparsity):
-        return next(pruning.uniform([score], sparsity)).float()
+        return next(masks.uniform([score], sparsity)).float()
 
     @staticmethod
     def backward(ctx, grad):
@@ -47,7 +47,7 @@ def test_training_is_that_of_the_paper_with_scores_as_parameters():
     before, returned = linear.mask.clone(), 0
     for step in range(12):
         x, wanted, sparsity = torch.randn(7, 6), torch.randn(7, 5), 0.05 * step
-        pruning.prune(nn.Sequential(linear), sparsity, score=movement.score)
+        masks.prune(nn.Sequential(linear), sparsity, score=movement.score)
         mask = TopK.apply(score, sparsity)
         assert torch.equal(linear.mask, mask.detach().bool())
         returned += int((linear.mask & ~before).sum())
@@ -66,7 +66,7 @@ def test_training_is_that_of_the_paper_with_scores_as_parameters():
 def test_weights_that_shrink_go_and_weights_that_grow_stay_whatever_their_size():
     linear = scored([[0.1, 5.0, -0.1, -5.0]])
     (-linear(torch.ones(1, 4))).sum().backward()  # descent raises every weight by the same
-    pruning.prune(nn.Sequential(linear), 0.5, score=movement.score)
+    masks.prune(nn.Sequential(linear), 0.5, score=movement.score)
     assert linear.mask.tolist() == [[True, True, False, False]]
 
 
@@ -74,7 +74,7 @@ def test_weights_that_shrink_go_and_weights_that_grow_stay_whatever_their_size()
 def test_signed_scores_are_pruned_in_patterns(name):
     linear = scored([[1.0] * 8])
     linear.score.copy_(torch.tensor([[-9.0, 1.0, 2.0, 3.0, 0.5, -0.5, 0.6, -0.6]]))
-    pruning.prune(nn.Sequential(linear), 0.5, score=movement.score, select=patterns.uniform(patterns.PATTERNS[name]))
+    masks.prune(nn.Sequential(linear), 0.5, score=movement.score, select=patterns.uniform(patterns.PATTERNS[name]))
     kept = {"1x4": [4, 5, 6, 7], "2:4": [2, 3, 4, 6]}
     assert linear.mask[0].nonzero()[:, 0].tolist() == kept[name]
 
@@ -104,13 +104,13 @@ def test_a_score_is_float32_in_mixed_precision_and_still_without_gradients():
 
 def test_a_score_is_no_part_of_a_checkpoint_and_goes_with_the_mask():
     model = nn.Sequential(nn.Linear(3, 3))
-    pruning.mask_linears(model, "", movement.ScoredLinear)
+    masks.mask_linears(model, "", movement.ScoredLinear)
     movement.share_scores(model, cpu_engine())
     assert set(model.state_dict()) == {"0.weight", "0.bias"}
-    pruning.bake(model)
+    masks.bake(model)
     assert type(model[0]) is nn.Linear
 
 
 def test_a_linear_that_kept_no_score_is_an_error():
     with pytest.raises(TypeError, match="expected a ScoredLinear, found MaskedLinear"):
-        movement.score(pruning.MaskedLinear(nn.Linear(2, 2)))
+        movement.score(masks.MaskedLinear(nn.Linear(2, 2)))

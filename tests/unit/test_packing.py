@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pruneonce import packing, unpacking
+from pruneonce.deployment import packing, unpacking
 from pruneonce.errors import PackError
 
 

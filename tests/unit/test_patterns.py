@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce import patterns, pruning
 from pruneonce.errors import ModelError, PatternBroken
-from pruneonce.patterns import PATTERNS
+from pruneonce.sparsity import patterns
+from pruneonce.sparsity.masks import check_sparsity
+from pruneonce.sparsity.patterns import PATTERNS
 
 SCORE = torch.tensor(
     [
@@ -124,26 +125,26 @@ def test_a_matrix_that_does_not_divide_is_named(name, shape):
 def test_check_sparsity_finds_one_zero_too_few(name):
     select = patterns.uniform(PATTERNS[name])
     zeros = {"a": ~PATTERNS[name].mask(SCORE, 0.5), "b": torch.ones(4, 8, dtype=torch.bool)}
-    pruning.check_sparsity(zeros, 0.5, select)
+    check_sparsity(zeros, 0.5, select)
     zeros["a"][tuple(zeros["a"].nonzero()[0])] = False
     with pytest.raises(PatternBroken, match=r"missing in 1 of 2 matrices: \{'a': 1\}"):
-        pruning.check_sparsity(zeros, 0.5, select)
+        check_sparsity(zeros, 0.5, select)
 
 
 @pytest.mark.parametrize("name", ["1x4", "4x1", "2:4", "4:8"])
 def test_zeros_enough_that_lie_elsewhere_are_not_enough(name):
     zeros = {"a": ~PATTERNS["unstructured"].mask(SCORE, 0.5)}
-    pruning.check_sparsity(zeros, 0.5)
+    check_sparsity(zeros, 0.5)
     with pytest.raises(PatternBroken, match="in its pattern"):
-        pruning.check_sparsity(zeros, 0.5, patterns.uniform(PATTERNS[name]))
+        check_sparsity(zeros, 0.5, patterns.uniform(PATTERNS[name]))
 
 
 def test_check_sparsity_over_the_model_lets_a_matrix_keep_all():
     zeros = {"a": torch.zeros(2, 3, dtype=torch.bool), "b": torch.ones(2, 3, dtype=torch.bool)}
     over_model = patterns.over_model(patterns.UNSTRUCTURED)
-    pruning.check_sparsity(zeros, 0.5, over_model)
+    check_sparsity(zeros, 0.5, over_model)
     with pytest.raises(PatternBroken, match=r"\{'a': 3\}"):
-        pruning.check_sparsity(zeros, 0.5)
+        check_sparsity(zeros, 0.5)
     zeros["b"][1, 2] = False
     with pytest.raises(PatternBroken, match="missing in 1 of 2"):
-        pruning.check_sparsity(zeros, 0.5, over_model)
+        check_sparsity(zeros, 0.5, over_model)

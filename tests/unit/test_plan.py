@@ -12,8 +12,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import cli, costs, inventory, params, plan, profiles
-from pruneonce import planning, pruning
 from pruneonce.errors import ConfigError, DataError, ModelError, PruneOnceError
+from pruneonce.models import step_costs
+from pruneonce.sparsity import masks
 from tests.conftest import commit
 
 ROOT = Path(__file__).parents[2]
@@ -118,8 +119,8 @@ def test_the_numbers_of_the_tiny_profile_by_hand(tiny):
 
 
 def shape():
-    model = planning.build(inventory.source("tiny-bert", params.load()).facts())
-    return planning.shape(model, pruning.prunable(model, params.load().sparsify.prunable))
+    model = step_costs.build(inventory.source("tiny-bert", params.load()).facts())
+    return step_costs.shape(model, masks.prunable(model, params.load().sparsify.prunable))
 
 
 def test_rows_are_counted_where_the_files_are(tiny):
@@ -334,8 +335,8 @@ def test_the_corpus_is_measured_before_compression_and_a_card_is_counted_once(ti
     (tmp_path / "plain.txt").write_text(text)
     here = inventory.Source("here", {f: tmp_path / f for f in ("train.parquet", "plain.txt")}, frozenset(), None)
     assert here.by_split().keys() == {"train", "plain"}
-    assert planning.text_bytes(here.by_split()["train"], "text") == pytest.approx(2 * len(text), rel=0.01)
-    assert planning.text_bytes(here.by_split()["plain"], "text") == len(text)
+    assert step_costs.text_bytes(here.by_split()["train"], "text") == pytest.approx(2 * len(text), rel=0.01)
+    assert step_costs.text_bytes(here.by_split()["plain"], "text") == len(text)
 
     card = params.ExpectedRows.model_construct(columns=["text"], rows={"train": 5, "more": 5}, bytes=1000)
     hub = inventory.Source("corpus", {}, frozenset(["train.parquet", "more.parquet"]), card)
@@ -354,8 +355,8 @@ def test_no_epochs_are_no_steps(tiny):
 def test_positions_are_those_that_tokens_can_take():
     """RoBERTa numbers them behind that of padding."""
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 9}
-    model = planning.build({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1, **sizes})
-    assert planning.shape(model, pruning.prunable(model, None)).positions == 512
+    model = step_costs.build({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1, **sizes})
+    assert step_costs.shape(model, masks.prunable(model, None)).positions == 512
 
 
 def test_outside_of_the_repository(tmp_path, monkeypatch):

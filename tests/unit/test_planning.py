@@ -12,9 +12,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from pruneonce import corpus, distillation, masked_lm, planning, pruning, quantization, training
-from pruneonce.batch import inputs
+from pruneonce import quantization
+from pruneonce.batch import IGNORED, inputs
+from pruneonce.distillation import losses
+from pruneonce.engine import accelerator
 from pruneonce.errors import ModelError
+from pruneonce.language import corpus, masked_lm
+from pruneonce.models import step_costs
+from pruneonce.sparsity import masks
+from pruneonce.training import loop
 from tests.conftest import Cpu
 
 BERT = {
@@ -56,11 +62,11 @@ DEBERTA = {
     "position_biased_input": False,
 }
 PATTERN = r"^(encoder|transformer|layers)\."
-PIECE = planning.Piece(
+PIECE = step_costs.Piece(
     rows=8,
     length=64,
     read=512,
-    tile=planning.tile("cpu"),
+    tile=step_costs.tile("cpu"),
     element=4,
     probabilities=1,
     dropouts=0,
@@ -107,8 +113,8 @@ def models(facts, auto=AutoModelForMaskedLM, attention="eager"):
     """(student with masks, teacher)."""
     config = AutoConfig.for_model(**facts)
     student, teacher = (auto.from_config(config, attn_implementation=attention) for _ in range(2))
-    pruning.mask_linears(student, PATTERN)
-    pruning.prune(student, 0.85)
+    masks.mask_linears(student, PATTERN)
+    masks.prune(student, 0.85)
     return student, teacher.eval().requires_grad_(False)
 
 
@@ -122,8 +128,8 @@ def batch_of(rows, length, vocabulary):
 
 
 def shape_of(facts):
-    model = planning.build(facts)
-    return planning.shape(model, pruning.prunable(model, PATTERN))
+    model = step_costs.build(facts)
+    return step_costs.shape(model, masks.prunable(model, PATTERN))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +147,7 @@ def test_flops_of_a_step_are_those_that_torch_counts(facts, rows, length):
             theirs = teacher(**batch).logits
         (student(**batch).logits - theirs).square().sum().backward()
     tokens = rows * length
-    planned = planning.step_flops(shape_of(facts), tokens=tokens, length=length, read=tokens, teacher_read=tokens)
+    planned = step_costs.step_flops(shape_of(facts), tokens=tokens, length=length, read=tokens, teacher_read=tokens)
     assert counter.get_total_flops() == planned
     assert planned > 1e7
 
@@ -156,16 +162,16 @@ def test_flops_of_student_pruning_as_it_runs(facts, everywhere):
     loss = masked_lm.distilled_loss(teacher, **weights, everywhere=everywhere)
     with FlopCounterMode(display=False) as counter:
         loss(student, batch)["loss"].backward()
-    read = 256 if everywhere else int((batch["labels"] != corpus.IGNORED).sum())
-    planned = planning.step_flops(shape_of(facts), tokens=256, length=64, read=read, teacher_read=read)
+    read = 256 if everywhere else int((batch["labels"] != IGNORED).sum())
+    planned = step_costs.step_flops(shape_of(facts), tokens=256, length=64, read=read, teacher_read=read)
     assert planned == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_a_teacher_and_a_head_that_nobody_reads_cost_nothing():
     s = shape_of(BERT)
-    alone = planning.step_flops(s, tokens=256, length=64, read=0, teacher_read=None)
+    alone = step_costs.step_flops(s, tokens=256, length=64, read=0, teacher_read=None)
     assert alone == 3 * 256 * (2 * s.body + 4 * 4 * 64 * 128)
-    assert planning.step_flops(s, tokens=256, length=64, read=0, teacher_read=0) == alone * 4 / 3
+    assert step_costs.step_flops(s, tokens=256, length=64, read=0, teacher_read=0) == alone * 4 / 3
     assert s.body == s.prunable == 4 * (4 * 128 * 128 + 2 * 128 * 512)
     assert s.head == 128 * 128 + 128 * 400
 
@@ -173,10 +179,10 @@ def test_a_teacher_and_a_head_that_nobody_reads_cost_nothing():
 def peak(student, teacher, loss, batch, *, precision, micro_batches):
     """Bytes at the highest point of two steps, the second with Adam's moments from its start."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    engine = training.accelerator(Cpu(precision=precision), micro_batches=micro_batches)
+    engine = accelerator(Cpu(precision=precision), micro_batches=micro_batches)
     given = [t for model in (student, teacher) for t in (*model.parameters(), *model.buffers())]
     with Live(given) as live:
-        training.fit(
+        loop.fit(
             student,
             lambda step: batch,
             loss,
@@ -218,7 +224,7 @@ def test_memory_of_student_pruning_is_what_is_measured(facts, changes, precision
     micro = 2 if piece.accumulates else 1
     batch = batch_of(micro * piece.rows, piece.length, facts["vocab_size"])
     if not piece.soft:
-        piece = replace(piece, read=int((batch["labels"] != corpus.IGNORED).sum()) / micro)
+        piece = replace(piece, read=int((batch["labels"] != IGNORED).sum()) / micro)
     loss = masked_lm.distilled_loss(
         teacher,
         hard_weight=0.5,
@@ -228,7 +234,7 @@ def test_memory_of_student_pruning_is_what_is_measured(facts, changes, precision
         everywhere=True,
     )
     measured = peak(student, teacher, loss, batch, precision=precision, micro_batches=micro)
-    planned = planning.memory(shape_of(facts), piece, teacher=True)
+    planned = step_costs.memory(shape_of(facts), piece, teacher=True)
     assert planned["peak"] == pytest.approx(measured, rel=0.02)
     assert planned["peak"] - planned["model"] == pytest.approx(measured - planned["model"], rel=0.03), (
         "not by the weights alone"
@@ -240,42 +246,42 @@ def test_memory_of_student_pruning_is_what_is_measured(facts, changes, precision
 def test_memory_of_a_step_on_a_task_is_what_is_measured(quantized, precision):
     student, teacher = models({**BERT, "num_labels": 2}, AutoModelForSequenceClassification)
     if quantized:
-        pruning.bake(student)
-        pruning.mask_linears(student, PATTERN, partial(quantization.FakeQuantLinear, momentum=0.01))
-        pruning.lock(student)
+        masks.bake(student)
+        masks.mask_linears(student, PATTERN, partial(quantization.FakeQuantLinear, momentum=0.01))
+        masks.lock(student)
     batch = {**batch_of(16, 64, 400), "labels": torch.zeros(16, dtype=torch.int64)}
 
     def loss(student, batch):
         ours = student(**inputs(batch)).logits  # first, as in `learning.distilled_loss`
         with torch.no_grad():
             theirs = teacher(**inputs(batch)).logits
-        return {"loss": distillation.soft_loss(ours, theirs, 2.0)}
+        return {"loss": losses.soft_loss(ours, theirs, 2.0)}
 
     measured = peak(student, teacher, loss, batch, precision=precision, micro_batches=1)
     piece = replace(PIECE, rows=16, read=0, element=2 if precision == "bf16" else 4, soft=False, quantized=quantized)
-    planned = planning.memory(shape_of(BERT), piece, teacher=True)
+    planned = step_costs.memory(shape_of(BERT), piece, teacher=True)
     assert planned["peak"] == pytest.approx(measured, rel=0.02)
 
 
 def test_on_a_gpu_the_loss_walks_over_a_whole_piece_of_logits_at_once():
     """No cache to stay in there: eight tensors of so many rows and the vocabulary, in fp32."""
     s = shape_of(WIDE)
-    cpu, gpu = (planning.memory(s, replace(PIECE, tile=planning.tile(at)), teacher=True) for at in ("cpu", "auto"))
+    cpu, gpu = (step_costs.memory(s, replace(PIECE, tile=step_costs.tile(at)), teacher=True) for at in ("cpu", "auto"))
     product = 4 * s.hidden * s.vocabulary + 2 * 4 * 16 * s.vocabulary  # what a CPU holds instead, behind the walk
     assert gpu["peak"] - cpu["peak"] == 8 * 4 * PIECE.read * s.vocabulary - product
 
 
 def test_several_processes_hold_gradients_twice():
     s = shape_of(BERT)
-    one, two = (planning.memory(s, replace(PIECE, processes=p), teacher=False) for p in (1, 2))
+    one, two = (step_costs.memory(s, replace(PIECE, processes=p), teacher=False) for p in (1, 2))
     assert two["gradients"] == 2 * one["gradients"] == 8 * s.parameters
     assert one["model"] == 12 * s.parameters + s.prunable
     assert two["peak"] > one["peak"]
 
 
 def test_segment_pairs_bring_a_pooler():
-    assert hasattr(planning.build(BERT, next_sentence=True).base_model.pooler, "dense")
-    assert planning.build(BERT).base_model.pooler is None
+    assert hasattr(step_costs.build(BERT, next_sentence=True).base_model.pooler, "dense")
+    assert step_costs.build(BERT).base_model.pooler is None
 
 
 @pytest.mark.parametrize("facts", [DISTILBERT, ALBERT, ELECTRA, MPNET, DEBERTA, MODERNBERT], ids=lambda f: f["model_type"])
@@ -283,13 +289,13 @@ def test_a_model_without_a_next_sentence_head_is_the_error_that_its_training_wou
     with pytest.raises(
         ModelError, match=r"without next_sentence_label.*: it has no next-sentence head\. Set prepare_corpus"
     ):
-        planning.build(facts, next_sentence=True)
+        step_costs.build(facts, next_sentence=True)
 
 
 def test_what_is_no_masked_lm_is_an_error():
     with pytest.raises(ModelError, match="expected the configuration of a masked LM"):
-        planning.build({"model_type": "no-such-model"})
+        step_costs.build({"model_type": "no-such-model"})
     with pytest.raises(ModelError, match="expected the configuration of a masked LM"):
-        planning.build({"hidden_size": 8})
+        step_costs.build({"hidden_size": 8})
     with pytest.raises(ModelError, match="expected the configuration of a masked LM"):
-        planning.build({"model_type": "vit"})
+        step_costs.build({"model_type": "vit"})

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce import pruning, quantization
+from pruneonce import quantization
 from pruneonce.quantization import (
     FakeQuantLinear,
     Int8Linear,
@@ -15,6 +15,7 @@ from pruneonce.quantization import (
     quantize_weight,
     weight_scale,
 )
+from pruneonce.sparsity import masks
 from tests.conftest import quantized_classifier, token_batch
 
 
@@ -112,7 +113,7 @@ def test_the_range_is_a_moving_average_that_the_first_tensor_sets():
 def frozen(bias: bool = True) -> FakeQuantLinear:
     torch.manual_seed(0)
     linear = FakeQuantLinear(nn.Linear(24, 10, bias=bias))
-    linear.mask.copy_(pruning.magnitude_mask(linear.weight, 0.5))
+    linear.mask.copy_(masks.magnitude_mask(linear.weight, 0.5))
     linear(torch.randn(50, 24))
     linear.observe = False
     return linear
@@ -154,7 +155,7 @@ def test_before_it_begins_the_model_is_the_float_one_and_its_ranges_move():
     model = quantized_classifier()
     rounded = model(**batch).logits
     plain = quantized_classifier()
-    pruning.bake(plain)
+    masks.bake(plain)
     quantization.round_operands(model, False)
     quantization.observe(model, True)
     before = quantization.ranges(model)

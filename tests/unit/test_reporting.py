@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from pruneonce import reporting
+from pipeline import report as reporting
 
 
 def score(value, sparsity, file_bytes, packed):

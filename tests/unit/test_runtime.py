@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from pruneonce import runtime
+from pruneonce.deployment import runtime
 from pruneonce.errors import ModelError
 from tests.conftest import token_batch
 

@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from pruneonce.schedules import cubic_sparsity, is_pruning_step, linear_decay, rewound_decay
+from pruneonce.sparsity.gradual import cubic_sparsity, is_pruning_step
+from pruneonce.training.schedules import linear_decay, rewound_decay
 
 
 @pytest.mark.parametrize(

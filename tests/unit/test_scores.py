@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pruneonce.scores import entropy_bytes, wilson_interval
+from pruneonce.tasks.scores import entropy_bytes, wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce import patterns, pruning, second_order
-from pruneonce.patterns import PATTERNS
+from pruneonce.sparsity import masks, patterns, second_order
+from pruneonce.sparsity.patterns import PATTERNS
 from tests.conftest import token_batch
 from tests.unit.test_patterns import allowed
 
@@ -21,8 +21,8 @@ def correlated(features: int, rows: int = 600) -> torch.Tensor:
     return x + 0.1 * torch.randn(rows, features, generator=generator)
 
 
-def pruned(linear: nn.Linear, x: torch.Tensor, sparsity: float, pattern: str = "unstructured") -> pruning.MaskedLinear:
-    masked = pruning.MaskedLinear(nn.Linear(linear.in_features, linear.out_features))
+def pruned(linear: nn.Linear, x: torch.Tensor, sparsity: float, pattern: str = "unstructured") -> masks.MaskedLinear:
+    masked = masks.MaskedLinear(nn.Linear(linear.in_features, linear.out_features))
     masked.load_state_dict(linear.state_dict())
     second_order.prune_second_order(masked, x.T @ x / len(x), sparsity, pattern=PATTERNS[pattern])
     return masked
@@ -34,7 +34,7 @@ def test_the_output_moves_less_than_under_magnitude_pruning(features, sparsity, 
     torch.manual_seed(0)
     linear, x = nn.Linear(features, 16), correlated(features)
     ours = pruned(linear, x, sparsity)
-    magnitude = linear.weight * pruning.magnitude_mask(linear.weight, sparsity)
+    magnitude = linear.weight * masks.magnitude_mask(linear.weight, sparsity)
     wanted = linear(x)
     error = (ours(x) - wanted).square().mean()
     assert error < share * (nn.functional.linear(x, magnitude, linear.bias) - wanted).square().mean()
@@ -45,7 +45,7 @@ def test_the_output_moves_less_than_under_magnitude_pruning(features, sparsity, 
 def test_exactly_the_asked_count_is_pruned_and_written_as_zero(features, sparsity):
     torch.manual_seed(0)
     linear = pruned(nn.Linear(features, 7), correlated(max(features, 8))[:, :features], sparsity)
-    count = pruning.pruned_count(sparsity, linear.weight.numel())
+    count = masks.pruned_count(sparsity, linear.weight.numel())
     assert int((~linear.mask).sum()) == count
     assert int((linear.weight == 0).sum()) == count
     assert torch.isfinite(linear.weight).all()
@@ -88,7 +88,7 @@ def test_zeros_lie_in_the_pattern_and_cost_less_than_those_of_magnitude(name, fe
     ours = pruned(linear, x, 0.5, name)
     select = patterns.uniform(PATTERNS[name])
     assert torch.equal(ours.mask, ours.weight != 0)
-    pruning.check_sparsity({"it": ~ours.mask}, 0.5, select)
+    masks.check_sparsity({"it": ~ours.mask}, 0.5, select)
     assert ours.mask.float().mean() == 0.5
     (mask,) = select([linear.weight.abs()], 0.5)
     wanted = linear(x)
@@ -117,7 +117,7 @@ def test_where_inputs_do_not_correlate_no_mask_of_the_pattern_costs_less(name, s
     """Then nothing can make up for a removed weight, costs add up, and the cheapest is found: by trying every mask."""
     torch.manual_seed(5)
     linear, moments = nn.Linear(shape[1], shape[0]), torch.diag(torch.rand(shape[1]) * 4)
-    masked = pruning.MaskedLinear(nn.Linear(shape[1], shape[0]))
+    masked = masks.MaskedLinear(nn.Linear(shape[1], shape[0]))
     masked.load_state_dict(linear.state_dict())
     second_order.prune_second_order(masked, moments, 0.5, pattern=PATTERNS[name])
     worth = linear.weight.detach().square() * (moments.diagonal() + 0.01 * moments.diagonal().mean())
@@ -137,7 +137,7 @@ def test_a_group_is_chosen_after_the_updates_of_the_groups_before_it():
 
 def test_an_input_that_never_fires_is_no_error():
     moments = torch.zeros(6, 6)
-    linear = pruning.MaskedLinear(nn.Linear(6, 4))
+    linear = masks.MaskedLinear(nn.Linear(6, 4))
     second_order.prune_second_order(linear, moments, 0.5)
     assert int((~linear.mask).sum()) == 12
     assert torch.isfinite(linear.weight).all()
@@ -158,7 +158,7 @@ def test_input_moments_are_the_mean_outer_product_of_what_is_no_padding():
 
 
 def test_a_language_model_is_pruned_on_what_it_reads(masked_lm, engine):
-    linears = pruning.mask_linears(masked_lm, r"^encoder\.")
+    linears = masks.mask_linears(masked_lm, r"^encoder\.")
     read = []
 
     def sample(step):
@@ -169,7 +169,7 @@ def test_a_language_model_is_pruned_on_what_it_reads(masked_lm, engine):
     assert read == [0, 1, 2]
     assert len(linears) == 12
     for linear in linears.values():
-        assert int((~linear.mask).sum()) == pruning.pruned_count(0.6, linear.mask.numel())
+        assert int((~linear.mask).sum()) == masks.pruned_count(0.6, linear.mask.numel())
 
 
 def test_no_more_is_read_at_a_time_than_training_does(masked_lm, make_engine):
@@ -177,7 +177,7 @@ def test_no_more_is_read_at_a_time_than_training_does(masked_lm, make_engine):
     for micro_batches in (1, 2):
         model = copy.deepcopy(masked_lm)
         model.get_input_embeddings().register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
-        linears = pruning.mask_linears(model, r"^encoder\.")
+        linears = masks.mask_linears(model, r"^encoder\.")
         second_order.prune(model, linears, token_batch, 0.6, batches=2, engine=make_engine(micro_batches))
         found.append({name: linear.effective_weight.detach() for name, linear in linears.items()})
     assert rows == [4] * 2 + [2] * 4
@@ -193,8 +193,8 @@ def test_inputs_are_measured_without_dropout_and_the_model_goes_on_with_it(maske
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = rate
-        second_order.prune(model, pruning.mask_linears(model, r"^encoder\."), token_batch, 0.6, batches=2, engine=engine)
+        second_order.prune(model, masks.mask_linears(model, r"^encoder\."), token_batch, 0.6, batches=2, engine=engine)
         assert model.training
-        weights.append(pruning.zeros(model, r"^encoder\."))
+        weights.append(masks.zeros(model, r"^encoder\."))
     assert len(weights[0]) == 12
     assert all(torch.equal(zero, weights[1][name]) for name, zero in weights[0].items())

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce import corpus, segments
-from pruneonce.corpus import IGNORED
+from pruneonce.batch import IGNORED
 from pruneonce.errors import DataError
-from pruneonce.segments import NEXT, RANDOM, Pair
+from pruneonce.language import corpus, segments
+from pruneonce.language.segments import NEXT, RANDOM, Pair
 
 PERIOD = 7
 

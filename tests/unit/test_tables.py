@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from pruneonce import tables
 from pruneonce.errors import DataError
+from pruneonce.sources import tables
 
 ROWS = [
     {"text": "plain", "label": "a"},

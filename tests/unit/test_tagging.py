@@ -6,10 +6,10 @@ import torch
 from datasets import Dataset
 from seqeval.metrics import f1_score
 
-from pruneonce import examples, tasks
-from pruneonce.corpus import IGNORED
+from pruneonce.batch import IGNORED
 from pruneonce.errors import DataError
-from pruneonce.tagging import TokenClassification
+from pruneonce.tasks import batches, examples, splits
+from pruneonce.tasks.tagging import TokenClassification
 from tests.conftest import Asked
 
 TAGS = ["O", "B-X", "I-X", "B-Y"]
@@ -21,8 +21,8 @@ def split(tmp_path, tokenizer):
     """Three sentences: the second has words of several tokens, the third is too long for 10 tokens."""
     rows = [("a b c", "O B-X I-X"), ("zz a qqq", "B-Y O B-X"), ("a b c d e f g h i j", "O " * 9 + "B-X")]
     examples = [TokenClassification.example(*row) for row in rows]
-    assert tasks.write_split(tmp_path / "s.arrow", examples, KIND, tokenizer, max_tokens=10) == 1
-    return tasks.read_split(tmp_path / "s.arrow")
+    assert splits.write_split(tmp_path / "s.arrow", examples, KIND, tokenizer, max_tokens=10) == 1
+    return splits.read_split(tmp_path / "s.arrow")
 
 
 def answer(split, tags):
@@ -60,8 +60,8 @@ def test_places_are_those_of_words_that_were_split_before(tokenizer, tmp_path):
     """Where a tokenizer splits at white space and punctuation anyway, as transformers' own way for words says."""
     rows = [("zz, a qqq!", "B-Y O B-X"), ("(a) x-y", "O B-X"), ("a\u00a0b c", "O B-X I-X")]
     made = [TokenClassification.example(*row) for row in rows]
-    tasks.write_split(tmp_path / "s.arrow", made, KIND, tokenizer, max_tokens=32)
-    split = tasks.read_split(tmp_path / "s.arrow")
+    splits.write_split(tmp_path / "s.arrow", made, KIND, tokenizer, max_tokens=32)
+    split = splits.read_split(tmp_path / "s.arrow")
     encoded = tokenizer([list(row.label[0]) for row in made], is_split_into_words=True)
     assert split["input_ids"][:] == encoded["input_ids"]
     words = [encoded.word_ids(i) for i in range(len(rows))]
@@ -70,8 +70,8 @@ def test_places_are_those_of_words_that_were_split_before(tokenizer, tmp_path):
 
 def test_byte_level_tokens_keep_the_spaces_between_words(byte_level, tmp_path):
     made = [TokenClassification.example(["snow", "snow", "new york"], ["O", "B-X", "B-Y"])]
-    tasks.write_split(tmp_path / "s.arrow", made, KIND, byte_level, max_tokens=64)
-    split = tasks.read_split(tmp_path / "s.arrow")
+    splits.write_split(tmp_path / "s.arrow", made, KIND, byte_level, max_tokens=64)
+    split = splits.read_split(tmp_path / "s.arrow")
     (ids,), (places,) = split["input_ids"][:], split["places"][:]
     assert ids == byte_level("snow snow new york")["input_ids"]
     assert [byte_level.decode(ids[place:-1]).strip() for place in places] == [
@@ -84,7 +84,7 @@ def test_byte_level_tokens_keep_the_spaces_between_words(byte_level, tmp_path):
 def test_a_word_is_told_by_its_first_token(split, tokenizer):
     assert split["places"][:] == [[1, 2, 3], [1, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8, -1, -1]]
     assert [len(ids) for ids in split["input_ids"]] == [5, 8, 10]
-    (batch,) = tasks.evaluation_batches(split, KIND, tokenizer)
+    (batch,) = batches.evaluation_batches(split, KIND, tokenizer)
     none = IGNORED
     assert batch["labels"].tolist() == [
         [none, 0, 1, 2, none, none, none, none, none, none],
@@ -94,13 +94,13 @@ def test_a_word_is_told_by_its_first_token(split, tokenizer):
 
 
 def test_a_batch_that_is_cut_has_no_tag_on_its_closing_token(split, tokenizer):
-    batch = tasks.Batches(split, KIND, tokenizer, batch_size=3, max_tokens=5, seed=1)(0)
+    batch = batches.Batches(split, KIND, tokenizer, batch_size=3, max_tokens=5, seed=1)(0)
     assert (batch["labels"][:, -1] == IGNORED).all()
     assert int((batch["labels"] != IGNORED).sum()) == 3 + 2 + 3
 
 
 def test_losses_are_means_over_words(split, tokenizer):
-    (batch,) = tasks.evaluation_batches(split, KIND, tokenizer)
+    (batch,) = batches.evaluation_batches(split, KIND, tokenizer)
     draw = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(3, 10, 4, generator=draw) for _ in range(2))
     words = [(i, j) for i in range(3) for j in range(10) if batch["labels"][i, j] != IGNORED]

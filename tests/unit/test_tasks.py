@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce import examples, tables, tasks
-from pruneonce.classification import Classification
-from pruneonce.corpus import text_key
 from pruneonce.errors import DataError
-from pruneonce.examples import Example
+from pruneonce.sources import tables
+from pruneonce.tasks import examples, splits
+from pruneonce.tasks.batches import Batches, collate, evaluation_batches, one_text
+from pruneonce.tasks.classification import Classification
+from pruneonce.tasks.examples import Example
+from pruneonce.text import text_key
 
 ABC = Classification("accuracy", ["a", "b", "c"])
 
@@ -140,8 +142,8 @@ def test_one_class_is_an_error():
 def test_a_split_round_trips_and_counts_what_it_cut(tmp_path, tokenizer):
     rows = [row("a b c", "y"), row("a b c d e f", "x"), row("a b c d e f g h", "x")]
     kind = Classification("accuracy", ["x", "y"])
-    cut = tasks.write_split(tmp_path / "train.arrow", rows, kind, tokenizer, max_tokens=8)
-    split = tasks.read_split(tmp_path / "train.arrow")
+    cut = splits.write_split(tmp_path / "train.arrow", rows, kind, tokenizer, max_tokens=8)
+    split = splits.read_split(tmp_path / "train.arrow")
     assert split["text"][:] == [r.texts[0] for r in rows]
     assert split["label"][:] == [1, 0, 0]
     letters = tokenizer.convert_tokens_to_ids(list("abcdef"))
@@ -152,7 +154,7 @@ def test_a_split_round_trips_and_counts_what_it_cut(tmp_path, tokenizer):
 
 def test_collate_pads_and_keeps_the_last_token():
     rows = [{"input_ids": [2, 7, 3], "label": 1}, {"input_ids": [2, 7, 8, 9, 10, 3], "label": 0}]
-    batch = tasks.collate(rows, ABC, pad=0, max_tokens=4, last=3)
+    batch = collate(rows, ABC, pad=0, max_tokens=4, last=3)
     assert batch["input_ids"].tolist() == [[2, 7, 3, 0], [2, 7, 8, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert batch["labels"].tolist() == [1, 0]
@@ -163,17 +165,17 @@ def test_collate_pads_and_keeps_the_last_token():
 def split(tmp_path, tokenizer):
     """103 texts of 1 to 30 words; the label of each is told by its length."""
     rows = [row(" ".join(["apple"] * (1 + i * 7 % 30)), "abc"[(1 + i * 7 % 30) % 3]) for i in range(103)]
-    tasks.write_split(tmp_path / "s.arrow", rows, ABC, tokenizer, max_tokens=64)
-    return tasks.read_split(tmp_path / "s.arrow")
+    splits.write_split(tmp_path / "s.arrow", rows, ABC, tokenizer, max_tokens=64)
+    return splits.read_split(tmp_path / "s.arrow")
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 13), (2, 26), (0.5, 6), (1.5, 20), (0.001, 1), (0, 0)])
 def test_an_epoch_may_be_a_fraction(split, tokenizer, epochs, steps):
-    assert tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1).steps(epochs) == steps
+    assert Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1).steps(epochs) == steps
 
 
 def test_batches_show_each_row_once_an_epoch(split, tokenizer):
-    batches = tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)
+    batches = Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)
     assert len(batches) == 13
     for epoch in range(3):
         rows = np.concatenate([batches.rows(13 * epoch + i) for i in range(13)])
@@ -181,7 +183,7 @@ def test_batches_show_each_row_once_an_epoch(split, tokenizer):
 
 
 def test_batches_are_a_function_of_the_step(split, tokenizer):
-    one, two = (tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1) for _ in range(2))
+    one, two = (Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1) for _ in range(2))
     wanted = [one(step) for step in range(30)]
     for step in (29, 3, 14, 0):
         assert all(torch.equal(two(step)[k], v) for k, v in wanted[step].items())
@@ -190,20 +192,20 @@ def test_batches_are_a_function_of_the_step(split, tokenizer):
 
 
 def test_batches_carry_the_label_of_their_text(split, tokenizer):
-    batches = tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)
+    batches = Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)
     for step in range(13):
         batch = batches(step)
         assert torch.equal(batch["labels"], (batch["attention_mask"].sum(1) - 2) % 3)
 
 
 def test_little_is_padding(split, tokenizer):
-    batches = [tasks.Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)(i) for i in range(13)]
+    batches = [Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)(i) for i in range(13)]
     real = sum(int(b["attention_mask"].sum()) for b in batches)
     assert real / sum(b["attention_mask"].numel() for b in batches) > 0.85
 
 
 def test_training_batches_are_cut_and_end_in_the_last_token(split, tokenizer):
-    batches = tasks.Batches(split, ABC, tokenizer, batch_size=103, max_tokens=10, seed=1)
+    batches = Batches(split, ABC, tokenizer, batch_size=103, max_tokens=10, seed=1)
     batch = batches(0)
     assert batch["input_ids"].shape == (103, 10)
     ends = batch["attention_mask"].sum(1) - 1
@@ -211,7 +213,7 @@ def test_training_batches_are_cut_and_end_in_the_last_token(split, tokenizer):
 
 
 def test_evaluation_shows_every_row_once_uncut(split, tokenizer):
-    batches = list(tasks.evaluation_batches(split, ABC, tokenizer, batch_size=10))
+    batches = list(evaluation_batches(split, ABC, tokenizer, batch_size=10))
     assert [len(b["labels"]) for b in batches] == [10] * 10 + [3]
     lengths = [n for b in batches for n in b["attention_mask"].sum(1).tolist()]
     assert lengths == sorted(len(i) for i in split["input_ids"][:])
@@ -220,7 +222,7 @@ def test_evaluation_shows_every_row_once_uncut(split, tokenizer):
 
 @pytest.mark.parametrize("tokens", [4, 32, 6000])
 def test_one_text_has_exactly_the_tokens(split, tokenizer, tokens):
-    batch = tasks.one_text(split, tokenizer, tokens=tokens)
+    batch = one_text(split, tokenizer, tokens=tokens)
     assert batch["input_ids"].shape == (1, tokens)
     assert batch["attention_mask"].sum() == tokens
     assert batch["input_ids"][0, [0, -1]].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]

@@ -12,9 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from pruneonce import movement, pruning, quantization, schedules, training
+from pruneonce import quantization
 from pruneonce.batch import Batch
+from pruneonce.engine import SHARDED, accelerator
 from pruneonce.errors import ConfigError, LossNotFinite
+from pruneonce.sparsity import gradual, masks, movement
+from pruneonce.training import loop
 from tests.conftest import Cpu
 
 
@@ -22,10 +25,10 @@ class Interrupted(Exception):
     """What a stopped process looks like from inside."""
 
 
-def network(wrap=pruning.MaskedLinear) -> nn.Sequential:
+def network(wrap=masks.MaskedLinear) -> nn.Sequential:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
-    pruning.mask_linears(model, "", wrap)
+    masks.mask_linears(model, "", wrap)
     return model
 
 
@@ -44,7 +47,7 @@ def constant(step: int) -> float:
 
 def fit(model, engine, loss=cross_entropy, *, batches=batches, learning_rate=constant, steps=12, **changes) -> None:
     settings = {"weight_decay": 0.1, "clip_norm": 1.0, "seed": 3} | changes
-    training.fit(model, batches, loss, engine=engine, learning_rate=learning_rate, steps=steps, **settings)
+    loop.fit(model, batches, loss, engine=engine, learning_rate=learning_rate, steps=steps, **settings)
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -85,7 +88,7 @@ def test_a_step_is_the_one_of_adamw_with_clipping(engine):
 def test_matrices_decay_and_vectors_do_not():
     model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4))
     model[1].bias.requires_grad_(False)
-    decayed, rest = training.adamw(model, 0.3).param_groups
+    decayed, rest = loop.adamw(model, 0.3).param_groups
     assert decayed["weight_decay"] == 0.3
     assert [tuple(p.shape) for p in decayed["params"]] == [(3, 4), (4, 4)]
     assert rest["weight_decay"] == 0
@@ -133,10 +136,10 @@ def schedule(model: nn.Module, step: int, *, stop_at: int | None = None) -> dict
     if step == stop_at:
         raise Interrupted
     if step % 2 == 0 and step <= 8:
-        score = movement.score if isinstance(model[0], movement.ScoredLinear) and step else pruning.magnitude
-        pruning.prune(model, schedules.cubic_sparsity(step, begin=0, end=8, initial=0.2, target=0.8), score=score)
+        score = movement.score if isinstance(model[0], movement.ScoredLinear) and step else masks.magnitude
+        masks.prune(model, gradual.cubic_sparsity(step, begin=0, end=8, initial=0.2, target=0.8), score=score)
     quantization.observe(model, step < 9)
-    return {"sparsity": pruning.masked_sparsity(model)}
+    return {"sparsity": masks.masked_sparsity(model)}
 
 
 STOPS = [(4, 0), (6, 5), (11, 10)]
@@ -145,7 +148,7 @@ STOPS = [(4, 0), (6, 5), (11, 10)]
 @pytest.mark.parametrize(
     ("wrap", "stop_at", "resumed_at"),
     [
-        *((pruning.MaskedLinear, *stop) for stop in STOPS),
+        *((masks.MaskedLinear, *stop) for stop in STOPS),
         *((quantization.FakeQuantLinear, *stop) for stop in STOPS),
         (movement.ScoredLinear, *STOPS[1]),
     ],
@@ -172,7 +175,7 @@ def test_fault_1_a_resumed_run_ends_with_the_same_bytes(make_engine, tmp_path, w
     wanted, found = state(whole), state(resumed)
     assert wanted.keys() == found.keys()
     assert all(torch.equal(v, found[k]) for k, v in wanted.items())
-    assert pruning.masked_sparsity(resumed) == pytest.approx(0.8, abs=0.01)
+    assert masks.masked_sparsity(resumed) == pytest.approx(0.8, abs=0.01)
 
 
 def discarded(err: str) -> list[str]:
@@ -188,7 +191,7 @@ def begun_at(path, model, engine) -> int:
 
 def saved(path, model, step: int) -> None:
     """What a training of `model` saves at a step."""
-    training._save(path, model, training.adamw(model, 0.1), step, pytest.fail)
+    loop._save(path, model, loop.adamw(model, 0.1), step, pytest.fail)
 
 
 @pytest.mark.parametrize("step", [-1, 0, 12, 10**6])
@@ -218,7 +221,7 @@ def wider() -> nn.Module:
 def test_the_state_of_another_model_is_not_believed_and_nothing_of_it_is_taken(engine, tmp_path, capsys, make, differs):
     saved(tmp_path / "state", make(), 5)
     model, untouched = network(), state(network())
-    assert training._resume(tmp_path / "state", model, training.adamw(model, 0.1), 12, engine, print) == 0
+    assert loop._resume(tmp_path / "state", model, loop.adamw(model, 0.1), 12, engine, print) == 0
     assert all(torch.equal(v, untouched[k]) for k, v in state(model).items())
     (line,) = discarded(capsys.readouterr().out)
     assert f"found another model's or optimizer's, that differs {differs}" in line
@@ -246,7 +249,7 @@ def test_of_processes_that_found_different_states_none_resumes(engine, tmp_path,
     """Each with a disk of its own: the first process alone saves."""
     saved(tmp_path / "state", network(), 5)
     assert begun_at(tmp_path / "state", network(), engine) == 5
-    monkeypatch.setattr(training, "gather_object", lambda steps: [*steps, 0])
+    monkeypatch.setattr(loop, "gather_object", lambda steps: [*steps, 0])
     assert begun_at(tmp_path / "state", network(), engine) == 0
 
 
@@ -255,14 +258,14 @@ def test_of_processes_that_found_different_states_none_resumes(engine, tmp_path,
 )
 @pytest.mark.parametrize("place", ["save_file", "_sync"])
 def test_a_disk_that_is_full_is_said_once_and_stops_no_training(engine, tmp_path, monkeypatch, capsys, place, error):
-    path, real, room = tmp_path / "state.safetensors", getattr(training, place), [False, False, True]
+    path, real, room = tmp_path / "state.safetensors", getattr(loop, place), [False, False, True]
 
     def write(*words):
         if not (room.pop(0) if room else True):
             raise error
         real(*words)
 
-    monkeypatch.setattr(training, place, write)
+    monkeypatch.setattr(loop, place, write)
     model, whole = network(), network()
     fit(whole, engine)
     fit(model, engine, checkpoint=path, checkpoint_every_steps=3)
@@ -278,7 +281,7 @@ def test_a_state_is_on_the_disk_before_its_name_is(engine, tmp_path, monkeypatch
     """Else a machine that loses its power has the name and not the bytes."""
     path, synced = tmp_path / "state", []
     monkeypatch.setattr(
-        training.os, "fsync", lambda number: synced.append((Path(f"/proc/self/fd/{number}").readlink(), path.exists()))
+        loop.os, "fsync", lambda number: synced.append((Path(f"/proc/self/fd/{number}").readlink(), path.exists()))
     )
     saved(path, network(), 5)
     assert synced == [(path.with_suffix(".part"), False), (tmp_path, True)]
@@ -312,7 +315,7 @@ def test_fault_5_the_teacher_is_in_no_checkpoint_and_does_not_move(engine, tmp_p
 @pytest.mark.parametrize("rows", [8, 7])
 def test_micro_batches_cover_the_batch_once(make_engine, rows):
     batch, engine = batches(0, rows), make_engine(2)
-    shares = training._shares(batch, engine)
+    shares = loop._shares(batch, engine)
     assert len(shares) == 2
     found = torch.cat([s["x"] for s in shares])
     assert sorted(found.tolist()) == sorted(batch["x"].tolist())
@@ -353,7 +356,7 @@ def fresh_process():
 
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", "no"), ("bf16", "bf16")])
 def test_the_engine_computes_in_the_precision_it_was_given(fresh_process, precision, expected):
-    engine = training.accelerator(Cpu(precision=precision))
+    engine = accelerator(Cpu(precision=precision))
     assert engine.mixed_precision == expected
     assert engine.device.type == "cpu"
     linear = nn.Linear(4, 4)
@@ -362,14 +365,14 @@ def test_the_engine_computes_in_the_precision_it_was_given(fresh_process, precis
 
 
 def test_the_engine_seeds_torch():
-    training.accelerator(Cpu(seed=5))
+    accelerator(Cpu(seed=5))
     one = torch.rand(3)
-    training.accelerator(Cpu(seed=5))
+    accelerator(Cpu(seed=5))
     assert torch.equal(torch.rand(3), one)
 
 
-@pytest.mark.parametrize("name", training.SHARDED)
+@pytest.mark.parametrize("name", SHARDED)
 def test_sharded_parameters_are_refused(monkeypatch, name):
     monkeypatch.setenv(name, "true")
     with pytest.raises(ConfigError, match=rf"expected whole parameters on every process \(DDP\), found {name}"):
-        training.accelerator(Cpu())
+        accelerator(Cpu())

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pruneonce import patterns, pruning, trials
+from pruneonce.sparsity import masks, patterns
+from study import trials
 from tests.conftest import PRUNABLE
 
 
@@ -36,7 +37,7 @@ def test_pattern_bytes_add_up():
 
 
 def test_what_is_pruned_while_learning_may_have_a_pattern(classifier):
-    linears = pruning.mask_linears(classifier, PRUNABLE)
+    linears = masks.mask_linears(classifier, PRUNABLE)
     blocks = patterns.uniform(patterns.fitting("1x4", linears))
     before_step = trials.pruned_while_learning(classifier, blocks, target=0.75, end=4, every=2)
     assert [before_step(step)["sparsity"] for step in range(5)][-1] == pytest.approx(0.75, abs=2e-3)
@@ -55,13 +56,13 @@ def test_what_is_pruned_while_learning_may_have_a_pattern(classifier):
     ],
 )
 def test_sparsity_rises_by_the_cubic_until_its_end(classifier, end, course):
-    pruning.mask_linears(classifier, PRUNABLE)
+    masks.mask_linears(classifier, PRUNABLE)
     before_step = trials.pruned_while_learning(classifier, target=0.8, end=end, every=4)
     found = [before_step(step)["sparsity"] for step in range(len(course))]
     assert found == pytest.approx(course, abs=2e-3)
-    pruning.bake(classifier)
-    for zero in pruning.zeros(classifier, PRUNABLE).values():
-        assert int(zero.sum()) == pruning.pruned_count(0.8, zero.numel())
+    masks.bake(classifier)
+    for zero in masks.zeros(classifier, PRUNABLE).values():
+        assert int(zero.sum()) == masks.pruned_count(0.8, zero.numel())
 
 
 def one_file(part):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pruneonce import packing, unpacking
+from pruneonce.deployment import packing, unpacking
 from pruneonce.errors import PackError
 
 MB = 1 << 20

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pruneonce import vocabulary
-from pruneonce.corpus import IGNORED
-from pruneonce.vocabulary import Head
+from pruneonce.batch import IGNORED
+from pruneonce.distillation import vocabulary
+from pruneonce.distillation.vocabulary import Head
 
 WEIGHTS = {"hard_weight": 0.3, "soft_weight": 0.7, "temperature": 2.5}
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
-from pruneonce import checkpoint
 from pruneonce.errors import ConfigError
+from pruneonce.models import checkpoint
 from tests.conftest import TINY
 from tests.fuzz import damage
 from tests.fuzz.case import Files

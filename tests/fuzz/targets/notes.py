@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from random import Random
 
-from pruneonce import checkpoint, kinds
+from pruneonce.models import checkpoint
+from pruneonce.tasks import kinds
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 

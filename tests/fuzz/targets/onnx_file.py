@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import pruneonce
-from pruneonce import packing, unpacking
+from pruneonce.deployment import packing, unpacking
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 

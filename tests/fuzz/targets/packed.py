@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from random import Random
 
-from pruneonce import packing, unpacking
+from pruneonce.deployment import packing, unpacking
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 from tests.fuzz.targets.onnx_file import WHOLE

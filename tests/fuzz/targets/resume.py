@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import load, save
 from torch import nn
 
-from pruneonce import training
+from pruneonce.training import loop
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 
@@ -26,7 +26,7 @@ _made: dict[str, bytes] = {}
 def _fit(folder: Path, *, every: int) -> None:
     torch.manual_seed(0)
     ids = torch.arange(8).reshape(2, 4)
-    training.fit(
+    loop.fit(
         nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4)),
         lambda step: {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         lambda model, batch: {"loss": model(batch["input_ids"]).square().mean()},

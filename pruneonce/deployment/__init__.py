@@ -1,0 +1,1 @@
+"""What ships: ONNX files, their proof, their runtime, their packed form."""

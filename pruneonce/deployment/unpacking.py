@@ -1,0 +1,192 @@
+"""The ONNX file that a packed one was made of, bit for bit; the format stands in `packing`.
+
+Memory is a few MB, whatever a file says: the heads of all segments are read first, what they claim must fit the bytes that
+are there and the end of the file, and tensors are unpacked a piece at a time. `read` gathers the pieces: it takes as much
+memory as the end of the file names, 2 GiB at most.
+"""
+
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from pruneonce.deployment.packing import DENSE, END, LENGTH, LIMIT, MAGIC, SPARSE, VERSION, opened, write
+from pruneonce.errors import PackError
+
+ELEMENTS = 1 << 17  # a tensor is unpacked in pieces of so many elements, a multiple of 8 for its mask
+RATIO = 1032  # of a byte zlib makes so many at most: 258 of every two bits
+
+
+def unpack(source: Path, target: Path) -> None:
+    """Write the ONNX file that `source` was packed from, after its sha256 was compared. Raises PackError.
+
+    target: as of `pack`.
+    """
+    with opened(source) as file:
+        write(target, unpacked(file), file)
+
+
+def read(source: Path) -> bytes:
+    """The ONNX file that `source` was packed from, in memory, once. Raises PackError."""
+    whole = io.BytesIO()
+    with opened(source) as file:
+        try:
+            whole.writelines(unpacked(file))
+        except MemoryError:
+            raise PackError(f"expected memory for what is packed in {source}, found {whole.tell()} bytes of it.") from None
+    return whole.getvalue()
+
+
+def unpacked(file: BinaryIO) -> Iterator[bytes]:
+    """What was packed, a piece at a time. The last step compares checksums: nothing counts before it."""
+    magic = file.read(len(MAGIC) + 1)
+    if magic[:-1] != MAGIC:
+        raise PackError(f"expected a file that `pruneonce pack` wrote, found one that begins with {magic!r}.")
+    if magic[-1] != VERSION:
+        raise PackError(
+            f"expected a packed file of version {VERSION}, found version {magic[-1]}. Unpack it with its pruneonce."
+        )
+    digest, size = hashlib.sha256(), 0
+    try:
+        segments, wanted = _heads(file)
+        for raw in (raw for segment in segments for raw in _decode(file, segment)):
+            digest.update(raw)
+            size += len(raw)
+            yield raw
+    except (_Damaged, zlib.error) as error:
+        raise _damaged(str(error)) from None
+    if digest.digest() != wanted:
+        raise _damaged(f"{size} bytes with sha256 {digest.hexdigest()} that the file's end does not name")
+
+
+class _Damaged(Exception):
+    """What cannot be in a whole file."""
+
+
+def _damaged(found: str) -> PackError:
+    return PackError(f"expected a whole packed file, found {found}: it is damaged or cut short. Get it again.")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A tensor in a packed file. streams: (start, bytes) of each in the file; of a sparse one the first is its mask."""
+
+    kind: int
+    width: int
+    size: int
+    streams: tuple[tuple[int, int], ...]
+
+
+def _heads(file: BinaryIO) -> tuple[list[Segment], bytes]:
+    """Every segment, and the sha256 at the end; nothing is unpacked.
+
+    Raises _Damaged unless the segments add up to what the end says, and each can be in as many bytes as it has.
+    """
+    segments: list[Segment] = []
+    total = 0
+    while (head := _exactly(file, 2)) != bytes([END, 0]):
+        segments.append(_head(file, *head))
+        total += segments[-1].size
+        if total > LIMIT:
+            raise _Damaged(f"more than the {LIMIT} bytes of an ONNX file")
+    (size,) = LENGTH.unpack(_exactly(file, LENGTH.size))
+    wanted = _exactly(file, hashlib.sha256().digest_size)
+    if size != total or file.read(1):
+        raise _Damaged(f"an end of {size} bytes behind segments of {total}, or more behind it")
+    return segments, wanted
+
+
+def _head(file: BinaryIO, kind: int, width: int) -> Segment:
+    (size,) = LENGTH.unpack(_exactly(file, LENGTH.size))
+    if kind not in (DENSE, SPARSE) or width not in (1, 2, 4, 8) or size % width or not size:
+        raise _Damaged(f"a segment of kind {kind}, width {width} and size {size}")
+    count = size // width
+    least = [count] * width if kind == DENSE else [-(-count // 8)] + [0] * width  # what each stream must hold
+    return Segment(kind, width, size, tuple(_skip(file, held) for held in least))
+
+
+def _skip(file: BinaryIO, held: int) -> tuple[int, int]:
+    """(start, bytes) of the next stream, which holds at least `held` bytes."""
+    (length,) = LENGTH.unpack(_exactly(file, LENGTH.size))
+    start = file.tell()
+    if held > RATIO * length:
+        raise _Damaged(f"a stream of {length} bytes that cannot be {held} bytes packed")
+    if length:
+        file.seek(length - 1, os.SEEK_CUR)
+        _exactly(file, 1)
+    return start, length
+
+
+def _decode(file: BinaryIO, segment: Segment) -> Iterator[bytes]:
+    """A segment unpacked, a piece at a time."""
+    streams = [_Stream(file, start, length) for start, length in segment.streams]
+    planes = streams[-segment.width :]
+    count = segment.size // segment.width
+    for size in (min(ELEMENTS, count - at) for at in range(0, count, ELEMENTS)):
+        if segment.kind == DENSE:
+            yield _joined(planes, size).tobytes()
+        else:
+            mask = np.unpackbits(streams[0].take(-(-size // 8)), count=size).astype(bool)
+            elements = np.zeros(size, f"<u{segment.width}")
+            elements[mask] = _joined(planes, int(np.count_nonzero(mask)))
+            yield elements.tobytes()
+    for stream in streams:
+        stream.check_end()
+
+
+def _joined(planes: list["_Stream"], count: int) -> np.ndarray:
+    """The next `count` elements."""
+    return np.stack([plane.take(count) for plane in planes], axis=1).reshape(-1).view(f"<u{len(planes)}")
+
+
+class _Stream:
+    """Bytes of zlib in a file, unpacked as they are asked for."""
+
+    def __init__(self, file: BinaryIO, start: int, length: int):
+        self.file, self.at, self.stop, self.length = file, start, start + length, length
+        self.unpacker = zlib.decompressobj()
+
+    def take(self, size: int) -> np.ndarray:
+        """The next `size` bytes. Raises _Damaged if there are fewer."""
+        taken = bytearray()
+        while len(taken) < size:
+            taken += self._unpack(size - len(taken))
+        return np.frombuffer(taken, np.uint8)
+
+    def check_end(self) -> None:
+        """Raises _Damaged unless the stream ends here."""
+        while not self.unpacker.eof:
+            if self._unpack(1):
+                raise self._is_not_what_was_packed()
+        if self.unpacker.unused_data or self.at < self.stop:
+            raise self._is_not_what_was_packed()
+
+    def _unpack(self, most: int) -> bytes:
+        """The next bytes, up to `most`, at times none. Raises _Damaged where nothing follows."""
+        data = self.unpacker.unconsumed_tail or self._read()
+        raw = self.unpacker.decompress(data, most)
+        if not raw and not data:
+            raise self._is_not_what_was_packed()
+        return raw
+
+    def _read(self) -> bytes:
+        self.file.seek(self.at)
+        data = _exactly(self.file, min(ELEMENTS, self.stop - self.at))
+        self.at += len(data)
+        return data
+
+    def _is_not_what_was_packed(self) -> "_Damaged":
+        return _Damaged(f"a stream of {self.length} bytes with more or less in it than its segment has")
+
+
+def _exactly(file: BinaryIO, length: int) -> bytes:
+    data = file.read(length)
+    if len(data) < length:
+        raise _Damaged("that it ends too early")
+    return data

@@ -1,0 +1,1 @@
+"""Text as blocks of tokens, and the losses of a language model on them."""

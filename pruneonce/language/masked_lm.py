@@ -1,0 +1,154 @@
+"""Masked language modelling and next-sentence prediction: heads only where a loss reads them, losses, held-out metrics."""
+
+import math
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruneonce.batch import IGNORED, Batch, Loss, inputs, pieces
+from pruneonce.distillation import vocabulary
+from pruneonce.distillation.losses import inner_losses, outputs_for, soft_loss
+from pruneonce.distillation.vocabulary import Head
+from pruneonce.errors import DataError, ModelError
+from pruneonce.language.corpus import MaskedBlocks
+from pruneonce.sparsity.masks import body
+
+NEXT_SENTENCE = "next_sentence_label"  # int64[batch], 1 for a second segment that does not follow; of segment pairs only
+
+
+def head_at(model: nn.Module, batch: Batch, positions: Tensor, **asked: bool) -> tuple[Head, Any]:
+    """Run a masked LM up to its last linear, from there on only for `positions`: bool[batch, length], n of them True.
+
+    The logits are most of a small model's cost, and the head is the same function at every position. Returns the last
+    linear with what it reads, n rows, and the model's output, with what was asked for (`output_hidden_states=True`, ...)
+    and without logits.
+    Raises ModelError if the model's logits are not the output of its `get_output_embeddings()`.
+    """
+    inner: Any = getattr(model, "module", model)  # under data parallelism
+    last, found = inner.get_output_embeddings(), list[Head]()
+
+    def select(module, args, output):
+        output["last_hidden_state"] = output["last_hidden_state"][positions].unsqueeze(0)
+        return output
+
+    def stop(module, args):
+        found.append(Head(args[0].squeeze(0), module.weight, module.bias))  # here a sharded weight is whole
+        return (args[0][:, :0],)  # of no rows there are no logits to compute
+
+    handles = [body(inner).register_forward_hook(select)]
+    if last is not None:
+        handles.append(last.register_forward_pre_hook(stop))
+    try:
+        out = model(**inputs(batch), **asked)
+    finally:
+        for handle in handles:
+            handle.remove()
+    said = out["prediction_logits" if "prediction_logits" in out else "logits"]  # the former beside next-sentence logits
+    if not found or said.shape[-1] != len(found[0].weight):
+        raise ModelError(
+            f"expected a masked LM that ends in its output embeddings, found {type(inner).__name__}, whose logits come from "
+            "elsewhere. Choose another `common.model`."
+        )
+    return found[0], out
+
+
+def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Mean cross entropy at the masked positions, 0 without any: how a teacher learns. Of segment pairs: plus NSP's."""
+    chosen = batch["labels"] != IGNORED
+    head, out = head_at(model, batch, chosen)
+    found = vocabulary.distilled(head, batch["labels"][chosen], None, hard_weight=1.0, soft_weight=0.0, temperature=1.0)
+    if NEXT_SENTENCE not in batch:
+        return {"loss": found.loss}
+    next_sentence = next_sentence_loss(out, batch)
+    return {"loss": found.loss + next_sentence, "hard": found.hard, "next_sentence": next_sentence}
+
+
+def next_sentence_loss(out: Any, batch: Batch) -> Tensor:
+    """Mean cross entropy of the model's answers float[batch, 2] whether B follows A (class 0) or not."""
+    return F.cross_entropy(out.seq_relationship_logits.float(), batch[NEXT_SENTENCE])
+
+
+def distilled_loss(
+    teacher: nn.Module,
+    *,
+    hard_weight: float,
+    soft_weight: float,
+    hidden_weight: float,
+    attention_weight: float = 0.0,
+    temperature: float,
+    everywhere: bool,
+) -> Loss:
+    """hard_weight * (MLM + NSP) + soft_weight * KL against the teacher's logits of both + hidden_weight * hidden-state error
+    + attention_weight * KL against where the teacher looks. NSP: of batches of segment pairs only.
+
+    everywhere: the soft loss reads the logits of all non-padding tokens (the paper), else of the masked ones only.
+    """
+    weights = {"hard_weight": hard_weight, "soft_weight": soft_weight, "temperature": temperature}
+    inner = {"hidden": hidden_weight, "attention": attention_weight}
+    weight_of = {"next_sentence": hard_weight, "soft_next_sentence": soft_weight, **inner}
+
+    def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        chosen = batch["labels"] != IGNORED
+        read = batch["attention_mask"].bool() if everywhere and soft_weight > 0 else chosen
+        ours, out = head_at(student, batch, read, **outputs_for(inner))
+        with torch.no_grad():
+            theirs, shown = head_at(teacher, batch, read, **outputs_for(inner))
+        found = vocabulary.distilled(ours, batch["labels"][read], theirs if soft_weight > 0 else None, **weights)
+        more: dict[str, Tensor] = {}
+        if NEXT_SENTENCE in batch:
+            more["next_sentence"] = next_sentence_loss(out, batch)
+        if NEXT_SENTENCE in batch and soft_weight > 0:
+            more["soft_next_sentence"] = soft_loss(out.seq_relationship_logits, shown.seq_relationship_logits, temperature)
+        more |= inner_losses(out, shown, batch["attention_mask"], inner)
+        total = found.loss
+        for name, part in more.items():
+            total = total + weight_of[name] * part
+        soft = {"soft": found.soft} if soft_weight > 0 else {}
+        return {"loss": total, "hard": found.hard, **soft, **more}
+
+    return loss
+
+
+def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:
+    """Raises DataError if none of the first `limit` batches (of an epoch at most) has a token to predict.
+
+    part: of the corpus, to name it. To be called before a training: which tokens are masked is known from the start.
+    """
+    steps = min(limit, len(batches))
+    if not any(bool((batches(step)["labels"] != IGNORED).any()) for step in range(steps)):
+        raise DataError(
+            f"expected a masked token in {steps} batches of {part} blocks, found none: {len(batches.blocks)} blocks and "
+            f"masking_probability {batches.probability:g} are too little. Raise masking_probability, prepare_corpus."
+            "held_out_ratio or held_out_batches, or take more text."
+        )
+
+
+@torch.inference_mode()
+def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, limit: int) -> dict[str, float]:
+    """Mean MLM loss over the masked tokens of at most `limit` batches of held-out blocks, and its perplexity.
+
+    Of segment pairs also the share, in [0, 1], of which the model knows whether B follows A.
+    Raises DataError if no token is masked.
+    """
+    check_masked(batches, limit=limit, part="held-out")
+    was_training = model.training
+    model.eval().to(engine.device)
+    total, count, right, rows = 0.0, 0, 0, 0
+    cut = (piece for step in range(min(limit, len(batches))) for piece in pieces(batches(step), engine))
+    for batch in ({k: v.to(engine.device) for k, v in piece.items()} for piece in cut):
+        chosen = batch["labels"] != IGNORED
+        with engine.autocast():
+            head, out = head_at(model, batch, chosen)
+            logits = F.linear(*head)
+        total += float(F.cross_entropy(logits.float(), batch["labels"][chosen], reduction="sum"))
+        count += int(chosen.sum())
+        if NEXT_SENTENCE in batch:
+            right += int((out.seq_relationship_logits.argmax(-1) == batch[NEXT_SENTENCE]).sum())
+            rows += len(batch[NEXT_SENTENCE])
+    model.train(was_training)
+    loss = total / count
+    found = {"held_out_loss": loss, "held_out_perplexity": math.exp(min(loss, 700.0))}
+    return found | ({"held_out_next_sentence_accuracy": right / rows} if rows else {})

@@ -1,0 +1,156 @@
+"""Pairs of segments for next-sentence prediction: [CLS] A [SEP] B [SEP], B what follows A or a piece of another document.
+
+A span of a document is cut in two where a sentence begins, or anywhere if none does. In half of the pairs B is the second
+part; in the others as many tokens out of another document, from a place of the same kind, and the second part begins the
+next span, so that no text is lost. Spans fill the block, but for a share of short ones of random length.
+Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.2, and its create_pretraining_data.py. There B of
+a random pair fills up the block; here it is as long as the true one, or the padding would tell the two apart.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pruneonce.errors import DataError
+from pruneonce.language.corpus import write_rows
+
+NEXT, RANDOM = 0, 1  # the label `next_sentence_label` in transformers: 1 is a B that does not follow
+WINDOW = 500  # documents in memory: another document is one of these or of as many before
+ENDS = ".!?。！？"  # tokens that end a sentence
+
+
+class Document(NamedTuple):
+    """Token ids, and where a sentence begins among them (not at 0), in order."""
+
+    tokens: list[int]
+    begins: list[int]
+
+
+class Pair(NamedTuple):
+    """One example; `used`: how many tokens of its document it used up."""
+
+    first: list[int]
+    second: list[int]
+    label: int
+    used: int
+
+
+def sentence_ends(tokenizer) -> set[int]:
+    """The tokens that end a sentence, those of ENDS that the vocabulary has."""
+    found = {tokenizer.convert_tokens_to_ids(mark) for mark in ENDS}
+    return found - {tokenizer.unk_token_id, None}
+
+
+def pairs(
+    documents: Iterable[list[int]], *, room: int, short_ratio: float, ends: set[int], seed: int
+) -> Iterator[tuple[list[int], list[Pair]]]:
+    """Each document with its pairs, in order, a function of the documents and the seed.
+
+    room: tokens of A and B together, 2 at least. short_ratio: share of spans whose length is uniform in [2, room].
+    At most one token of a document is in no pair: one alone makes none. Raises DataError for a lone document.
+    """
+    draw = np.random.default_rng(seed)
+    before: list[Document] = []
+    for window in _windows(documents, ends):
+        pool = [*before, *window]
+        if len(pool) == 1:
+            raise DataError(
+                "expected two documents or more in each part of the corpus, found one: a random pair's second segment is "
+                "from another. Add documents, or set prepare_corpus.next_sentence to false."
+            )
+        for own, document in enumerate(window, len(before)):
+            others = pool[:own] + pool[own + 1 :]
+            yield document.tokens, list(_pairs_of(document, others, room, short_ratio, draw))
+        before = window
+
+
+def _windows(documents: Iterable[list[int]], ends: set[int]) -> Iterator[list[Document]]:
+    """The documents that hold anything, WINDOW at a time."""
+    whole = (Document(tokens, [i for i in range(1, len(tokens)) if tokens[i - 1] in ends]) for tokens in documents if tokens)
+    return iter(lambda: list(islice(whole, WINDOW)), [])
+
+
+def _pairs_of(
+    document: Document, others: Sequence[Document], room: int, short_ratio: float, draw: np.random.Generator
+) -> Iterator[Pair]:
+    """The pairs of one document."""
+    tokens, begins = document
+    start = 0
+    while len(tokens) - start >= 2:
+        length = int(draw.integers(2, room + 1)) if draw.random() < short_ratio else room
+        end = min(start + length, len(tokens))
+        cut = _begin(begins, start + 1, end, draw)
+        first, rest = tokens[start:cut], tokens[cut:end]
+        if draw.random() < 0.5:
+            yield Pair(first, rest, NEXT, end - start)
+            start = end
+        else:
+            other = others[int(draw.integers(len(others)))]
+            low = min(1, len(other.tokens) - 1)
+            high = max(low + 1, len(other.tokens) - len(rest) + 1)  # as many tokens follow, where the document has them
+            place = _begin(other.begins if cut in begins else [], low, high, draw)
+            yield Pair(first, other.tokens[place : place + len(rest)], RANDOM, cut - start)
+            start = cut
+
+
+def _begin(begins: Sequence[int], low: int, high: int, draw: np.random.Generator) -> int:
+    """One of `begins` in [low, high), each as likely; of all positions there where none is. high > low."""
+    left, right = bisect_left(begins, low), bisect_left(begins, high)
+    return begins[int(draw.integers(left, right))] if left < right else int(draw.integers(low, high))
+
+
+def write_pairs(
+    path: Path,
+    documents: Iterable[list[int]],
+    tokenizer,
+    *,
+    block_tokens: int,
+    max_tokens: int | None,
+    short_ratio: float,
+    seed: int,
+) -> dict[str, int]:
+    """Stream the documents' pairs into an Arrow file, until it holds `max_tokens`; what was written, counted.
+
+    Columns: tokens int32, token_type_ids int8 (1 for B [SEP]) and attention_mask int8 (0 at padding), all [block_tokens],
+    and next_sentence_label int8. left_over_tokens: of documents that were read, in no pair.
+    """
+    marks = {"first": tokenizer.cls_token_id, "last": tokenizer.sep_token_id, "pad": tokenizer.pad_token_id}
+    counts = Counter(blocks=0, tokens=0, next_pairs=0, left_over_tokens=0)
+    found = pairs(documents, room=block_tokens - 3, short_ratio=short_ratio, ends=sentence_ends(tokenizer), seed=seed)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for tokens, of_document in found:
+            counts["left_over_tokens"] += len(tokens) - sum(pair.used for pair in of_document)
+            for pair in of_document:
+                if max_tokens is not None and counts["blocks"] and counts["tokens"] >= max_tokens:
+                    return
+                row = _row(pair, block_tokens, **marks)
+                counts.update(blocks=1, tokens=sum(row["attention_mask"]), next_pairs=int(pair.label == NEXT))
+                yield row
+
+    write_rows(path, rows(), schema(block_tokens))
+    return dict(counts)
+
+
+def schema(block_tokens: int) -> pa.Schema:
+    """The columns of a corpus of segment pairs."""
+    block = pa.list_(pa.int8(), block_tokens)
+    columns = {"tokens": pa.list_(pa.int32(), block_tokens), "token_type_ids": block, "attention_mask": block}
+    return pa.schema({**columns, "next_sentence_label": pa.int8()})
+
+
+def _row(pair: Pair, block_tokens: int, *, first: int, last: int, pad: int) -> dict[str, Any]:
+    a, b = [first, *pair.first, last], [*pair.second, last]
+    padding = [0] * (block_tokens - len(a) - len(b))
+    return {
+        "tokens": [*a, *b, *[pad] * len(padding)],
+        "token_type_ids": [0] * len(a) + [1] * len(b) + padding,
+        "attention_mask": [1] * (len(a) + len(b)) + padding,
+        "next_sentence_label": pair.label,
+    }

@@ -1,0 +1,1 @@
+"""Zeros in weights: which count, where they may lie, which weights go, and when."""

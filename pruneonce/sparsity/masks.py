@@ -1,0 +1,206 @@
+"""Pruning: which layers count, masks, the linear that wears one, pattern lock.
+
+A mask is a bool buffer shaped like its weight; False means pruned. The weight in use is weight * mask, so a
+pruned entry gets no gradient and keeps its last value: it may return at the next `prune`, never after `lock`.
+Checkpoints hold no masks: `bake` writes the zeros into the weights, `lock` reads them back.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruneonce.errors import ModelError, PatternBroken
+
+
+class MaskedLinear(nn.Linear):
+    """y = x (W * M)^T + b, sharing W and b with the linear it replaces."""
+
+    mask: Tensor
+
+    def __init__(self, linear: nn.Linear):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.register_buffer("mask", torch.ones_like(linear.weight, dtype=torch.bool), persistent=False)
+
+    @property
+    def effective_weight(self) -> Tensor:
+        """float[out, in]: the weight as it is used, pruned entries exactly 0."""
+        return self.weight * self.mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.effective_weight, self.bias)
+
+
+Selection = str | Collection[str] | None  # of linears: a regular expression, their names, or by structure
+
+
+def prunable(model: nn.Module, selection: Selection) -> dict[str, nn.Linear]:
+    """The linears of the language model's body that count, by their name in the body.
+
+    selection: None for those that stand in the body's repeated layers and in its pooler, whatever the architecture calls
+    them; a regular expression for those whose name it matches; names, of a model that was pruned, for exactly those.
+    Names are relative to the body (`model.base_model` in transformers), so they are the same with an MLM head, a
+    task head, or none: `encoder.layer.0.attention.self.query`. Heads lie outside the body and are never pruned. A linear
+    that several layers share is one linear.
+    Raises ModelError if nothing matches, or a name is missing.
+    Source: Zafrir et al. 2021, arXiv:2111.05754, "student pruning": every Linear of the encoder, and the pooler.
+    """
+    linears = {name: m for name, m in body(model).named_modules() if isinstance(m, nn.Linear)}
+    if selection is None:
+        names, wanted = _of_structure(body(model)), "inside its layers"
+    elif isinstance(selection, str):
+        names, wanted = [name for name in linears if re.search(selection, name)], f"whose name matches {selection!r}"
+    else:
+        names, wanted = list(selection), f"of the names {', '.join(sorted(set(selection) - set(linears))[:4])}"
+    if not names or not set(names) <= set(linears):
+        raise ModelError(
+            f"expected nn.Linear layers {wanted}, found none in {type(model).__name__}; "
+            f"its linears are: {', '.join(list(linears)[:12]) or 'none'}. Change `sparsify.prunable` in params.yaml and "
+            "prune again."
+        )
+    return {name: linears[name] for name in names}
+
+
+def _of_structure(inside: nn.Module) -> list[str]:
+    """Names of the linears in the lists of layers of a body, and in its pooler.
+
+    What lies elsewhere leads from the embeddings to the layers: ELECTRA's and ALBERT's projections.
+    """
+    layers = tuple(f"{name}." for name, m in inside.named_modules() if isinstance(m, nn.ModuleList))
+    linears = (name for name, m in inside.named_modules() if isinstance(m, nn.Linear))
+    return [name for name in linears if name.startswith(layers) or name.split(".")[0] == "pooler"]
+
+
+def body(model: nn.Module) -> nn.Module:
+    """The model without its head: `base_model` of a transformers model, else the model itself."""
+    return getattr(model, "base_model", model)
+
+
+def mask_linears(
+    model: nn.Module, selection: Selection, wrap: Callable[[nn.Linear], MaskedLinear] = MaskedLinear
+) -> dict[str, MaskedLinear]:
+    """Replace, in place, every prunable linear by a masked one (all kept). Returns them by name."""
+    masked = {name: wrap(linear) for name, linear in prunable(model, selection).items()}
+    for name, linear in masked.items():
+        body(model).set_submodule(name, linear)
+    return masked
+
+
+def masked_linears(model: nn.Module) -> Iterator[MaskedLinear]:
+    """Every masked linear of the model, in definition order."""
+    return (m for m in model.modules() if isinstance(m, MaskedLinear))
+
+
+def pruned_count(sparsity: float, numel: int) -> int:
+    """How many of `numel` weights (or blocks) go at `sparsity`: the nearest integer (halves to even). The only rounding."""
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity must be in [0, 1], got {sparsity}")
+    return round(sparsity * numel)
+
+
+def smallest(score: Tensor, count: int) -> Tensor:
+    """bool, shape of `score`: True at exactly the `count` smallest of every row (last dimension); ties: the lower index.
+
+    Selection instead of a sort: O(numel). `|w| > threshold` would prune every tie of the threshold with it.
+    """
+    if count == 0:
+        return torch.zeros_like(score, dtype=torch.bool)
+    threshold = score.kthvalue(count, dim=-1, keepdim=True).values
+    below, tied = score < threshold, score == threshold
+    return below | (tied & (tied.cumsum(-1) <= count - below.sum(-1, keepdim=True)))
+
+
+Score = Callable[[MaskedLinear], Tensor]  # float[out, in]: what each weight is worth, the criterion
+Select = Callable[[Iterable[Tensor], float], Iterable[Tensor]]  # scores of all matrices, sparsity -> their masks
+
+
+def magnitude(linear: MaskedLinear) -> Tensor:
+    """float[out, in]: |W|, the paper's criterion."""
+    return linear.weight.detach().float().abs()
+
+
+def uniform(scores: Iterable[Tensor], sparsity: float) -> Iterator[Tensor]:
+    """The paper's selection: each matrix loses exactly `pruned_count` weights, of lowest score. Others: patterns.py."""
+    return (~smallest(s.flatten(), pruned_count(sparsity, s.numel())).view_as(s) for s in scores)
+
+
+def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
+    """bool, shape of `weight`: False at exactly `pruned_count` entries, those of smallest |weight|."""
+    return next(uniform([weight.detach().float().abs()], sparsity))
+
+
+@torch.no_grad()
+def prune(model: nn.Module, sparsity: float, *, score: Score = magnitude, select: Select = uniform) -> None:
+    """Every masked linear keeps its weights of highest score, by `select`. Pruned weights may come back.
+
+    score, select: left out, the paper's: magnitude, any weight, one sparsity for every matrix.
+    """
+    linears = list(masked_linears(model))
+    for linear, mask in zip(linears, select(map(score, linears), sparsity), strict=True):
+        linear.mask.copy_(mask)
+
+
+def masked_sparsity(model: nn.Module) -> float:
+    """Fraction of the masked linears' weights that the masks prune, in [0, 1]."""
+    masks = [linear.mask for linear in masked_linears(model)]
+    return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
+
+def lock(model: nn.Module) -> None:
+    """Pattern lock: M = [W != 0]. What is zero now stays zero, whatever the optimizer does.
+
+    Source: Zafrir et al. 2021, arXiv:2111.05754, "pattern-lock".
+    """
+    for linear in masked_linears(model):
+        linear.mask.copy_(linear.weight != 0)
+
+
+@torch.no_grad()
+def bake(model: nn.Module) -> None:
+    """Write the masks into the weights (a pruned weight becomes 0.0) and put plain linears back."""
+    for name, linear in [(n, m) for n, m in model.named_modules() if isinstance(m, MaskedLinear)]:
+        linear.weight.masked_fill_(~linear.mask, 0.0)  # a product would leave -0.0, whose sign bits do not compress
+        plain = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        plain.weight, plain.bias = linear.weight, linear.bias
+        model.set_submodule(name, plain)
+
+
+def zeros(model: nn.Module, selection: Selection) -> dict[str, Tensor]:
+    """The sparsity pattern of a baked model: name -> bool[out, in], True where the weight is exactly zero."""
+    return {name: linear.weight.detach() == 0 for name, linear in prunable(model, selection).items()}
+
+
+def check_pattern(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Raises PatternBroken, naming each matrix, if a weight that was zero before is not zero after."""
+    lost = {name: int((zero & ~after[name]).sum()) if name in after else "missing" for name, zero in before.items()}
+    broken = {name: count for name, count in lost.items() if count}
+    if broken:
+        raise PatternBroken(
+            f"expected every pruned weight to stay zero, found zeros lost in {len(broken)} of {len(before)} matrices: "
+            f"{dict(list(broken.items())[:5])}. The model was changed outside of the pattern lock: start from the sparse "
+            "model again."
+        )
+
+
+def check_sparsity(pattern: Mapping[str, Tensor], sparsity: float, select: Select = uniform) -> None:
+    """Raises PatternBroken, naming each matrix, unless there are the zeros that `select` asks for at this sparsity.
+
+    Non-zeros score 1 and zeros 0: what `select` would prune first is zero exactly if enough is, and lies where it should.
+    """
+    kept = select(((~zero).float() for zero in pattern.values()), sparsity)
+    short = {name: int((~zero & ~mask).sum()) for (name, zero), mask in zip(pattern.items(), kept, strict=True)}
+    missing = {name: count for name, count in short.items() if count}
+    if missing:
+        raise PatternBroken(
+            f"expected sparsity {sparsity} in its pattern, found zeros missing in {len(missing)} of {len(short)} matrices: "
+            f"{dict(list(missing.items())[:5])}. The masks were moved after the last pruning step: prune again."
+        )
+
+
+def sparsity(pattern: Mapping[str, Tensor]) -> float:
+    """Fraction of the prunable weights that are exactly zero, in [0, 1]."""
+    return sum(int(z.sum()) for z in pattern.values()) / sum(z.numel() for z in pattern.values())

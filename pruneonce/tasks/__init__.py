@@ -1,0 +1,1 @@
+"""Tasks: rows, splits, labels, losses, scores."""

@@ -1,0 +1,279 @@
+"""Extractive question answering: the answer is a span of the context. Long contexts are read in overlapping windows."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForQuestionAnswering
+
+from pruneonce.batch import Batch
+from pruneonce.distillation.losses import soft_loss
+from pruneonce.errors import DataError
+from pruneonce.sources import tables
+from pruneonce.tasks.classification import named
+from pruneonce.tasks.examples import Example
+from pruneonce.tasks.protocol import Wanted
+from pruneonce.tasks.scores import Scorer
+from pruneonce.tasks.splits import check_offsets
+
+NEVER = -1e6  # logit of padding: its probability is 0 in any temperature, and 0 times a finite number is 0
+
+
+@dataclass(frozen=True)
+class QuestionAnswering:
+    """A span of the context. Metrics: exact_match and f1 of SQuAD's evaluation, against the best of several answers.
+
+    By the script of SQuAD 2.0 where questions may have no answer, else by that of 1.1: they differ in texts of which
+    normalisation leaves nothing, such as "the".
+
+    A row of a split is a window: question and a part of its context; the first of a question has window 0.
+    """
+
+    metric: str
+    stride_tokens: int  # of the context, that a window shares with the one before
+    max_answer_tokens: int
+    n_best: int  # starts and ends of a window that are paired
+    null_threshold: float | None  # no answer where it beats the best span by more (SQuAD 2.0); None: all have answers
+
+    architecture: ClassVar[Any] = AutoModelForQuestionAnswering
+    outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
+    columns: ClassVar[dict[str, pa.DataType]] = {
+        "window": pa.int32(),
+        "answers": pa.list_(pa.string()),
+        "label": pa.list_(pa.int32()),  # tokens of the answer, first and last; [CLS] twice if it is not in this window
+        "begins": pa.list_(pa.int32()),  # character of the context where a token begins, -1 for what is no context
+        "ends": pa.list_(pa.int32()),
+    }
+    targets: ClassVar[tuple[str, ...]] = ("label",)
+
+    @classmethod
+    def example(cls, *cells: Any) -> Example:
+        """The label is {text: [...], answer_start: [...]}; the context is taken as it is, for its characters are counted."""
+        question, context = tables.text(cells[0]), tables.string(cells[1])
+        spans = _spans(cells[2])
+        for text, start in spans:
+            if not text.strip() or start < 0 or context[start : start + len(text)] != text:
+                found = context[start : start + len(text)]
+                raise DataError(
+                    f"expected answer {text!r} at character {start} of its context, found {found!r} (question: "
+                    f"{question!r})."
+                )
+        return Example((question, context), spans, group=context)
+
+    @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        return ()
+
+    @classmethod
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        unanswered = next((row for row in chain(train, *others) if not row.label), None)
+        if unanswered and wanted.null_threshold is None:
+            raise DataError(
+                f"expected an answer to every question, found none to {unanswered.texts[0]!r}. If there are questions "
+                "without an answer, set the task's `null_threshold` to a number such as 0.0."
+            )
+        if wanted.stride_tokens >= wanted.max_tokens // 2 - 4:
+            raise DataError(
+                f"expected stride_tokens below half of max_tokens {wanted.max_tokens}, found {wanted.stride_tokens}: a "
+                "window holds a question and must go on."
+            )
+        return cls(wanted.metric, wanted.stride_tokens, wanted.max_answer_tokens, wanted.n_best, wanted.null_threshold)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return named(["start", "end"])
+
+    def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
+        """Windows of all questions; a question that takes more than half of a window is cut."""
+        check_offsets(tokenizer)
+        questions = [_first_tokens(row.texts[0], tokenizer, max_tokens // 2 - 4) for row in examples]
+        encoded = tokenizer(
+            questions,
+            [row.texts[1] for row in examples],
+            truncation="only_second",
+            max_length=max_tokens,
+            stride=self.stride_tokens,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        origin = encoded["overflow_to_sample_mapping"]
+        windows = [examples[i] for i in origin]
+        inside = [[part == 1 for part in encoded.sequence_ids(w)] for w in range(len(windows))]
+        spans = [
+            [[offset[side] if part else -1 for offset, part in zip(offsets, parts, strict=True)] for side in (0, 1)]
+            for offsets, parts in zip(encoded["offset_mapping"], inside, strict=True)
+        ]
+        columns: dict[str, list] = {
+            "text": [row.texts[0] for row in windows],
+            "pair": [row.texts[1] for row in windows],
+            "window": _counted(origin),
+            "answers": [[text for text, _ in row.label] for row in windows],
+            "label": [_tokens_of(row, encoded, w) for w, row in enumerate(windows)],
+            "begins": [begins for begins, _ in spans],
+            "ends": [ends for _, ends in spans],
+            "input_ids": encoded["input_ids"],
+        }
+        if "token_type_ids" in encoded:
+            columns["token_type_ids"] = encoded["token_type_ids"]
+        return columns, sum(q != row.texts[0] for q, row in zip(questions, examples, strict=True))
+
+    def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+        """int64[batch, 2]: the answer's first and last token."""
+        return torch.tensor([row["label"] for row in rows])
+
+    def hard(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy over positions, half of it for the start, half for the end."""
+        return F.cross_entropy(_no_padding(logits, batch).flatten(0, 1), batch["labels"].flatten())
+
+    def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+        """KL over positions, half of it for the start, half for the end.
+
+        Source: Zafrir et al. 2021, arXiv:2111.05754, transfer to SQuAD.
+        """
+        return soft_loss(_no_padding(student, batch), _no_padding(teacher, batch), temperature)
+
+    def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        return logits.argmax(-1).ravel()
+
+    def predictions(self, split: Dataset, logits: Sequence[np.ndarray]) -> list[str]:
+        """The answer to every question: the best span of all its windows, or "" where no answer beats it.
+
+        Source: the evaluation of Devlin et al. 2019, arXiv:1810.04805, section 4.3: score = start + end.
+        """
+        found: list[tuple[float, float, str]] = []  # best score, lowest score of no answer, text
+        for row, (start, end) in zip(split.select_columns(["window", "pair", "begins", "ends"]), logits, strict=True):
+            score, text = self._best_span(row, start, end)
+            null = float(start[0] + end[0])
+            if row["window"] == 0:
+                found.append((score, null, text))
+            else:
+                best = max(found[-1], (score, null, text), key=lambda one: one[0])
+                found[-1] = (best[0], min(found[-1][1], null), best[2])
+        limit = np.inf if self.null_threshold is None else self.null_threshold
+        return ["" if null - score > limit else text for score, null, text in found]
+
+    def _best_span(self, row: Mapping[str, Any], start: np.ndarray, end: np.ndarray) -> tuple[float, str]:
+        places = np.flatnonzero(np.array(row["begins"]) >= 0)
+        first, last = (places[np.argsort(-side[places], kind="stable")[: self.n_best]] for side in (start, end))
+        lengths = last[None, :] - first[:, None] + 1
+        scores = np.where((lengths >= 1) & (lengths <= self.max_answer_tokens), start[first][:, None] + end[last], -np.inf)
+        if not np.isfinite(scores).any():
+            return -np.inf, ""
+        i, j = np.unravel_index(scores.argmax(), scores.shape)
+        return float(scores[i, j]), row["pair"][row["begins"][first[i]] : row["ends"][last[j]]]
+
+    def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
+        first = np.flatnonzero(np.array(split["window"][:]) == 0)
+        answers = [split["answers"][int(i)] for i in first]
+        pairs = list(zip(self.predictions(split, logits), answers, strict=True))
+        measures = (exact_match_1, f1_1) if self.null_threshold is None else (exact_match, f1)
+        exact, overlap = (np.array([measure(*pair) for pair in pairs]) for measure in measures)
+        return len(pairs), {
+            "exact_match": lambda rows: float(exact[rows].mean()),
+            "f1": lambda rows: float(overlap[rows].mean()),
+        }
+
+
+def _spans(answers: Any) -> tuple[tuple[str, int], ...]:
+    """(text, first character) of every answer in SQuAD's form; lists that are empty or null: there is none."""
+    try:
+        texts, starts = answers["text"] or [], answers["answer_start"] or []
+        if isinstance(texts, str) or any(int(start) != float(start) for start in starts):
+            raise TypeError
+        return tuple(zip(map(tables.string, texts), map(int, starts), strict=True))
+    except (DataError, KeyError, TypeError, ValueError, OverflowError):
+        raise DataError(
+            "expected answers like {text: [...], answer_start: [...]}, two lists of the same length, found "
+            f"{str(answers)[:80]!r}."
+        ) from None
+
+
+def normalise(answer: str) -> str:
+    """Lower case, without punctuation, articles and superfluous white space.
+
+    Source: Rajpurkar et al. 2016, arXiv:1606.05250, the official evaluation script.
+    """
+    bare = "".join(c for c in answer.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def exact_match(said: str, answers: Sequence[str]) -> float:
+    """1 if the answer is one of the expected ones after normalisation, else 0; no expected one: it must be empty.
+
+    Source: Rajpurkar et al. 2018, arXiv:1806.03822, the official evaluation script of SQuAD 2.0.
+    """
+    return float(normalise(said) in _expected(answers))
+
+
+def f1(said: str, answers: Sequence[str]) -> float:
+    """F1 of words against the expected answer that it overlaps most, in [0, 1]; two empty ones agree, as in SQuAD 2.0."""
+    return max(_overlap(normalise(said).split(), answer.split()) for answer in _expected(answers))
+
+
+def exact_match_1(said: str, answers: Sequence[str]) -> float:
+    """1 if the answer is one of the expected ones, one at least, after normalisation, also if nothing is left of both.
+
+    Source: Rajpurkar et al. 2016, arXiv:1606.05250, the official evaluation script of SQuAD 1.1.
+    """
+    return float(normalise(said) in map(normalise, answers))
+
+
+def f1_1(said: str, answers: Sequence[str]) -> float:
+    """F1 of words against the expected answer, of one at least, that it overlaps most; 0 without a word in common.
+
+    Source: as `exact_match_1`.
+    """
+    words = normalise(said).split()
+    return max(_overlap(words, normalise(answer).split()) if words else 0.0 for answer in answers)
+
+
+def _expected(answers: Sequence[str]) -> list[str]:
+    """Normalised; those of which nothing is left do not count, as in SQuAD 2.0's script."""
+    return [bare for bare in map(normalise, answers) if bare] or [""]
+
+
+def _overlap(ours: list[str], theirs: list[str]) -> float:
+    if not ours or not theirs:
+        return float(ours == theirs)
+    return 2 * (Counter(ours) & Counter(theirs)).total() / (len(ours) + len(theirs))
+
+
+def _no_padding(logits: Tensor, batch: Batch) -> Tensor:
+    return logits.float().masked_fill(batch["attention_mask"][:, None] == 0, NEVER)
+
+
+def _first_tokens(text: str, tokenizer, most: int) -> str:
+    """The text up to its token number `most`."""
+    ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    return text if len(ends) <= most else text[: ends[most - 1][1]]
+
+
+def _counted(origin: Sequence[int]) -> list[int]:
+    """How many windows of the same question stand before each."""
+    found: list[int] = []
+    for i, question in enumerate(origin):
+        found.append(found[-1] + 1 if i and origin[i - 1] == question else 0)
+    return found
+
+
+def _tokens_of(row: Example, encoded, window: int) -> list[int]:
+    """First and last token of the first answer in this window, [CLS] twice if it is not wholly in it."""
+    if row.label:
+        text, start = row.label[0]
+        left = start + len(text) - len(text.lstrip())
+        right = start + len(text.rstrip()) - 1
+        first, last = (encoded.char_to_token(window, character, sequence_index=1) for character in (left, right))
+        if first is not None and last is not None:
+            return [first, last]
+    return [0, 0]

@@ -1,0 +1,126 @@
+"""Batches of a split's rows: for training a function of the step, for evaluation every row once."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from pruneonce.batch import Batch
+from pruneonce.tasks.protocol import Kind
+from pruneonce.tasks.splits import kept
+
+Row = Mapping[str, Any]
+
+
+def collate(rows: Sequence[Row], kind: Kind, *, pad: int, max_tokens: int, last: int) -> Batch:
+    """One batch: input_ids, attention_mask and, of pairs, token_type_ids, int64[batch, longest]; labels of the kind.
+
+    A row over max_tokens is cut and keeps its closing token `last` ([SEP]).
+    """
+    stay = [kept(row["input_ids"], max_tokens=max_tokens, last=last) for row in rows]
+    longest = max(map(len, stay))
+
+    def padded(name: str, filler: int) -> Tensor:
+        cut = [[row[name][i] for i in places] for row, places in zip(rows, stay, strict=True)]
+        return torch.tensor([[*values, *[filler] * (longest - len(values))] for values in cut])
+
+    mask = torch.tensor([[1] * len(places) + [0] * (longest - len(places)) for places in stay])
+    batch = {"input_ids": padded("input_ids", pad), "attention_mask": mask}
+    if "token_type_ids" in rows[0]:
+        batch["token_type_ids"] = padded("token_type_ids", 0)
+    return batch | {"labels": kind.labels(rows, longest)}
+
+
+class _Rows:
+    """What batches are made of: rows by index, off the disk."""
+
+    def __init__(self, split: Dataset, kind: Kind):
+        wanted = ("input_ids", "token_type_ids", *kind.targets)
+        self.columns = split.select_columns([name for name in wanted if name in split.column_names])
+        self.lengths = np.array([len(ids) for ids in split["input_ids"]])
+
+    def __getitem__(self, index: np.ndarray) -> list[Row]:
+        found = self.columns[index.tolist()]
+        return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+
+
+class Batches:
+    """Training batches as a pure function of the step; texts of similar length share a batch, so little is padding.
+
+    Each epoch is a fresh shuffle; within a window of `WINDOW` batches rows are sorted by length, then the batches are
+    shuffled. The last batch of an epoch may be smaller. Every row is seen once an epoch.
+    """
+
+    WINDOW = 32
+
+    def __init__(self, split: Dataset, kind: Kind, tokenizer, *, batch_size: int, max_tokens: int, seed: int):
+        self.split, self.kind = _Rows(split, kind), kind
+        self.lengths = np.minimum(self.split.lengths, max_tokens)
+        self.batch_size, self.max_tokens, self.seed = batch_size, max_tokens, seed
+        self.pad, self.last = tokenizer.pad_token_id, tokenizer.sep_token_id
+        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Batches in one epoch."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def steps(self, epochs: float) -> int:
+        """Steps in so many epochs: none in none, else one at least."""
+        return max(1, round(epochs * len(self))) if epochs else 0
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which rows the batch of `step` takes."""
+        epoch, position = divmod(step, len(self))
+        if self._plan[0] != epoch:
+            self._plan = (epoch, self._shuffle(np.random.default_rng([self.seed, epoch])))
+        return self._plan[1][position]
+
+    def _shuffle(self, draw: np.random.Generator) -> list[np.ndarray]:
+        order, window = draw.permutation(len(self.lengths)), self.WINDOW * self.batch_size
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), window):
+            part = order[start : start + window]
+            part = part[np.argsort(self.lengths[part], kind="stable")]
+            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
+        return [batches[i] for i in draw.permutation(len(batches))]
+
+    def __call__(self, step: int) -> Batch:
+        rows = self.split[self.rows(step)]
+        return collate(rows, self.kind, pad=self.pad, max_tokens=self.max_tokens, last=self.last)
+
+
+def evaluation_batches(split: Dataset, kind: Kind, tokenizer, *, batch_size: int = 32) -> Iterator[Batch]:
+    """Every row once, uncut, shortest first, so that little is padding; `row`, int64[batch], says which ones."""
+    rows = _Rows(split, kind)
+    order = np.argsort(rows.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        batch = collate(
+            rows[part],
+            kind,
+            pad=tokenizer.pad_token_id,
+            max_tokens=int(rows.lengths[part[-1]]),
+            last=tokenizer.sep_token_id,
+        )
+        yield batch | {"row": torch.from_numpy(part)}
+
+
+def in_order(answers: Iterable[tuple[Batch, np.ndarray]]) -> list[np.ndarray]:
+    """The logits of every row, in the split's order, out of those of `evaluation_batches`."""
+    found = {int(row): logits for batch, many in answers for row, logits in zip(batch["row"], many, strict=True)}
+    return [found[row] for row in range(len(found))]
+
+
+def one_text(split: Dataset, tokenizer, *, tokens: int) -> Batch:
+    """A batch of one with exactly `tokens` tokens, real text end to end: what a latency is measured on.
+
+    All token types are those of a first text: no time hangs on them.
+    """
+    stream = [token for ids in split["input_ids"][:] for token in ids[1:-1]]
+    stream = (stream * (tokens // max(1, len(stream)) + 1))[: tokens - 2]
+    ids = torch.tensor([[tokenizer.cls_token_id, *stream, tokenizer.sep_token_id]])
+    types = {"token_type_ids": torch.zeros_like(ids)} if "token_type_ids" in split.column_names else {}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **types}

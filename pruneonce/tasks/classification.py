@@ -1,0 +1,247 @@
+"""Kinds of task that decide on a whole text or pair: one class of several, a number, any number of labels."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from scipy import stats
+from sklearn import metrics
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification
+
+from pruneonce.batch import Batch
+from pruneonce.distillation.losses import binary_soft_loss, soft_loss
+from pruneonce.errors import DataError
+from pruneonce.sources import tables
+from pruneonce.tasks import splits
+from pruneonce.tasks.examples import Example, label_names
+from pruneonce.tasks.protocol import Wanted
+from pruneonce.tasks.scores import Scorer
+
+
+def named(labels: Sequence[str]) -> dict[str, Any]:
+    """Fields of a model's configuration: its classes by name."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+
+
+@dataclass(frozen=True)
+class _OfTexts:
+    """What the three kinds share."""
+
+    metric: str
+
+    architecture: ClassVar[Any] = AutoModelForSequenceClassification
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    targets: ClassVar[tuple[str, ...]] = ("label",)
+
+    def target(self, label: Any) -> Any:
+        """A label as it is stored."""
+        raise NotImplementedError
+
+    @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        """The classes that a row shows."""
+        return ()
+
+    def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
+        columns, cut = splits.encode_texts(examples, tokenizer, max_tokens=max_tokens)
+        texts = {name: column for name, column in columns.items() if name in ("text", "pair")}
+        return {**texts, "label": [self.target(row.label) for row in examples], **columns}, cut
+
+
+@dataclass(frozen=True)
+class Classification(_OfTexts):
+    """One class a text. Metrics: accuracy, macro_f1, mcc; of two classes also f1, that of the second one."""
+
+    classes: list[str]
+
+    columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.int64()}
+
+    @classmethod
+    def example(cls, *cells: Any) -> Example:
+        *texts, label = *map(tables.text, cells[:-1]), tables.name(cells[-1])
+        return Example(tuple(texts), label or None, stratum=label)
+
+    @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        return (row.label,)
+
+    @classmethod
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        names = label_names(chain(*map(cls.shown, train)), chain(*map(cls.shown, chain(*others))), wanted.labels)
+        if wanted.metric == "f1" and len(names) != 2:
+            raise DataError(f"expected two classes for metric f1, found {len(names)}: set `metric` to macro_f1.")
+        return cls(wanted.metric, names)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return named(self.classes)
+
+    def target(self, label: str) -> int:
+        return self.classes.index(label)
+
+    def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+        """int64[batch]"""
+        return torch.tensor([row["label"] for row in rows])
+
+    def hard(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy."""
+        return F.cross_entropy(logits.float(), batch["labels"])
+
+    def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+        return soft_loss(student, teacher, temperature)
+
+    def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        return logits.argmax(-1)
+
+    def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
+        right, said = np.array(split["label"][:]), np.array([row.argmax() for row in logits])
+
+        def mcc(rows: np.ndarray) -> float:
+            constant = len({*right[rows], *said[rows]}) == 1  # undefined: none
+            return 0.0 if constant else float(metrics.matthews_corrcoef(right[rows], said[rows]))
+
+        found: dict[str, Scorer] = {
+            "accuracy": lambda rows: float((right[rows] == said[rows]).mean()),
+            "macro_f1": lambda rows: float(metrics.f1_score(right[rows], said[rows], average="macro", zero_division=0)),
+            "mcc": mcc,
+        }
+        if len(self.classes) == 2:
+            found["f1"] = lambda rows: float(metrics.f1_score(right[rows] == 1, said[rows] == 1, zero_division=0))
+        return len(right), found
+
+
+@dataclass(frozen=True)
+class Regression(_OfTexts):
+    """A number a text. Metrics: pearson, spearman."""
+
+    columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.float64()}
+
+    @classmethod
+    def example(cls, *cells: Any) -> Example:
+        """A label that is no number, NaN in whatever spelling, is missing."""
+        *texts, label = map(tables.text, cells)
+        try:
+            if "_" in label:  # Python's own spelling: 1_000
+                raise ValueError
+            value = float(label) if label else math.nan
+        except ValueError:
+            raise DataError(f"expected a number as label, found {label!r} (text: {texts[0][:60]!r}).") from None
+        return Example(tuple(texts), None if math.isnan(value) else value)
+
+    @classmethod
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        for rows in (train, *others):
+            if not np.isfinite([row.label for row in rows]).all():
+                raise DataError("expected finite numbers as labels, found inf.")
+            if len({row.label for row in rows}) == 1:
+                raise DataError(
+                    f"expected labels that differ, found {rows[0].label} in all {len(rows)} rows. On the hub that marks "
+                    "labels that are kept secret: take a split whose labels are public."
+                )
+        return cls(wanted.metric)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**named(["number"]), "problem_type": "regression"}
+
+    def target(self, label: float) -> float:
+        return label
+
+    def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+        """float[batch]"""
+        return torch.tensor([row["label"] for row in rows], dtype=torch.float32)
+
+    def hard(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error."""
+        return F.mse_loss(logits.float().squeeze(-1), batch["labels"])
+
+    def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+        """Mean squared error to what the teacher says; a number has no temperature."""
+        return F.mse_loss(student.float(), teacher.detach().float())
+
+    def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        """A number decides nothing: one equal value a row. Its parity is the difference alone."""
+        return np.zeros(len(logits), int)
+
+    def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
+        right, said = np.array(split["label"][:]), np.array([float(row[0]) for row in logits])
+
+        def correlation(measure) -> Scorer:
+            def score(rows: np.ndarray) -> float:
+                x, y = right[rows], said[rows]
+                return float(measure(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else 0.0  # undefined: none
+
+            return score
+
+        return len(right), {"pearson": correlation(stats.pearsonr), "spearman": correlation(stats.spearmanr)}
+
+
+@dataclass(frozen=True)
+class MultiLabel(_OfTexts):
+    """Any number of labels a text. Metrics: micro_f1, macro_f1, accuracy (all labels of a text right)."""
+
+    classes: list[str]
+
+    columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.list_(pa.int32())}
+
+    @classmethod
+    def example(cls, *cells: Any) -> Example:
+        """Labels are a list, also one in text (`tables.listed`), or text with commas between them; a text may have none."""
+        *texts, label = cells
+        values = label if isinstance(label, list) else tables.listed(label)
+        if values is None:
+            values = tables.divided(tables.name(label))
+        return Example(tuple(map(tables.text, texts)), tuple(sorted({*filter(None, map(tables.name, values))})))
+
+    @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        return row.label
+
+    @classmethod
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        names = label_names(chain(*map(cls.shown, train)), chain(*map(cls.shown, chain(*others))), wanted.labels)
+        return cls(wanted.metric, names)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**named(self.classes), "problem_type": "multi_label_classification"}
+
+    def target(self, label: tuple[str, ...]) -> list[int]:
+        return [self.classes.index(name) for name in label]
+
+    def _matrix(self, lists: Iterable[Iterable[int]]) -> np.ndarray:
+        return np.array([np.isin(range(len(self.classes)), list(chosen)) for chosen in lists])
+
+    def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+        """float[batch, labels], 1 where a label holds"""
+        return torch.from_numpy(self._matrix(row["label"] for row in rows)).float()
+
+    def hard(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Binary cross entropy, mean over rows and labels."""
+        return F.binary_cross_entropy_with_logits(logits.float(), batch["labels"])
+
+    def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+        return binary_soft_loss(student, teacher, temperature)
+
+    def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        return (logits > 0).ravel()
+
+    def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
+        right, said = self._matrix(split["label"][:]), np.stack(list(logits)) > 0
+
+        def f1(average: str) -> Scorer:
+            return lambda rows: float(metrics.f1_score(right[rows], said[rows], average=average, zero_division=0))
+
+        return len(right), {
+            "accuracy": lambda rows: float((right[rows] == said[rows]).all(-1).mean()),
+            "micro_f1": f1("micro"),
+            "macro_f1": f1("macro"),
+        }

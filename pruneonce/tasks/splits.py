@@ -1,0 +1,88 @@
+"""A task, of whatever kind: what a kind is, splits on the disk, batches of similar length."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+
+from pruneonce.errors import ModelError
+from pruneonce.tasks.examples import Example
+from pruneonce.tasks.protocol import Kind
+
+# What every kind's splits have; a pair has two texts, and token types where the model reads them.
+COLUMNS = {
+    "text": pa.string(),
+    "pair": pa.string(),
+    "input_ids": pa.list_(pa.int32()),
+    "token_type_ids": pa.list_(pa.int8()),
+}
+
+
+def kept(ids: Sequence[int], *, max_tokens: int, last: int) -> list[int]:
+    """Which tokens stay when a row is cut to max_tokens: the special ones, and of a pair more of the longer text goes.
+
+    last: token that closes a text ([SEP]).
+    """
+    size = len(ids)
+    if size <= max_tokens:
+        return list(range(size))
+    close = list(ids).index(last)
+    if close == size - 1:
+        return [*range(max_tokens - 1), size - 1]
+    second = next((i for i in range(close, size) if ids[i] != last), size - 1)
+    room = max_tokens - 2 - (second - close)
+    one, two = close - 1, size - 1 - second
+    short = min(one, two, room // 2)
+    one, two = (short, room - short) if one <= two else (room - short, short)
+    return [*range(1 + one), *range(close, second), *range(second, second + two), size - 1]
+
+
+def encode_texts(examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
+    """Texts or pairs as token ids of at most max_tokens, and how many were cut."""
+    texts = [list(column) for column in zip(*(row.texts for row in examples), strict=True)]
+    whole = tokenizer(*texts, truncation=False, verbose=False)
+    stay = [kept(ids, max_tokens=max_tokens, last=tokenizer.sep_token_id) for ids in whole["input_ids"]]
+    columns = dict(zip(("text", "pair"), texts, strict=False))
+    for name in ("input_ids", "token_type_ids") if len(texts) == 2 and "token_type_ids" in whole else ("input_ids",):
+        columns[name] = [[row[i] for i in places] for row, places in zip(whole[name], stay, strict=True)]
+    return columns, sum(len(ids) > max_tokens for ids in whole["input_ids"])
+
+
+def check_offsets(tokenizer) -> None:
+    """Raises ModelError for a tokenizer that does not say which word or characters a token comes from."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"expected a tokenizer in Rust (tokenizer.json) for tags and answers, found {type(tokenizer).__name__}, which "
+            "does not say where a token comes from. Classification and regression need none."
+        )
+
+
+def write_split(path: Path, rows: Sequence[Example], kind: Kind, tokenizer, *, max_tokens: int) -> int:
+    """Tokenise into an Arrow file: text, the kind's columns, input_ids. Returns how many texts were cut."""
+    out, cut = None, 0
+    with pa.OSFile(str(path), "wb") as sink:
+        for start in range(0, len(rows), 1000):
+            columns, more = kind.encode(rows[start : start + 1000], tokenizer, max_tokens=max_tokens)
+            cut += more
+            types = {**COLUMNS, **kind.columns}
+            schema = pa.schema({name: types[name] for name in columns})
+            out = out or pa.ipc.new_stream(sink, schema)
+            out.write_batch(pa.record_batch(columns, schema=schema))
+        if out:
+            out.close()
+    return cut
+
+
+def read_split(path: Path) -> Dataset:
+    """The split as a memory-mapped data set."""
+    return Dataset.from_file(str(path))
+
+
+def texts_of_tests(folder: Path) -> Iterator[str]:
+    """Every text of every test split of a task: of pairs both, of questions also the context."""
+    for path in sorted(folder.glob("test*.arrow")):
+        split = read_split(path)
+        for column in ("text", "pair"):
+            if column in split.column_names:
+                yield from split[column]

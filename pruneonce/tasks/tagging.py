@@ -1,0 +1,153 @@
+"""Token classification: a tag a word, told by the word's first token."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from seqeval.metrics.sequence_labeling import get_entities
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForTokenClassification
+
+from pruneonce.batch import IGNORED, Batch
+from pruneonce.distillation.losses import soft_loss
+from pruneonce.errors import DataError
+from pruneonce.sources import tables
+from pruneonce.tasks import splits
+from pruneonce.tasks.classification import named
+from pruneonce.tasks.examples import Example, label_names
+from pruneonce.tasks.protocol import Wanted
+from pruneonce.tasks.scores import Scorer
+
+OUTSIDE = "O"  # the tag of a word that is in no entity
+CUT = -1  # place of a word that has no token: it was cut off, or the tokenizer dropped it
+
+
+def _words(cell: Any) -> list[Any]:
+    """A list of words or tags, or text with white space between them."""
+    return cell if isinstance(cell, list) else tables.text(cell).split()
+
+
+@dataclass(frozen=True)
+class TokenClassification:
+    """A tag a word. Metrics: token_accuracy and, of tags such as B-PER, I-PER and O, entity_f1 (whole entities)."""
+
+    metric: str
+    classes: list[str]
+
+    architecture: ClassVar[Any] = AutoModelForTokenClassification
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.list_(pa.int32()), "places": pa.list_(pa.int32())}
+    targets: ClassVar[tuple[str, ...]] = ("label", "places")
+
+    @classmethod
+    def example(cls, *cells: Any) -> Example:
+        """Two lists, or two texts with white space; lists in text (`tables.listed`) are lists. No tag may be missing."""
+        text, label = cells
+        if (listed := tables.listed(label)) is not None:
+            text, label = tables.listed(text) or text, listed
+        words, tags = tuple(map(tables.text, _words(text))), tuple(map(tables.name, _words(label)))
+        if len(words) != len(tags):
+            raise DataError(
+                f"expected a tag for each of {len(words)} words, found {len(tags)} (text: {' '.join(words)[:60]!r})."
+            )
+        return Example((" ".join(words),), (words, tags) if words and all(tags) else None)
+
+    @classmethod
+    def shown(cls, row: Example) -> Iterable[str]:
+        return row.label[1]
+
+    @classmethod
+    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        names = label_names(chain(*map(cls.shown, train)), chain(*map(cls.shown, chain(*others))), wanted.labels)
+        if wanted.metric == "entity_f1" and not _names_entities(names):
+            raise DataError(f"expected tags like B-PER, I-PER and O for metric entity_f1, found {names[:8]}.")
+        return cls(wanted.metric, names)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return named(self.classes)
+
+    def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
+        splits.check_offsets(tokenizer)
+        index = {name: i for i, name in enumerate(self.classes)}
+        # Not `is_split_into_words`: byte-level tokenizers would read the words without the spaces between them.
+        encoded = tokenizer([row.texts[0] for row in examples], return_offsets_mapping=True, verbose=False)
+        cut, ids, places = 0, [], []
+        for i, (row, whole) in enumerate(zip(examples, encoded["input_ids"], strict=True)):
+            first, words = dict[int, int](), _word_at(row.label[0])
+            for place, (begin, end) in enumerate(encoded["offset_mapping"][i][: max_tokens - 1]):
+                if begin < end:  # a special token has no characters
+                    first.setdefault(words[end - 1], place)
+            ids.append(whole if len(whole) <= max_tokens else [*whole[: max_tokens - 1], whole[-1]])
+            places.append([first.get(word, CUT) for word in range(len(row.label[0]))])
+            cut += len(whole) > max_tokens
+        labels = [[index[tag] for tag in row.label[1]] for row in examples]
+        return {"text": [row.texts[0] for row in examples], "label": labels, "places": places, "input_ids": ids}, cut
+
+    def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+        """int64[batch, length]: the tag at the first token of its word, IGNORED elsewhere."""
+        labels = torch.full((len(rows), length), IGNORED)
+        for i, row in enumerate(rows):
+            for place, tag in zip(row["places"], row["label"], strict=True):
+                if CUT < place < length - 1:  # a batch that is cut ends in a special token
+                    labels[i, place] = tag
+        return labels
+
+    def hard(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy, mean over words; 0 without any, as in a batch whose words were all cut off."""
+        words = batch["labels"] != IGNORED
+        return F.cross_entropy(logits[words].float(), batch["labels"][words], reduction="sum") / words.sum().clamp(min=1)
+
+    def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+        """Mean over words, 0 without any: no padding, no special token, no second token of a word."""
+        words = batch["labels"] != IGNORED
+        return soft_loss(student[words], teacher[words], temperature) if words.any() else student.sum() * 0.0
+
+    def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        return logits.argmax(-1)[batch["labels"].numpy() != IGNORED]
+
+    def predictions(self, split: Dataset, logits: Sequence[np.ndarray]) -> list[list[str]]:
+        """The tag of every word; one that was cut off is said to be in no entity."""
+        found = []
+        for places, row in zip(split["places"][:], logits, strict=True):
+            said = row.argmax(-1)
+            found.append([OUTSIDE if place == CUT else self.classes[said[place]] for place in places])
+        return found
+
+    def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
+        right = [[self.classes[tag] for tag in tags] for tags in split["label"][:]]
+        said = self.predictions(split, logits)
+        pairs = list(zip(right, said, strict=True))
+        found = {"token_accuracy": _share([(sum(map(str.__eq__, a, b)), len(a)) for a, b in pairs])}
+        if _names_entities(self.classes):
+            entities = [(set(get_entities(a)), set(get_entities(b))) for a, b in pairs]
+            found["entity_f1"] = _share([(2 * len(a & b), len(a) + len(b)) for a, b in entities])
+        return len(right), found
+
+
+def _word_at(words: Sequence[str]) -> list[int]:
+    """Of every character of the words, joined by spaces, the word it stands in; a space belongs to the word behind it."""
+    found = [i for i, word in enumerate(words) for _ in f" {word}"]
+    return found[1:]
+
+
+def _names_entities(names: Sequence[str]) -> bool:
+    return all(name == OUTSIDE or re.fullmatch(r"[BIES]-.+", name) for name in names)
+
+
+def _share(counts: Sequence[tuple[int, int]]) -> Scorer:
+    """Sum of the first counts over sum of the second ones, 0 where there is nothing: F1 = 2 right / (expected + found)."""
+    table = np.array(counts)
+
+    def score(rows: np.ndarray) -> float:
+        part, whole = table[rows].sum(0)
+        return float(part / whole) if whole else 0.0
+
+    return score

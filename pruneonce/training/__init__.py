@@ -1,0 +1,1 @@
+"""One training loop, and how a task is learned with it."""

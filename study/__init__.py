@@ -1,0 +1,1 @@
+"""What pruning once buys: the study, in one room."""

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +16,7 @@ from pruneonce.distillation import vocabulary
 from pruneonce.distillation.losses import Distillation, inner_losses, outputs_for, soft_loss
 from pruneonce.distillation.vocabulary import Head
 from pruneonce.errors import DataError, ModelError
-from pruneonce.language.corpus import MaskedBlocks
+from pruneonce.language.corpus import MaskedBlocks, read_blocks
 from pruneonce.sparsity.masks import body
 
 NEXT_SENTENCE = "next_sentence_label"  # int64[batch], 1 for a second segment that does not follow; of segment pairs only
@@ -115,6 +117,36 @@ def distilled_loss(teacher: nn.Module, distillation: Distillation, *, soft_posit
         return {"loss": total, **parts, **{name: part for name, (_, part) in more.items()}}
 
     return loss
+
+
+class Recipe(Protocol):
+    """The numbers of a training on masked language modelling, as params.yaml has them."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def masking_probability(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def held_out_batches(self) -> int: ...  # the closing metric reads at most so many
+
+
+def read_batches(
+    folder: Path, tokenizer: Any, recipe: Recipe, *, train_seed: int, held_out_seed: int
+) -> tuple[MaskedBlocks, MaskedBlocks]:
+    """The masked batches of the corpus in `folder`: train, held out.
+
+    Raises DataError if no token of one of them would be masked.
+    """
+    batches = partial(
+        MaskedBlocks, tokenizer=tokenizer, batch_size=recipe.batch_size, probability=recipe.masking_probability
+    )
+    train = batches(read_blocks(folder / "train.arrow"), seed=train_seed)
+    held_out = batches(read_blocks(folder / "held_out.arrow"), seed=held_out_seed)
+    check_masked(train, limit=recipe.steps, part="train")
+    check_masked(held_out, limit=recipe.held_out_batches, part="held-out")
+    return train, held_out
 
 
 def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:

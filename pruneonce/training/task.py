@@ -42,6 +42,13 @@ class Recipe(Protocol):
     def clip_norm(self) -> float: ...
 
 
+class DistilledRecipe(Recipe, Protocol):
+    """A recipe of a student that learns from a teacher."""
+
+    @property
+    def distillation(self) -> Distillation: ...
+
+
 @dataclass(frozen=True)
 class Task:
     """A task as a stage reads it: its kind, its splits by name, its tokenizer, and the engine that computes."""
@@ -104,6 +111,20 @@ class Task:
             seed=batches.seed,
             **options,
         )
+
+    def distil(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        batches: Batches,
+        *,
+        recipe: DistilledRecipe,
+        steps: int,
+        **options: Any,
+    ) -> None:
+        """`fit` with the loss of a student that learns from its teacher."""
+        loss = distilled_loss(self.kind, teacher, recipe.distillation)
+        self.fit(student, batches, loss, recipe=recipe, steps=steps, **options)
 
     def logits(self, model: nn.Module, split: str) -> list[np.ndarray]:
         """The logits of every row of a split, in its order."""
@@ -175,7 +196,9 @@ def distilled_loss(kind: Kind, teacher: nn.Module, distillation: Distillation) -
 
 
 @torch.inference_mode()
-def _logits(model: nn.Module, kind: Kind, batches: Iterable[Batch], engine: Accelerator) -> Iterator[tuple[Batch, np.ndarray]]:
+def _logits(
+    model: nn.Module, kind: Kind, batches: Iterable[Batch], engine: Accelerator
+) -> Iterator[tuple[Batch, np.ndarray]]:
     model.eval().to(engine.device)
     for batch in batches:
         with engine.autocast():

@@ -6,6 +6,8 @@ writes  model_folder  dense task model
         history       loss by step
 """
 
+import sys
+
 from pipeline.params.sections import Common, TeachTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
@@ -49,6 +51,7 @@ def run(
             f"\nteach_task {item}: warning: expected a teacher that has learned the task, found {task.kind.metric} "
             f"{score:.4f} on validation, and {chance_score:.4f} for its answers in random order. All further models of this "
             f"task learn from it: change epochs or learning_rate in tasks.{item}.teach_task, or look at the labels.",
+            file=sys.stderr,
         )
     return {"validation_score": score, "chance_score": chance_score}
 

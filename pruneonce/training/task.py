@@ -113,18 +113,10 @@ class Task:
         )
 
     def distil(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        batches: Batches,
-        *,
-        recipe: DistilledRecipe,
-        steps: int,
-        **options: Any,
+        self, student: nn.Module, teacher: nn.Module, batches: Batches, *, recipe: DistilledRecipe, **options: Any
     ) -> None:
         """`fit` with the loss of a student that learns from its teacher."""
-        loss = distilled_loss(self.kind, teacher, recipe.distillation)
-        self.fit(student, batches, loss, recipe=recipe, steps=steps, **options)
+        self.fit(student, batches, distilled_loss(self.kind, teacher, recipe.distillation), recipe=recipe, **options)
 
     def logits(self, model: nn.Module, split: str) -> list[np.ndarray]:
         """The logits of every row of a split, in its order."""

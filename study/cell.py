@@ -25,7 +25,7 @@ from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks, patterns
 from pruneonce.training.task import Task, distilled_loss, hard_loss
-from study import trials
+from study import finished, sizes, trials
 
 
 def run(
@@ -66,12 +66,12 @@ def run(
         "test": {str(seed): lesson.score(bench.load(folder), "test") for seed, folder in models.items()},
         "steps": steps,
         "sparsity": masks.sparsity(pattern),
-        "encoder_bytes": trials.pattern_bytes(pattern, bits=32),
+        "encoder_bytes": sizes.pattern_bytes(pattern, bits=32),
     }
     if row.int8:
         test = {str(seed): quantized(bench, folder, pruned, quantize, seed=seed) for seed, folder in models.items()}
         more = lesson.batches(quantize, seed=first).steps(quantize.epochs)
-        found["int8"] = {"test": test, "steps": steps + more, "encoder_bytes": trials.pattern_bytes(pattern, bits=8)}
+        found["int8"] = {"test": test, "steps": steps + more, "encoder_bytes": sizes.pattern_bytes(pattern, bits=8)}
     return found
 
 
@@ -128,7 +128,7 @@ def finetuned(
     """
     name = f"{p.learning_rate:g}-{seed}"
     folder = bench.log.scratch / name
-    if trials.finished(folder):
+    if finished.is_finished(folder):
         return folder
     student = checkpoint.load_sparse_task_model(start, bench.mentor, attention=bench.attention, dropout=p.dropout)
     student = student.to(bench.task.engine.device)
@@ -150,7 +150,7 @@ def finetuned(
     masks.check_sparsity(pattern, sparsity, select)
     part = folder.with_name(f"{name}.model.part")  # not with_suffix: there is a point in the rate
     checkpoint.save(student, bench.task.tokenizer, part)
-    trials.finish(part, folder)
+    finished.finish(part, folder)
     bench.state(name).unlink(missing_ok=True)
     return folder
 
@@ -158,7 +158,7 @@ def finetuned(
 def quantized(bench: Bench, folder: Path, pruned: list[str], p: Quantize, *, seed: int) -> float:
     """Test score of the model in `folder` after quantization-aware training, its zeros locked."""
     done = folder.with_name(f"{folder.name}.json")
-    if trials.finished(done):
+    if finished.is_finished(done):
         return json.loads(done.read_text())
     student = bench.load(folder, dropout=p.dropout)
     wrap = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
@@ -173,7 +173,7 @@ def quantized(bench: Bench, folder: Path, pruned: list[str], p: Quantize, *, see
     value = bench.task.score(student, "test")
     part = done.with_name(f"{done.name}.part")
     part.write_text(json.dumps(value))
-    trials.finish(part, done)
+    finished.finish(part, done)
     bench.state(f"int8-{seed}").unlink(missing_ok=True)
     return value
 

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from pipeline import lineage, stage, tracking
 from pipeline.stage import Log
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
-from study import comparison, table, trials
+from study import table, trials
 from tests.conftest import PRUNABLE
 from tests.integration import study, tiny
 
@@ -109,7 +110,7 @@ def test_the_table_says_what_the_cells_measured(done, cells):
     assert rows["once-int8"]["scores"]["topic"] == list(cells["once-0.9"]["int8"]["test"].values())
     assert rows["once-int8"]["times_smaller"] == pytest.approx(17.8, abs=0.1)
     assert rows["once"]["once_steps"] - rows["gradual"]["once_steps"] == study.document()["sparsify"]["steps"]
-    assert metrics["study_table"]["topic"]["dense-0"] == comparison.mean(list(cells["dense"]["test"].values()))
+    assert metrics["study_table"]["topic"]["dense-0"] == fmean(cells["dense"]["test"].values())
     page = (folder / "study/table.md").read_text()
     assert page.count("\n| ") == 1 + len(rows)
     assert "The ordering as a whole" in page

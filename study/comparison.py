@@ -82,7 +82,7 @@ class Verdict:
 
     @property
     def says(self) -> str:
-        """"holds", "reversed", or "within the spread" where the difference is not larger than the noise."""
+        """ "holds", "reversed", or "within the spread" where the difference is not larger than the noise."""
         if abs(self.difference) <= self.noise:
             return "within the spread"
         return "holds" if self.difference > 0 else "reversed"

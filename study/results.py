@@ -65,7 +65,7 @@ def as_json(table: Sequence[Row], verdicts: Sequence[Verdict]) -> dict[str, Any]
 
 
 def means(table: Sequence[Row], task: str) -> dict[str, float]:
-    """"variant-sparsity" -> mean score on the task."""
+    """ "variant-sparsity" -> mean score on the task."""
     return {f"{row.variant}-{row.sparsity:g}": fmean(row.scores[task]) for row in table}
 
 

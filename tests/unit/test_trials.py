@@ -1,10 +1,14 @@
-"""The choice of a learning rate, and the sparsity while a task is learned, against numbers worked by hand."""
+"""The choice of a rate, the loss of a variant, the sparsity while a task is learned: against numbers worked by hand."""
 
 import pytest
 
-from pruneonce.sparsity import masks, patterns
+from pipeline.params.sections import Distillation
+from pipeline.params.study import Variant
+from pruneonce.sparsity import masks
+from pruneonce.sparsity.criterion import Calibration
+from pruneonce.sparsity.gradual import GradualPruning
 from study import trials
-from tests.conftest import PRUNABLE
+from tests.conftest import PRUNABLE, cpu_engine
 
 
 @pytest.mark.parametrize(
@@ -20,14 +24,41 @@ def test_the_best_rate_is_that_of_the_highest_score_and_ties_go_to_the_lower(sco
     assert trials.best_rate(scores) == best
 
 
-def test_what_is_pruned_while_learning_may_have_a_pattern(classifier):
-    linears = masks.mask_linears(classifier, PRUNABLE)
-    blocks = patterns.uniform(patterns.fitting("1x4", linears))
-    before_step = trials.pruned_while_learning(classifier, blocks, target=0.75, end=4, every=2)
-    assert [before_step(step)["sparsity"] for step in range(5)][-1] == pytest.approx(0.75, abs=2e-3)
-    for linear in linears.values():
-        of_block = linear.mask.view(len(linear.mask), -1, 4).sum(-1)
-        assert set(of_block.unique().tolist()) == {0, 4}
+@pytest.mark.parametrize(
+    ("pruning", "end"),
+    [("none", 0), ("one_shot", 0), ("once", 0), ("gradual", 5)],
+)
+def test_only_gradual_pruning_takes_steps(pruning, end):
+    assert trials.prune_end_steps(pruning, 0.5, steps=10) == end
+    assert trials.prune_end_steps(pruning, 1.0, steps=10) == (9 if end else 0)  # the last step there is
+
+
+def test_a_variant_without_a_soft_loss_learns_from_the_labels_alone():
+    recipe = Distillation(temperature=2.0, hard_weight=0.2, soft_weight=0.8, hidden_weight=1.0, attention_weight=0.5)
+    soft = Variant(pruning="once", hard_weight=0.0, soft_weight=1.0, int8=False)
+    labels = Variant(pruning="once", hard_weight=1.0, soft_weight=0.0, int8=False)
+    assert trials.weighted(recipe, soft) == recipe.model_copy(update={"hard_weight": 0.0, "soft_weight": 1.0})
+    assert list(trials.weighted(recipe, labels).model_dump().values()) == [2.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def pruning(model, *, sparsity, end, every, pattern="unstructured"):
+    schedule = trials.MagnitudePruning(
+        prunable=list(masks.prunable(model, PRUNABLE)),
+        pattern=pattern,
+        scope="uniform",
+        sparsity=sparsity,
+        prune_end_steps=end,
+        prune_every_steps=every,
+    )
+    return GradualPruning(model, schedule, Calibration(sample=lambda step: {}, batches=0, engine=cpu_engine()))
+
+
+def test_gradual_pruning_may_have_a_pattern(classifier):
+    gradual = pruning(classifier, sparsity=0.75, end=4, every=2, pattern="1x4")
+    assert [gradual.before_step(step)["sparsity"] for step in range(5)][-1] == pytest.approx(0.75, abs=2e-3)
+    for mask in (linear.mask for linear in masks.masked_linears(classifier).values()):
+        per_block = mask.view(len(mask), -1, 4).sum(-1)
+        assert set(per_block.unique().tolist()) == {0, 4}
 
 
 @pytest.mark.parametrize(
@@ -40,10 +71,8 @@ def test_what_is_pruned_while_learning_may_have_a_pattern(classifier):
     ],
 )
 def test_sparsity_rises_by_the_cubic_until_its_end(classifier, end, course):
-    masks.mask_linears(classifier, PRUNABLE)
-    before_step = trials.pruned_while_learning(classifier, target=0.8, end=end, every=4)
-    found = [before_step(step)["sparsity"] for step in range(len(course))]
-    assert found == pytest.approx(course, abs=2e-3)
-    masks.bake(classifier)
-    for zero in masks.zeros(classifier, PRUNABLE).values():
+    gradual = pruning(classifier, sparsity=0.8, end=end, every=4)
+    sparsities = [gradual.before_step(step)["sparsity"] for step in range(len(course))]
+    assert sparsities == pytest.approx(course, abs=2e-3)
+    for zero in gradual.finish().values():
         assert int(zero.sum()) == masks.pruned_count(0.8, zero.numel())

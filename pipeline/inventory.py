@@ -13,7 +13,8 @@ from pipeline import lineage
 from pipeline.params import ExpectedRows, HubSource, LocalSource, PackageSource, Params
 from pruneonce.errors import DataError, ModelError
 from pruneonce.sources import tables
-from pruneonce.sources.fetch import file_name
+from pruneonce.sources.folders import file_name
+from pruneonce.sources.formats import SUFFIXES
 
 RAW = Path("data/raw")
 
@@ -126,7 +127,7 @@ def _configuration(path: Path) -> Mapping[str, Any]:
 
 def _by_split(names: Iterable[str]) -> dict[str, str]:
     """Names of files of rows by their split; as the stages do, not looking into folders."""
-    return {path.stem: name for name in names if (path := Path(name)).suffix in tables.SUFFIXES and path.name == str(path)}
+    return {path.stem: name for name in names if (path := Path(name)).suffix in SUFFIXES and path.name == str(path)}
 
 
 def _same(recorded: Any, given: Any) -> bool:

@@ -19,7 +19,7 @@ from transformers import AutoModelForQuestionAnswering
 from pruneonce.batch import Batch
 from pruneonce.distillation.losses import soft_loss
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
+from pruneonce.sources import cells
 from pruneonce.tasks.classification import named
 from pruneonce.tasks.examples import Example
 from pruneonce.tasks.protocol import Wanted
@@ -57,10 +57,10 @@ class QuestionAnswering:
     targets: ClassVar[tuple[str, ...]] = ("label",)
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
+    def example(cls, *row: Any) -> Example:
         """The label is {text: [...], answer_start: [...]}; the context is taken as it is, for its characters are counted."""
-        question, context = tables.text(cells[0]), tables.string(cells[1])
-        spans = _spans(cells[2])
+        question, context = cells.text(row[0]), cells.string(row[1])
+        spans = _spans(row[2])
         for text, start in spans:
             if not text.strip() or start < 0 or context[start : start + len(text)] != text:
                 found = context[start : start + len(text)]
@@ -191,7 +191,7 @@ def _spans(answers: Any) -> tuple[tuple[str, int], ...]:
         texts, starts = answers["text"] or [], answers["answer_start"] or []
         if isinstance(texts, str) or any(int(start) != float(start) for start in starts):
             raise TypeError
-        return tuple(zip(map(tables.string, texts), map(int, starts), strict=True))
+        return tuple(zip(map(cells.string, texts), map(int, starts), strict=True))
     except (DataError, KeyError, TypeError, ValueError, OverflowError):
         raise DataError(
             "expected answers like {text: [...], answer_start: [...]}, two lists of the same length, found "

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification
 from pruneonce.batch import Batch
 from pruneonce.distillation.losses import binary_soft_loss, soft_loss
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
+from pruneonce.sources import cells
 from pruneonce.tasks import splits
 from pruneonce.tasks.examples import Example, label_names
 from pruneonce.tasks.protocol import Wanted
@@ -65,8 +65,8 @@ class Classification(_OfTexts):
     columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.int64()}
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
-        *texts, label = *map(tables.text, cells[:-1]), tables.name(cells[-1])
+    def example(cls, *row: Any) -> Example:
+        *texts, label = *map(cells.text, row[:-1]), cells.class_name(row[-1])
         return Example(tuple(texts), label or None, stratum=label)
 
     @classmethod
@@ -125,9 +125,9 @@ class Regression(_OfTexts):
     columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.float64()}
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
+    def example(cls, *row: Any) -> Example:
         """A label that is no number, NaN in whatever spelling, is missing."""
-        *texts, label = map(tables.text, cells)
+        *texts, label = map(cells.text, row)
         try:
             if "_" in label:  # Python's own spelling: 1_000
                 raise ValueError
@@ -193,13 +193,13 @@ class MultiLabel(_OfTexts):
     columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.list_(pa.int32())}
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
-        """Labels are a list, also one in text (`tables.listed`), or text with commas between them; a text may have none."""
-        *texts, label = cells
-        values = label if isinstance(label, list) else tables.listed(label)
+    def example(cls, *row: Any) -> Example:
+        """Labels are a list, also one in text (`cells.parse_list`), or text with commas between them; a text may have none."""
+        *texts, label = row
+        values = label if isinstance(label, list) else cells.parse_list(label)
         if values is None:
-            values = tables.divided(tables.name(label))
-        return Example(tuple(map(tables.text, texts)), tuple(sorted({*filter(None, map(tables.name, values))})))
+            values = cells.split_labels(cells.class_name(label))
+        return Example(tuple(map(cells.text, texts)), tuple(sorted({*filter(None, map(cells.class_name, values))})))
 
     @classmethod
     def shown(cls, row: Example) -> Iterable[str]:

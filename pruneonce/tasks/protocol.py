@@ -47,7 +47,7 @@ class Kind(Protocol):
     targets: ClassVar[tuple[str, ...]]  # those that `labels` reads
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
+    def example(cls, *row: Any) -> Example:
         """A row out of the cells of its columns: text, the pair's second text if there is one, label."""
         ...
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForTokenClassification
 from pruneonce.batch import IGNORED, Batch
 from pruneonce.distillation.losses import soft_loss
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
+from pruneonce.sources import cells
 from pruneonce.tasks import splits
 from pruneonce.tasks.classification import named
 from pruneonce.tasks.examples import Example, label_names
@@ -31,7 +31,7 @@ CUT = -1  # place of a word that has no token: it was cut off, or the tokenizer 
 
 def _words(cell: Any) -> list[Any]:
     """A list of words or tags, or text with white space between them."""
-    return cell if isinstance(cell, list) else tables.text(cell).split()
+    return cell if isinstance(cell, list) else cells.text(cell).split()
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class TokenClassification:
     targets: ClassVar[tuple[str, ...]] = ("label", "places")
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
-        """Two lists, or two texts with white space; lists in text (`tables.listed`) are lists. No tag may be missing."""
-        text, label = cells
-        if (listed := tables.listed(label)) is not None:
-            text, label = tables.listed(text) or text, listed
-        words, tags = tuple(map(tables.text, _words(text))), tuple(map(tables.name, _words(label)))
+    def example(cls, *row: Any) -> Example:
+        """Two lists, or two texts with white space; lists in text (`cells.parse_list`) are lists. No tag may be missing."""
+        text, label = row
+        if (listed := cells.parse_list(label)) is not None:
+            text, label = cells.parse_list(text) or text, listed
+        words, tags = tuple(map(cells.text, _words(text))), tuple(map(cells.class_name, _words(label)))
         if len(words) != len(tags):
             raise DataError(
                 f"expected a tag for each of {len(words)} words, found {len(tags)} (text: {' '.join(words)[:60]!r})."

@@ -95,9 +95,8 @@ def prepared(tmp_path, monkeypatch):
         asked["fetch"][name]["splits"] |= splits
         source = params.parse(asked, name).section("fetch", name)
         repository = hub(tmp_path / "hub", name, source.config)
-        fetch.fetch_hub(
-            repository, source.kind, source.revision, source.config, source.splits, tmp_path / f"data/raw/{name}"
-        )
+        raw = tmp_path / f"data/raw/{name}"
+        fetch.fetch_data_set(repository, source.revision, raw, config=source.config, splits=source.splits)
         model = Path(shutil.copytree(tiny.ROOT / "tests/tiny/model", tmp_path / "data/raw/tiny-bert"))
         facts = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(
@@ -210,4 +209,4 @@ def test_a_block_that_cannot_be(change, message):
 def test_a_second_text_that_is_not_there(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,x\n")
     with pytest.raises(DataError, match=r"expected column 'other' in .*found columns \['text', 'label'\]"):
-        list(tables.read_cells(tmp_path / "train.csv", ["text", "other", "label"]))
+        list(tables.read(tmp_path / "train.csv", ["text", "other", "label"]))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
+from pruneonce.sources import cells, tables
 from pruneonce.tasks import examples
 from pruneonce.tasks.answering import QuestionAnswering
 from pruneonce.tasks.classification import Classification, MultiLabel, Regression
@@ -41,8 +41,8 @@ NO_TEXT = [["x", "y"], [], {"a": 1}, {}, ("x",), {"x"}, np.array(["x"]), b"caf\x
 
 @pytest.mark.parametrize(("cell", "text", "name"), TEXTS, ids=lambda value: repr(value)[:30])
 def test_a_text_and_a_class(cell, text, name):
-    assert tables.text(cell) == text
-    assert tables.name(cell) == name
+    assert cells.text(cell) == text
+    assert cells.class_name(cell) == name
     found = Classification.example(cell, cell)
     assert (found.texts, found.label, found.stratum) == ((text,), name or None, name)
     assert Classification.example("a", cell, "x").texts == ("a", text)
@@ -57,7 +57,7 @@ def test_a_text_and_a_class(cell, text, name):
 def test_what_is_no_text_is_an_error_in_every_role(cell):
     answers = {"text": ["b"], "answer_start": [2]}
     for make in (
-        lambda: tables.text(cell),
+        lambda: cells.text(cell),
         lambda: Classification.example(cell, "x"),
         lambda: Classification.example("a", cell, "x"),
         lambda: Classification.example("a", cell),
@@ -84,7 +84,7 @@ def test_an_infinite_number_is_no_class():
     for make in (Classification.example, MultiLabel.example):
         with pytest.raises(DataError, match="expected a class, found the number inf"):
             make("a", INF)
-    assert tables.text(INF) == "inf"
+    assert cells.text(INF) == "inf"
 
 
 @pytest.mark.parametrize(
@@ -274,6 +274,6 @@ def test_the_table_of_types_is_whole():
     buffer = io.BytesIO()
     pq.write_table(pa.table({"t": pa.array([datetime.timedelta(1)]), "u": pa.array([datetime.time(1)])}), buffer)
     (row,) = pq.read_table(buffer).to_pylist()
-    assert [tables.text(cell) for cell in row.values()] == ["1 day, 0:00:00", "01:00:00"]
+    assert [cells.text(cell) for cell in row.values()] == ["1 day, 0:00:00", "01:00:00"]
     given = {type(cell) for cell, *_ in TEXTS} | {type(cell) for cell in NO_TEXT}
     assert {str, bytes, bool, int, float, Decimal, datetime.date, datetime.datetime, type(None), list, dict} <= given

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
+from pruneonce.sources import cells
 from pruneonce.tasks import examples, splits
 from pruneonce.tasks.batches import Batches, collate, evaluation_batches, one_text
 from pruneonce.tasks.classification import Classification
@@ -249,4 +249,4 @@ def test_where_no_group_fits_the_smallest_is_carved():
 @pytest.mark.parametrize("cell", ["{'x'}", "set()", "frozenset({'x'})", "array(['x'])", "b'x'", "a, {'x'}"])
 def test_what_python_prints_of_a_set_is_no_label(cell):
     with pytest.raises(DataError, match="expected labels with commas between them"):
-        tables.divided(cell)
+        cells.split_labels(cell)

@@ -13,7 +13,7 @@ from pipeline.stage import Dep, Item, Log, Metrics, Record, main
 from pruneonce.deployment import inspect, packing, runtime
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds, scores
-from pruneonce.tasks.batches import evaluation_batches, in_order, one_text
+from pruneonce.tasks.batches import evaluation_batches, in_split_order, latency_batch
 from pruneonce.tasks.splits import read_split
 
 PROFILED_RUNS = 15  # calls with a clock on every operator: for shares, which need fewer than a percentile does
@@ -40,7 +40,7 @@ def run(
     def scored(variant: str, test: str) -> Metrics:
         batches = evaluation_batches(tests[test], kind, words, batch_size=p.batch_size)
         answers = runtime.answers(sessions[variant], batches, name=f"evaluate {item} {variant} {test}")
-        total, scorers = kind.scorers(tests[test], in_order(answers))
+        total, scorers = kind.scorers(tests[test], in_split_order(answers))
         return scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
 
     metrics = {}
@@ -55,7 +55,7 @@ def run(
             "sparsity_of": {name: zeros / size for name, (zeros, size) in matrices.items()},
         }
 
-    one = one_text(tests["test"], words, tokens=p.latency_tokens)
+    one = latency_batch(tests["test"], words, tokens=p.latency_tokens)
     found = runtime.latencies_ms(sessions, one, warmup_runs=p.warmup_runs, runs=p.latency_runs)
     asked = {"tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs}
     times = {

@@ -100,7 +100,7 @@ class Cpu:
 
 @dataclass
 class Asked:
-    """A `tasks.Wanted`: what a person says of a task."""
+    """The settings of a task (`tasks.protocol.TaskSettings`)."""
 
     metric: str
     labels: list[str] | None = None

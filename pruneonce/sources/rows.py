@@ -67,8 +67,8 @@ def _delimited(path: Path, columns: Sequence[str]) -> Rows:
             unclosed = str(error) == "unexpected end of data"
             fault = "a quote that is never closed" if unclosed else f"in line {table.line_num}: {error}"
             raise DataError(
-                f"expected {path.suffix} rows in {path}, found {fault}, in the row that begins in line {first_line}. A quote "
-                'inside of a quoted field is written twice: "".'
+                f"expected {path.suffix} rows in {path}, found {fault}, in the row that begins in line {first_line}. A "
+                'quote inside of a quoted field is written twice: "".'
             ) from None
     if suspects:  # no error: a text may hold lines with commas in them
         print(
@@ -117,8 +117,8 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Rows:
             row, where = _json(line, number, path), f"line {number} of "
             if not isinstance(row, dict):
                 raise DataError(
-                    f"expected an object in {where}{path}, found {type(row).__name__}. Write every row on a line of its own, "
-                    "e.g. jq -c '.[]' FILE > NEW."
+                    f"expected an object in {where}{path}, found {type(row).__name__}. Write every row on a line of its "
+                    "own, e.g. jq -c '.[]' FILE > NEW."
                 )
             check_columns(path, columns, _keys(row), where)
             for column in columns:  # an answer is an object

@@ -13,7 +13,7 @@ from pipeline import params
 from pruneonce.errors import ConfigError, DataError
 from pruneonce.sources import fetch, tables
 from pruneonce.tasks import kinds
-from pruneonce.tasks.splits import read_split, texts_of_tests
+from pruneonce.tasks.splits import read_split, read_test_texts
 from tests.integration import tiny
 
 BLOCKS = {path.stem: params.read_yaml(path) for path in sorted((tiny.ROOT / "profiles/tasks").glob("*.yaml"))}
@@ -151,7 +151,7 @@ def test_glue(prepared, name):
 def test_mnli_has_two_tests(prepared):
     folder, found = prepared("mnli")
     assert (found["test"]["rows"], found["test-mismatched"]["rows"]) == (8, 6)
-    texts = list(texts_of_tests(folder))
+    texts = list(read_test_texts(folder))
     assert len(texts) == 2 * (8 + 6)
     assert "validation_mismatched premise number 0" in texts
 

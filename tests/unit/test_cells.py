@@ -12,7 +12,7 @@ import pytest
 
 from pruneonce.errors import DataError
 from pruneonce.sources import cells, tables
-from pruneonce.tasks import examples
+from pruneonce.tasks import classes, examples
 from pruneonce.tasks.answering import QuestionAnswering
 from pruneonce.tasks.classification import Classification, MultiLabel, Regression
 from pruneonce.tasks.tagging import TokenClassification
@@ -243,18 +243,18 @@ class TestNames:
     @pytest.mark.parametrize("name", ["nan", "NaN", "<NA>", "NaT", "#N/A"])
     def test_a_program_s_word_for_missing_is_no_class_by_accident(self, name):
         with pytest.raises(DataError, match=rf"expected classes, found '{name}' in 2 rows, .*`labels`"):
-            examples.label_names(["a", name, "b", name], [], None)
-        assert examples.label_names(["a", name], [], ["a", name]) == ["a", name], "who names it means it"
+            classes.label_names(["a", name, "b", name], [], None)
+        assert classes.label_names(["a", name], [], ["a", name]) == ["a", name], "who names it means it"
 
     @pytest.mark.parametrize("name", ["None", "none", "NA", "null", "N/A"])
     def test_what_may_be_meant_is_said(self, name):
-        assert examples.label_names(["a", name], [], None) == sorted(["a", name])
-        assert examples.doubtful(["a", name]) == [name]
+        assert classes.label_names(["a", name], [], None) == sorted(["a", name])
+        assert classes.maybe_missing(["a", name]) == [name]
 
     def test_two_spellings_of_a_number_are_not_two_classes(self):
         with pytest.raises(DataError, match=r"expected one name for a class, found '3' and '3\.0'"):
-            examples.label_names(["3", "3.0", "4"], [], None)
-        assert examples.label_names(["3.0", "4.0", "1.10", "1.1"], [], None) == ["1.1", "1.10", "3.0", "4.0"]
+            classes.label_names(["3", "3.0", "4"], [], None)
+        assert classes.label_names(["3.0", "4.0", "1.10", "1.1"], [], None) == ["1.1", "1.10", "3.0", "4.0"]
 
     def test_the_classes_that_a_split_lacks(self):
         kinds = {
@@ -264,9 +264,9 @@ class TestNames:
         }
         for kind, rows in kinds.items():
             made = [kind.example(*row) for row in rows]
-            assert examples.lacking(map(kind.shown, made), "xyz") == ["z"]
-            assert examples.lacking(map(kind.shown, made[1:2]), "xyz")[-1] == "z"
-            assert examples.lacking([], "xy") == ["x", "y"]
+            assert classes.absent(map(kind.classes_of, made), "xyz") == ["z"]
+            assert classes.absent(map(kind.classes_of, made[1:2]), "xyz")[-1] == "z"
+            assert classes.absent([], "xy") == ["x", "y"]
 
 
 def test_the_table_of_types_is_whole():

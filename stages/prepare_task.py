@@ -8,26 +8,30 @@ writes  splits     train, validation, test: texts, label, input_ids; task.json: 
 from pipeline.params import Common, PrepareTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
 from pruneonce.models import checkpoint
+from pruneonce.sources import tables
 from pruneonce.tasks import classes, examples, kinds
-from pruneonce.tasks.preparation import class_remarks, cut_remark, read_examples
-from pruneonce.tasks.splits import write_split
+from pruneonce.tasks.splits import cut_remark, write_split
 
 
 def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask, log: Log) -> Metrics:
     p, family = prepare_task, kinds.KINDS[prepare_task.kind]
     columns = [p.text, *([p.pair] if p.pair else []), p.label]
-    names = (*examples.SPLITS, *p.further_tests)
-    given = {name: read_examples(source, name, columns, family.example, skip_rows=p.skip_rows) for name in names}
+
+    def read(split: str) -> list[examples.Example] | None:
+        path = (tables.find_split if split in ("validation", "test") else tables.need_split)(source, split)
+        return None if path is None else [*tables.read_as(path, columns, family.example, skip_rows=p.skip_rows)]
+
+    source_rows = {split: read(split) for split in (*examples.SPLITS, *p.further_tests)}
     ratios = {"validation_ratio": p.validation_ratio, "test_ratio": p.test_ratio}
-    found, dropped = examples.make_splits(given, **ratios, seed=common.seed)
-    held_out = [rows for name, rows in found.items() if name != "train"]
-    kind = family.from_rows(p, found["train"], *held_out)
+    rows, dropped = examples.make_splits(source_rows, **ratios, seed=common.seed)
+    held_out = [split for name, split in rows.items() if name != "train"]
+    kind = family.from_rows(p, rows["train"], *held_out)
 
     all_classes = getattr(kind, "classes", ())
-    absent = {name: classes.absent(map(kind.classes_of, rows), all_classes) for name, rows in found.items()}
+    absent = {name: classes.absent(map(kind.classes_of, split), all_classes) for name, split in rows.items()}
     absent = {name: some for name, some in absent.items() if some}
     doubtful = [] if p.labels else classes.maybe_missing(all_classes)
-    for remark in class_remarks(absent, doubtful, classes=len(all_classes)):
+    for remark in classes.remarks(absent, doubtful, total=len(all_classes)):
         print(remark)
 
     tokenizer = checkpoint.load_tokenizer(model)
@@ -36,16 +40,16 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     splits.mkdir(parents=True, exist_ok=True)
     kinds.save(kind, splits)
     sizes = {}
-    for name, rows in found.items():
-        cut = write_split(splits / f"{name}.arrow", rows, kind, tokenizer, max_tokens=p.max_tokens)
-        sizes[name] = {"rows": len(rows), "cut": cut}
+    for name, split in rows.items():
+        cut = write_split(splits / f"{name}.arrow", split, kind, tokenizer, max_tokens=p.max_tokens)
+        sizes[name] = {"rows": len(split), "cut": cut}
     if remark := cut_remark(sizes, max_tokens=p.max_tokens, setting=setting):
         print(f"{item}: {remark}")
     return {
         **sizes,
         "classes": len(all_classes),
         "dropped": {name: vars(counts) for name, counts in dropped.items()},
-        "shared_second_texts": examples.shared_second_texts(found["train"], *held_out),
+        "shared_second_texts": examples.shared_second_texts(rows["train"], *held_out),
         **({"lacking_classes": {name: len(some) for name, some in absent.items()}} if absent else {}),
     }
 

@@ -1,7 +1,7 @@
 """Readers: the rows of a csv, tsv, tab, jsonl, parquet or txt file, each with its number.
 
-Every reader yields (number, row). number: the line in which the row ends; of parquet the row, from 1 on.
-row: column -> cell, as the file has it: a reader guesses nothing and repairs nothing.
+Every reader yields (number, row). The number is the line in which the row ends; in parquet the row, from 1 on.
+A row is column -> cell, as the file has it. A reader guesses nothing and repairs nothing.
 """
 
 import csv

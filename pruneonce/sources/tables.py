@@ -63,10 +63,11 @@ def read_as(path: Path, columns: Sequence[str], make: Callable[..., T], *, skip_
     """Yield `make(*cells)` of every row, with the cells of `columns` as the file has them.
 
     Cells of jsonl and parquet are numbers, lists and objects too. A .txt file has one column, `text`, and a row a line.
-    Classes of a hub's data set (numbers in parquet, names in its metadata) are given by name.
+    Classes of a hub's data set are numbers in parquet: they are given by name.
+
     skip_rows: lines after the header that are not data (Orange's .tab files have two).
-    Raises DataError for a file that is damaged or has another format, for a column that is missing or there twice, and
-    with the row's place for a DataError of `make`.
+    Raises DataError for a file that is damaged or has another format, and for a column that is missing or there twice. A
+    DataError of `make` gets the place of the row.
     """
     unit = "row" if path.suffix == ".parquet" else "the row that ends in line" if path.suffix in DELIMITERS else "line"
     for number, row in _numbered(path, columns, skip_rows):

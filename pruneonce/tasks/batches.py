@@ -50,9 +50,9 @@ class _Rows:
 class Batches:
     """Training batches as a pure function of the step.
 
-    Texts of similar length share a batch, so there is little padding: each epoch is a new shuffle, rows are sorted by length
-    within a window of `WINDOW` batches, then the batches are shuffled. Every row is in one batch of an epoch; one batch may
-    be smaller.
+    Texts of similar length share a batch, so there is little padding. Each epoch is a new shuffle: the rows are sorted by
+    length within a window of `WINDOW` batches, then the batches are shuffled. Every row is in one batch of an epoch. One
+    batch may be smaller.
     """
 
     WINDOW = 32

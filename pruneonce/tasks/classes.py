@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from pruneonce.errors import DataError
@@ -52,3 +52,14 @@ def absent(rows: Iterable[Iterable[str]], classes: Iterable[str]) -> list[str]:
     """Return the classes of which there is no row. rows: the classes of each row."""
     present = {*chain(*rows)}
     return [name for name in classes if name not in present]
+
+
+def remarks(absent: Mapping[str, Sequence[str]], doubtful: Sequence[str], *, total: int) -> Iterator[str]:
+    """Yield a line for every split that lacks some of the `total` classes, and one for names that may be missing values."""
+    for split, names in absent.items():
+        yield f"{split} lacks {len(names)} of {total} classes, e.g. {', '.join(names[:12])}"
+    if doubtful:
+        yield (
+            f"{list(doubtful)} are taken for classes. Leave the cells of missing labels empty; else name all in the task's "
+            "`labels`."
+        )

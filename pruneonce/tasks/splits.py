@@ -1,6 +1,6 @@
 """Splits on the disk: rows of any kind of task, tokenised, as Arrow files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -72,6 +72,17 @@ def write_split(path: Path, rows: Sequence[Example], kind: Kind, tokenizer, *, m
         if out:
             out.close()
     return cut
+
+
+def cut_remark(sizes: Mapping[str, Mapping[str, int]], *, max_tokens: int, setting: str) -> str:
+    """Return a line with the share of texts that were cut, "" if none was. sizes: split -> {"rows", "cut"}."""
+    shares = [
+        f"{size['cut']} of {size['rows']} {split} rows ({100 * size['cut'] / size['rows']:.0f} %)"
+        for split, size in sizes.items()
+        if size["cut"]
+    ]
+    advice = f"longer than max_tokens={max_tokens}, and cut. If their ends matter: raise {setting}."
+    return f"{', '.join(shares)} {advice}" if shares else ""
 
 
 def read_split(path: Path) -> Dataset:

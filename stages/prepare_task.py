@@ -2,7 +2,7 @@
 
 reads   source     folder with train and perhaps validation, test     fetch
         model      for its tokenizer                                   fetch
-writes  splits     train, validation, test: texts, label, input_ids; task.json: what the task is     data/tasks/<task>
+writes  splits     train, validation, test: texts, label, input_ids; task.json: the task     data/tasks/<task>
 """
 
 from pipeline.params import Common, PrepareTask

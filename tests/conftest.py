@@ -99,7 +99,7 @@ class Cpu:
 
 
 @dataclass
-class Asked:
+class Settings:
     """The settings of a task (`tasks.protocol.TaskSettings`)."""
 
     metric: str

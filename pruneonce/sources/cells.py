@@ -98,7 +98,7 @@ def split_labels(written: str) -> list[str]:
     labels = [label.strip() for label in written.split(",")]
     for label in labels:
         open_bracket = any(label.count(one) != label.count(other) for one, other in ("()", "[]", "{}"))
-        # What Python prints for a quoted text, a set, an array and so on.
+        # The form in which Python prints a quoted text, a set, an array and so on.
         if open_bracket or re.fullmatch(r"b?(['\"]).*\1|\{.*\}|(set|frozenset|array|tuple|list|dict)\(.*\)", label):
             raise DataError(
                 f"expected labels with commas between them, found {written[:80]!r}: {label!r} would be a label. Write a "

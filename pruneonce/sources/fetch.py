@@ -67,7 +67,7 @@ def fetch_data_set(repository: str, revision: str, folder: Path, *, config: str 
 
 
 @contextlib.contextmanager
-def _from_hub(what: str, folder: Path) -> Iterator[None]:
+def _from_hub(source: str, folder: Path) -> Iterator[None]:
     """Fill `folder` whole. Turn every error but a full disk into a SourceError."""
     try:
         with whole(folder):
@@ -76,6 +76,6 @@ def _from_hub(what: str, folder: Path) -> Iterator[None]:
         if disk_is_full(error):
             raise
         raise SourceError(
-            f"expected {what} from the hub, found: {plain(error)[:300]}. Check the network, the name and the revision "
+            f"expected {source} from the hub, found: {plain(error)[:300]}. Check the network, the name and the revision "
             "(HF_ENDPOINT and HF_TOKEN are read)."
         ) from error

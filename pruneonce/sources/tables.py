@@ -63,7 +63,7 @@ def read_as(path: Path, columns: Sequence[str], make: Callable[..., T], *, skip_
     """Yield `make(*cells)` of every row, with the cells of `columns` as the file has them.
 
     Cells of jsonl and parquet are numbers, lists and objects too. A .txt file has one column, `text`, and a row a line.
-    Classes of a hub's data set are numbers in parquet: they are given by name.
+    Classes of a hub's data set are numbers in parquet: `make` gets their names.
 
     skip_rows: lines after the header that are not data (Orange's .tab files have two).
     Raises DataError for a file that is damaged or has another format, and for a column that is missing or there twice. A

@@ -40,7 +40,7 @@ def texts_key(example: Example) -> tuple[int, ...]:
 def drop_empty(rows: Iterable[Example]) -> tuple[list[Example], Dropped]:
     """Return the rows with all texts and a label, and how many were dropped.
 
-    A test split that is given loses nothing else: published scores were measured with its duplicates.
+    A test split of the source loses no other rows: published scores were measured with its duplicates.
     """
     full, dropped = [], Dropped()
     for row in rows:

@@ -9,7 +9,7 @@ from scipy.special import expit, xlogy
 from pruneonce.errors import DataError
 from pruneonce.tasks import batches, examples, scores, splits
 from pruneonce.tasks.classification import Classification, MultiLabel, Regression
-from tests.conftest import Asked
+from tests.conftest import Settings
 
 CLASSES = Classification("accuracy", ["a", "b", "c"])
 LABELS = MultiLabel("micro_f1", ["a", "b", "c"])
@@ -49,7 +49,7 @@ class TestClassification:
         assert set(all_scores(CLASSES, [0, 1, 2], np.eye(3))[1]) == {"accuracy", "macro_f1", "mcc"}
         rows = [Classification.example("x", label) for label in "abc"]
         with pytest.raises(DataError, match="expected two classes for metric f1, found 3"):
-            Classification.from_rows(Asked(metric="f1"), rows, [])
+            Classification.from_rows(Settings(metric="f1"), rows, [])
 
     def test_one_class_said_is_no_warning(self):
         kind = Classification("mcc", ["no", "yes"])
@@ -57,7 +57,7 @@ class TestClassification:
 
     def test_the_second_class_is_the_positive_one_in_the_order_given(self):
         rows = [Classification.example("x", label) for label in ("not_equivalent", "equivalent")]
-        wanted = Asked(metric="f1", labels=["not_equivalent", "equivalent"])
+        wanted = Settings(metric="f1", labels=["not_equivalent", "equivalent"])
         assert Classification.from_rows(wanted, rows, []).classes == ["not_equivalent", "equivalent"]
 
 
@@ -72,7 +72,7 @@ class TestRegression:
     def test_labels_that_cannot_be_learned(self, values, message):
         rows = [Regression.example("x", value) for value in values]
         with pytest.raises(DataError, match=message):
-            Regression.from_rows(Asked(metric="pearson"), [Regression.example("x", 1), Regression.example("y", 2)], rows)
+            Regression.from_rows(Settings(metric="pearson"), [Regression.example("x", 1), Regression.example("y", 2)], rows)
 
     def test_losses_are_squared_errors(self):
         student, teacher, right = logits(4, 1), logits(4, 1, seed=1), torch.tensor([1.0, 2.0, 3.0, 4.0])

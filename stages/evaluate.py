@@ -13,7 +13,7 @@ from pipeline.stage import Dep, Item, Log, Metrics, Record, main
 from pruneonce.deployment import inspect, measurements, packing, runtime
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds, scores
-from pruneonce.tasks.batches import evaluation_batches, in_order, one_text
+from pruneonce.tasks.batches import evaluation_batches, in_split_order, latency_batch
 from pruneonce.tasks.splits import read_split
 
 
@@ -38,7 +38,7 @@ def run(
     def score(variant: str, test: str) -> Metrics:
         batches = evaluation_batches(tests[test], kind, tokenizer, batch_size=p.batch_size)
         answers = measurements.answers(sessions[variant], batches, name=f"evaluate {item} {variant} {test}")
-        total, scorers = kind.scorers(tests[test], in_order(answers))
+        total, scorers = kind.scorers(tests[test], in_split_order(answers))
         return scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
 
     metrics = {
@@ -52,7 +52,7 @@ def run(
         for variant, path in files.items()
     }
 
-    text = one_text(tests["test"], tokenizer, tokens=p.latency_tokens)
+    text = latency_batch(tests["test"], tokenizer, tokens=p.latency_tokens)
     calls = measurements.latencies_ms(sessions, text, warmup_runs=p.warmup_runs, runs=p.latency_runs)
     settings = {"tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs}
     operators = {v: measurements.operator_times(path, text, threads=p.threads, runs=15) for v, path in files.items()}

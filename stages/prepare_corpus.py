@@ -22,7 +22,7 @@ def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: Pr
     p = prepare_corpus
     tokenizer = checkpoint.load_tokenizer(raw / common.model)
     checkpoint.check_tokens(raw / common.model, p.block_tokens, setting="prepare_corpus.block_tokens")
-    tests = (text for task in sorted(tasks.iterdir()) for text in splits.texts_of_tests(task))
+    tests = (text for task in sorted(tasks.iterdir()) for text in splits.read_test_texts(task))
 
     def documents():
         for d in p.documents:

@@ -101,8 +101,8 @@ class Cpu:
 
 
 @dataclass
-class Asked:
-    """A `tasks.Wanted`: what a person says of a task."""
+class Settings:
+    """The settings of a task (`tasks.protocol.TaskSettings`)."""
 
     metric: str
     labels: list[str] | None = None

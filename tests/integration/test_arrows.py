@@ -23,7 +23,7 @@ MAY = {
 ALSO = {
     "pipeline/cli.py": ("pruneonce.deployment.packing", "pruneonce.deployment.unpacking"),
     "pipeline/plan/costs.py": ("pruneonce.models.step_costs",),
-    "pipeline/plan/inventory.py": ("pruneonce.sources.fetch", "pruneonce.sources.tables"),
+    "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
     "pipeline/plan/page.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices"),
 }
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.

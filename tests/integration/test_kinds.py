@@ -192,7 +192,7 @@ def test_the_report_names_each_metric(done):
 
 def test_the_texts_that_stay_out_of_the_corpus_are_those_of_every_kind(done):
     split = {task: splits.read_split(done[f"tasks/{task}/test.arrow"]) for task in BLOCKS}
-    texts = {task: list(splits.texts_of_tests(done[f"tasks/{task}"])) for task in BLOCKS}
+    texts = {task: list(splits.read_test_texts(done[f"tasks/{task}"])) for task in BLOCKS}
     for task in BLOCKS:
         columns = ["text", "pair"] if "pair" in BLOCKS[task] else ["text"]
         assert texts[task] == [text for column in columns for text in split[task][column]]

@@ -27,7 +27,7 @@ class Session(ort.InferenceSession):
             super().__init__(*args, **kwargs)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise PackError(
-                f"expected a model that ONNX Runtime {ort.__version__} loads, found: {error}. Get the whole file again, or "
+                f"expected a model that ONNX Runtime {ort.__version__} loads, found: {error}. Get the file again, or "
                 "another ONNX Runtime."
             ) from None
 

@@ -7,7 +7,7 @@ writes  dense_onnx, sparse_onnx, int8_onnx   one file each, dynamic batch and le
 
 from functools import partial
 
-from pipeline.params import Common, Export
+from pipeline.params.sections import Common, Export
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
 from pruneonce import engine, quantization
 from pruneonce.deployment import embeddings
@@ -49,9 +49,7 @@ def run(
         metrics[variant] = export_float(model, linears, path, texts, max_difference=export.fp32_tolerance)
 
     model = load(quantized).eval()
-    masks.mask_linears(model, pruned, partial(quantization.FakeQuantLinear, weight_bits=model.config.weight_bits))
-    masks.lock(model)
-    quantization.load_ranges(model, checkpoint.load_ranges(quantized))
+    quantization.load(model, quantized)
     metrics["int8"] = export_int8(
         model,
         int8_onnx,

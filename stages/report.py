@@ -9,7 +9,8 @@ writes  page       the table as Markdown
 
 import json
 
-from pipeline.params import Report, TaskNames
+from pipeline.params.document import TaskNames
+from pipeline.params.sections import Report
 from pipeline.report import markdown, task_rows, write_sizes
 from pipeline.stage import Dep, Log, Metrics, Record, main
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -201,7 +202,7 @@ def quantized_classifier(sparsity: float = 0.8):
             linear.weight.mul_(linear.mask)
     masks.lock(model)
     quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(4)], engine=cpu_engine())
-    quantization.observe(model, False)
+    quantization.freeze(model)
     return model
 
 
@@ -233,3 +234,9 @@ def int8_onnx(tmp_path_factory) -> Exported:
 def exported(request) -> Exported:
     """A classifier in ONNX, dense, and with its encoder in int8."""
     return request.getfixturevalue(f"{request.param}_onnx")
+
+
+def distillation(**weights: float) -> SimpleNamespace:
+    """A `losses.Distillation`: T = 2, and every weight 0 unless it is named."""
+    parts = dict.fromkeys(("hard_weight", "soft_weight", "hidden_weight", "attention_weight"), 0.0)
+    return SimpleNamespace(**{"temperature": 2.0, **parts, **weights})

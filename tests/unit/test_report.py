@@ -95,9 +95,8 @@ def test_the_sparsity_stands_in_the_table_whatever_the_title_says(table):
     rows = [{**row, "sparsity": 0.0 if row["variant"] == "dense" else 0.70123} for row in table]
     lines = report.markdown("MiniLM-L6, pruned once to 85 %", rows).splitlines()
     shown = [line.split("|")[1:-1] for line in lines if line.count("|") == len(report.cells(table[0])) + 1]
-    found = [
-        row[list(report.cells(table[0])).index("sparsity")].strip() for row in shown[2:]
-    ]  # behind the header and its rule
+    column = list(report.cells(table[0])).index("sparsity")
+    found = [row[column].strip() for row in shown[2:]]  # below the header and its rule
     assert found == ["0.00%", "70.12%", "70.12%"]
 
 

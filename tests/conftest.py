@@ -230,6 +230,12 @@ def int8_onnx(tmp_path_factory) -> Exported:
     return _exported(model, weights, pattern, tmp_path_factory.mktemp("int8") / "model.onnx")
 
 
+@pytest.fixture(params=["dense", "int8"])
+def exported(request) -> Exported:
+    """A classifier in ONNX, dense, and with its encoder in int8."""
+    return request.getfixturevalue(f"{request.param}_onnx")
+
+
 def distillation(**weights: float) -> SimpleNamespace:
     """A `losses.Distillation`: T = 2, and every weight 0 unless it is named."""
     parts = dict.fromkeys(("hard_weight", "soft_weight", "hidden_weight", "attention_weight"), 0.0)

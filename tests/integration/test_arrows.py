@@ -163,7 +163,7 @@ def test_a_wrong_arrow_would_be_seen(file, name):
         ("pipeline.params.profiles", ("torch", "prefect", "dvc", "mlflow")),
         ("pipeline.cli", ("torch", "onnx", "onnxruntime", "prefect", "dvc", "mlflow")),
         ("pruneonce", ("torch", "onnx", "onnxruntime", "numpy")),
-        ("pruneonce.deployment.runtime", ("torch", "transformers", "accelerate")),
+        ("pruneonce.deployment.runtime", ("torch", "transformers", "accelerate", "onnx", "tqdm")),
         ("stages.fetch", ("torch", "transformers", "prefect", "dvc")),
         ("stages.report", ("torch", "transformers", "prefect", "dvc")),
         ("study.table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),

@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from pruneonce import quantization
 from pruneonce.deployment import export
+from pruneonce.deployment.weight_names import name_weights
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
@@ -206,7 +207,7 @@ def quantized_classifier(sparsity: float = 0.8):
 
 def _exported(model, weights, pattern, path: Path) -> Exported:
     export.to_onnx(model, path)
-    export.name_weights(path, weights)
+    name_weights(path, weights)
     return Exported(path, model, weights, pattern)
 
 

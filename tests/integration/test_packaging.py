@@ -217,6 +217,7 @@ def test_the_base_install_packs_loads_and_runs(base, trained, tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "again.packed").read_bytes() == packed
     code = (
+        "import sys; sys.modules['tqdm'] = None; "  # tokenizers brings it, and `load` does not need it
         "import numpy, pruneonce; ids = numpy.full((3, 16), 7); "
         "feeds = {'input_ids': ids, 'attention_mask': numpy.ones_like(ids)}; "
         "print(pruneonce.load('int8.packed', threads=1).run(['logits'], feeds)[0].shape)"

@@ -27,7 +27,7 @@ ALSO = {
     "pipeline/plan.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices"),
 }
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
-SHARED = {"errors", "batch", "text", "engine"}
+SHARED = {"errors", "batch", "text", "engine", "files"}
 ROOMS = {
     "sparsity": set(),
     "distillation": set(),

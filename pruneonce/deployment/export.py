@@ -20,7 +20,7 @@ from pruneonce import quantization
 from pruneonce.deployment import rewrite
 from pruneonce.deployment.inspect import PRUNABLE, identity
 from pruneonce.errors import ExportError
-from pruneonce.models.checkpoint import longest
+from pruneonce.models.configuration import longest
 
 OPSET = 20
 

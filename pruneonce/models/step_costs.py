@@ -32,7 +32,7 @@ from transformers import (
 from pruneonce.distillation.vocabulary import PIECE, TILE
 from pruneonce.errors import ModelError
 from pruneonce.language import segments
-from pruneonce.models import checkpoint
+from pruneonce.models import checkpoint, configuration
 from pruneonce.sources import tables
 from pruneonce.sparsity.masks import body
 
@@ -75,7 +75,7 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
     _check_bounds(facts)
     try:
         config = AutoConfig.for_model(**facts)
-        checkpoint.check_sizes(config, "the facts of the model")
+        configuration.check_sizes(config, "the facts of the model")
         with torch.device("meta"):
             whole = next_sentence and type(config) in MODEL_FOR_PRETRAINING_MAPPING  # ModernBERT is not
             architecture = AutoModelForPreTraining if whole else AutoModelForMaskedLM
@@ -84,7 +84,9 @@ def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTraine
         raise ModelError(
             f"expected the configuration of a masked LM, found {dict(facts)}: {type(error).__name__}: {error}"
         ) from None
-    return checkpoint.that_takes(model, segments.schema(1).names) if next_sentence else model
+    if next_sentence:
+        checkpoint.check_columns(model, segments.schema(1).names)
+    return model
 
 
 def _check_bounds(facts: Mapping[str, Any]) -> None:
@@ -118,7 +120,7 @@ def _shape(model: PreTrainedModel, prunable: Mapping[str, nn.Linear]) -> Shape:
         feed_forward=max(m.out_features for m in inside),
         heads=config.num_attention_heads,
         vocabulary=config.vocab_size,
-        positions=checkpoint.longest(model) or config.max_position_embeddings,
+        positions=configuration.longest(model) or config.max_position_embeddings,
         relative=_relative(model),
         parameters=sum(p.numel() for p in model.parameters()),
         prunable=sum(m.weight.numel() for m in prunable.values()),

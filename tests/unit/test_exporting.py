@@ -12,7 +12,7 @@ from transformers import BertConfig
 
 from pruneonce.deployment import embeddings, export, inspect, parity, runtime
 from pruneonce.errors import ExportError, PatternBroken
-from pruneonce.models import checkpoint
+from pruneonce.models import configuration
 from pruneonce.sparsity import masks
 from tests.conftest import PRUNABLE, random_classifier, token_batch
 
@@ -219,9 +219,9 @@ class Refuses(torch.nn.Module):
 
 def test_a_model_that_refuses_a_ready_mask_gets_the_one_it_knows(classifier):
     assert not export.takes_added_mask(Refuses())
-    assert checkpoint.longest(Refuses()) == 10
+    assert configuration.longest(Refuses()) == 10
     assert export.takes_added_mask(classifier)
-    assert checkpoint.longest(classifier) == 64
+    assert configuration.longest(classifier) == 64
 
 
 def test_the_file_is_plain_onnx_without_detours(exported):

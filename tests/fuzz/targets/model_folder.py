@@ -9,7 +9,7 @@ from safetensors.torch import save
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
 from pruneonce.errors import ConfigError
-from pruneonce.models import checkpoint
+from pruneonce.models import checkpoint, configuration
 from tests.conftest import TINY
 from tests.fuzz import damage
 from tests.fuzz.case import Files
@@ -77,7 +77,7 @@ def run(folder: Path) -> None:
         checkpoint.load_pruned(folder)
         checkpoint.load_ranges(folder)
         try:
-            checkpoint.check_tokens(folder, 16, setting="here")
+            configuration.check_tokens(folder, 16, setting="here")
         except ConfigError:
             return
         checkpoint.random_masked_lm(folder, attention="eager")

@@ -201,12 +201,12 @@ def student_pruning(args: argparse.Namespace) -> None:
     rates, masked = mlm_rates(args)
     bf16, fp32 = max(bf16, peak(torch.bfloat16)), max(fp32, peak(torch.float32))
     model, tokens = step_costs.build(minilm().to_dict()), ROWS * LENGTH
-    shape = step_costs.shape(model, masks.prunable(model, PRUNABLE))
+    forward = step_costs.forward_flops(model, rows=ROWS, length=LENGTH)
     read = {"ours, default profile": (masked, 0.0), "ours, the paper's loss, masked positions": (masked, masked)}
     rows = []
     for name, found in rates.items():
         ours, theirs = (share * tokens for share in read.get(name, (1.0, 1.0)))
-        flops = step_costs.step_flops(shape, tokens=tokens, length=LENGTH, read=ours, teacher_read=theirs)
+        flops = step_costs.step_flops(forward, read=ours, teacher_read=theirs)
         speed = flops / tokens * median(found)
         times = ratio(found, rates["plain Trainer"]) if "plain Trainer" in rates else float("nan")
         reached = bar(">= 4 x", met=times >= 4), bar(">= 45 %", met=speed >= 0.45 * bf16)

@@ -22,7 +22,7 @@ MAY = {
 # Science behind a command: packing needs numpy and zlib, no torch; what `plan` needs is imported when it is asked for.
 ALSO = {
     "pipeline/cli.py": ("pruneonce.deployment.packing", "pruneonce.deployment.unpacking"),
-    "pipeline/costs.py": ("pruneonce.models.step_costs",),
+    "pipeline/costs.py": ("pruneonce.models.step_costs", "pruneonce.tasks.examples"),
     "pipeline/inventory.py": ("pruneonce.sources.fetch", "pruneonce.sources.tables"),
     "pipeline/plan.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices"),
 }

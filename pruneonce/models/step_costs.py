@@ -1,6 +1,6 @@
 """The costs of a training step, from a model's configuration alone: FLOPs, memory, bytes of files. Nothing is trained.
 
-FLOPs. torch counts the matrix products of a forward over tensors that have shapes, but no values. A backward is two forwards.
+FLOPs. torch counts the matrix products of a forward, over tensors without values. A backward is two forwards.
 Not counted: elementwise work, a task's own head, and what gradient checkpointing computes again.
 
 Memory. See `memory`. The tests count the bytes of every live tensor in real steps.

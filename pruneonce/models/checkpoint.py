@@ -3,8 +3,6 @@
 An error of a folder is one ModelError, raised before anything is computed.
 """
 
-import json
-import math
 import re
 from collections.abc import Collection
 from inspect import signature
@@ -13,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import distributed
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
@@ -24,13 +21,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from pruneonce.engine import is_first_process
 from pruneonce.errors import ModelError
 from pruneonce.models.configuration import load_config, set_dropout
 from pruneonce.models.folders import WEIGHTS, reading
 from pruneonce.models.tokenizers import check_padding, check_rows, check_special_tokens, check_vocabulary
 from pruneonce.sparsity.masks import Selection, body, prunable
-
-RANGES = "ranges.json"
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -126,7 +122,7 @@ def load_sparse_task_model(
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a plain folder. The same model gives the same bytes. Of several processes only the first writes."""
-    if _is_another():
+    if not is_first_process():
         return
     logging.disable_progress_bar()
     model.config._name_or_path = ""
@@ -157,29 +153,6 @@ def load_pruned(folder: Path) -> list[str]:
             "through `sparsify`."
         )
     return names
-
-
-def save_ranges(ranges: dict[str, tuple[float, float]], folder: Path) -> None:
-    """Activation ranges beside the weights: transformers would drop them silently from the weights' own file."""
-    if _is_another():
-        return
-    (folder / RANGES).write_text(json.dumps(ranges, indent=1, sort_keys=True) + "\n")
-
-
-def load_ranges(folder: Path) -> dict[str, tuple[float, float]]:
-    """The saved ranges by layer name. Raises ModelError if the model was not quantized."""
-    if not (folder / RANGES).exists():
-        raise ModelError(f"expected {RANGES} in {folder}, found none: this model did not go through `quantize`.")
-    with reading(RANGES, folder):
-        ranges = {name: (low, high) for name, (low, high) in json.loads((folder / RANGES).read_text()).items()}
-        if empty := [name for name, (low, high) in ranges.items() if not -math.inf < low <= high < math.inf]:
-            raise ValueError(f"no range of numbers for {empty[0]}")
-        return ranges
-
-
-def _is_another() -> bool:
-    """Whether this process is one of several, and not the one that writes."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0
 
 
 def _load(

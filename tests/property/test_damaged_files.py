@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import inventory
+from pipeline.plan import inventory
 from pruneonce.errors import DataError
 from pruneonce.sources import tables
 

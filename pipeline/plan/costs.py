@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.inventory import Source, text_bytes
-from pipeline.params import TASK_STAGES, Common, Distilled, MaskedLM, Params, PrepareTeacher, Sparsify, TaskTraining
+from pipeline.params.document import TASK_STAGES, Params
+from pipeline.params.sections import Common, Distilled, MaskedLM, PrepareTeacher, Sparsify, TaskTraining
+from pipeline.plan.inventory import Source, text_bytes
 from pruneonce.errors import DataError
 from pruneonce.models import step_costs
 from pruneonce.models.step_costs import ForwardFlops, Piece, Shape
@@ -105,12 +106,12 @@ def pre_training(p: Params, model: Model, gpus: int) -> Iterator[Work]:
     sections: tuple[PrepareTeacher | Sparsify, ...] = (p.prepare_teacher, p.sparsify)
     for name, section in zip(("prepare_teacher", "sparsify"), sections, strict=True):
         distils = isinstance(section, Sparsify)
-        soft = isinstance(section, Sparsify) and section.soft_weight > 0
+        soft = isinstance(section, Sparsify) and section.distillation.soft_weight > 0
         everywhere = isinstance(section, Sparsify) and soft and section.soft_positions == "all"
         read = section.batch_size * length * (1.0 if everywhere else section.masking_probability)
         step = {
             "soft": soft,
-            "hidden": isinstance(section, Sparsify) and section.hidden_weight > 0,
+            "hidden": isinstance(section, Sparsify) and section.distillation.hidden_weight > 0,
             "quantized": False,
             "checkpointing": section.gradient_checkpointing,
             **_engine(p.common, model.shape, section, gpus),
@@ -127,7 +128,7 @@ def task_training(p: Params, model: Model, gpus: int, training_rows: Mapping[str
             distils = isinstance(section, Distilled)
             step = {
                 "soft": False,
-                "hidden": distils and section.hidden_weight > 0,
+                "hidden": distils and section.distillation.hidden_weight > 0,
                 "quantized": stage == "quantize",
                 "checkpointing": False,
                 **_engine(p.common, model.shape, section, gpus),

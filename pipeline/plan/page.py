@@ -12,10 +12,12 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline import costs, inventory, params, profiles
-from pipeline.costs import Model, Rate, Work
-from pipeline.inventory import Source
-from pipeline.params import Params
+from pipeline.params import profiles
+from pipeline.params.document import Params, parse
+from pipeline.params.reading import parse_yaml, read_yaml
+from pipeline.plan import costs, inventory
+from pipeline.plan.costs import Model, Rate, Work
+from pipeline.plan.inventory import Source
 from pruneonce.errors import ModelError
 from pruneonce.models import matrices, step_costs
 from pruneonce.models.step_costs import Shape
@@ -29,8 +31,8 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     current = profiles.current()  # read for every profile: dvc.yaml and the sources are in the same folder
     name = f"{profiles.FOLDER}/{profile}.yaml" if profile not in (None, "default") else str(profiles.PARAMS)
     text = current if profile is None else profiles.read(profile)
-    document = params.parse_yaml(text, name)
-    p = params.parse(document, name)
+    document = parse_yaml(text, name)
+    p = parse(document, name)
     model, entries = _built(p)
     p.check_lengths(model.shape.positions)
     sources = {name: inventory.source(name, p) for name in sorted(p.sources())}
@@ -63,7 +65,7 @@ def graph(document: Mapping[str, Any]) -> list[str]:
     """The stages of dvc.yaml in its order, each with what it runs for and the stages whose outs it reads."""
     written: dict[str, list[str]] = {}
     rows: list[list[str]] = []
-    for name, entry in params.read_yaml(Path("dvc.yaml"))["stages"].items():
+    for name, entry in read_yaml(Path("dvc.yaml"))["stages"].items():
         each = entry.get("foreach", "").strip("${}")
         block = entry.get("do", entry)
         read = _stems(block.get("deps", []))

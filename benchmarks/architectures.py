@@ -29,7 +29,7 @@ from pruneonce.deployment.parity import Texts, check_parity, parity, reference
 from pruneonce.deployment.weight_names import name_weights
 from pruneonce.engine import accelerator
 from pruneonce.errors import PatternBroken
-from pruneonce.models import checkpoint, matrices
+from pruneonce.models import configuration, matrices
 from pruneonce.sparsity.masks import (
     MaskedLinear,
     bake,
@@ -171,7 +171,7 @@ def measure(name: str, folder: Path) -> Row:
     """One architecture's line of the table."""
     engine = accelerator(Compute(seed=SEED, precision="fp32", threads=1))
     built = build(*CONFIGURATIONS[name], folder)
-    longest = checkpoint.longest(load(built.dense)) or 512
+    longest = configuration.longest(load(built.dense)) or 512
     batches = [batch_of(*sizes, seed) for seed, sizes in enumerate([(8, 64), (1, 3), (5, 100), (2, longest)])]
     differences: dict[str, float] = {}
 

@@ -99,14 +99,14 @@ def student_pruning(args: argparse.Namespace) -> None:
     rates, masked = mlm_rates(args)
     bf16, fp32 = max(bf16, peak(torch.bfloat16)), max(fp32, peak(torch.float32))
     model = step_costs.build(models.config("MiniLM-L6", dropout=0.0, attention="eager").to_dict())
-    shape = step_costs.shape(model, masks.prunable(model, PRUNABLE))
-    flops = partial(step_costs.step_flops, shape, tokens=ROWS * LENGTH, length=LENGTH)
+    tokens = ROWS * LENGTH
+    forward = step_costs.forward_flops(model, rows=ROWS, length=LENGTH)
     read = {"ours, default profile": (masked, 0.0), "ours, the paper's loss, masked positions": (masked, masked)}
     rows = []
     for name, found in rates.items():
-        student, teacher = (share * ROWS * LENGTH for share in read.get(name, (1.0, 1.0)))
-        speed = flops(read=student, teacher_read=teacher) / (ROWS * LENGTH) * median(found)
-        times = ratio(found, rates["plain Trainer"])
+        student, teacher = (share * tokens for share in read.get(name, (1.0, 1.0)))
+        speed = step_costs.step_flops(forward, read=student, teacher_read=teacher) / tokens * median(found)
+        times = ratio(found, rates["plain Trainer"]) if "plain Trainer" in rates else float("nan")
         reached = bar(">= 4 x", met=times >= 4), bar(">= 45 %", met=speed >= 0.45 * bf16)
         rows.append(
             {
@@ -128,7 +128,7 @@ def student_pruning(args: argparse.Namespace) -> None:
 def speeds(title: str, name: str, unit: str, rates: Mapping[str, Sequence[float]]) -> Row:
     """The columns of a side that both trainings have. rates: by side and round."""
     found = rates[name]
-    times = ratio(found, rates["plain Trainer"])
+    times = ratio(found, rates["plain Trainer"]) if "plain Trainer" in rates else float("nan")
     return {title: name, unit: median(found), "lowest": min(found), "highest": max(found), "times plain": times}
 
 

@@ -13,7 +13,7 @@ from pipeline.params.sections import Common, PrepareCorpus
 from pipeline.stage import Dep, Log, Metrics, Out, main
 from pruneonce.errors import DataError
 from pruneonce.language import corpus, segments
-from pruneonce.models import checkpoint
+from pruneonce.models import checkpoint, configuration
 from pruneonce.sources import tables
 from pruneonce.tasks import splits
 
@@ -21,7 +21,7 @@ from pruneonce.tasks import splits
 def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus, log: Log) -> Metrics:
     p = prepare_corpus
     tokenizer = checkpoint.load_tokenizer(raw / common.model)
-    checkpoint.check_tokens(raw / common.model, p.block_tokens, setting="prepare_corpus.block_tokens")
+    configuration.check_tokens(raw / common.model, p.block_tokens, setting="prepare_corpus.block_tokens")
     tests = (text for task in sorted(tasks.iterdir()) for text in splits.read_test_texts(task))
 
     def documents():

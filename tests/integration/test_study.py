@@ -263,7 +263,10 @@ def test_the_pipeline_passes_the_study_by_and_the_study_brings_what_it_stands_on
     assert {name.partition("@")[0] for name in below} == {
         *("fetch_local", "prepare_task", "prepare_corpus", "prepare_teacher", "teach_task"),
     }
-    for first, then in (("teach_task@topic", "study_dense@topic-dense-0"), ("study_sparsify@0.9", "study_once@topic-once-0.9")):
+    for first, then in (
+        ("teach_task@topic", "study_dense@topic-dense-0"),
+        ("study_sparsify@0.9", "study_once@topic-once-0.9"),
+    ):
         position = [next(i for i, name in enumerate(whole) if name.endswith(end)) for end in (first, then)]
         assert position == sorted(position)
 

@@ -1,15 +1,15 @@
 """Every architecture through the same code: what is prunable, and whether zeros, parity and integer kernels hold.
 
-Models of four layers, 256 wide, of random weights: pruned once to 85 %, then a few steps on a task and a few of
-quantization-aware training on random tokens, zeros locked, then ONNX. Nothing asks for the kind of model; zeros or parity
-that do not hold end the program. Writes docs/architectures.md.
+Models have random weights. Each is pruned once to 85 %, trained some steps on a task and some more with quantization-aware
+training, on random tokens and with its zeros locked, then exported to ONNX. The program ends with an error where zeros
+or parity do not hold. Writes docs/architectures.md.
 """
 
 import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from benchmarks.configurations import CONFIGURATIONS, SIZES
 from benchmarks.measuring import Compute, Row, machine, markdown
 from pruneonce import quantization
 from pruneonce.batch import Batch, inputs
@@ -31,7 +32,6 @@ from pruneonce.engine import accelerator
 from pruneonce.errors import PatternBroken
 from pruneonce.models import configuration, matrices
 from pruneonce.sparsity.masks import (
-    MaskedLinear,
     bake,
     check_pattern,
     lock,
@@ -39,36 +39,12 @@ from pruneonce.sparsity.masks import (
     prunable,
     prune,
     pruned_count,
-    zeros,
 )
 from pruneonce.training import loop
 
 PAGE = Path(__file__).parents[1] / "docs/architectures.md"
 SPARSITY, STEPS, SEED = 0.85, 4, 1
-SIZES = {
-    "vocab_size": 8192,
-    "hidden_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-}
-DISTILBERT = {"dim": 256, "hidden_dim": 1024, "n_layers": 4, "n_heads": 4, "vocab_size": 8192, "pad_token_id": 0}
-DEBERTA = {"relative_attention": True, "position_buckets": 64, "norm_rel_ebd": "layer_norm", "share_att_key": True}
-DEBERTA |= {"pos_att_type": "p2c|c2p", "position_biased_input": False, "type_vocab_size": 0}
-ENDS = {"cls_token_id": 1, "bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2}
-CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (model_type, fields)
-    "BERT": ("bert", SIZES),
-    "DistilBERT": ("distilbert", DISTILBERT),
-    "RoBERTa": ("roberta", SIZES | {"max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}),
-    "ELECTRA": ("electra", SIZES | {"embedding_size": 128}),
-    "DeBERTa-v2, -v3": ("deberta-v2", SIZES | DEBERTA),
-    "ALBERT": ("albert", SIZES | {"embedding_size": 128}),
-    "MPNet": ("mpnet", SIZES | {"max_position_embeddings": 514, "pad_token_id": 1}),
-    "ModernBERT": ("modernbert", SIZES | ENDS | {"local_attention": 32, "global_attn_every_n_layers": 3}),
-}
-FOUND = """\
+COLUMNS = """\
 Written by `python -m benchmarks.architectures`, which ends with an error where zeros or parity do not hold. Models of
 random weights, four layers of width 256, a vocabulary of 8192: pruned to 85 % as language models, fine-tuned and trained for
 quantization for {steps} steps each on random tokens with their zeros locked, exported. It says that the code holds for an
@@ -107,7 +83,7 @@ NOTES = """\
 
 @dataclass
 class Built:
-    """A language model dense and pruned, in folders, and what was pruned."""
+    """The folders of a dense and a pruned language model, the names of the pruned linears, and their zeros."""
 
     dense: Path
     sparse: Path
@@ -116,7 +92,7 @@ class Built:
 
 
 def batch_of(rows: int, length: int, seed: int) -> dict[str, torch.Tensor]:
-    """Random tokens; row i ends i positions early, padded with 0 and 1, which some architectures count positions by."""
+    """Random tokens, labels of two classes, and a mask by which row i ends i positions early. Padding is token 1."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, SIZES["vocab_size"], (rows, length), generator=generator)
     mask = (torch.arange(length) < length - torch.arange(rows)[:, None] % length).long()
@@ -134,13 +110,12 @@ def build(kind: str, fields: Mapping[str, Any], folder: Path) -> Built:
     names = list(prunable(model, None))
     mask_linears(model, names)
     prune(model, SPARSITY)
-    bake(model)
+    pattern = bake(model)
     model.save_pretrained(folder / "sparse")
-    pattern = zeros(model, names)
-    found = {name: int(zero.sum()) for name, zero in pattern.items()}
-    wanted = {name: pruned_count(SPARSITY, zero.numel()) for name, zero in pattern.items()}
-    if found != wanted:
-        raise PatternBroken(f"expected {wanted} zeros, found {found}.")
+    counts = {name: int(zero.sum()) for name, zero in pattern.items()}
+    expected = {name: pruned_count(SPARSITY, zero.numel()) for name, zero in pattern.items()}
+    if counts != expected:
+        raise PatternBroken(f"expected {expected} zeros, found {counts}.")
     return Built(folder / "dense", folder / "sparse", names, pattern)
 
 
@@ -160,11 +135,6 @@ def train(model: nn.Module, engine) -> None:
 
     rate = {"learning_rate": lambda step: 1e-3, "steps": STEPS, "weight_decay": 0.01, "clip_norm": 1.0, "seed": SEED}
     loop.fit(model, partial(batch_of, 8, 64), loss, engine=engine, **rate)  # type: ignore[arg-type]
-
-
-def wrap(model: nn.Module, names: list[str], kind: Callable[[nn.Linear], MaskedLinear]) -> None:
-    mask_linears(model, names, kind)
-    lock(model)
 
 
 def measure(name: str, folder: Path) -> Row:
@@ -190,16 +160,17 @@ def measure(name: str, folder: Path) -> Row:
     dense = load(built.dense)
     dense_path = export("dense", dense, floats(dense))
     model = load(built.sparse)
-    wrap(model, built.names, MaskedLinear)
+    mask_linears(model, built.names)
+    lock(model)
     train(model, engine)
-    bake(model)
-    check_pattern(built.pattern, zeros(model, built.names))
+    check_pattern(built.pattern, bake(model))
     sparse_path = export("sparse", model, floats(model))
 
-    wrap(model, built.names, quantization.FakeQuantLinear)
+    mask_linears(model, built.names, quantization.FakeQuantLinear)
+    lock(model)
     quantization.calibrate(model, [batch_of(8, 64, seed) for seed in range(4)], engine=engine)
     train(model, engine)
-    quantization.observe(model, False)
+    quantization.freeze(model)
     masks = {layer: ~linear.mask for layer, linear in quantization.quantized_linears(model).items()}
     check_pattern(built.pattern, masks)
     weights = {layer: linear.weight.numpy().T for layer, linear in quantization.to_int8(model).items()}
@@ -225,7 +196,7 @@ def measure(name: str, folder: Path) -> Row:
 
 
 def example() -> str:
-    """What `sparsify` prints of BERT-Base; built without memory."""
+    """The table of matrices that `sparsify` prints of BERT-Base, from a model without memory for its weights."""
     with torch.device("meta"):
         return matrices.table(
             matrices.matrices(AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"), trust_remote_code=False), None)
@@ -242,7 +213,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, Path(folder)))
         print(rows[-1], file=sys.stderr, flush=True)
-    note = FOUND.format(steps=STEPS, rows=8 + 1 + 5 + 2)
+    note = COLUMNS.format(steps=STEPS, rows=8 + 1 + 5 + 2)
     printed = "## What is prunable\n\n`sparsify` prints it before it begins, of BERT-Base for example:"
     parts = [
         "# Architectures",

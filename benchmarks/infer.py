@@ -121,7 +121,7 @@ def int8(config: BertConfig, path: Path) -> None:
         [random_tokens(2, 64, seed=seed) for seed in range(4)],
         engine=engine.accelerator(Compute(seed=SEED, precision="fp32", threads=2)),
     )
-    quantization.observe(model, False)
+    quantization.freeze(model)
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
     _write(model, weights, path)
     audit.check_integer(audit.Audit(path).kernels(weights))

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import PreTrainedModel
-
 from pipeline.params.sections import Distillation, Finetune, Quantize
 from pipeline.params.study import Variant
 from pipeline.stage import Log
@@ -66,12 +64,12 @@ class Trials:
     """What all models of a cell share. name: of the cell, in progress bars."""
 
     task: Task
-    teacher: PreTrainedModel
+    teacher: Any
     attention: str
     log: Log
     name: str
 
-    def load(self, folder: Path) -> PreTrainedModel:
+    def load(self, folder: Path) -> Any:
         """A finished model, without dropout."""
         return self.task.model(folder, attention=self.attention, dropout=0.0)
 
@@ -127,7 +125,7 @@ class Trials:
         self._state(name).unlink(missing_ok=True)
         return score
 
-    def _distil(self, student: PreTrainedModel, batches: Batches, *, name: str, **options: Any) -> None:
+    def _distil(self, student: Any, batches: Batches, *, name: str, **options: Any) -> None:
         """Train, with `name` before the name of every metric. options: further keywords of `Task.distil`."""
         self.task.distil(
             student,

@@ -18,6 +18,7 @@
 A message says what was expected, what was found and what to do next. It is one line, without a password.
 """
 
+import errno
 import re
 
 LONGEST = 2000  # characters of a message; what stands in the middle of a longer one is left out
@@ -40,6 +41,12 @@ def plain(text: object) -> str:
     )
     half = LONGEST // 2
     return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether the error is ENOSPC or EDQUOT. Libraries written in Rust (safetensors) give the number in words only."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
 
 
 class PruneOnceError(Exception):

@@ -9,7 +9,7 @@ writes  latency    median and p95 at batch 1, and the time by operator. Not a fu
 import json
 
 from pipeline.params.sections import Common, Evaluate
-from pipeline.stage import Dep, Item, Log, Metrics, Record, main
+from pipeline.stage import Dep, Item, Metrics, Record, main
 from pruneonce.deployment import inspect, packing, runtime
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds, scores
@@ -30,7 +30,6 @@ def run(
     *,
     common: Common,
     evaluate: Evaluate,
-    log: Log,
 ) -> Metrics:
     p, kind, words = evaluate, kinds.load(splits), checkpoint.load_tokenizer(tokenizer)
     files = {"dense": dense_onnx, "sparse": sparse_onnx, "int8": int8_onnx}

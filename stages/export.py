@@ -8,7 +8,7 @@ writes  dense_onnx, sparse_onnx, int8_onnx   one file each, dynamic batch and le
 from functools import partial
 
 from pipeline.params.sections import Common, Export
-from pipeline.stage import Dep, Item, Log, Metrics, Out, main
+from pipeline.stage import Dep, Item, Metrics, Out, main
 from pruneonce import engine, quantization
 from pruneonce.batch import inputs
 from pruneonce.deployment import embeddings, inspect
@@ -33,7 +33,6 @@ def run(
     *,
     common: Common,
     export: Export,
-    log: Log,
 ) -> Metrics:
     p = export
     engine.accelerator(common)

@@ -7,12 +7,12 @@ writes  source  folder: a model's files, or one file a split      data/raw/<name
 import shutil
 
 from pipeline.params.sources import ExpectedRows, HubSource, PackageSource
-from pipeline.stage import Item, Log, Metrics, Out, main
+from pipeline.stage import Item, Metrics, Out, main
 from pruneonce.errors import SourceError
 from pruneonce.sources.fetch import check_model, check_splits, fetch_hub, fetch_package
 
 
-def run(item: Item, source: Out, *, fetch: PackageSource | HubSource, log: Log) -> Metrics:
+def run(item: Item, source: Out, *, fetch: PackageSource | HubSource) -> Metrics:
     p = fetch
     shutil.rmtree(source, ignore_errors=True)
     if isinstance(p, PackageSource):

@@ -11,8 +11,9 @@ cost    default profile: see README, "What it costs"
 
 from functools import partial
 
+from pipeline.history import Log
 from pipeline.params.sections import Common, PrepareTeacher
-from pipeline.stage import Dep, Log, Metrics, Out, Record, launch
+from pipeline.stage import Dep, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
 from pruneonce.language import corpus, masked_lm
 from pruneonce.models import checkpoint

@@ -13,8 +13,9 @@ source  Zafrir et al. 2021, arXiv:2111.05754, "quantization-aware training"
 
 from functools import partial
 
+from pipeline.history import Log
 from pipeline.params.sections import Common, Quantize
-from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
+from pipeline.stage import Dep, Item, Metrics, Out, Record, launch
 from pruneonce import quantization
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint

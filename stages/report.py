@@ -10,9 +10,8 @@ writes  page       the table as Markdown
 import json
 
 from pipeline import report as reporting
-from pipeline.params.document import TaskNames
-from pipeline.params.sections import Report
-from pipeline.stage import Dep, Log, Metrics, Record, main
+from pipeline.params.sections import Report, TaskNames
+from pipeline.stage import Dep, Metrics, Record, main
 
 
 def run(
@@ -24,7 +23,6 @@ def run(
     *,
     tasks: TaskNames,
     report: Report,
-    log: Log,
 ) -> Metrics:
     read = {t: [json.loads((folder / f"{t}.json").read_text()) for folder in (scores, latencies)] for t in tasks.names}
     rows = [row for task, (score, latency) in read.items() for row in reporting.rows(task, score, latency)]

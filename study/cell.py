@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.history import Log
 from pipeline.params.sections import Common, Distilled, Finetune, Quantize, Sparsify
 from pipeline.params.study import Study, StudyRecipe
-from pipeline.stage import Dep, Item, Log, Metrics, main
+from pipeline.stage import Dep, Item, Metrics, main
 from pruneonce import quantization
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint

@@ -5,7 +5,6 @@ is none, and what was there before stays.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import lzma
@@ -24,7 +23,7 @@ from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from pruneonce.errors import ChecksumMismatch, SourceError, UnsafeArchive, plain
+from pruneonce.errors import ChecksumMismatch, SourceError, UnsafeArchive, disk_is_full, plain
 
 NOT_KEPT = {".git", ".hg", ".dvc", ".dvcignore"}  # DVC leaves them out of a folder, or leaves out what they say
 
@@ -34,7 +33,6 @@ FAULTS = (
     *(OSError, EOFError, ValueError, RuntimeError, MemoryError, OverflowError, LookupError),
     *(struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError),
 )
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if disk_is_full(error):
             raise
         reason = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".") or type(error).__name__
         raise SourceError(f"expected to {what}, found: {reason}. Is it whole, and may it be read?") from error
@@ -132,7 +130,7 @@ def fetch_hub(
                 rows = load_dataset(repository, config, split=split, revision=revision, trust_remote_code=False)
                 rows.to_parquet(part / f"{name}.parquet")
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if disk_is_full(error):
             raise
         raise SourceError(
             f"expected {kind} {repository} at {revision} from the hub, found: {plain(error)[:300]}. Check the network, the "

@@ -42,8 +42,8 @@ ROOMS = {
 HOME = {
     "prefect": "flows/",
     "dvc": "flows/",
-    "mlflow": ("pipeline/tracking.py", "pipeline/registry.py"),
-    "onnx": ("pruneonce/", "pipeline/registry.py"),  # MLflow's registry takes a model of it
+    "mlflow": "pipeline/tracking/",
+    "onnx": ("pruneonce/", "pipeline/tracking/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("torch", "transformers", "onnxruntime"), "pruneonce/"),
     **dict.fromkeys(("accelerate", "datasets", "safetensors", "onnxscript", "pyarrow", "numpy"), "pruneonce/"),
     **dict.fromkeys(("seqeval", "sklearn"), "pruneonce/"),
@@ -148,7 +148,7 @@ def test_a_cycle_of_late_imports_would_be_seen(tmp_path, monkeypatch):
         ("flows/compress.py", "pruneonce"),
         ("pruneonce/sparsity/masks.py", "pipeline.params"),
         ("pruneonce/sparsity/masks.py", "prefect"),
-        ("pipeline/lineage.py", "dvc.repo"),
+        ("pipeline/tracking/lock.py", "dvc.repo"),
     ],
 )
 def test_a_wrong_arrow_would_be_seen(file, name):
@@ -159,7 +159,7 @@ def test_a_wrong_arrow_would_be_seen(file, name):
     ("module", "without"),
     [
         ("pipeline.stage", ("torch", "transformers", "prefect", "dvc")),
-        ("pipeline.lineage", ("torch", "prefect", "dvc", "mlflow")),
+        ("pipeline.tracking.lock", ("torch", "prefect", "dvc", "mlflow")),
         ("pipeline.params.profiles", ("torch", "prefect", "dvc", "mlflow")),
         ("pipeline.cli", ("torch", "onnx", "onnxruntime", "prefect", "dvc", "mlflow")),
         ("pruneonce", ("torch", "onnx", "onnxruntime", "numpy")),

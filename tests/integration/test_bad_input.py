@@ -464,7 +464,7 @@ def train_an_hour(client: Deaf, monkeypatch) -> None:
         for step in range(3600):
             client.seconds += 1.0
             tracked.log_step(step, {"loss": 1.0})
-        tracked.log_result({"held_out_loss": 2.0, "names": ["not a number"]}, seconds=1.0)
+        tracked.log_numbers("result", {"held_out_loss": 2.0, "names": ["not a number"], "seconds": 1.0})
 
 
 def test_a_tracker_lost_in_training_is_told_once_and_does_not_slow_it(monkeypatch, capsys):

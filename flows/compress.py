@@ -30,13 +30,14 @@ from rich.table import Table
 from flows import trouble
 from flows.order import COMPRESS, STUDY, Pipeline, in_order, pending, variants
 from flows.repro import Outcome, quiet_logs, repro, say_errors_once
-from pipeline import cli, processes
+from pipeline import processes
 from pipeline.params import profiles
 from pipeline.params.document import Params
 from pipeline.params.reading import read_yaml
 from pipeline.plan import inventory
 from pipeline.stopping import PARENT
 from pruneonce.errors import PruneOnceError
+from pruneonce.terminal import flushed_output
 
 LOCK = Path(".pruneonce/run.lock")
 TRACKED = ("params.yaml", "dvc.lock", "data", "study")  # a run writes here, and git keeps it
@@ -163,7 +164,7 @@ def main() -> None:
     parser.add_argument("--pipeline", choices=("compress", "study"), default="compress", help="default: compress")
     parser.add_argument("--profile", help="a file of profiles/ without its suffix; default: params.yaml as it stands")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter")
-    with cli.said():
+    with flushed_output():
         args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
@@ -179,7 +180,7 @@ def main() -> None:
         if isinstance(error, RuntimeError) and not trouble.no_server(error):
             raise
         sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
-    with cli.said():
+    with flushed_output():
         show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)
         for line in to_commit():
             print(line)

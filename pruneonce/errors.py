@@ -44,9 +44,13 @@ def plain(text: object) -> str:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Whether the error is ENOSPC or EDQUOT. Libraries written in Rust (safetensors) give the number in words only."""
+    """Return whether the error says that the disk or the quota is full.
+
+    Libraries in Rust (safetensors, hf_xet) raise errors without `errno`: their message holds the number.
+    """
     full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
+    written = re.search(r"\(os error (\d+)\)", str(error))
+    return getattr(error, "errno", None) in full or (written is not None and int(written[1]) in full)
 
 
 class PruneOnceError(Exception):

@@ -16,14 +16,14 @@ from pruneonce.errors import DataError
 from pruneonce.language import corpus, segments
 from pruneonce.models import checkpoint
 from pruneonce.sources import tables
-from pruneonce.tasks.splits import texts_of_tests
+from pruneonce.tasks.splits import read_test_texts
 
 
 def run(raw: Dep, splits: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus, tasks: TaskNames) -> Metrics:
     p = prepare_corpus
     tokenizer = checkpoint.load_tokenizer(raw / common.model)
     checkpoint.check_tokens(raw / common.model, p.block_tokens, setting="prepare_corpus.block_tokens")
-    tests = (text for task in sorted(tasks.names) for text in texts_of_tests(splits / task))
+    tests = (text for task in sorted(tasks.names) for text in read_test_texts(splits / task))
 
     def documents():
         for d in p.documents:

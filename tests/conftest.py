@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from pruneonce import quantization
 from pruneonce.deployment import export
+from pruneonce.deployment.weight_names import name_weights
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
@@ -44,9 +46,8 @@ def copy_project(folder: Path) -> Path:
         text=True,
     ).stdout.split("\0")
     for name in filter(None, listed):
-        computed = name == "dvc.lock" or (
-            name.startswith(("data/", "study/")) and not name.startswith(("study/dvc.yaml", "study/."))
-        )
+        of_study = name.startswith("study/") and not name.endswith((".py", ".yaml")) and not name.startswith("study/.")
+        computed = name == "dvc.lock" or name.startswith("data/") or of_study
         if computed or not (ROOT / name).is_file():
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +100,8 @@ class Cpu:
 
 
 @dataclass
-class Asked:
-    """A `tasks.Wanted`: what a person says of a task."""
+class Settings:
+    """The settings of a task (`tasks.protocol.TaskSettings`)."""
 
     metric: str
     labels: list[str] | None = None
@@ -200,13 +201,13 @@ def quantized_classifier(sparsity: float = 0.8):
             linear.weight.mul_(linear.mask)
     masks.lock(model)
     quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(4)], engine=cpu_engine())
-    quantization.observe(model, False)
+    quantization.freeze(model)
     return model
 
 
 def _exported(model, weights, pattern, path: Path) -> Exported:
     export.to_onnx(model, path)
-    export.name_weights(path, weights)
+    name_weights(path, weights)
     return Exported(path, model, weights, pattern)
 
 
@@ -226,3 +227,15 @@ def int8_onnx(tmp_path_factory) -> Exported:
     pattern = {name: ~m.mask.numpy() for name, m in quantization.quantized_linears(model).items()}
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
     return _exported(model, weights, pattern, tmp_path_factory.mktemp("int8") / "model.onnx")
+
+
+@pytest.fixture(params=["dense", "int8"])
+def exported(request) -> Exported:
+    """A classifier in ONNX, dense, and with its encoder in int8."""
+    return request.getfixturevalue(f"{request.param}_onnx")
+
+
+def distillation(**weights: float) -> SimpleNamespace:
+    """A `losses.Distillation`: T = 2, and every weight 0 unless it is named."""
+    parts = dict.fromkeys(("hard_weight", "soft_weight", "hidden_weight", "attention_weight"), 0.0)
+    return SimpleNamespace(**{"temperature": 2.0, **parts, **weights})

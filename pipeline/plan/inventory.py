@@ -14,7 +14,8 @@ from pipeline.params.sources import ExpectedRows, HubSource, LocalSource, Packag
 from pipeline.tracking.lock import locked
 from pruneonce.errors import DataError, ModelError
 from pruneonce.sources import tables
-from pruneonce.sources.fetch import file_name
+from pruneonce.sources.folders import file_name
+from pruneonce.sources.formats import SUFFIXES
 
 RAW = Path("data/raw")
 
@@ -127,7 +128,7 @@ def _configuration(path: Path) -> Mapping[str, Any]:
 
 def _by_split(names: Iterable[str]) -> dict[str, str]:
     """Names of files of rows by their split; as the stages do, not looking into folders."""
-    return {path.stem: name for name in names if (path := Path(name)).suffix in tables.SUFFIXES and path.name == str(path)}
+    return {path.stem: name for name in names if (path := Path(name)).suffix in SUFFIXES and path.name == str(path)}
 
 
 def _same(recorded: Any, given: Any) -> bool:

@@ -18,14 +18,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.params.document import parse
-from pruneonce.deployment import inspect, runtime
+from pruneonce import quantization
+from pruneonce.deployment import audit, inspect, runtime
 from pruneonce.errors import ExportError, ModelError, PatternBroken
-from pruneonce.models import checkpoint
 from pruneonce.sources import tables
-from pruneonce.sparsity import masks, movement, second_order
+from pruneonce.sparsity import gradual, masks, movement, second_order
 from pruneonce.tasks import examples
 from pruneonce.tasks.splits import read_split
-from pruneonce.training import schedules
 from tests.integration import tiny
 from tests.integration.tiny import TASK, Result
 
@@ -229,12 +228,12 @@ class TestFiles:
         found = first.metrics[f"export@{TASK}"]
         assert list(found) == ["dense", "sparse", "int8"]
         assert sum(found["int8"]["kernels"].values()) == 12
-        assert set(found["int8"]["kernels"]) <= set(runtime.INTEGER_KERNELS)
+        assert set(found["int8"]["kernels"]) <= set(audit.INTEGER_KERNELS)
         for variant in found:
-            graph = onnx.load_from_string(runtime.optimised(first[f"export/{TASK}/{variant}.onnx"])).graph
-            integer = [node.op_type for node in graph.node if node.op_type in runtime.INTEGER_KERNELS]
+            graph = audit.optimised(first[f"export/{TASK}/{variant}.onnx"]).graph
+            integer = [node.op_type for node in graph.node if node.op_type in audit.INTEGER_KERNELS]
             assert len(integer) == (12 if variant == "int8" else 0)
-            assert variant == "int8" or not set(found[variant]["kernels"]) & set(runtime.INTEGER_KERNELS)
+            assert variant == "int8" or not set(found[variant]["kernels"]) & set(audit.INTEGER_KERNELS)
 
     def test_the_tables_of_the_int8_file_are_int8(self, first, tmp_path):
         def tables(folder: Path) -> dict[str, int]:
@@ -351,7 +350,7 @@ class TestBrokenPromises:
         assert not (tmp_path / f"data/{stage}/{TASK}").exists()
 
     def test_a_student_that_is_not_pruned_enough(self, first, tmp_path, monkeypatch):
-        monkeypatch.setattr(schedules, "cubic_sparsity", lambda step, **ramp: 0.8)
+        monkeypatch.setattr(gradual, "cubic_sparsity", lambda step, **ramp: 0.8)
         with pytest.raises(PatternBroken, match=r"expected sparsity 0\.85 .* missing in 12 of 12 matrices"):
             again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus")
         assert not (tmp_path / "data/sparsify/model").exists()
@@ -365,10 +364,10 @@ class TestBrokenPromises:
 
     def test_a_file_that_multiplies_floats(self, first):
         path = first[f"export/{TASK}/sparse.onnx"]
-        kernels = inspect.Audit(path).kernels(stored_in(path))
+        kernels = audit.Audit(path).kernels(stored_in(path))
         assert len(kernels) == 12
         with pytest.raises(ExportError, match="expected an integer kernel for every quantized linear"):
-            inspect.check_integer(kernels)
+            audit.check_integer(kernels)
 
     def test_a_file_that_is_not_the_model(self, first, tmp_path, monkeypatch):
         measured = runtime.logits
@@ -378,9 +377,10 @@ class TestBrokenPromises:
             again(first, tmp_path, f"export@{TASK}", *folders)
 
     def test_a_model_that_did_not_go_through_quantize(self, first):
-        assert len(checkpoint.load_ranges(first[f"quantize/{TASK}"])) == 12
-        with pytest.raises(ModelError, match=r"expected ranges\.json"):
-            checkpoint.load_ranges(first[f"finetune/{TASK}"])
+        saved = json.loads((first[f"quantize/{TASK}"] / "quantization.json").read_text())
+        assert len(saved["ranges"]) == 12
+        with pytest.raises(ModelError, match=r"expected quantization\.json"):
+            quantization.load(torch.nn.Linear(1, 1), first[f"finetune/{TASK}"])
 
     def test_a_folder_without_weights(self, first, tmp_path):
         with pytest.raises(ModelError, match="expected the weights of a bert"):

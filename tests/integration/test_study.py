@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -19,11 +20,11 @@ from pipeline.history import Log
 from pipeline.tracking import lock, store
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
-from study import comparison, table, trials
+from study import table, trials
 from tests.conftest import PRUNABLE
 from tests.integration import study, tiny
 
-CELLS = ["dense", "one_shot-0.9", "gradual-0.9", "once_hard-0.9", "once-0.9"]
+CELLS = ["dense-0", "one_shot-0.9", "gradual-0.9", "once_hard-0.9", "once-0.9"]
 STOPPED = "study_once@topic-once-0.9"
 STUDY = study.document()["study"]
 STEPS = STUDY["steps"]["topic"]
@@ -56,7 +57,7 @@ def cells(done) -> dict[str, dict[str, Any]]:
 
 def test_every_command_of_the_study_ran(done):
     names = [*(f"study_late@topic-{c}" for c in CELLS[1:3]), *(f"study_once@topic-{c}" for c in CELLS[3:])]
-    assert list(done[1]) == ["study_sparsify@0.9", "study_dense@topic", *names, "study_table"]
+    assert list(done[1]) == ["study_sparsify@0.9", "study_dense@topic-dense-0", *names, "study_table"]
 
 
 def test_every_variant_took_the_same_steps_and_the_rate_is_the_best_on_validation(cells):
@@ -74,7 +75,7 @@ def test_every_variant_took_the_same_steps_and_the_rate_is_the_best_on_validatio
 @pytest.mark.parametrize("name", CELLS)
 def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done, cells, name):
     variant, _, sparsity = name.partition("-")
-    (scratch,) = (done[0] / "scratch").glob(f"study_*@topic-{name}" if sparsity else "study_dense@topic")
+    (scratch,) = (done[0] / "scratch").glob(f"study_*@topic-{name}")
     folders = [path for path in scratch.iterdir() if path.is_dir()]
     assert len(folders) == MODELS
     for folder in folders:
@@ -82,11 +83,11 @@ def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done
             checkpoint.load_task_model(AutoModelForSequenceClassification, folder, attention="eager"), PRUNABLE
         )
         for layer, zero in pattern.items():
-            assert int(zero.sum()) == masks.pruned_count(float(sparsity or 0), zero.numel()), layer
+            assert int(zero.sum()) == masks.pruned_count(float(sparsity), zero.numel()), layer
         if variant.startswith("once"):
             begun = checkpoint.load_masked_lm(done[0] / "study/data/sparsify/0.9/model", attention="eager")
             masks.check_pattern(masks.zeros(begun, PRUNABLE), pattern)
-    assert cells[name]["sparsity"] == pytest.approx(float(sparsity or 0), abs=1e-3)
+    assert cells[name]["sparsity"] == pytest.approx(float(sparsity), abs=1e-3)
 
 
 def test_sparsity_rises_while_the_task_is_learned(done):
@@ -110,7 +111,7 @@ def test_the_table_says_what_the_cells_measured(done, cells):
     assert rows["once-int8"]["scores"]["topic"] == list(cells["once-0.9"]["int8"]["test"].values())
     assert rows["once-int8"]["times_smaller"] == pytest.approx(17.8, abs=0.1)
     assert rows["once"]["once_steps"] - rows["gradual"]["once_steps"] == study.document()["sparsify"]["steps"]
-    assert metrics["study_table"]["topic"]["dense-0"] == comparison.mean(list(cells["dense"]["test"].values()))
+    assert metrics["study_table"]["topic"]["dense-0"] == fmean(cells["dense-0"]["test"].values())
     page = (folder / "study/table.md").read_text()
     assert page.count("\n| ") == 1 + len(rows)
     assert "The ordering as a whole" in page
@@ -262,7 +263,10 @@ def test_the_pipeline_passes_the_study_by_and_the_study_brings_what_it_stands_on
     assert {name.partition("@")[0] for name in below} == {
         *("fetch_local", "prepare_task", "prepare_corpus", "prepare_teacher", "teach_task"),
     }
-    for first, then in (("teach_task@topic", "study_dense@topic"), ("study_sparsify@0.9", "study_once@topic-once-0.9")):
+    for first, then in (
+        ("teach_task@topic", "study_dense@topic-dense-0"),
+        ("study_sparsify@0.9", "study_once@topic-once-0.9"),
+    ):
         position = [next(i for i, name in enumerate(whole) if name.endswith(end)) for end in (first, then)]
         assert position == sorted(position)
 

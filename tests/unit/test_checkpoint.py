@@ -16,10 +16,11 @@ from transformers import (
 )
 from transformers import AutoModelForSequenceClassification as AUTO
 
+from pruneonce import engine
 from pruneonce.errors import ConfigError, ModelError
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
-from pruneonce.tasks.classification import named
+from pruneonce.tasks.protocol import label_config
 from tests.conftest import TINY, random_classifier
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -105,7 +106,7 @@ def test_a_corpus_of_pairs_asks_for_a_next_sentence_head(folder, tokenizer, tmp_
     checkpoint.save(loaded, tokenizer, tmp_path / "both")
     assert same(loaded, checkpoint.load_masked_lm(tmp_path / "both", attention="eager", columns=PAIRS))
     assert same(masked_lm, checkpoint.load_masked_lm(tmp_path / "both", attention="eager"))
-    task = checkpoint.load_task_model(AUTO, tmp_path / "both", attention="eager", **named(["a", "b"]))
+    task = checkpoint.load_task_model(AUTO, tmp_path / "both", attention="eager", **label_config(["a", "b"]))
     assert torch.equal(task.bert.pooler.dense.weight, loaded.bert.pooler.dense.weight)
 
 
@@ -167,7 +168,7 @@ def test_a_tokenizer_gives_the_token_types_that_its_model_reads(folder, types, r
 
 
 def test_a_masked_lm_becomes_a_classifier_with_named_classes(folder, masked_lm):
-    loaded = checkpoint.load_task_model(AUTO, folder, attention="eager", **named(["no", "yes", "maybe"]))
+    loaded = checkpoint.load_task_model(AUTO, folder, attention="eager", **label_config(["no", "yes", "maybe"]))
     assert loaded.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
     assert loaded.config.label2id == {"no": 0, "yes": 1, "maybe": 2}
     assert loaded.classifier.weight.shape == (3, 48)
@@ -224,17 +225,6 @@ def test_what_was_pruned_is_written_with_the_model(masked_lm, tokenizer, tmp_pat
     assert student.config.pruned == masked_lm.config.pruned
 
 
-def test_ranges_round_trip_to_the_last_bit(tmp_path):
-    ranges = {"b": (-0.1, 1 / 3), "a": (0.0, 1e-30)}
-    checkpoint.save_ranges(ranges, tmp_path)
-    assert checkpoint.load_ranges(tmp_path) == ranges
-
-
-def test_a_model_that_was_not_quantized_has_no_ranges(tmp_path):
-    with pytest.raises(ModelError, match="did not go through `quantize`"):
-        checkpoint.load_ranges(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("config", "most"), [("bert", 64), ("roberta", 62), ("mpnet", 62), ("modernbert", 64), ("deberta-v2", 64)]
 )
@@ -247,13 +237,11 @@ def test_rows_that_a_model_has_no_positions_for_are_an_error(tmp_path, config, m
 
 
 def test_of_several_processes_the_first_one_writes(masked_lm, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(engine.distributed, "is_initialized", lambda: True)
     for rank, written in ((1, False), (0, True)):
-        monkeypatch.setattr(checkpoint.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(engine.distributed, "get_rank", lambda rank=rank: rank)
         checkpoint.save(masked_lm, tokenizer, tmp_path / "model")
-        checkpoint.save_ranges({"a": (0.0, 1.0)}, tmp_path / "model")
         assert (tmp_path / "model").exists() == written
-    assert checkpoint.load_ranges(tmp_path / "model") == {"a": (0.0, 1.0)}
 
 
 @pytest.mark.parametrize(("kind", "file"), [("deberta-v2", "spm.model"), ("albert", "spiece.model")])

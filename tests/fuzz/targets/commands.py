@@ -11,7 +11,7 @@ from unittest import mock
 
 from pipeline import cli
 from pipeline.tracking import trace
-from pruneonce import errors
+from pruneonce import command, errors
 from pruneonce.errors import PruneOnceError
 from tests.fuzz import damage
 from tests.fuzz.case import Files
@@ -80,16 +80,17 @@ def run(folder: Path) -> None:
     Path("model.packed").write_bytes(b"none")
     Path("folder").mkdir()
     os.mkfifo("pipe")
-    said = io.StringIO()
+    said, words = io.StringIO(), json.loads(Path("argv.json").read_text())
+    main = command.main if words[0] in command.OWN else cli.main
     # What a shell hands over that is no UTF-8 arrives as half of a surrogate pair, as here.
     with (
         mock.patch.object(cli, "_register", return_value=[]),  # a store of MLflow's takes seconds to make
         mock.patch.object(trace._Tree, "runs", return_value="none"),
-        mock.patch.object(sys, "argv", ["pruneonce", *json.loads(Path("argv.json").read_text())]),
+        mock.patch.object(sys, "argv", ["pruneonce", *words]),
         contextlib.redirect_stderr(said),
     ):
         try:
-            cli.main()
+            main()
         except SystemExit as ended:
             judge(ended, said.getvalue())
 

@@ -9,7 +9,7 @@ writes  latency    median and p95 at batch 1, and the time by operator. Not a fu
 import json
 
 from pipeline.params.sections import Common, Evaluate
-from pipeline.stage import Dep, Item, Log, Metrics, Record, main
+from pipeline.stage import Dep, Item, Metrics, Record, main
 from pruneonce.deployment import inspect, measurements, packing, runtime
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds, scores
@@ -28,7 +28,6 @@ def run(
     *,
     common: Common,
     evaluate: Evaluate,
-    log: Log,
 ) -> Metrics:
     p, kind, tokenizer = evaluate, kinds.load(splits), checkpoint.load_tokenizer(tokenizer_folder)
     files = {"dense": dense_onnx, "sparse": sparse_onnx, "int8": int8_onnx}

@@ -8,7 +8,7 @@ writes  dense_onnx, sparse_onnx, int8_onnx   one file each, dynamic batch and le
 from functools import partial
 
 from pipeline.params.sections import Common, Export
-from pipeline.stage import Dep, Item, Log, Metrics, Out, main
+from pipeline.stage import Dep, Item, Metrics, Out, main
 from pruneonce import engine, quantization
 from pruneonce.deployment import embeddings
 from pruneonce.deployment.parity import Texts
@@ -32,7 +32,6 @@ def run(
     *,
     common: Common,
     export: Export,
-    log: Log,
 ) -> Metrics:
     engine.accelerator(common)
     kind, tokenizer = kinds.load(splits), checkpoint.load_tokenizer(dense_folder)

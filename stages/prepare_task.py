@@ -6,14 +6,14 @@ writes  splits     train, validation, test: texts, label, input_ids; task.json: 
 """
 
 from pipeline.params.sections import Common, PrepareTask
-from pipeline.stage import Dep, Item, Log, Metrics, Out, main
+from pipeline.stage import Dep, Item, Metrics, Out, main
 from pruneonce.models import checkpoint, configuration
 from pruneonce.sources import tables
 from pruneonce.tasks import classes, examples, kinds
 from pruneonce.tasks.splits import cut_remark, write_split
 
 
-def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask, log: Log) -> Metrics:
+def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask) -> Metrics:
     p, family = prepare_task, kinds.KINDS[prepare_task.kind]
     columns = [p.text, *([p.pair] if p.pair else []), p.label]
 

@@ -13,9 +13,10 @@ source  Zafrir et al. 2021, arXiv:2111.05754, table 1
 
 from pathlib import Path
 
+from pipeline.history import Log
 from pipeline.params.sections import Common, Finetune, Quantize, Sparsify
 from pipeline.params.study import Study
-from pipeline.stage import Dep, Item, Log, Metrics, main
+from pipeline.stage import Dep, Item, Metrics, main
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.params.sections import PrepareTeacher, Sparsify
 from pipeline.params.study import Study
-from pipeline.stage import Dep, Log, Metrics, Record, main
+from pipeline.stage import Dep, Metrics, Record, main
 from study import comparison, results
 
 
@@ -28,7 +28,6 @@ def run(
     prepare_teacher: PrepareTeacher,
     sparsify: Sparsify,
     study: Study,
-    log: Log,
 ) -> Metrics:
     def read(variant: str, sparsity: float) -> dict[str, Any]:
         files = {task: cells / f"{task}-{variant}-{sparsity:g}.json" for task in study.tasks}

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline.history import Log
 from pipeline.params.sections import Distillation, Distilled, Finetune, Quantize
 from pipeline.params.study import Variant
-from pipeline.stage import Log
 from pruneonce import quantization
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks

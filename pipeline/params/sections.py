@@ -271,3 +271,9 @@ class Evaluate(Section):
 
 class Report(Section):
     title: str
+
+
+class TaskNames(Section):
+    """The names of the tasks, for the stages that read all tasks."""
+
+    names: list[str]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline import lineage
 from pipeline.params.document import Params
 from pipeline.params.sources import ExpectedRows, HubSource, LocalSource, PackageSource
+from pipeline.tracking.lock import locked
 from pruneonce.errors import DataError, ModelError
 from pruneonce.sources import tables
 from pruneonce.sources.folders import file_name
@@ -99,7 +99,7 @@ def source(name: str, p: Params) -> Source:
     """The source of this name, as the working folder has it."""
     section = "fetch" if name in p.fetch else "fetch_local"
     settings = getattr(p, section)[name]
-    stage, names = lineage.locked().get(f"{section}@{name}"), _names(settings)
+    stage, names = locked().get(f"{section}@{name}"), _names(settings)
     if stage and (RAW / name).is_dir() and _same(stage.params.get(f"{section}.{name}"), settings):
         files = _inside(RAW / name)
         if not names or names == set(files):  # else they are another profile's: git brings back dvc.lock, not data/raw

@@ -43,8 +43,8 @@ ROOMS = {
 HOME = {
     "prefect": "flows/",
     "dvc": "flows/",
-    "mlflow": ("pipeline/tracking.py", "pipeline/registry.py"),
-    "onnx": ("pruneonce/", "pipeline/registry.py"),  # MLflow's registry takes a model of it
+    "mlflow": "pipeline/tracking/",
+    "onnx": ("pruneonce/", "pipeline/tracking/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("transformers", "onnxruntime"), "pruneonce/"),
     "torch": ("pruneonce/", "study/"),
     **dict.fromkeys(("accelerate", "datasets", "safetensors", "onnxscript", "pyarrow", "numpy"), "pruneonce/"),
@@ -150,7 +150,7 @@ def test_a_cycle_of_late_imports_would_be_seen(tmp_path, monkeypatch):
         ("flows/compress.py", "pruneonce"),
         ("pruneonce/sparsity/masks.py", "pipeline.params"),
         ("pruneonce/sparsity/masks.py", "prefect"),
-        ("pipeline/lineage.py", "dvc.repo"),
+        ("pipeline/tracking/lock.py", "dvc.repo"),
         ("pipeline/cli.py", "pruneonce.command"),
         ("pruneonce/command.py", "pipeline.cli"),
         ("pruneonce/command.py", "importlib"),
@@ -165,7 +165,7 @@ def test_a_wrong_arrow_would_be_seen(file, name):
     ("module", "without"),
     [
         ("pipeline.stage", ("torch", "transformers", "prefect", "dvc")),
-        ("pipeline.lineage", ("torch", "prefect", "dvc", "mlflow")),
+        ("pipeline.tracking.lock", ("torch", "prefect", "dvc", "mlflow")),
         ("pipeline.params.profiles", ("torch", "prefect", "dvc", "mlflow")),
         ("pipeline.cli", ("torch", "onnx", "onnxruntime", "prefect", "dvc", "mlflow")),
         ("pruneonce", ("torch", "onnx", "onnxruntime", "numpy")),

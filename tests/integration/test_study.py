@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from pipeline import lineage, stage, tracking
-from pipeline.stage import Log
+from pipeline import stage
+from pipeline.history import Log
+from pipeline.tracking import lock, store
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
 from study import table, trials
@@ -222,24 +223,23 @@ def test_under_dvc_a_stage_has_the_name_it_has_there_and_set_changes_one_value(d
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert Path("study/table.md").read_text().startswith("# Otherwise\n")
-    (run_id,) = (path.name for path in Path(".pruneonce/unsealed").iterdir())
-    run = tracking.connect()[0].get_run(run_id)
-    assert run.data.tags["pruneonce.stage"] == "study_named@so"
+    client, experiment = store.connect()
+    (run,) = client.search_runs([experiment], "tags.`pruneonce.stage` = 'study_named@so'")
     assert run.data.tags["mlflow.source.name"] == "study/table.py"
     assert run.data.params["study.title"] == "Otherwise"
 
 
 ORDER = """
 import json
-from flows import compress
-print(json.dumps([compress.order(compress.COMPRESS), compress.order(compress.STUDY)]))
+from flows import order
+print(json.dumps([order.in_order(order.COMPRESS), order.in_order(order.STUDY)]))
 """
 VARIANTS = """
 import json
-from flows import compress
+from flows import order
 from pipeline.params.document import load
 from pipeline.params.reading import read_yaml
-wired = compress.variants(read_yaml(compress.STUDY.folder / "dvc.yaml"))
+wired = order.variants(read_yaml(order.STUDY.folder / "dvc.yaml"))
 load().check_study(wired)
 print(json.dumps(sorted(wired)))
 """
@@ -276,9 +276,9 @@ def test_both_lock_files_are_read(tmp_path):
     for path, name in (("dvc.lock", "report"), ("study/dvc.lock", "study_table")):
         entry = {"cmd": "python", "outs": [{"path": f"{name}.md", "md5": "0"}]}
         (tmp_path / path).write_text(json.dumps({"schema": "2.0", "stages": {name: entry}}))
-    found = lineage.locked(tmp_path)
+    found = lock.locked(tmp_path)
     assert list(found) == ["report", "study_table"]
-    assert [stage.name for stage in lineage.producers("study/study_table.md", found)] == ["study_table"]
+    assert [stage.name for stage in lock.producers("study/study_table.md", found)] == ["study_table"]
 
 
 def test_what_dvc_does_with_the_pipeline_passes_the_study_by(project):

@@ -7,8 +7,8 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 
+from pipeline.history import Log
 from pipeline.params.document import parse
-from pipeline.stage import Log
 from pruneonce.errors import DataError, ModelError
 from pruneonce.language import corpus, masked_lm
 from pruneonce.models import checkpoint

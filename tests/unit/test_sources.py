@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.params.sources import HubSource
-from pipeline.stage import Log
 from pruneonce.errors import ChecksumMismatch, SourceError, UnsafeArchive
 from pruneonce.sources import archives, checks, fetch, local
 from stages import fetch as fetch_stage
@@ -239,17 +238,16 @@ def test_fetch_refuses_what_is_not_expected(hub_dataset, tmp_path):
         "config": None,
         "splits": {"train": "train"},
     }
-    log = Log(tmp_path / "scratch")
     for number, rows in enumerate([2, 3]):
         expects = {"columns": ["text"], "rows": {"train": rows}, "bytes": 6}
         source = HubSource.model_validate({**known, "expects": expects})
         if rows == 2:
-            assert fetch_stage.run("x", tmp_path / str(number), fetch=source, log=log)["files"] == 1
+            assert fetch_stage.run("x", tmp_path / str(number), fetch=source)["files"] == 1
         else:
             with pytest.raises(SourceError, match="and 3 rows"):
-                fetch_stage.run("x", tmp_path / str(number), fetch=source, log=log)
+                fetch_stage.run("x", tmp_path / str(number), fetch=source)
     unknown = HubSource.model_validate({**known, "expects": None})
-    assert fetch_stage.run("x", tmp_path / "unknown", fetch=unknown, log=log)["files"] == 1
+    assert fetch_stage.run("x", tmp_path / "unknown", fetch=unknown)["files"] == 1
 
 
 def test_the_first_fact_of_a_model_that_differs_is_named(tmp_path, tiny_folder):

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.params.sources import HubSource, LocalSource
-from pipeline.stage import Log
 from pruneonce.errors import SourceError, UnsafeArchive
 from pruneonce.sources import archives, checks, fetch, local
 from stages import fetch as fetch_stage
@@ -219,7 +218,7 @@ def test_the_stage_leaves_nothing_after_an_error(given, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old.txt").write_text("old")
     with pytest.raises(SourceError, match="a device or a pipe"):
-        fetch_local.run("x", given, tmp_path / "out", fetch_local=given_local, log=Log(tmp_path / "scratch"))
+        fetch_local.run("x", given, tmp_path / "out", fetch_local=given_local)
     assert not (tmp_path / "out").exists()
 
 
@@ -231,7 +230,7 @@ def test_a_hub_source_that_is_not_what_was_expected_leaves_nothing(tmp_path, mon
     known = {"repository": "a/b", "kind": "model", "revision": "0" * 40, "config": None, "splits": {}}
     source = HubSource.model_validate({**known, "expects": {"model_type": "bert"}})
     with pytest.raises(SourceError, match="expected model_type 'bert'"):
-        fetch_stage.run("x", tmp_path / "raw" / "x", fetch=source, log=Log(tmp_path / "scratch"))
+        fetch_stage.run("x", tmp_path / "raw" / "x", fetch=source)
     nothing_left(tmp_path / "raw")
 
 

@@ -4,8 +4,8 @@ Two shapes, batch 1 and 8, 16 to 384 tokens, 1 and 2 threads. `--quick`: batch 1
 cell with bars. `--operators`: time by operator. Models have random weights, are pruned to 85 % and calibrated on random
 tokens.
 Variants take turns in rounds, so that a busy machine slows all alike. A turn is as many calls as the slowest variant makes
-in 0.1 s, from 1 to 10, and counts as its fastest. ms is the median over rounds; a ratio is the median of the ratios within
-a round. All sessions have the same options.
+in 0.1 s, from 1 to 10. Its time is that of the fastest call. ms is the median over rounds. A ratio is the median of the
+ratios within a round. All sessions have the same options.
 """
 
 import contextlib

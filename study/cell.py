@@ -2,8 +2,8 @@
 
 The first seed tries every rate, validation chooses one, and the other seeds train with it. Every variant begins with the
 head of the task's teacher, and takes the same number of steps on the same batches. Test scores are PyTorch's. The int8
-score is that of the fake-quantized model. One process trains all models of a cell, since starting one costs as much as
-30 steps. Only metrics are an out. Finished models stay in the scratch folder until the cell is finished.
+score is that of the fake-quantized model. One process trains all models of a cell. Only metrics are an
+out. Finished models stay in the scratch folder until the cell is finished.
 
 reads   start_folder    masked LM, dense or sparse              prepare_teacher, study_sparsify
         teacher_folder  dense task model                        teach_task

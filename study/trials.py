@@ -42,7 +42,7 @@ class MagnitudePruning:
 
 
 def prune_end_steps(pruning: str, end_ratio: float, *, steps: int) -> int:
-    """The last pruning step, which a training of so many steps reaches: 0 unless pruning is gradual."""
+    """The last pruning step, 0 unless pruning is gradual. A training of `steps` steps reaches it."""
     return min(round(end_ratio * steps), steps - 1) if pruning == "gradual" else 0
 
 

@@ -1,7 +1,7 @@
 """Pairs of segments for next-sentence prediction: [CLS] A [SEP] B [SEP]. B follows A, or is of another document.
 
 A span of a document is cut in two where a sentence begins, or anywhere if none does. In half of the pairs B is the second
-part. In the others B has as many tokens of another document, from a place of the same kind; the second part then begins
+part. In the others B has as many tokens of another document, from a place of the same kind. The second part then begins
 the next span, so no text is lost. Spans fill the block, except for a share of short ones of random length.
 Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.2, and its create_pretraining_data.py.
 Difference: there, B of a random pair fills up the block. Here it is as long as the true B: the padding tells nothing.

@@ -177,7 +177,7 @@ def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
     A backward frees layers while it makes gradients, so the peak is at its start or at its end. Near the end there are
     all gradients, and one layer or the sums of the embeddings' gradients.
     Not counted: biases, statistics of normalisations, fragmentation, the allocator's reserve, libraries' workspaces.
-    An upper bound on a GPU with dropout: a GPU keeps a mask of 1 byte an element, a CPU one of `element` bytes.
+    With dropout it is an upper bound on a GPU, whose mask has 1 byte an element. A CPU's has `element` bytes.
     """
     model = 12 * s.parameters + s.prunable + (4 * s.parameters if teacher else 0)
     gradients = 4 * s.parameters * (1 if p.processes == 1 else 2)
@@ -187,13 +187,8 @@ def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
     start = layers + passing + (gradients if p.accumulates or p.processes > 1 else 0)
     last_layer = layer + 4 * p.tokens * (s.feed_forward + s.hidden) - 4 * s.prunable / s.layers  # it has no gradients yet
     end = gradients + max(3 * _vocabulary_bytes(s, p, element=4), last_layer)
-    return {
-        "model": model,
-        "gradients": gradients,
-        "layers": layers,
-        "passing": passing,
-        "peak": model + max(start, end),
-    }
+    parts = {"model": model, "gradients": gradients, "layers": layers, "passing": passing}
+    return parts | {"peak": model + max(start, end)}
 
 
 def _layer_bytes(s: Shape, p: Piece) -> float:

@@ -1,0 +1,125 @@
+"""Print every key of params.yaml: type, bounds, and the comment beside its field in the pydantic classes."""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline import params
+
+FIELD = re.compile(r"^    (\w+): .*?(?:  # (.*))?$")
+COMMENT = re.compile(r"^    # (.*)$")
+BOUNDS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "exclusiveMaximum": "< {}"}
+PLAIN = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
+
+Schema = Mapping[str, Any]
+
+
+def meanings(section: type[BaseModel]) -> dict[str, str]:
+    """Field -> its comment: the lines above it and the one beside it, inherited fields included."""
+    found: dict[str, str] = {}
+    for base in reversed([each for each in section.__mro__ if issubclass(each, BaseModel) and each is not BaseModel]):
+        above: list[str] = []
+        for line in inspect.getsource(base).splitlines():
+            if comment := COMMENT.match(line):
+                above.append(comment[1])
+                continue
+            if (field := FIELD.match(line)) and (above or field[2]):
+                found[field[1]] = " ".join([*above, field[2] or ""]).strip()
+            above = []
+    return found
+
+
+def named(schema: Schema, classes: Schema) -> tuple[str, Schema] | None:
+    """The class that a schema refers to: its name and its own schema."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return (name, classes[name]) if name else None
+
+
+def kind(schema: Schema) -> str:
+    """The type and bounds of a value, in words."""
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if "anyOf" in schema or "oneOf" in schema:
+        return " or ".join(dict.fromkeys(kind(each) for each in schema.get("anyOf", schema.get("oneOf"))))
+    if "$ref" in schema:
+        return "mapping, below"
+    if schema.get("type") == "array":
+        length = f", at least {schema['minItems']}" if schema.get("minItems") else ""
+        return f"list{length}: {kind(schema['items'])}" if schema["items"] else "list"
+    if schema.get("type") == "object":
+        values = schema.get("additionalProperties", {})
+        (values,) = [*schema.get("patternProperties", {}).values()] or [values]
+        return f"mapping of names: {kind(values)}" if isinstance(values, Mapping) and values else "mapping of names"
+    limits = [text.format(f"{schema[bound]:g}") for bound, text in BOUNDS.items() if bound in schema]
+    if schema.get("pattern", "").startswith("^[A-Za-z0-9][A-Za-z0-9_-]"):
+        return "name"
+    if "pattern" in schema:
+        limits.append(f"`{schema['pattern']}`")
+    if "minLength" in schema:
+        limits.append("not empty")
+    return ", ".join([PLAIN[schema["type"]], *limits])
+
+
+def parts(schema: Schema, key: str) -> Iterator[tuple[str, Schema]]:
+    """Where a value holds keys of its own: their common name, and the reference to their class."""
+    if "$ref" in schema:
+        yield key, schema
+    for each in schema.get("anyOf", schema.get("oneOf", [])):
+        yield from parts(each, key)
+    if isinstance(schema.get("items"), Mapping):
+        yield from parts(schema["items"], f"{key}[]")
+    for values in [schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()]:
+        if isinstance(values, Mapping):
+            yield from parts(values, f"{key}.<name>")
+
+
+def rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """(key, type and bounds, meaning) of a section's keys; the keys of a nested class follow the key that holds it."""
+    schema = section.model_json_schema()
+    classes = {name: getattr(params, name) for name in schema.get("$defs", {})}
+    meaning = meanings(section)
+    for name, field in schema["properties"].items():
+        key = f"{prefix}{name}"
+        yield key, kind(field), meaning.get(name, "")
+        for inner, reference in parts(field, key):
+            found = named(reference, classes)
+            if found:
+                yield from rows(found[1], f"{inner}.")
+
+
+def lines() -> Iterator[str]:
+    """A heading and a table for each section, in the order of the file."""
+    whole = params.Params.model_json_schema()["properties"]
+    meaning = meanings(params.Params)
+    for name, field in whole.items():
+        yield f"## {name}"
+        yield ""
+        stage = params.TASK_STAGES.get(name)
+        references = [] if stage else [(k, getattr(params, r["$ref"].rpartition("/")[2])) for k, r in parts(field, "")]
+        if stage:
+            yield f"The recipe of all tasks. `tasks.<name>.{name}` changes keys of it for one task."
+            yield ""
+            references = [("", stage)]
+        if meaning.get(name):
+            yield meaning[name]
+            yield ""
+        if not references:
+            yield f"Type: {kind(field)}."
+            yield ""
+        for prefix, section in references:
+            if len(references) > 1:
+                yield f"{inspect.cleandoc(section.__doc__ or '').splitlines()[0]}"
+                yield ""
+            yield "| key | type and bounds | meaning |"
+            yield "|---|---|---|"
+            start = f"{prefix.lstrip('.')}." if prefix else ""
+            for row in rows(section, start):
+                yield "| " + " | ".join(cell.replace("|", r"\|") for cell in (f"`{row[0]}`", *row[1:])) + " |"
+            yield ""
+
+
+if __name__ == "__main__":
+    print(*lines(), sep="\n")

@@ -28,8 +28,8 @@ def arrows(blocks: dict[str, Any]) -> networkx.DiGraph:
     graph = networkx.DiGraph()
     for name, block in blocks.items():
         for other, earlier in blocks.items():
-            outs = stems([*earlier["outs"], *earlier.get("metrics", [])]) if other != name else []
-            if any(dep and out and (dep.startswith(out) or out.startswith(dep)) for dep in stems(block["deps"]) for out in outs):
+            outs = stems([*earlier["outs"], *earlier.get("metrics", [])])
+            if other != name and any(a.startswith(b) or b.startswith(a) for a in stems(block["deps"]) for b in outs):
                 graph.add_edge(other, name)
     return networkx.transitive_reduction(graph)
 

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -32,10 +32,12 @@ def meanings(section: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-def named(schema: Schema, classes: Schema) -> tuple[str, Schema] | None:
-    """The class that a schema refers to: its name and its own schema."""
-    name = schema.get("$ref", "").rpartition("/")[2]
-    return (name, classes[name]) if name else None
+def classes(base: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Every class below a class, by name."""
+    found: dict[str, type[BaseModel]] = {}
+    for each in base.__subclasses__():
+        found |= {each.__name__: each, **classes(each)}
+    return found
 
 
 def kind(schema: Schema) -> str:
@@ -63,10 +65,10 @@ def kind(schema: Schema) -> str:
     return ", ".join([PLAIN[schema["type"]], *limits])
 
 
-def parts(schema: Schema, key: str) -> Iterator[tuple[str, Schema]]:
-    """Where a value holds keys of its own: their common name, and the reference to their class."""
+def parts(schema: Schema, key: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Where a value holds keys of its own: the path to them, and their class."""
     if "$ref" in schema:
-        yield key, schema
+        yield key, classes(params.Section)[schema["$ref"].rpartition("/")[2]]
     for each in schema.get("anyOf", schema.get("oneOf", [])):
         yield from parts(each, key)
     if isinstance(schema.get("items"), Mapping):
@@ -78,47 +80,39 @@ def parts(schema: Schema, key: str) -> Iterator[tuple[str, Schema]]:
 
 def rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
     """(key, type and bounds, meaning) of a section's keys; the keys of a nested class follow the key that holds it."""
-    schema = section.model_json_schema()
-    classes = {name: getattr(params, name) for name in schema.get("$defs", {})}
     meaning = meanings(section)
-    for name, field in schema["properties"].items():
+    for name, field in section.model_json_schema()["properties"].items():
         key = f"{prefix}{name}"
         yield key, kind(field), meaning.get(name, "")
-        for inner, reference in parts(field, key):
-            found = named(reference, classes)
-            if found:
-                yield from rows(found[1], f"{inner}.")
+        for path, inner in parts(field, key):
+            yield from rows(inner, f"{path}.")
 
 
 def lines() -> Iterator[str]:
     """A heading and a table for each section, in the order of the file."""
-    whole = params.Params.model_json_schema()["properties"]
     meaning = meanings(params.Params)
-    for name, field in whole.items():
-        yield f"## {name}"
-        yield ""
-        stage = params.TASK_STAGES.get(name)
-        references = [] if stage else [(k, getattr(params, r["$ref"].rpartition("/")[2])) for k, r in parts(field, "")]
-        if stage:
-            yield f"The recipe of all tasks. `tasks.<name>.{name}` changes keys of it for one task."
+    for name, field in params.Params.model_json_schema()["properties"].items():
+        yield from (f"## {name}", "")
+        recipe = params.TASK_STAGES.get(name)
+        if recipe:
+            yield from (f"The recipe of all tasks. `tasks.<name>.{name}` changes keys of it for one task.", "")
+        if name in meaning:
+            yield from (meaning[name], "")
+        sections = [("", recipe)] if recipe else [(path.lstrip("."), section) for path, section in parts(field, "")]
+        if not sections:
+            yield from (f"Type: {kind(field)}.", "")
+        for path, section in sections:
+            if len(sections) > 1:
+                yield from (inspect.cleandoc(section.__doc__ or "").partition("\n")[0], "")
+            yield from table(rows(section, f"{path}." if path else ""))
             yield ""
-            references = [("", stage)]
-        if meaning.get(name):
-            yield meaning[name]
-            yield ""
-        if not references:
-            yield f"Type: {kind(field)}."
-            yield ""
-        for prefix, section in references:
-            if len(references) > 1:
-                yield f"{inspect.cleandoc(section.__doc__ or '').splitlines()[0]}"
-                yield ""
-            yield "| key | type and bounds | meaning |"
-            yield "|---|---|---|"
-            start = f"{prefix.lstrip('.')}." if prefix else ""
-            for row in rows(section, start):
-                yield "| " + " | ".join(cell.replace("|", r"\|") for cell in (f"`{row[0]}`", *row[1:])) + " |"
-            yield ""
+
+
+def table(cells: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Rows as Markdown."""
+    yield from ("| key | type and bounds | meaning |", "|---|---|---|")
+    for key, of_type, meaning in cells:
+        yield "| " + " | ".join(cell.replace("|", r"\|") for cell in (f"`{key}`", of_type, meaning)) + " |"
 
 
 if __name__ == "__main__":

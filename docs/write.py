@@ -63,8 +63,8 @@ def main() -> None:
     found = differences(args.root)
     for path, text in found.items():
         if args.check:
-            old = path.read_text().splitlines()
-            print(*difflib.unified_diff(old, text.splitlines(), str(path), "what its commands print", lineterm="", n=1), sep="\n")
+            old, new = path.read_text().splitlines(), text.splitlines()
+            print(*difflib.unified_diff(old, new, str(path), "what its commands print", lineterm="", n=1), sep="\n")
         else:
             path.write_text(text)
             print(path.relative_to(args.root))

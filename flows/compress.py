@@ -34,7 +34,11 @@ from rich.table import Table
 
 from flows import leftovers, trouble
 from flows.repro import Outcome, quiet_logs, repro, say_errors_once
-from pipeline import cli, inventory, lineage, params, processes, profiles
+from pipeline import cli, lineage, processes
+from pipeline.params import profiles
+from pipeline.params.document import Params
+from pipeline.params.reading import read_yaml
+from pipeline.plan import inventory
 from pruneonce.errors import PipelineError, PruneOnceError
 
 LOCK = Path(".pruneonce/run.lock")
@@ -77,7 +81,7 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
     with processes.alone(LOCK, "run in this folder"):
         chosen = profiles.select(profile, overrides)
         if pipeline is STUDY:
-            chosen.check_study(variants(params.read_yaml(STUDY.folder / "dvc.yaml")))
+            chosen.check_study(variants(read_yaml(STUDY.folder / "dvc.yaml")))
         logger = get_run_logger()
         with trouble.plainly("a pipeline that DVC can read"), Repo() as repo:
             for line in leftovers.clear(repo):
@@ -112,7 +116,7 @@ def variants(document: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def check_lengths(chosen: params.Params) -> None:
+def check_lengths(chosen: Params) -> None:
     """Raises ConfigError if rows are longer than the model takes: else its training or evaluation is where that is found.
 
     By its configuration alone, for torch takes seconds to import; RoBERTa and MPNet take two tokens less, as `plan` knows.

@@ -115,9 +115,9 @@ def _path(text: str) -> Path:
 def _lines(args: argparse.Namespace) -> Iterable[str]:
     """Do what was asked and say what was done."""
     if args.command == "plan":
-        from pipeline import costs, plan  # import torch, which takes seconds
+        from pipeline.plan import costs, page  # import torch, which takes seconds
 
-        return list(plan.lines(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second)))
+        return list(page.lines(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second)))
     if args.command == "trace":
         return list(trace(args.file))  # all of it, or an error
     if args.command == "seal":

@@ -23,7 +23,8 @@ from typing import Any
 
 import psutil
 
-from pipeline import ignored, params
+from pipeline import ignored
+from pipeline.params.reading import read_yaml
 from pruneonce.errors import ConfigError, PruneOnceError, TrackerUnreachable, plain
 
 EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp` and `--queue` make their copies, and remove them
@@ -61,7 +62,7 @@ def locked(root: Path = Path()) -> dict[str, Stage]:
 def _of_dvc(path: Path) -> Iterator[dict[str, Any]]:
     """A file of DVC's to read from; empty if there is none. Raises ConfigError where it is not built as DVC builds it."""
     try:
-        yield (params.read_yaml(path) or {}) if path.exists() else {}
+        yield (read_yaml(path) or {}) if path.exists() else {}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"expected stages as DVC has them in {path}, found another structure ({type(error).__name__}: {error}). What "
@@ -84,7 +85,7 @@ def current(root: Path = Path()) -> dict[str, Stage]:
 
     The others are what former profiles left: DVC keeps their entries.
     """
-    values = params.read_yaml(root / "params.yaml") if (root / "params.yaml").exists() else {}
+    values = read_yaml(root / "params.yaml") if (root / "params.yaml").exists() else {}
     names: set[str] = set()
     for path in LOCKS:
         with _of_dvc(root / path.with_suffix(".yaml")) as document:

@@ -26,7 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from pipeline import integrity, lineage, params, processes, tracking
+from pipeline import integrity, lineage, processes, tracking
+from pipeline.params.document import load
+from pipeline.params.section import Section
 from pruneonce.errors import ConfigError, DataError, PruneOnceError
 
 Dep = Annotated[Path, "dep"]  # a path the stage reads
@@ -53,7 +55,7 @@ def contract(run: Callable[..., Metrics]) -> dict[str, list[str]]:
 
 
 def _is_section(hint: object) -> bool:
-    return inspect.isclass(hint) and issubclass(hint, params.Section)
+    return inspect.isclass(hint) and issubclass(hint, Section)
 
 
 @dataclass
@@ -134,7 +136,7 @@ def launch(run: Callable[..., Metrics]) -> None:
     if LAUNCHED not in os.environ and "LOCAL_RANK" not in os.environ:  # LOCAL_RANK: torchrun was called by hand
         stage = Path(inspect.getfile(run)).stem
         try:
-            _become(params.load().launch_words, ["-m", f"stages.{stage}", *sys.argv[1:]])
+            _become(load().launch_words, ["-m", f"stages.{stage}", *sys.argv[1:]])
         except PruneOnceError as error:
             sys.exit(f"\n{stage}: {type(error).__name__}: {error}")
     main(run)
@@ -208,9 +210,9 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     wants = contract(run)
     args = _arguments(run, wants)
     items = [args[name] for name in wants["item"]]
-    loaded = params.load(changes=args.pop("set"))
+    loaded = load(changes=args.pop("set"))
     sections = {name: loaded.section(name, next(iter(items), None)) for name in wants["section"]}
-    flat = {f"{s}.{k}": v for s, section in sections.items() for k, v in section.model_dump().items()}
+    flat = tracking.flatten({name: section.model_dump() for name, section in sections.items()})
     name = _name(stage, items)
     args |= {name: Path(getattr(section, name)) for name in wants["given"] for section in sections.values()}
     reads = [*wants["dep"], *wants["given"]]

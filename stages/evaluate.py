@@ -8,7 +8,7 @@ writes  latency    median and p95 at batch 1, and the time by operator. Not a fu
 
 import json
 
-from pipeline.params import Common, Evaluate
+from pipeline.params.sections import Common, Evaluate
 from pipeline.stage import Dep, Item, Log, Metrics, Record, main
 from pruneonce.deployment import inspect, packing, runtime
 from pruneonce.models import checkpoint

@@ -7,7 +7,7 @@ writes  dense_onnx, sparse_onnx, int8_onnx   one file each, dynamic batch and le
 
 from functools import partial
 
-from pipeline.params import Common, Export
+from pipeline.params.sections import Common, Export
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
 from pruneonce import engine, quantization
 from pruneonce.batch import inputs

@@ -6,7 +6,7 @@ writes  source  folder: a model's files, or one file a split      data/raw/<name
 
 import shutil
 
-from pipeline.params import ExpectedRows, HubSource, PackageSource
+from pipeline.params.sources import ExpectedRows, HubSource, PackageSource
 from pipeline.stage import Item, Log, Metrics, Out, main
 from pruneonce.errors import SourceError
 from pruneonce.sources.fetch import check_model, check_splits, fetch_hub, fetch_package

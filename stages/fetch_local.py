@@ -6,7 +6,7 @@ writes  source  folder: a model's files, or one file a split      data/raw/<name
 
 import shutil
 
-from pipeline.params import LocalSource
+from pipeline.params.sources import LocalSource
 from pipeline.stage import Given, Item, Log, Metrics, Out, main
 from pruneonce.sources import fetch
 

@@ -8,7 +8,7 @@ writes  model    sparse task model, every zero still in place
 source  Zafrir et al. 2021, arXiv:2111.05754, "pattern-lock" and "transfer to a task"
 """
 
-from pipeline.params import Common, Finetune
+from pipeline.params.sections import Common, Finetune
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint

@@ -9,7 +9,7 @@ writes  tokens  train.arrow, held_out.arrow: int32[blocks, length]; with next_se
 
 from functools import partial
 
-from pipeline.params import Common, PrepareCorpus
+from pipeline.params.sections import Common, PrepareCorpus
 from pipeline.stage import Dep, Log, Metrics, Out, main
 from pruneonce.errors import DataError
 from pruneonce.language import corpus, segments

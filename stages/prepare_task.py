@@ -5,7 +5,7 @@ reads   source     folder with train and perhaps validation, test     fetch
 writes  splits     train, validation, test: texts, label, input_ids; task.json: what the task is     data/tasks/<task>
 """
 
-from pipeline.params import Common, PrepareTask
+from pipeline.params.sections import Common, PrepareTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, main
 from pruneonce.models import checkpoint
 from pruneonce.sources import tables

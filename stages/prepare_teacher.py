@@ -11,7 +11,7 @@ cost    default profile: see README, "What it costs"
 
 from functools import partial
 
-from pipeline.params import Common, PrepareTeacher
+from pipeline.params.sections import Common, PrepareTeacher
 from pipeline.stage import Dep, Log, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
 from pruneonce.language import corpus, masked_lm

@@ -13,7 +13,7 @@ source  Zafrir et al. 2021, arXiv:2111.05754, "quantization-aware training"
 
 from functools import partial
 
-from pipeline.params import Common, Quantize
+from pipeline.params.sections import Common, Quantize
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
 from pruneonce import quantization
 from pruneonce.engine import accelerator

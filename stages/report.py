@@ -10,7 +10,8 @@ writes  page       the table as Markdown
 import json
 
 from pipeline import report as reporting
-from pipeline.params import Report, TaskNames
+from pipeline.params.document import TaskNames
+from pipeline.params.sections import Report
 from pipeline.stage import Dep, Log, Metrics, Record, main
 
 

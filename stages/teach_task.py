@@ -8,7 +8,7 @@ writes  model    dense task model
 
 import sys
 
-from pipeline.params import Common, TeachTask
+from pipeline.params.sections import Common, TeachTask
 from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint

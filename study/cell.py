@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.params import Common, Distilled, Finetune, Quantize, Sparsify, Study, StudyRecipe
+from pipeline.params.sections import Common, Distilled, Finetune, Quantize, Sparsify
+from pipeline.params.study import Study, StudyRecipe
 from pipeline.stage import Dep, Item, Log, Metrics, main
 from pruneonce import quantization
 from pruneonce.engine import accelerator

@@ -12,7 +12,8 @@ import json
 from itertools import product
 from typing import Any
 
-from pipeline.params import PrepareTeacher, Sparsify, Study
+from pipeline.params.sections import PrepareTeacher, Sparsify
+from pipeline.params.study import Study
 from pipeline.stage import Dep, Log, Metrics, Record, main
 from study import comparison
 
@@ -45,7 +46,7 @@ def run(
     notes = comparison.NOTES.format(
         seeds=len(study.recipe.seeds),
         rates=", ".join(f"{rate:g}" for rate in study.recipe.learning_rates),
-        hard=" and ".join(name for name, row in study.variants.items() if not row.soft_ratio) or "none",
+        hard=" and ".join(name for name, row in study.variants.items() if not row.soft_weight) or "none",
         criterion=sparsify.criterion,
     )
     page.write_text(comparison.markdown(study.title, rows, judged, notes))

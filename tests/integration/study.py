@@ -11,7 +11,8 @@ from typing import Any
 
 from accelerate.state import AcceleratorState
 
-from pipeline import params
+from pipeline.params.document import override, parse
+from pipeline.params.reading import read_yaml
 from pipeline.stage import Log, contract
 from tests.integration import tiny
 
@@ -37,7 +38,7 @@ def document() -> dict[str, Any]:
 
 def commands(document: dict[str, Any]) -> Iterator[Command]:
     """Every command in the file's order, which is a topological one."""
-    for stage, block in params.read_yaml(FILE)["stages"].items():
+    for stage, block in read_yaml(FILE)["stages"].items():
         matrix = {key: _values(value, document) for key, value in block.get("matrix", {}).items()}
         for chosen in product(*matrix.values()):
             cmd = tiny._fill(block["cmd"], {**document, "item": dict(zip(matrix, chosen, strict=True))})
@@ -57,8 +58,8 @@ def run(command: Command, folder: Path, document: dict[str, Any], log: Log | Non
     function = importlib.import_module(command.module).run
     wants, flags = contract(function), dict(command.flags)
     if change := flags.pop("set", None):
-        params.override(document, change)
-    loaded = params.parse(document, "tiny")
+        override(document, change)
+    loaded = parse(document, "tiny")
     items = {name: flags.pop(name) for name in wants["item"]}
     paths = {name: folder / path for name, path in flags.items()}
     for path in paths.values():

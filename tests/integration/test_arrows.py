@@ -22,9 +22,9 @@ MAY = {
 # Science behind a command: packing needs numpy and zlib, no torch; what `plan` needs is imported when it is asked for.
 ALSO = {
     "pipeline/cli.py": ("pruneonce.deployment.packing", "pruneonce.deployment.unpacking"),
-    "pipeline/costs.py": ("pruneonce.models.step_costs",),
-    "pipeline/inventory.py": ("pruneonce.sources.fetch", "pruneonce.sources.tables"),
-    "pipeline/plan.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices"),
+    "pipeline/plan/costs.py": ("pruneonce.models.step_costs",),
+    "pipeline/plan/inventory.py": ("pruneonce.sources.fetch", "pruneonce.sources.tables"),
+    "pipeline/plan/page.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices"),
 }
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
 SHARED = {"errors", "batch", "text", "engine"}
@@ -137,12 +137,12 @@ def test_a_cycle_of_late_imports_would_be_seen(tmp_path, monkeypatch):
         ("stages/export.py", "flows.compress"),
         ("stages/export.py", "torch.nn"),
         ("stages/export.py", "mlflow"),
-        ("pipeline/params.py", "pruneonce.sparsity.masks"),
-        ("pipeline/params.py", "stages.export"),
-        ("pipeline/params.py", "pruneonce.deployment.packing"),
+        ("pipeline/params/document.py", "pruneonce.sparsity.masks"),
+        ("pipeline/params/document.py", "stages.export"),
+        ("pipeline/params/document.py", "pruneonce.deployment.packing"),
         ("pipeline/cli.py", "pruneonce.deployment.export"),
         ("pipeline/cli.py", "pruneonce.models.step_costs"),
-        ("pipeline/plan.py", "torch"),
+        ("pipeline/plan/page.py", "torch"),
         ("pipeline/stage.py", "mlflow"),
         ("flows/compress.py", "stages.export"),
         ("flows/compress.py", "pruneonce"),
@@ -160,7 +160,7 @@ def test_a_wrong_arrow_would_be_seen(file, name):
     [
         ("pipeline.stage", ("torch", "transformers", "prefect", "dvc")),
         ("pipeline.lineage", ("torch", "prefect", "dvc", "mlflow")),
-        ("pipeline.params", ("torch", "prefect", "dvc", "mlflow")),
+        ("pipeline.params.profiles", ("torch", "prefect", "dvc", "mlflow")),
         ("pipeline.cli", ("torch", "onnx", "onnxruntime", "prefect", "dvc", "mlflow")),
         ("pruneonce", ("torch", "onnx", "onnxruntime", "numpy")),
         ("pruneonce.deployment.runtime", ("torch", "transformers", "accelerate")),

@@ -16,7 +16,10 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from pipeline import params, profiles, stage, tracking
+from pipeline import stage, tracking
+from pipeline.params import profiles
+from pipeline.params.document import load, parse
+from pipeline.params.reading import read_yaml
 from pipeline.stage import Log
 from pruneonce.errors import ConfigError, LossNotFinite, TrackerUnreachable
 from tests.integration import tiny
@@ -112,10 +115,13 @@ BAD_PARAMS = {
         f"{RECIPE}epoch: Extra inputs are not permitted",
     ),
     "a task out of range": (
-        put(f"tasks.{TASK}.finetune", {"soft_ratio": 2.0}),
-        f"{RECIPE}soft_ratio: Input should be less than",
+        put(f"tasks.{TASK}.finetune", {"distillation": {"soft_weight": -1.0}}),
+        f"{RECIPE}distillation.soft_weight: Input should be greater than or equal to 0",
     ),
-    "a recipe out of range": (put("finetune.soft_ratio", 2.0), f"{RECIPE}soft_ratio: Input should be less than"),
+    "a recipe out of range": (
+        put("finetune.distillation.soft_weight", -1.0),
+        f"{RECIPE}distillation.soft_weight: Input should be greater than or equal to 0",
+    ),
     "no tasks": (put("tasks", {}), "tasks: Dictionary should have at least 1 item"),
     "a task that is a path": (lambda d: d["tasks"].update({"../x": d["tasks"][TASK]}), "tasks.../x"),
 }
@@ -125,13 +131,13 @@ BAD_PARAMS = {
 def test_params_that_are_not_valid(case):
     document = tiny.document()
     change, message = BAD_PARAMS[case]
-    params.parse(document, "params.yaml")
+    parse(document, "params.yaml")
     change(document)
     if message is None:
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
         return
     with pytest.raises(ConfigError) as caught:
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
     assert str(caught.value).startswith("params.yaml is not valid. ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -142,7 +148,7 @@ def test_all_mistakes_are_told_at_once():
     put("sparsify.sparsity", 1.5)(document)
     drop("evaluate.threads")(document)
     with pytest.raises(ConfigError, match=r"sparsify\.sparsity: .*; evaluate\.threads: Field required"):
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
     assert len(BAD_PARAMS) == 32
 
 
@@ -162,13 +168,13 @@ def test_a_file_that_is_not_params(tmp_path, content, message):
     if content is not None:
         (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=message) as caught:
-        params.load(tmp_path / "params.yaml")
+        load(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path):
     (tmp_path / "a.yaml").write_text("rate: 1e-4\n")
-    assert params.read_yaml(tmp_path / "a.yaml") == {"rate": 1e-4}
+    assert read_yaml(tmp_path / "a.yaml") == {"rate": 1e-4}
 
 
 def failed(done: subprocess.CompletedProcess[str], message: str, *, code: int = 1) -> None:
@@ -610,11 +616,11 @@ class TestProfiles:
         overrides = ["sparsify.sparsity=0.5", f"tasks.{TASK}.finetune.epochs=1"]
         chosen = profiles.select("tiny", overrides)
         text = Path("params.yaml").read_text()
-        assert chosen == params.load()
+        assert chosen == load()
         assert (chosen.sparsify.sparsity, chosen.section("finetune", TASK).epochs) == (0.5, 1)
         assert text.startswith("# Written by a run with overrides: sparsify.sparsity=0.5")
         assert "# eager is the faster on CPUs" in text, "comments are kept"
-        profile = params.load(Path("profiles/tiny.yaml"))
+        profile = load(Path("profiles/tiny.yaml"))
         assert chosen.model_copy(update={"sparsify": profile.sparsify, "tasks": profile.tasks}) == profile
         profiles.select("tiny", overrides)
         assert Path("params.yaml").read_text() == text, "again: not a byte changes"

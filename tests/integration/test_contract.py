@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import params, profiles
+from pipeline.params import profiles, sections
+from pipeline.params.document import TASK_STAGES, Params, parse
+from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.stage import contract
 from tests.integration.tiny import ROOT, flags, stages
 
@@ -62,7 +64,7 @@ def study_stages() -> dict[str, dict]:
             return {posixpath.normpath(f"study/{path}"): options for path, options in entry.items()}
         return posixpath.normpath(f"study/{entry}")
 
-    found = params.read_yaml(ROOT / "study/dvc.yaml")["stages"]
+    found = read_yaml(ROOT / "study/dvc.yaml")["stages"]
     for block in found.values():
         block |= {key: list(map(mended, block[key])) for key in ("deps", "outs", "metrics", "plots") if key in block}
         (block["params"],) = (entry["../params.yaml"] for entry in block["params"])
@@ -81,7 +83,7 @@ def listed(block: dict, *keys: str) -> dict[str, bool]:
 
 def fields(stage: str) -> set[str]:
     """The keys of the stage's own section."""
-    section = params.TASK_STAGES.get(stage) or params.Params.model_fields[stage].annotation
+    section = TASK_STAGES.get(stage) or Params.model_fields[stage].annotation
     return set(getattr(section, "model_fields", ()))
 
 
@@ -136,16 +138,16 @@ def test_the_stages_are_those_of_the_paper_and_each_has_one_file():
 
 def test_every_section_of_params_belongs_to_a_stage(monkeypatch):
     monkeypatch.chdir(ROOT)
-    sections = set(params.Params.model_fields)
+    sections = set(Params.model_fields)
     assert sections == {"launcher", "common", "tasks", "study", *STAGES}
     for name in profiles.names():
-        assert set(params.parse_yaml(profiles.read(name), name)) == sections, name
+        assert set(parse_yaml(profiles.read(name), name)) == sections, name
 
 
 def test_no_title_repeats_a_number_that_may_be_set_otherwise(monkeypatch):
     monkeypatch.chdir(ROOT)
     for name in profiles.names():
-        assert "%" not in params.parse_yaml(profiles.read(name), name)["report"]["title"], name
+        assert "%" not in parse_yaml(profiles.read(name), name)["report"]["title"], name
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -157,7 +159,7 @@ def test_flags_are_the_parameters_of_run(stage):
     names = [*want["dep"], *want["out"], *want["record"], *want["item"], "metrics"]
     assert sorted(flags(block["cmd"])) == sorted(names)
     assert len(words[3::2]) == len(names)
-    foreach = "foreach" in params.read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+    foreach = "foreach" in read_yaml(ROOT / "dvc.yaml")["stages"][stage]
     assert want["item"] == (["item"] if foreach else [])
     assert not foreach or flags(block["cmd"])["item"] == "${key}"
 
@@ -214,7 +216,7 @@ def test_params_are_the_sections_that_run_takes(stage):
         expected = [f"{stage}.${{key}}"]
         assert sections == [stage]
     else:
-        expected = sections + [f"tasks.${{key}}.{name}" for name in sections if name in params.TASK_STAGES]
+        expected = sections + [f"tasks.${{key}}.{name}" for name in sections if name in TASK_STAGES]
         assert stage in sections
     assert sorted(block["params"]) == sorted(expected + ["launcher"] * launched)
 
@@ -226,14 +228,14 @@ def test_no_shell_reads_what_a_person_may_write_freely():
     assert {name for block in blocks for name in re.findall(r"\$\{(.*?)\}", block["cmd"])} == named
     for name in ("Common.model", "PrepareTask.source"):
         section, field = name.split(".")
-        (pattern,) = [m.pattern for m in vars(params)[section].model_fields[field].metadata if hasattr(m, "pattern")]
+        (pattern,) = [m.pattern for m in vars(sections)[section].model_fields[field].metadata if hasattr(m, "pattern")]
         assert pattern == r"^[A-Za-z0-9][A-Za-z0-9_-]*$", name
 
 
 def test_the_four_task_sections_are_read_by_their_own_stage_only():
-    read = {stage: set(wants(stage)["section"]) & set(params.TASK_STAGES) for stage in STAGES}
-    assert {stage: names for stage, names in read.items() if names} == {name: {name} for name in params.TASK_STAGES}
-    assert len(params.TASK_STAGES) == 4
+    read = {stage: set(wants(stage)["section"]) & set(TASK_STAGES) for stage in STAGES}
+    assert {stage: names for stage, names in read.items() if names} == {name: {name} for name in TASK_STAGES}
+    assert len(TASK_STAGES) == 4
 
 
 def test_all_science_is_a_dep_of_some_stage():
@@ -266,7 +268,7 @@ def test_git_ignores_what_dvc_caches_and_keeps_the_rest():
 
 def test_every_plot_of_dvc_yaml_reads_an_out():
     outs = {path for block in stages().values() for path in listed(block, "outs", "metrics", "plots")}
-    plots = [(name, body) for entry in params.read_yaml(ROOT / "dvc.yaml")["plots"] for name, body in entry.items()]
+    plots = [(name, body) for entry in read_yaml(ROOT / "dvc.yaml")["plots"] for name, body in entry.items()]
     read = [path for name, body in plots for path in (body["y"] if isinstance(body.get("y"), dict) else [name])]
     assert len(read) == 2
     assert set(read) <= outs
@@ -277,7 +279,7 @@ def test_no_curve_is_plotted_twice():
     for block in stages().values():
         for entry in block.get("plots", []):
             curves.update((path, options["y"]) for path, options in entry.items())
-    for entry in params.read_yaml(ROOT / "dvc.yaml")["plots"]:
+    for entry in read_yaml(ROOT / "dvc.yaml")["plots"]:
         for path, found in next(iter(entry.values()))["y"].items():
             curves.update((path, y) for y in ([found] if isinstance(found, str) else found))
     assert len(curves) == 9
@@ -312,7 +314,7 @@ def test_the_params_of_a_study_stage_are_those_it_reads(stage):
     assert set(re.findall(r"\bstudy\.(\w+)(\[?)", source)) == {("recipe", ""), ("variants", "["), ("steps", "[")}
     variant = flags(study_stages()[stage]["cmd"])["variant"]
     parts = {"study.recipe", "study.steps.${item.task}", f"study.variants.{variant}"}
-    of_task = {f"tasks.${{item.task}}.{name}" for name in sections & set(params.TASK_STAGES)}
+    of_task = {f"tasks.${{item.task}}.{name}" for name in sections & set(TASK_STAGES)}
     # Of student pruning, which the cells do not do, they read which matrices count and where zeros may lie.
     pruned = set(re.findall(r"\bsparsify\.(\w+)", source))
     assert pruned == {"pattern", "prunable", "scope"}
@@ -326,7 +328,7 @@ def test_the_study_runs_every_variant_and_writes_no_path_twice(monkeypatch):
         variants |= set(study_stages()[stage]["matrix"]["variant"])
     written = [path for block in study_stages().values() for path in listed(block, "outs", "metrics", "plots")]
     for profile in profiles.names():
-        rows = params.parse(params.parse_yaml(profiles.read(profile), profile), profile).study.variants
+        rows = parse(parse_yaml(profiles.read(profile), profile), profile).study.variants
         assert set(rows) == variants, profile
         assert {name for name, row in rows.items() if row.pruning == "once"} == set(
             study_stages()["study_once"]["matrix"]["variant"]

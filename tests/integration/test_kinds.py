@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline import params
+from pipeline.params.sections import METRICS
 from pruneonce.deployment import runtime
 from pruneonce.tasks import examples, kinds, splits
 from tests.conftest import TINY
@@ -116,7 +116,7 @@ def done(tmp_path_factory) -> tiny.Result:
 
 
 def test_every_kind_has_a_task():
-    assert {block["kind"] for block in BLOCKS.values()} == set(kinds.KINDS) == set(params.METRICS)
+    assert {block["kind"] for block in BLOCKS.values()} == set(kinds.KINDS) == set(METRICS)
     assert len(kinds.KINDS) == 5
 
 
@@ -134,7 +134,7 @@ def test_the_later_stages_know_the_task_by_its_splits(done, task):
 @pytest.mark.parametrize("task", BLOCKS)
 def test_the_metrics_are_those_that_may_be_asked_for(done, task):
     for found in done.metrics[f"evaluate@{task}"].values():
-        assert set(params.METRICS[BLOCKS[task]["kind"]]) == set(found["metrics"])
+        assert set(METRICS[BLOCKS[task]["kind"]]) == set(found["metrics"])
         assert found["score"] == found["metrics"][found["metric"]]
         assert -1 <= found["score_low"] <= found["score_high"] <= 1
         assert found["rows"] == done.metrics[f"prepare_task@{task}"]["test"]["rows"]

@@ -13,8 +13,9 @@ import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
 
-from pipeline import lineage, params, stage, tracking
+from pipeline import lineage, stage, tracking
 from pipeline.lineage import Stage
+from pipeline.params.reading import read_yaml
 from pipeline.stage import Log, Metrics, Out
 from tests.conftest import ROOT
 
@@ -68,7 +69,7 @@ def inside(grown, monkeypatch) -> Path:
 def test_md5s_are_those_that_dvc_records(inside):
     recorded = {path: md5 for stage in lineage.locked().values() for path, md5 in {**stage.deps, **stage.outs}.items()}
     for name in ("names", "large.bin"):
-        recorded[name] = params.read_yaml(Path(f"{name}.dvc"))["outs"][0]["md5"]
+        recorded[name] = read_yaml(Path(f"{name}.dvc"))["outs"][0]["md5"]
     assert recorded == {name: lineage.file_md5(Path(name)) for name in recorded}
     assert sorted(recorded) == ["crop.txt", "large.bin", "names", "out", "seed.txt", "size.txt"]
     assert sorted(name for name, md5 in recorded.items() if md5.endswith(".dir")) == ["names", "out"]
@@ -99,8 +100,8 @@ def test_without_dvc_lock_there_are_no_stages(tmp_path):
 
 def test_current_names_are_those_that_dvc_gives():
     """Of all blocks of both files, with and without foreach and matrix."""
-    values = params.read_yaml(ROOT / "params.yaml")
-    files = [params.read_yaml(ROOT / path.with_suffix(".yaml")) for path in lineage.LOCKS]
+    values = read_yaml(ROOT / "params.yaml")
+    files = [read_yaml(ROOT / path.with_suffix(".yaml")) for path in lineage.LOCKS]
     names = [name for file in files for entry in file["stages"].items() for name in lineage._names(*entry, values)]
     with Repo(str(ROOT)) as repo, Repo(str(ROOT / "study")) as study:
         stages = [*repo.index.stages, *study.index.stages]

@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import costs, params, plan, profiles
+from pipeline.params import profiles
+from pipeline.params.reading import read_yaml
+from pipeline.plan import costs
+from pipeline.plan import page as plan_page
 from tests.conftest import ROOT, commit
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,7 +55,7 @@ def committed(tmp_path_factory) -> Path:
         (folder / place / "config.json").write_text(json.dumps(facts))
     for name, lines in TABLES.items():
         (folder.parent / name).write_text("\n".join(lines) + "\n")
-    entry = {"params": {"params.yaml": {"fetch.minilm-l6": params.read_yaml(ROOT / "params.yaml")["fetch"]["minilm-l6"]}}}
+    entry = {"params": {"params.yaml": {"fetch.minilm-l6": read_yaml(ROOT / "params.yaml")["fetch"]["minilm-l6"]}}}
     with (folder / "dvc.lock").open("w") as file:
         YAML(typ="safe").dump({"schema": "2.0", "stages": {"fetch@minilm-l6": {"cmd": "true", **entry}}}, file)
     for name, text in SAVED.items():
@@ -69,7 +72,7 @@ def project(committed, monkeypatch) -> Path:
 
 
 def page(profile: str) -> str:
-    return "\n".join(plan.lines(profile, costs.Rate(gpus=1, tflops=None, tokens=None)))
+    return "\n".join(plan_page.lines(profile, costs.Rate(gpus=1, tflops=None, tokens=None)))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,9 @@ def test_the_plan_that_the_readme_shows_is_the_one_that_is_printed(project):
     asked = command_of(README, "pruneonce plan bert")
     shown = re.search(rf"^{re.escape(asked)}\n```\n\n```text\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert asked == "pruneonce plan bert-base-90 --tflops 100 --gpus 8"
-    printed = {" ".join(line.split()) for line in plan.lines("bert-base-90", costs.Rate(gpus=8, tflops=100.0, tokens=None))}
+    printed = {
+        " ".join(line.split()) for line in plan_page.lines("bert-base-90", costs.Rate(gpus=8, tflops=100.0, tokens=None))
+    }
     lines = [" ".join(line.split()) for line in shown[1].splitlines() if line.strip() != "..."]
     assert len(lines) >= 15
     assert [line for line in lines if line not in printed] == []

@@ -22,7 +22,7 @@ from tests.integration import tiny
 GROW = """
 import time
 from pathlib import Path
-from pipeline.params import Common
+from pipeline.params.sections import Common
 from pipeline.stage import Dep, Log, Metrics, Out, main
 
 def run(seed: Dep, model: Out, *, common: Common, log: Log) -> Metrics:
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     main(run)
 """
 COUNT = """
-from pipeline.params import Common
+from pipeline.params.sections import Common
 from pipeline.stage import Dep, Log, Metrics, Out, main
 
 def run(models: Dep, table: Out, *, common: Common, log: Log) -> Metrics:

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline import params
+from pipeline.params.document import parse
 from pruneonce.deployment import inspect, runtime
 from pruneonce.errors import ExportError, ModelError, PatternBroken
 from pruneonce.models import checkpoint
@@ -507,7 +507,7 @@ def test_delayed_quantization_trains_in_float_first(first, tmp_path):
 def test_a_task_s_own_numbers_replace_those_of_the_recipe():
     document = tiny.document()
     document["tasks"][TASK]["finetune"] = {"epochs": 7}
-    loaded = params.parse(document, "tiny")
-    recipe = params.parse(tiny.document(), "tiny").section("finetune", TASK)
+    loaded = parse(document, "tiny")
+    recipe = parse(tiny.document(), "tiny").section("finetune", TASK)
     assert loaded.section("finetune", TASK) == recipe.model_copy(update={"epochs": 7})
     assert loaded.section("teach_task", TASK).epochs == 5

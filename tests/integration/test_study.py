@@ -236,9 +236,10 @@ print(json.dumps([compress.order(compress.COMPRESS), compress.order(compress.STU
 VARIANTS = """
 import json
 from flows import compress
-from pipeline import params
-wired = compress.variants(params.read_yaml(compress.STUDY.folder / "dvc.yaml"))
-params.load().check_study(wired)
+from pipeline.params.document import load
+from pipeline.params.reading import read_yaml
+wired = compress.variants(read_yaml(compress.STUDY.folder / "dvc.yaml"))
+load().check_study(wired)
 print(json.dumps(sorted(wired)))
 """
 

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from pipeline import params
+from pipeline.params.document import parse
+from pipeline.params.reading import read_yaml
 from pruneonce.errors import ConfigError, DataError
 from pruneonce.sources import fetch, tables
 from pruneonce.tasks import kinds
 from pruneonce.tasks.splits import read_split, texts_of_tests
 from tests.integration import tiny
 
-BLOCKS = {path.stem: params.read_yaml(path) for path in sorted((tiny.ROOT / "profiles/tasks").glob("*.yaml"))}
+BLOCKS = {path.stem: read_yaml(path) for path in sorted((tiny.ROOT / "profiles/tasks").glob("*.yaml"))}
 # The hub's columns and classes in the hub's order; None: a number.
 GLUE: dict[str, tuple[tuple[str, ...], list[str] | None]] = {
     "cola": (("sentence",), ["unacceptable", "acceptable"]),
@@ -93,7 +94,7 @@ def prepared(tmp_path, monkeypatch):
     def prepare(name: str, **splits: str) -> tuple[Path, dict[str, Any]]:
         asked = document(name)
         asked["fetch"][name]["splits"] |= splits
-        source = params.parse(asked, name).section("fetch", name)
+        source = parse(asked, name).section("fetch", name)
         repository = hub(tmp_path / "hub", name, source.config)
         fetch.fetch_hub(
             repository, source.kind, source.revision, source.config, source.splits, tmp_path / f"data/raw/{name}"
@@ -186,7 +187,7 @@ def test_squad_trains_on_windows_that_are_whole():
     asked = document("squad1")
     asked["tasks"]["squad1"] = {**asked["tasks"]["squad1"], "finetune": {"max_tokens": 128}}
     with pytest.raises(ConfigError, match="need max_tokens of finetune >= that of prepare_task"):
-        params.parse(asked, "squad1")
+        parse(asked, "squad1")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_a_block_that_cannot_be(change, message):
     asked = document("stsb")
     asked["tasks"]["stsb"] = {**asked["tasks"]["stsb"], "prepare_task": {**asked["tasks"]["stsb"]["prepare_task"], **change}}
     with pytest.raises(ConfigError) as error:
-        params.parse(asked, "stsb")
+        parse(asked, "stsb")
     assert message in str(error.value)
 
 

@@ -7,7 +7,7 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 
-from pipeline import params
+from pipeline.params.document import parse
 from pipeline.stage import Log
 from pruneonce.errors import DataError, ModelError
 from pruneonce.language import corpus, masked_lm
@@ -35,7 +35,7 @@ def tokens(tmp_path):
 def run(name: str, tokens, tmp_path, steps: list[int], **changes):
     """Run prepare_teacher or sparsify on a tiny BERT; the steps that were taken go to `steps`."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    asked = params.parse(tiny.document(), "tiny")
+    asked = parse(tiny.document(), "tiny")
     section = getattr(asked, name).model_copy(update={"masking_probability": 0.001, **changes})
     base = tmp_path / "base"
     checkpoint.save(random_masked_lm(), checkpoint.load_tokenizer(TINY / "model"), base)
@@ -66,7 +66,7 @@ def test_so_are_training_blocks(tokens, tmp_path, name):
 def test_one_masked_token_is_enough(tokens, tmp_path, name):
     steps: list[int] = []
     metrics = run(name, tokens, tmp_path, steps, masking_probability=0.15)
-    assert len(steps) == getattr(params.parse(tiny.document(), "tiny"), name).steps
+    assert len(steps) == getattr(parse(tiny.document(), "tiny"), name).steps
     assert metrics["held_out_loss"] > 0
 
 

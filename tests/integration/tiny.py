@@ -15,7 +15,8 @@ from typing import Any
 
 from accelerate.state import AcceleratorState
 
-from pipeline import params
+from pipeline.params.document import parse
+from pipeline.params.reading import read_yaml
 from pipeline.stage import Log, contract
 
 ROOT = Path(__file__).parents[2]
@@ -49,14 +50,14 @@ class Result:
 
 def document() -> dict[str, Any]:
     """profiles/tiny.yaml with one thread, so that what else runs on this machine neither slows nor changes it."""
-    tiny = params.read_yaml(PROFILE)
+    tiny = read_yaml(PROFILE)
     tiny["common"]["threads"] = 1
     return tiny
 
 
 def stages() -> dict[str, dict[str, Any]]:
     """dvc.yaml: stage -> its block, `do` taken out of foreach."""
-    found = params.read_yaml(ROOT / "dvc.yaml")["stages"]
+    found = read_yaml(ROOT / "dvc.yaml")["stages"]
     return {name: block.get("do", block) for name, block in found.items()}
 
 
@@ -68,7 +69,7 @@ def flags(cmd: str) -> dict[str, str]:
 
 def commands(tiny: dict[str, Any]) -> Iterator[Command]:
     """Every command of dvc.yaml with its templates filled in, in the file's order, which is a topological one."""
-    for stage, block in params.read_yaml(ROOT / "dvc.yaml")["stages"].items():
+    for stage, block in read_yaml(ROOT / "dvc.yaml")["stages"].items():
         if "foreach" not in block:
             yield Command(stage, None, flags(_fill(block["cmd"], tiny)))
             continue
@@ -91,7 +92,7 @@ def run(command: Command, folder: Path, tiny: dict[str, Any]) -> Any:
     """One stage's `run` on files below `folder`; writes the metrics file as the command line would."""
     function = importlib.import_module(f"stages.{command.stage}").run
     wants = contract(function)
-    loaded = params.parse(tiny, "tiny")
+    loaded = parse(tiny, "tiny")
     paths = {name: folder / path for name, path in command.flags.items()}
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)

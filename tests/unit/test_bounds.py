@@ -6,7 +6,9 @@ from datetime import date
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import bounds, params
+from pipeline.params import bounds
+from pipeline.params.document import override
+from pipeline.params.reading import parse_yaml, read_yaml
 from pruneonce.errors import ConfigError
 
 
@@ -63,7 +65,7 @@ def test_what_is_no_file_of_parameters_is_one_error_in_a_moment(case, yaml):
     text, message = HOSTILE[case]
     began = time.monotonic()
     with pytest.raises(ConfigError, match=message) as raised:
-        params.parse_yaml(text, "here", yaml and yaml())
+        parse_yaml(text, "here", yaml and yaml())
     assert time.monotonic() - began < 5, "a bomb takes minutes, and many GB"
     assert "\n" not in str(raised.value)
 
@@ -81,7 +83,7 @@ def test_what_is_no_file_of_parameters_is_one_error_in_a_moment(case, yaml):
     ],
 )
 def test_what_is_within_bounds_is_read_as_before(text, value):
-    assert params.parse_yaml(text, "here") == (YAML(typ="safe").load(text) if value is None else value)
+    assert parse_yaml(text, "here") == (YAML(typ="safe").load(text) if value is None else value)
     assert not isinstance(value, date)
 
 
@@ -93,10 +95,10 @@ def test_a_file_that_is_no_utf_8_or_no_file(tmp_path):
     ):
         path.write_bytes(raw)
         with pytest.raises(ConfigError, match=message):
-            params.read_yaml(path)
+            read_yaml(path)
     for wrong, why in ((".", "Is a directory"), ("x" * 5000, "File name too long"), ("a\0b", "embedded null byte")):
         with pytest.raises(ConfigError, match=rf"expected a file in UTF-8, found one that cannot be read \({why}\): "):
-            params.read_yaml(tmp_path / wrong)
+            read_yaml(tmp_path / wrong)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_a_file_that_is_no_utf_8_or_no_file(tmp_path):
 def test_an_override_that_is_none_is_one_error(change, message):
     document = {"common": {"seed": 1}, "sparsify": {"sparsity": 0.8}, "report": {"title": "a"}}
     with pytest.raises(ConfigError, match=message.replace("in override 'xxx", "")) as raised:
-        params.override(document, change)
+        override(document, change)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 2100
 

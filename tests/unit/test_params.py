@@ -1,27 +1,33 @@
 """Fault 6 of the reference: a typo in the configuration is an error that names it."""
 
 import copy
+import functools
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from pipeline import params, profiles
+from pipeline.params import profiles
+from pipeline.params.document import override, parse
+from pipeline.params.reading import parse_yaml, read_yaml
+from pipeline.params.sources import LocalSource
 from pruneonce.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = {"dense", "one_shot", "gradual", "once_hard", "once"}  # of study/dvc.yaml
+WEIGHTS = {"temperature": 2.0, "hard_weight": 0.0, "soft_weight": 1.0, "hidden_weight": 0.0, "attention_weight": 0.0}
+ATTENTION = {"distillation": WEIGHTS | {"attention_weight": 1.0}}
 
 
 @pytest.fixture
 def document():
-    return params.read_yaml(ROOT / "profiles/tiny.yaml")
+    return read_yaml(ROOT / "profiles/tiny.yaml")
 
 
 def test_every_profile_is_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     for name in profiles.names():
-        params.parse(params.parse_yaml(profiles.read(name), name), name).check_study(VARIANTS)
+        parse(parse_yaml(profiles.read(name), name), name).check_study(VARIANTS)
     assert len(profiles.names()) == 9
 
 
@@ -29,13 +35,13 @@ def test_every_profile_is_valid(monkeypatch):
 def test_fault_6_a_typo_is_an_error(document, section):
     document[section]["sparsityy"] = 0.9
     with pytest.raises(ConfigError, match=rf"{section}.*sparsityy"):
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
 
 
 def test_fault_6_a_typo_in_one_task_is_an_error(document):
     document["tasks"]["topic"]["finetune"] = {"learning_rat": 1e-4}
     with pytest.raises(ConfigError, match=r"tasks\.topic\.finetune.*learning_rat"):
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
 
 
 def test_fault_6_every_key_must_be_there(document):
@@ -44,7 +50,38 @@ def test_fault_6_every_key_must_be_there(document):
             changed = copy.deepcopy(document)
             del changed[section][key]
             with pytest.raises(ConfigError, match=rf"{section}\.{key}: Field required"):
-                params.parse(changed, "params.yaml")
+                parse(changed, "params.yaml")
+
+
+def test_a_task_changes_single_weights_of_the_recipe(document):
+    document["tasks"]["topic"]["finetune"] = {"distillation": {"soft_weight": 0.5}}
+    p = parse(document, "params.yaml")
+    assert p.section("finetune", "topic").distillation.model_dump() == WEIGHTS | {"soft_weight": 0.5}
+    assert p.section("quantize", "topic").distillation.model_dump() == WEIGHTS
+
+
+@pytest.mark.parametrize("block", ["finetune", "tasks.topic.finetune"])
+def test_an_override_reaches_into_the_section_distillation(document, block):
+    override(document, f"{block}.distillation.hidden_weight=0.5")
+    found = parse(document, "params.yaml").section("finetune", "topic").distillation
+    assert found.model_dump() == WEIGHTS | {"hidden_weight": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("finetune.distilation.hidden_weight=0.5", "found 'distilation' in override"),
+        ("tasks.topic.finetune.distilation.hidden_weight=0.5", "finetune.*distilation: Extra inputs are not permitted"),
+        ("tasks.topic.finetun.epochs=1", "found 'finetun' in override"),
+    ],
+)
+def test_an_override_of_a_key_that_is_not_there_is_an_error(document, change, message):
+    def changed():
+        override(document, change)
+        return parse(document, "params.yaml")
+
+    with pytest.raises(ConfigError, match=message):
+        changed()
 
 
 @pytest.mark.parametrize(
@@ -58,13 +95,13 @@ def test_fault_6_every_key_must_be_there(document):
 )
 def test_patterns_scopes_and_criteria_that_agree(document, changes):
     document["sparsify"] |= changes
-    found = params.parse(document, "params.yaml").sparsify
+    found = parse(document, "params.yaml").sparsify
     assert {key: getattr(found, key) for key in changes} == changes
 
 
 def test_a_pattern_is_no_sexagesimal_number():
     """YAML 1.1 reads 2:4 as 124."""
-    assert params.parse_yaml("pattern: 2:4", "here") == {"pattern": "2:4"}
+    assert parse_yaml("pattern: 2:4", "here") == {"pattern": "2:4"}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +111,7 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("sparsify", {"sparsity": "0.9"}, "valid number"),
         ("sparsify", {"prune_begin_steps": 25}, "prune_begin_steps <= prune_end_steps"),
         ("sparsify", {"initial_sparsity": 0.9}, "initial_sparsity <= sparsity"),
-        ("sparsify", {"temperature": 0.0}, "greater than 0"),
+        ("sparsify.distillation", {"temperature": 0.0}, "greater than 0"),
         ("sparsify", {"pattern": "2:4"}, r"pattern 2:4 is sparsity 0\.5, found 0\.85"),
         ("sparsify", {"pattern": "4:8", "sparsity": 0.5, "scope": "global"}, "need scope uniform with pattern 4:8"),
         ("sparsify", {"pattern": "3:8"}, "'unstructured', '1x4', '4x1', '2:4' or '4:8'"),
@@ -83,9 +120,12 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("sparsify", {"criterion": "movement"}, "need first_criterion magnitude with movement"),
         ("sparsify", {"first_criterion": "movement"}, "'magnitude' or 'second_order'"),
         ("sparsify", {"batch_size": 8, "micro_batches": 3}, "multiple of micro_batches"),
-        ("sparsify", {"hard_weight": 0.0, "hidden_weight": 0.0}, "hidden_weight, attention_weight above 0"),
-        ("sparsify", {"attention_weight": 1.0, "dropout": None}, "in sparsify needs .* dropout 0.0, found eager and None"),
-        ("quantize", {"attention_weight": 1.0, "dropout": 0.1}, "in quantize of topic needs .* dropout 0.0"),
+        ("sparsify.distillation", {"hard_weight": 0.0, "hidden_weight": 0.0}, "hidden_weight, attention_weight above 0"),
+        ("finetune.distillation", {"soft_weight": 0.0}, "hidden_weight, attention_weight above 0"),
+        ("quantize.distillation", {"soft_weight": 0.0}, "hidden_weight, attention_weight above 0"),
+        ("study.variants.dense", {"hard_weight": 0.0}, "need one of hard_weight, soft_weight above 0"),
+        ("sparsify", {"dropout": None} | ATTENTION, "in sparsify needs .* dropout 0.0, found eager and None"),
+        ("quantize", {"dropout": 0.1} | ATTENTION, "in quantize of topic needs .* dropout 0.0"),
         ("quantize", {"begin_ratio": 0.6}, "need begin_ratio <= freeze_ranges_ratio, found 0.6 and 0.5"),
         ("quantize", {"epochs": -1}, "greater than or equal to 0"),
         ("finetune", {"epochs": 0}, "greater than 0"),
@@ -103,9 +143,10 @@ def test_a_pattern_is_no_sexagesimal_number():
     ],
 )
 def test_what_is_out_of_range_or_order_is_an_error(document, section, changes, message):
-    document[section] |= changes
+    block = functools.reduce(dict.__getitem__, section.split("."), document)
+    block |= changes
     with pytest.raises(ConfigError, match=message):
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
 
 
 @pytest.mark.parametrize(
@@ -114,28 +155,28 @@ def test_what_is_out_of_range_or_order_is_an_error(document, section, changes, m
 def test_a_spread_needs_two_seeds(document, seeds, message):
     document["study"]["recipe"]["seeds"] = seeds
     with pytest.raises(ConfigError, match=message):
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
 
 
 def test_a_study_needs_one_dense_variant(document):
     del document["study"]["variants"]["dense"]
     with pytest.raises(ConfigError, match=r"need one variant with pruning none, .* found \[\]"):
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
 
 
 @pytest.mark.parametrize("section", ["sparsify", "finetune", "quantize"])
 def test_attention_is_read_from_the_eager_implementation_alone(document, section):
-    document[section]["attention_weight"] = 0.5
-    params.parse(document, "params.yaml")
+    document[section]["distillation"]["attention_weight"] = 0.5
+    parse(document, "params.yaml")
     document["common"]["attention"] = "sdpa"
     with pytest.raises(ConfigError, match=rf"attention_weight 0\.5 in {section}.* needs common\.attention eager .*sdpa"):
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
 
 
 def test_a_study_of_tasks_that_are_not_there_is_an_error_where_it_runs(document):
     document["study"].update(tasks=["other"], steps={"other": 3})
     with pytest.raises(ConfigError, match=r"expected study\.tasks among the tasks \['topic'\], found \['other'\]"):
-        params.parse(document, "tiny").check_study(VARIANTS)
+        parse(document, "tiny").check_study(VARIANTS)
 
 
 @pytest.mark.parametrize(
@@ -149,35 +190,35 @@ def test_a_study_at_a_sparsity_that_cannot_be_reached_is_an_error_where_it_runs(
     document["sparsify"] |= changes
     document["study"]["sparsities"] = sparsities
     with pytest.raises(ConfigError, match=rf"expected study\.sparsities that sparsify can reach, {message}"):
-        params.parse(document, "tiny").check_study(VARIANTS)
+        parse(document, "tiny").check_study(VARIANTS)
 
 
 @pytest.mark.parametrize("wired", [VARIANTS - {"once"}, VARIANTS | {"twice"}])
 def test_a_study_of_variants_that_are_not_wired_or_not_described_is_an_error_where_it_runs(document, wired):
-    params.parse(document, "tiny").check_study(VARIANTS)
+    parse(document, "tiny").check_study(VARIANTS)
     with pytest.raises(
         ConfigError, match=r"expected study\.variants to be those of study/dvc\.yaml, .*, found .*'once_hard'"
     ):
-        params.parse(document, "tiny").check_study(wired)
+        parse(document, "tiny").check_study(wired)
 
 
 @pytest.mark.parametrize("name", ["", "a" * 101, "a\0b", "../a", "a b", "-a", "a\n"])
 def test_a_name_is_a_part_of_a_file_s_name(document, name):
     document["tasks"] = {name: document["tasks"]["topic"]}
     with pytest.raises(ConfigError, match=r"tasks\..*: String should (match pattern|have at most 100 characters)"):
-        params.parse(document, "params.yaml")
+        parse(document, "params.yaml")
 
 
 def test_a_merge_conflict_is_called_one():
     text = "a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n"
     with pytest.raises(ConfigError) as caught:
-        params.parse_yaml(text, "params.yaml")
+        parse_yaml(text, "params.yaml")
     assert str(caught.value) == (
         "A merge conflict stands in params.yaml: take a side of it, e.g. git checkout --ours -- params.yaml"
     )
-    assert params.parse_yaml("a: |\n  <<<<<<< is no conflict", "params.yaml") == {"a": "<<<<<<< is no conflict"}
+    assert parse_yaml("a: |\n  <<<<<<< is no conflict", "params.yaml") == {"a": "<<<<<<< is no conflict"}
 
 
 def test_a_local_source_has_a_path():
     with pytest.raises(ValidationError, match="at least 1 character"):
-        params.LocalSource(path="", members={"a": "."}, sha256=None)
+        LocalSource(path="", members={"a": "."}, sha256=None)

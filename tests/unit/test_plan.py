@@ -11,7 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import cli, costs, inventory, params, plan, profiles
+from pipeline import cli
+from pipeline.params import profiles
+from pipeline.params.document import load
+from pipeline.params.reading import parse_yaml, read_yaml
+from pipeline.params.sources import ExpectedRows
+from pipeline.plan import costs, inventory
+from pipeline.plan import page as plan_page
 from pruneonce.errors import ConfigError, DataError, ModelError, PruneOnceError
 from pruneonce.models import step_costs
 from pruneonce.sparsity import masks
@@ -53,7 +59,7 @@ def project(committed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/raw/minilm-l6").mkdir(parents=True)
     (tmp_path / "data/raw/minilm-l6/config.json").write_text(MINILM)
-    source = params.read_yaml(Path("params.yaml"))["fetch"]["minilm-l6"]
+    source = read_yaml(Path("params.yaml"))["fetch"]["minilm-l6"]
     entry = {"cmd": "true", "params": {"params.yaml": {"fetch.minilm-l6": source}}}
     with Path("dvc.lock").open("w") as file:
         YAML(typ="safe").dump({"schema": "2.0 M", "stages": {"fetch@minilm-l6": entry}}, file)
@@ -65,7 +71,7 @@ def tiny(project):
     """Makes params.yaml the tiny profile with a change."""
 
     def write(change=lambda document: None):
-        document = params.read_yaml(Path("profiles/tiny.yaml"))
+        document = read_yaml(Path("profiles/tiny.yaml"))
         change(document)
         with Path("params.yaml").open("w") as file:
             YAML(typ="safe").dump(document, file)
@@ -75,7 +81,7 @@ def tiny(project):
 
 
 def page(profile=None, rate=HERE):
-    return "\n".join(plan.lines(profile, rate))
+    return "\n".join(plan_page.lines(profile, rate))
 
 
 def test_there_is_a_count_for_every_profile(project):
@@ -89,9 +95,9 @@ def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
     assert f"prunable: {PRUNABLE[profile]} in the layers" in found
     assert ("in the pooler" in found) == profile.startswith("bert-")
     assert max(map(len, found.splitlines())) <= 100
-    tasks = list(params.parse_yaml(profiles.read(profile), profile)["tasks"])
+    tasks = list(parse_yaml(profiles.read(profile), profile)["tasks"])
     assert f"Tasks: {' '.join(tasks)}\n" in found
-    model = params.parse_yaml(profiles.read(profile), profile)["common"]["model"]
+    model = parse_yaml(profiles.read(profile), profile)["common"]["model"]
     assert re.search(rf"^  {model} +\(model\) ", found, re.MULTILINE)
     assert re.search(r"^  finetune +for each task +prepare_task sparsify teach_task$", found, re.MULTILINE)
     fetched = profile not in ("default", "four-tasks")  # of packages there are no rows before they are fetched
@@ -101,12 +107,12 @@ def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
 
 def test_the_numbers_of_the_tiny_profile_by_hand(tiny):
     """60 and 40 steps of 8 rows of 32 tokens; 288 rows: 36 steps an epoch, of 8 rows of 24 tokens at most."""
-    work = {w.name: w for w in costs.pre_training(params.load(), shape(), 1)}
+    work = {w.name: w for w in costs.pre_training(load(), shape(), 1)}
     assert {name: (w.steps, w.tokens, w.rows) for name, w in work.items()} == {
         "prepare_teacher": (60, 60 * 8 * 32, 8),
         "sparsify": (40, 40 * 8 * 32, 8),
     }
-    work = {w.name: w for w in costs.task_training(params.load(), shape(), 2, {"topic": 288, "unknown": None})}
+    work = {w.name: w for w in costs.task_training(load(), shape(), 2, {"topic": 288, "unknown": None})}
     assert {name: (w.steps, w.tokens, w.rows, w.uneven) for name, w in work.items()} == {
         "teach_task@topic": (180, 180 * 8 * 24, 4, False),
         "finetune@topic": (180, 180 * 8 * 24, 4, False),
@@ -119,8 +125,8 @@ def test_the_numbers_of_the_tiny_profile_by_hand(tiny):
 
 
 def shape():
-    model = step_costs.build(inventory.source("tiny-bert", params.load()).facts())
-    return step_costs.shape(model, masks.prunable(model, params.load().sparsify.prunable))
+    model = step_costs.build(inventory.source("tiny-bert", load()).facts())
+    return step_costs.shape(model, masks.prunable(model, load().sparsify.prunable))
 
 
 def test_rows_are_counted_where_the_files_are(tiny):
@@ -338,17 +344,17 @@ def test_the_corpus_is_measured_before_compression_and_a_card_is_counted_once(ti
     assert step_costs.text_bytes(here.by_split()["train"], "text") == pytest.approx(2 * len(text), rel=0.01)
     assert step_costs.text_bytes(here.by_split()["plain"], "text") == len(text)
 
-    card = params.ExpectedRows.model_construct(columns=["text"], rows={"train": 5, "more": 5}, bytes=1000)
+    card = ExpectedRows.model_construct(columns=["text"], rows={"train": 5, "more": 5}, bytes=1000)
     hub = inventory.Source("corpus", {}, frozenset(["train.parquet", "more.parquet"]), card)
     tiny(lambda d: d["prepare_corpus"]["documents"].append({**d["prepare_corpus"]["documents"][0], "split": "more"}))
-    assert costs.corpus_bytes(params.load(), {"corpus": hub}) == 1000
+    assert costs.corpus_bytes(load(), {"corpus": hub}) == 1000
     unknown = inventory.Source("corpus", {}, hub.names, None)
-    assert costs.corpus_bytes(params.load(), {"corpus": unknown}) is None
+    assert costs.corpus_bytes(load(), {"corpus": unknown}) is None
 
 
 def test_no_epochs_are_no_steps(tiny):
     tiny(lambda d: d["quantize"].update(epochs=0))
-    work = {w.name: w.steps for w in costs.task_training(params.load(), shape(), 1, {"topic": 288})}
+    work = {w.name: w.steps for w in costs.task_training(load(), shape(), 1, {"topic": 288})}
     assert work == {"teach_task@topic": 180, "finetune@topic": 180, "quantize@topic": 0}
 
 
@@ -402,16 +408,16 @@ def test_the_command(project, monkeypatch, capsys):
 def test_a_page_ends_before_the_first_line_where_something_is_wrong(tiny):
     tiny(lambda d: d["prepare_corpus"].update(block_tokens=65))
     with pytest.raises(PruneOnceError):
-        next(iter(plan.lines(None, HERE)))
+        next(iter(plan_page.lines(None, HERE)))
 
 
 def test_what_another_profile_left_under_the_name_of_a_source_is_not_it(project):
     """git brings back dvc.lock, and leaves what stands in data/raw."""
-    given = params.read_yaml(Path("params.yaml"))["fetch"]["r8"]
+    given = read_yaml(Path("params.yaml"))["fetch"]["r8"]
     entry = {"cmd": "true", "params": {"params.yaml": {"fetch.r8": given}}}
     with Path("dvc.lock").open("w") as file:
         YAML(typ="safe").dump({"schema": "2.0", "stages": {"fetch@r8": entry}}, file)
-    p = params.load()
+    p = load()
     Path("data/raw/r8").mkdir(parents=True)
     for name in given["members"]:
         Path("data/raw/r8", name).write_text("Text,Category\n")

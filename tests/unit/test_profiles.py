@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import params, profiles
+from pipeline.params import profiles
+from pipeline.params.document import load, parse
+from pipeline.params.reading import parse_yaml
 from pruneonce.errors import ConfigError
 from tests.conftest import commit
 
@@ -102,8 +104,8 @@ def test_names_are_laid_in_order_and_the_file_itself_last(folder):
     folder("parts/two", "b: 2\nc: 2\n")
     folder("both", "extends: [one, parts/two]\nc: 3\n")
     folder("other", "extends: [parts/two, one]\n")
-    assert params.parse_yaml(profiles.read("both"), "") == {"a": 1, "b": 2, "c": 3}
-    assert params.parse_yaml(profiles.read("other"), "") == {"a": 1, "b": 1, "c": 1}
+    assert parse_yaml(profiles.read("both"), "") == {"a": 1, "b": 2, "c": 3}
+    assert parse_yaml(profiles.read("other"), "") == {"a": 1, "b": 1, "c": 1}
     assert profiles.names() == ["default", "both", "one", "other"], "a part is no profile"
 
 
@@ -131,7 +133,7 @@ def test_what_a_profile_wrote_may_be_replaced_and_what_was_edited_since_may_not(
     commit(Path(), "params.yaml")
     assert profiles.select("mine").sparsify.sparsity == 0.9
     written = Path("params.yaml").read_text()
-    assert profiles.select("mine") == params.load()
+    assert profiles.select("mine") == load()
     assert Path("params.yaml").read_text() == written, "again: not a byte changes"
     assert profiles.select("tiny").sparsify.sparsity == 0.85
     Path("params.yaml").write_text(written + "# mine\n")
@@ -184,7 +186,7 @@ def test_params_is_replaced_whole_or_not_at_all(folder, monkeypatch):
 def test_a_profile_that_differs_says_what_and_nothing_else(monkeypatch):
     """What bert-base-90 changes of bert-base-85 is what its file holds."""
     monkeypatch.chdir(ROOT)
-    less, more = (params.parse_yaml(profiles.read(f"bert-base-{n}"), "") for n in (85, 90))
+    less, more = (parse_yaml(profiles.read(f"bert-base-{n}"), "") for n in (85, 90))
     assert more["sparsify"].pop("sparsity") == 0.9
     assert less["sparsify"].pop("sparsity") == 0.85
     assert less["report"] == more["report"]
@@ -200,7 +202,7 @@ SENTENCES = ["mnli", "qnli", "qqp", "sst2"]
 def test_a_profile_of_the_paper_s_prunes_by_the_paper_s_numbers(monkeypatch, name):
     """Zafrir et al. 2021 and its reference; a 90 % profile of the reference once pruned to 85 %, and nobody noticed."""
     monkeypatch.chdir(ROOT)
-    p = params.parse(params.parse_yaml(profiles.read(name), name), name)
+    p = parse(parse_yaml(profiles.read(name), name), name)
     assert p.sparsify.sparsity == int(name[-2:]) / 100
     assert p.common.model == name[:-3]
     bert = name.startswith("bert")
@@ -209,7 +211,7 @@ def test_a_profile_of_the_paper_s_prunes_by_the_paper_s_numbers(monkeypatch, nam
     for stage in (p.prepare_teacher, p.sparsify):
         assert (stage.steps, stage.warmup_steps, stage.batch_size, stage.learning_rate) == (100_000, 1_000, 256, 5e-5)
         assert (stage.weight_decay, stage.clip_norm, stage.masking_probability) == (0.01, 1.0, 0.15)
-    s = p.sparsify
+    s, d = p.sparsify, p.sparsify.distillation
     assert (s.initial_sparsity, s.pattern, s.scope, s.criterion, s.schedule) == (
         0.0,
         "unstructured",
@@ -218,15 +220,15 @@ def test_a_profile_of_the_paper_s_prunes_by_the_paper_s_numbers(monkeypatch, nam
         "rewound",
     )
     assert (s.prune_begin_steps, s.prune_end_steps, s.freeze_masks_steps, s.prune_every_steps) == (0, 50_000, 80_000, 1_000)
-    assert (s.hard_weight, s.soft_weight, s.temperature, s.soft_positions) == (0.5, 0.5, 2.0, "all")
-    assert (s.hidden_weight, s.attention_weight) == (0.0, 0.0)
+    assert (d.hard_weight, d.soft_weight, d.temperature, s.soft_positions) == (0.5, 0.5, 2.0, "all")
+    assert (d.hidden_weight, d.attention_weight) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", [*PAPER, "bert-base-90-obert"])
 def test_a_profile_of_the_paper_s_has_its_tasks_and_their_numbers(monkeypatch, name):
     """Intel's own commands: (rate, epochs, batch, tokens) of fine-tuning, and of what follows."""
     monkeypatch.chdir(ROOT)
-    p = params.parse(params.parse_yaml(profiles.read(name), name), name)
+    p = parse(parse_yaml(profiles.read(name), name), name)
     assert sorted(p.tasks) == [*SENTENCES[:3], "squad1", "sst2"]
     small, obert = name.startswith("distilbert"), name.endswith("obert")
     temperature = 5.5 if obert else 2.0
@@ -243,8 +245,10 @@ def test_a_profile_of_the_paper_s_has_its_tasks_and_their_numbers(monkeypatch, n
             384 if answers else 128,
         )
         assert (qat.learning_rate, qat.epochs) == (quantized[task], 2 if answers else 3)
-        assert fine.soft_ratio == qat.soft_ratio == 1.0
-        assert fine.temperature == qat.temperature == temperature
+        assert fine.distillation == qat.distillation
+        weights = fine.distillation.model_dump()
+        assert weights.pop("temperature") == temperature
+        assert weights == {"hard_weight": 0.0, "soft_weight": 1.0, "hidden_weight": 0.0, "attention_weight": 0.0}
     assert p.section("prepare_task", "squad1").stride_tokens == 128
     if small:
         fine, qat = p.section("finetune", "squad1"), p.section("quantize", "squad1")
@@ -255,8 +259,10 @@ def test_a_profile_of_the_paper_s_has_its_tasks_and_their_numbers(monkeypatch, n
 
 def test_obert_s_recipe_is_the_paper_s_but_for_how_it_prunes(monkeypatch):
     monkeypatch.chdir(ROOT)
-    p = params.parse(params.parse_yaml(profiles.read("bert-base-90-obert"), ""), "").sparsify
-    assert (p.sparsity, p.initial_sparsity, p.temperature, p.hard_weight, p.soft_weight) == (0.9, 0.7, 5.5, 0.0, 1.0)
+    p = parse(parse_yaml(profiles.read("bert-base-90-obert"), ""), "").sparsify
+    assert (p.sparsity, p.initial_sparsity) == (0.9, 0.7)
+    d = p.distillation
+    assert (d.temperature, d.hard_weight, d.soft_weight) == (5.5, 0.0, 1.0)
     assert p.learning_rate == 5e-4
     assert p.steps / p.prune_every_steps == pytest.approx(6, abs=0.01), "a rewind every half of 3 epochs"
 
@@ -326,7 +332,7 @@ def test_a_task_that_is_null_is_dropped_and_its_comments_with_it(folder, over, t
     folder("base", DROPS)
     folder("over", f"extends: base\n{over}\n")
     found = body(profiles.read("over"))
-    assert params.parse_yaml(found, "")["tasks"] == tasks
+    assert parse_yaml(found, "")["tasks"] == tasks
     assert text in found
     for name in {"one", "two", "three"} - set(tasks):
         assert f"about {name}" not in found, "a comment of what is gone"
@@ -339,11 +345,11 @@ def test_a_source_that_is_null_is_dropped_and_elsewhere_null_is_a_value(folder):
     folder("base", DROPS)
     folder("parts/less", "fetch: {a: null}\nfetch_local: {c: null}\n")
     folder("over", "extends: [base, parts/less]\ntasks: {one: {epochs: null}}\n")
-    found = params.parse_yaml(profiles.read("over"), "")
+    found = parse_yaml(profiles.read("over"), "")
     assert (found["fetch"], found["fetch_local"]) == ({"b": {"x": 2}}, {})
     assert found["tasks"]["one"] == {"epochs": None}
     folder("again", "extends: over\nfetch: {a: {x: 3}}\n")
-    assert params.parse_yaml(profiles.read("again"), "")["fetch"] == {"b": {"x": 2}, "a": {"x": 3}}
+    assert parse_yaml(profiles.read("again"), "")["fetch"] == {"b": {"x": 2}, "a": {"x": 3}}
 
 
 @pytest.mark.parametrize(
@@ -365,7 +371,7 @@ def test_null_in_a_whole_file_is_no_task(folder, monkeypatch):
     tiny = (ROOT / "profiles/tiny.yaml").read_text()
     folder("tiny", f"{tiny}  other: null\n")
     with pytest.raises(ConfigError, match=r"tasks\.other: Input should be a valid dictionary, found None"):
-        params.parse(params.parse_yaml(profiles.read("tiny"), "tiny"), "tiny")
+        parse(parse_yaml(profiles.read("tiny"), "tiny"), "tiny")
 
 
 @pytest.mark.parametrize("bases", ["7", "{a: 1}", "[[tiny]]", "null", "[tiny, tiny]", "[1]"])
@@ -435,5 +441,5 @@ def test_overrides_of_several_lines_stay_in_the_first_line(folder):
     Path("params.yaml").write_text(tiny)
     commit(Path(), "params.yaml")
     assert profiles.select(None, ["report.title=|\n  one\n  two\n"]).report.title == "one\ntwo\n"
-    assert params.load().report.title == "one\ntwo\n"
+    assert load().report.title == "one\ntwo\n"
     assert profiles.select(None, ["common.seed=2"]).report.title == "one\ntwo\n"

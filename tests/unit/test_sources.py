@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.params import HubSource
+from pipeline.params.sources import HubSource
 from pipeline.stage import Log
 from pruneonce.errors import ChecksumMismatch, SourceError, UnsafeArchive
 from pruneonce.sources import fetch

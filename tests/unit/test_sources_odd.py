@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.params import HubSource, LocalSource
+from pipeline.params.sources import HubSource, LocalSource
 from pipeline.stage import Log
 from pruneonce.errors import SourceError, UnsafeArchive
 from pruneonce.sources import fetch

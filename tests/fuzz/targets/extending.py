@@ -7,7 +7,8 @@ from random import Random
 
 from ruamel.yaml import YAML
 
-from pipeline import params, profiles
+from pipeline.params import profiles
+from pipeline.params.reading import parse_yaml
 from pruneonce.errors import ConfigError
 from tests.fuzz import damage
 from tests.fuzz.case import Files
@@ -112,6 +113,6 @@ def run(folder: Path) -> None:
     if wanted["changes"]:
         text = profiles._override(text, wanted["changes"], "here")
     try:
-        params.parse_yaml(text, "here")
+        parse_yaml(text, "here")
     except ConfigError as error:
         raise AssertionError("what was written cannot be read") from error

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from random import Random
 
-from pipeline import inventory, params
+from pipeline.params.sources import LocalSource
+from pipeline.plan import inventory
 from pruneonce.errors import PruneOnceError
 from pruneonce.sources import fetch
 from tests.fuzz import damage
@@ -54,7 +55,7 @@ def run(folder: Path) -> None:
     Path("source").mkdir()
     for name, kind, target in said["tree"]:
         _put(Path("source", name), kind, target)
-    given = params.LocalSource.model_construct(path=said["path"], members=said["members"], sha256=said["sha256"])
+    given = LocalSource.model_construct(path=said["path"], members=said["members"], sha256=said["sha256"])
     try:
         files = inventory._local(given)
     except PruneOnceError:

@@ -8,7 +8,8 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import costs, params, plan
+from pipeline.params.reading import read_yaml
+from pipeline.plan import costs, page
 from tests.conftest import TINY
 from tests.fuzz import damage
 from tests.fuzz.case import ROOT, Files
@@ -18,7 +19,7 @@ SECONDS = 20.0
 SHARE = 10
 
 CONFIG = json.loads((TINY / "model/config.json").read_text())
-DOCUMENT = params.read_yaml(ROOT / "profiles/tiny.yaml")
+DOCUMENT = read_yaml(ROOT / "profiles/tiny.yaml")
 TYPES = ("bert", "roberta", "distilbert", "albert", "deberta-v2", "mpnet", "modernbert", "electra", "gpt2", "no-such", "t5")
 SIZES = (0, -1, 1, 7, 10**12, 2**63, 10**30, 1.5, "8", None, [8], True, float("nan"))
 
@@ -65,7 +66,7 @@ def run(folder: Path) -> None:
         if Path("tests/tiny/text/topic-train.parquet").exists():
             document["fetch_local"]["topic"]["members"] = {"train.parquet": "topic-train.parquet"}
         Path("params.yaml").write_text(json.dumps(document))
-    list(plan.lines(None, costs.Rate(1, 1.0, None)))
+    list(page.lines(None, costs.Rate(1, 1.0, None)))
 
 
 def _lay(path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import params
+from pipeline.params.reading import read_yaml
+from pipeline.params.sections import METRICS, Common, PrepareCorpus, PrepareTask
 from pipeline.stage import Log
 from stages import prepare_corpus, prepare_task
 from tests.conftest import TINY
@@ -19,7 +20,7 @@ OUTS = ("out/task.json",)
 SECONDS = 20.0
 SHARE = 18
 
-DOCUMENT = params.read_yaml(ROOT / "profiles/tiny.yaml")
+DOCUMENT = read_yaml(ROOT / "profiles/tiny.yaml")
 TEXTS = (
     "the cook ruined a garlic sauce",
     "heavy rain cooled the harbour",
@@ -92,7 +93,7 @@ def make(draw: Random) -> Files:
         )
     section = {
         "kind": kind,
-        "metric": params.METRICS[kind][0],
+        "metric": METRICS[kind][0],
         "skip_rows": draw.choice((0,) * 9 + (2, 10**6)),
         "validation_ratio": 0.25,
         "test_ratio": 0.25,
@@ -116,16 +117,16 @@ def run(folder: Path) -> None:
         "max_tokens": 24,
         **section,
     }
-    common, log = params.Common.model_validate({**DOCUMENT["common"], "model": "model"}), Log(folder / "scratch")
+    common, log = Common.model_validate({**DOCUMENT["common"], "model": "model"}), Log(folder / "scratch")
     if section["kind"] == "classification" and section["pair"] is None and section["labels"]:
         corpus = {
             **DOCUMENT["prepare_corpus"],
             "documents": [{"source": "source", "split": "train", "column": "text", "skip_rows": 0}],
         }
-        p = params.PrepareCorpus.model_validate(corpus)
+        p = PrepareCorpus.model_validate(corpus)
         Path("model").symlink_to(TINY / "model")
         Path("tasks").mkdir()
         prepare_corpus.run(Path(), Path("tasks"), folder / "out", common=common, prepare_corpus=p, log=log)
         return
-    wanted = params.PrepareTask.model_validate(block)
+    wanted = PrepareTask.model_validate(block)
     prepare_task.run("task", Path("source"), TINY / "model", folder / "out", common=common, prepare_task=wanted, log=log)

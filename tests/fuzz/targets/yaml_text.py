@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from random import Random
 
-from pipeline import params
+from pipeline.params.document import load
+from pipeline.params.reading import read_yaml
 from tests.fuzz import damage
 from tests.fuzz.case import ROOT, Files
 
@@ -13,7 +14,7 @@ SECONDS = 10.0
 SHARE = 30
 
 WHOLE = (ROOT / "profiles/tiny.yaml").read_text()
-DOCUMENT = params.read_yaml(ROOT / "profiles/tiny.yaml")
+DOCUMENT = read_yaml(ROOT / "profiles/tiny.yaml")
 
 
 def bomb(depth: int, width: int) -> str:
@@ -155,4 +156,4 @@ def _change(draw: Random) -> str:
 
 
 def run(folder: Path) -> None:
-    params.load(Path("params.yaml"), json.loads(Path("changes.json").read_text()))
+    load(Path("params.yaml"), json.loads(Path("changes.json").read_text()))

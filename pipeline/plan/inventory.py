@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline import lineage
-from pipeline.params import ExpectedRows, HubSource, LocalSource, PackageSource, Params
+from pipeline.params.document import Params
+from pipeline.params.sources import ExpectedRows, HubSource, LocalSource, PackageSource
 from pruneonce.errors import DataError, ModelError
 from pruneonce.sources import tables
 from pruneonce.sources.fetch import file_name

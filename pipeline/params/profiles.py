@@ -18,7 +18,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from pipeline import merging, params
+from pipeline.params import overlay
+from pipeline.params.document import Params, override, parse
+from pipeline.params.reading import parse_yaml, read_text
 from pruneonce.errors import ConfigError, plain
 
 PARAMS = Path("params.yaml")
@@ -32,7 +34,7 @@ def names() -> list[str]:
     return ["default", *sorted(path.stem for path in FOLDER.glob("*.yaml"))]
 
 
-def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
+def select(profile: str | None, overrides: Sequence[str] = ()) -> Params:
     """Make params.yaml the profile (None: as it stands) with `section.key=value` overrides. Validated before it is written.
 
     Raises ConfigError for an unknown profile or key, a bad value, edits that would be lost, or where git knows of none.
@@ -45,18 +47,18 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
     return selected
 
 
-def check(profile: str | None, overrides: Sequence[str] = ()) -> params.Params:
+def check(profile: str | None, overrides: Sequence[str] = ()) -> Params:
     """What `select` would do, and every error that it would raise; nothing is written."""
     return _checked(profile, overrides)[1]
 
 
-def _checked(profile: str | None, overrides: Sequence[str]) -> tuple[str, params.Params]:
+def _checked(profile: str | None, overrides: Sequence[str]) -> tuple[str, Params]:
     before = current()
     _committed()  # raises where git has none: said before anything else
     source = str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
     text = before if profile is None else read(profile)
     text = _override(text, overrides, source) if overrides else text
-    selected = params.parse(params.parse_yaml(text, source), f"{source} with {list(overrides)}" if overrides else source)
+    selected = parse(parse_yaml(text, source), f"{source} with {list(overrides)}" if overrides else source)
     if profile is not None and text != before and not _known(before):
         raise ConfigError(
             f"expected params.yaml as git or a profile has it, found edits that profile {profile!r} would overwrite. Keep "
@@ -68,7 +70,7 @@ def _checked(profile: str | None, overrides: Sequence[str]) -> tuple[str, params
 
 def current() -> str:
     """params.yaml as it stands. Raises ConfigError outside of the repository."""
-    return params.read_text(PARAMS)
+    return read_text(PARAMS)
 
 
 def read(profile: str) -> str:
@@ -87,12 +89,12 @@ def _text(name: str) -> str:
         raise ConfigError(
             f"expected one of the profiles {names()}, found {name!r}. `extends` may also name one of {blocks}."
         )
-    return params.read_text(FOLDER / f"{name}.yaml")
+    return read_text(FOLDER / f"{name}.yaml")
 
 
 def _parsed(name: str) -> CommentedMap:
     where = str(PARAMS) if name == "default" else f"{FOLDER}/{name}.yaml"
-    document = params.parse_yaml(_text(name), where, _yaml())
+    document = parse_yaml(_text(name), where, _yaml())
     if not isinstance(document, CommentedMap):
         raise ConfigError(f"expected sections in {where}, found {document!r}.")
     return document
@@ -126,9 +128,9 @@ def _lay(base: CommentedMap, over: CommentedMap, name: str) -> CommentedMap:
                     f"expected {section}.{key}, which profile {name!r} drops, in what it extends, found there "
                     f"{list(below or ())}. Leave the line out."
                 )
-            merging.drop(base, section, key)
-            merging.drop(over, section, key)
-    return merging.lay(base, over)
+            overlay.drop(base, section, key)
+            overlay.drop(over, section, key)
+    return overlay.lay(base, over)
 
 
 class _Representer(RoundTripRepresenter):
@@ -193,9 +195,9 @@ def _digest(body: str) -> str:
 
 def _override(text: str, overrides: Sequence[str], source: str) -> str:
     """The text with each `a.b.c=value` set; comments and order are kept."""
-    document = params.parse_yaml(text, source, _yaml())
+    document = parse_yaml(text, source, _yaml())
     for change in overrides:
-        params.override(document, change)
+        override(document, change)
     body = _dump(document)
     body = body.split("\n", 1)[1] if body.startswith(MARK) else body
     return _mark(f"with overrides: {plain(' '.join(overrides))}", body) if _known(text) else body

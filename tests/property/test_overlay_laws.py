@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline import merging
+from pipeline.params import overlay
 
 # One shape for all: which names are sections and which are values, as a schema would have it.
 VALUES = st.one_of(st.integers(), st.none(), st.lists(st.integers(), max_size=3))
@@ -32,7 +32,7 @@ def as_yaml(plain: dict):
 def lay(*plain: dict) -> dict:
     first, *rest = map(as_yaml, plain)
     for document in rest:
-        merging.lay(first, document)
+        overlay.lay(first, document)
     out, yaml = StringIO(), YAML()
     yaml.dump(first, out)
     found = YAML(typ="safe").load(out.getvalue())
@@ -70,7 +70,7 @@ def test_what_is_dropped_is_gone_and_nothing_else(document, section, data):
     document = {**document, section: {"one": 1, **document.get(section, {}), "end": {"a": None}}, "z": 1}
     key = data.draw(st.sampled_from(sorted(document[section])))
     read = as_yaml(document)
-    merging.drop(read, section, key)
+    overlay.drop(read, section, key)
     rest = {name: value for name, value in document[section].items() if name != key}
     out, yaml = StringIO(), YAML()
     yaml.dump(read, out)

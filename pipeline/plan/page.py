@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import costs, params, profiles
-from pipeline.costs import Rate, Work
-from pipeline.inventory import Source, source
-from pipeline.params import Params
+from pipeline.params import profiles
+from pipeline.params.document import Params, parse
+from pipeline.params.reading import parse_yaml, read_yaml
+from pipeline.plan import costs
+from pipeline.plan.costs import Rate, Work
+from pipeline.plan.inventory import Source, source
 from pruneonce.errors import ModelError
 from pruneonce.models import matrices, step_costs
 from pruneonce.models.step_costs import Shape
@@ -25,8 +27,8 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     here = profiles.current()  # for every profile: dvc.yaml and the sources are beside it
     name = f"{profiles.FOLDER}/{profile}.yaml" if profile not in (None, "default") else str(profiles.PARAMS)
     text = here if profile is None else profiles.read(profile)
-    document = params.parse_yaml(text, name)
-    p = params.parse(document, name)
+    document = parse_yaml(text, name)
+    p = parse(document, name)
     model, s = _built(p)
     p.check_lengths(s.positions)
     sources = {each: source(each, p) for each in sorted(p.sources())}
@@ -57,7 +59,7 @@ def graph(document: Mapping[str, Any]) -> list[str]:
     """The stages of dvc.yaml in its order: what each runs for, and the stages whose outs it reads."""
     written: dict[str, list[str]] = {}
     rows: list[list[str]] = []
-    for name, entry in params.read_yaml(Path("dvc.yaml"))["stages"].items():
+    for name, entry in read_yaml(Path("dvc.yaml"))["stages"].items():
         each = entry.get("foreach", "").strip("${}")
         block = entry.get("do", entry)
         read = _stems(block.get("deps", []))

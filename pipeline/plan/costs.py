@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.inventory import Source
-from pipeline.params import Common, Distilled, MaskedLM, Params, PrepareTeacher, Sparsify, TaskTraining
+from pipeline.params.document import Params
+from pipeline.params.sections import Common, Distilled, MaskedLM, PrepareTeacher, Sparsify, TaskTraining
+from pipeline.plan.inventory import Source
 from pruneonce.errors import DataError
 from pruneonce.models import step_costs
 from pruneonce.models.step_costs import Piece, Shape
@@ -98,7 +99,7 @@ def pre_training(p: Params, s: Shape, gpus: int) -> Iterator[Work]:
     sections: tuple[PrepareTeacher | Sparsify, ...] = (p.prepare_teacher, p.sparsify)
     for name, section in zip(("prepare_teacher", "sparsify"), sections, strict=True):
         tokens = section.batch_size * length
-        soft = isinstance(section, Sparsify) and section.soft_weight > 0
+        soft = isinstance(section, Sparsify) and section.distillation.soft_weight > 0
         everywhere = isinstance(section, Sparsify) and soft and section.soft_positions == "all"
         read = tokens * (1.0 if everywhere else section.masking_probability)
         teacher = (read if soft else 0.0) if isinstance(section, Sparsify) else None
@@ -109,7 +110,7 @@ def pre_training(p: Params, s: Shape, gpus: int) -> Iterator[Work]:
             length=length,
             read=read * rows / section.batch_size,
             soft=soft,
-            hidden=isinstance(section, Sparsify) and section.hidden_weight > 0,
+            hidden=isinstance(section, Sparsify) and section.distillation.hidden_weight > 0,
             quantized=False,
             checkpointing=section.gradient_checkpointing,
             **_engine(p.common, s, section, gpus),
@@ -133,7 +134,7 @@ def task_training(p: Params, s: Shape, gpus: int, training_rows: Mapping[str, in
                 length=length,
                 read=0,
                 soft=False,
-                hidden=teacher and section.hidden_weight > 0,
+                hidden=teacher and section.distillation.hidden_weight > 0,
                 quantized=stage == "quantize",
                 checkpointing=False,
                 **_engine(p.common, s, section, gpus),

@@ -1,0 +1,244 @@
+"""params.yaml as a whole: read, changed by `section.key=value`, and validated.
+
+The section of a stage that runs once per task is the recipe of all tasks; `tasks.<name>.<stage>` changes numbers of it for
+one task.
+"""
+
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from pipeline.params.reading import parse_yaml, read_yaml
+from pipeline.params.section import Name, Section
+from pipeline.params.sections import (
+    Common,
+    Evaluate,
+    Export,
+    Finetune,
+    PrepareCorpus,
+    PrepareTask,
+    PrepareTeacher,
+    Quantize,
+    Report,
+    Sparsify,
+    TeachTask,
+)
+from pipeline.params.sources import LocalSource, RemoteSource
+from pipeline.params.study import Study
+from pruneonce.errors import ConfigError
+
+
+class TaskNames(Section):
+    """The tasks by name, for the one stage that reads them all."""
+
+    names: list[str]
+
+
+TASK_STAGES: dict[str, type[Section]] = {
+    "prepare_task": PrepareTask,
+    "teach_task": TeachTask,
+    "finetune": Finetune,
+    "quantize": Quantize,
+}
+
+
+class Params(Section):
+    """The whole file. Stages of a task are validated as merged: the recipe with the task's changes over it."""
+
+    launcher: Annotated[str, Field(pattern=r"^[A-Za-z]")]  # of the stages that train; words as in a shell, which none reads
+    common: Common
+    fetch: dict[Name, RemoteSource]
+    fetch_local: dict[Name, LocalSource]
+    prepare_corpus: PrepareCorpus
+    prepare_teacher: PrepareTeacher
+    sparsify: Sparsify
+    prepare_task: dict[str, Any]
+    teach_task: dict[str, Any]
+    finetune: dict[str, Any]
+    quantize: dict[str, Any]
+    export: Export
+    evaluate: Evaluate
+    report: Report
+    study: Study
+    tasks: Annotated[dict[Name, dict[str, dict[str, Any]]], Field(min_length=1)]
+
+    @field_validator("launcher")
+    @classmethod
+    def _splits(cls, launcher: str) -> str:
+        shlex.split(launcher)  # raises ValueError: no closing quotation
+        return launcher
+
+    @property
+    def launch_words(self) -> list[str]:
+        """The launcher's words: a command and its arguments."""
+        return shlex.split(self.launcher)
+
+    def section(self, stage: str, item: str | None = None) -> Section:
+        """The section of `stage`; for a task or a source, its own."""
+        if stage in TASK_STAGES:
+            return TASK_STAGES[stage].model_validate(_merged(getattr(self, stage), self.tasks[item or ""][stage]))
+        if stage == "tasks":
+            return TaskNames(names=list(self.tasks))
+        section = getattr(self, stage)
+        return section[item] if isinstance(section, dict) else section
+
+    def check_study(self, wired: Collection[str]) -> None:
+        """Raises ConfigError if the study is of tasks or sparsities that cannot be had, or of other variants than `wired`,
+        those of study/dvc.yaml: asked before it runs, for nobody else reads it."""
+        strangers = [task for task in self.study.tasks if task not in self.tasks]
+        if strangers:
+            raise ConfigError(
+                f"expected study.tasks among the tasks {list(self.tasks)}, found {strangers}. Change study.tasks and "
+                "study.steps in params.yaml."
+            )
+        if set(wired) != set(self.study.variants):
+            raise ConfigError(
+                f"expected study.variants to be those of study/dvc.yaml, {sorted(wired)}, found "
+                f"{sorted(self.study.variants)}. Change study.variants in params.yaml, or the variants in study/dvc.yaml, "
+                "which says what model each begins with."
+            )
+        for sparsity in self.study.sparsities:
+            try:
+                Sparsify.model_validate({**self.sparsify.model_dump(), "sparsity": sparsity})
+            except ValidationError as error:
+                raise ConfigError(
+                    f"expected study.sparsities that sparsify can reach, found {sparsity}: {_lines(error, 'sparsify')}. "
+                    "Change study.sparsities, or the section sparsify, in params.yaml."
+                ) from None
+
+    def check_lengths(self, positions: int) -> None:
+        """Raises ConfigError at the first number of tokens that a model of so many positions has none for."""
+        wanted = {
+            "prepare_corpus.block_tokens": self.prepare_corpus.block_tokens,
+            "evaluate.latency_tokens": self.evaluate.latency_tokens,
+        }
+        for task in self.tasks:
+            for stage in TASK_STAGES:
+                section: Any = self.section(stage, task)
+                wanted[f"max_tokens of {stage} for task {task}"] = section.max_tokens
+        for key, tokens in wanted.items():
+            if tokens > positions:
+                raise ConfigError(
+                    f"expected {key} of at most {positions}, the positions of {self.common.model}, found {tokens}. Lower it "
+                    "in params.yaml."
+                )
+
+    def sources(self) -> set[str]:
+        """Names of all sources."""
+        return {*self.fetch, *self.fetch_local}
+
+    @model_validator(mode="after")
+    def _tasks_are_whole(self) -> Self:
+        for task, block in self.tasks.items():
+            if set(block) != set(TASK_STAGES):
+                raise ValueError(f"tasks.{task} needs exactly the keys {sorted(TASK_STAGES)}, found {sorted(block)}")
+            for stage in TASK_STAGES:
+                try:
+                    self.section(stage, task)
+                except ValidationError as error:
+                    raise ValueError(f"in {stage} with tasks.{task}.{stage}: {_lines(error)}") from None
+            self._windows_are_whole(task)
+        return self
+
+    def _windows_are_whole(self, task: str) -> None:
+        """Training must not cut the answer off a window."""
+        task_is: Any = self.section("prepare_task", task)
+        for stage in ("teach_task", "finetune", "quantize"):
+            training: Any = self.section(stage, task)
+            if task_is.kind == "question_answering" and training.max_tokens < task_is.max_tokens:
+                raise ValueError(
+                    f"tasks.{task}: need max_tokens of {stage} >= that of prepare_task for question_answering, "
+                    f"found {training.max_tokens} and {task_is.max_tokens}"
+                )
+
+    @model_validator(mode="after")
+    def _attention_can_be_read(self) -> Self:
+        """transformers returns where a model looks from its eager attention alone, and after the dropout."""
+        losses: dict[str, Any] = {"sparsify": self.sparsify}
+        losses |= {
+            f"{stage} of {task}": self.section(stage, task) for task in self.tasks for stage in ("finetune", "quantize")
+        }
+        for name, section in losses.items():
+            weight = section.distillation.attention_weight
+            if weight > 0 and (self.common.attention != "eager" or section.dropout != 0):
+                raise ValueError(
+                    f"attention_weight {weight} in {name} needs common.attention eager and dropout 0.0, "
+                    f"found {self.common.attention} and {section.dropout}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sources_exist(self) -> Self:
+        both = set(self.fetch) & set(self.fetch_local)
+        if both:
+            raise ValueError(f"source names stand in fetch and in fetch_local: {sorted(both)}")
+        wanted = {"common.model": self.common.model}
+        wanted |= {f"prepare_corpus.documents[{i}].source": d.source for i, d in enumerate(self.prepare_corpus.documents)}
+        wanted |= {f"tasks.{t}.prepare_task.source": self.section("prepare_task", t).source for t in self.tasks}  # type: ignore[attr-defined]
+        for key, name in wanted.items():
+            if name not in self.sources():
+                raise ValueError(f"{key} names source {name!r}, found sources {sorted(self.sources())}")
+        return self
+
+
+def _merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with the changes over it; mappings key by key."""
+
+    def value(key: str, new: Any) -> Any:
+        old = recipe.get(key)
+        return _merged(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
+
+    return {**recipe, **{key: value(key, new) for key, new in changes.items()}}
+
+
+def _lines(error: ValidationError, whole: str = "file") -> str:
+    """pydantic's errors, each as `key: what was expected, found value`. whole: the key of what is wrong between keys."""
+    found = []
+    for e in error.errors():
+        key = ".".join(str(part) for part in e["loc"]) or whole
+        value = "" if e["type"] in ("missing", "value_error") else f", found {e['input']!r}"
+        found.append(f"{key}: {e['msg'].removeprefix('Value error, ')}{value}")
+    return "; ".join(found)
+
+
+def parse(document: Any, name: str) -> Params:
+    """Raises ConfigError that lists every key that is missing, unknown, of the wrong type, or out of range."""
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{name} is not valid. {_lines(error)}. Mend the file; profiles/ holds files that work.") from None
+
+
+def load(path: Path = Path("params.yaml"), changes: Sequence[str] = ()) -> Params:
+    """The parameters of this run; changes: "section.key=value", over the file."""
+    document = read_yaml(path)
+    for change in changes:
+        override(document, change)
+    return parse(document, f"{path.name} with {list(changes)}" if changes else path.name)
+
+
+def override(document: Any, change: str) -> None:
+    """Set one value of a parsed params file, in place. change: "a.b.c=value". Raises ConfigError for a key it lacks."""
+    key, found, value = change.partition("=")
+    if not found:
+        raise ConfigError(f"expected an override like sparsify.sparsity=0.9, found {change!r}.")
+    _set(document, key.strip().split("."), parse_yaml(value, f"override {change!r}"), change)
+
+
+def _set(document: Any, path: list[str], value: Any, change: str) -> None:
+    for depth, key in enumerate(path):
+        if not isinstance(document, dict):
+            raise ConfigError(f"expected a section at {'.'.join(path[:depth])}, found {document!r} (override {change!r}).")
+        # A task's block may lack a key of its recipe; everything else must be there already.
+        in_block = path[0] == "tasks" and depth >= 3
+        if key not in document and in_block and depth < len(path) - 1:
+            document[key] = type(document)()
+        if key not in document and not in_block:
+            raise ConfigError(f"expected one of the keys {list(document)}, found {key!r} in override {change!r}.")
+        if depth == len(path) - 1:
+            document[key] = value
+        else:
+            document = document[key]

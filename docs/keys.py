@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline import params
+from pipeline.params.document import TASK_STAGES, Params
+from pipeline.params.section import Section
 
 FIELD = re.compile(r"^    (\w+): .*?(?:  # (.*))?$")
 COMMENT = re.compile(r"^    # (.*)$")
@@ -47,9 +48,10 @@ def kind(schema: Schema) -> str:
     if "anyOf" in schema or "oneOf" in schema:
         return " or ".join(dict.fromkeys(kind(each) for each in schema.get("anyOf", schema.get("oneOf"))))
     if "$ref" in schema:
-        return "mapping, below"
+        return "keys below"
     if schema.get("type") == "array":
-        length = f", at least {schema['minItems']}" if schema.get("minItems") else ""
+        least, most = schema.get("minItems"), schema.get("maxItems")
+        length = f", {'exactly' if least == most else 'at least'} {least}" if least else ""
         return f"list{length}: {kind(schema['items'])}" if schema["items"] else "list"
     if schema.get("type") == "object":
         values = schema.get("additionalProperties", {})
@@ -68,7 +70,7 @@ def kind(schema: Schema) -> str:
 def parts(schema: Schema, key: str) -> Iterator[tuple[str, type[BaseModel]]]:
     """Where a value holds keys of its own: the path to them, and their class."""
     if "$ref" in schema:
-        yield key, classes(params.Section)[schema["$ref"].rpartition("/")[2]]
+        yield key, classes(Section)[schema["$ref"].rpartition("/")[2]]
     for each in schema.get("anyOf", schema.get("oneOf", [])):
         yield from parts(each, key)
     if isinstance(schema.get("items"), Mapping):
@@ -90,10 +92,10 @@ def rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]
 
 def lines() -> Iterator[str]:
     """A heading and a table for each section, in the order of the file."""
-    meaning = meanings(params.Params)
-    for name, field in params.Params.model_json_schema()["properties"].items():
+    meaning = meanings(Params)
+    for name, field in Params.model_json_schema()["properties"].items():
         yield from (f"## {name}", "")
-        recipe = params.TASK_STAGES.get(name)
+        recipe = TASK_STAGES.get(name)
         if recipe:
             yield from (f"The recipe of all tasks. `tasks.<name>.{name}` changes keys of it for one task.", "")
         if name in meaning:

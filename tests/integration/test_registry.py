@@ -1,7 +1,6 @@
 """The model registry holds what dvc.lock says ships: the same bytes, tagged with what was measured, under one alias."""
 
 import hashlib
-import re
 from pathlib import Path
 
 import mlflow
@@ -11,7 +10,7 @@ from mlflow import MlflowClient
 
 from pipeline import lineage, registry, tracking
 from pipeline.lineage import Stage
-from tests.conftest import ROOT
+from tests.pages import blocks
 
 MODEL = "pruneonce-topic"
 FILE = "data/export/topic/int8.onnx"
@@ -62,8 +61,7 @@ def test_the_shipped_file_is_registered_with_its_run_and_its_numbers(store, int8
     kept = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@current", tracking_uri=tracking.uri()))
     assert (kept / "model.onnx").read_bytes() == content
 
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    (program,) = [block for block in blocks if "mlflow.pyfunc" in block]
+    (program,) = [block for block in blocks("python", "docs/deployment.md") if "mlflow.pyfunc" in block]
     words = np.ones((2, 5), np.int64)
     names = {"ids": words, "mask": words}
     exec(program.replace("sqlite:///mlflow.db", tracking.uri()).replace("pruneonce-r8", MODEL), names)

@@ -118,13 +118,10 @@ def test_a_profile_leaves_an_inherited_task_out_by_null(project):
 def test_the_pages_show_what_their_commands_print(tmp_path):
     """With the results that git has: a run of the reader's own changes them, and is no fault of a page."""
     project = copy_project(tmp_path / "project")
-    results = subprocess.run(
-        ["git", "archive", "HEAD", "data", "study", "params.yaml"], cwd=ROOT, capture_output=True, check=True
-    )
-    subprocess.run(["tar", "-x", "-C", project], input=results.stdout, check=True)
+    subprocess.run(f"git archive HEAD data study params.yaml | tar -x -C {project}", shell=True, cwd=ROOT, check=True)
     shown = [command for text in PAGES.values() for command in write.commands(text)]
     assert len(shown) >= 7
-    assert sum(text.count("<!-- command:") for text in PAGES.values()) == len(shown), "a command without an end"
+    assert sum(text.count("\n<!-- command:") for text in PAGES.values()) == len(shown), "a command without an end"
     done = subprocess.run([sys.executable, "-m", "docs.write", "--check"], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -37,7 +37,7 @@ check: install  ## format, lint, types, unit and property tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/unit tests/property
+	$(BIN)/pytest --numprocesses 2 tests/unit tests/property
 
 test: check  ## everything that CI runs: check, integration and end-to-end tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/e2e tests/integration

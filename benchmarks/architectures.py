@@ -74,7 +74,7 @@ the code works for an architecture. How good a pruned model is, takes real train
 The models have random weights, four layers of width 256 and a vocabulary of 8192. They are pruned to 85 % as language
 models. They are fine-tuned and trained for quantization for {steps} steps each, on random tokens, with their zeros
 locked. Then they are exported.
-- prunable: the linear layers inside the layers, found from the structure. A matrix that layers share counts once.
+- prunable: the linears of the layers, found from the structure. A matrix that layers share counts once.
 - exact: every matrix has exactly the zeros of 85 %.
 - kept: every zero is still there after fine-tuning, after quantization-aware training, and in the sparse and the int8
   file.

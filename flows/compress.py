@@ -34,12 +34,13 @@ from rich.table import Table
 
 from flows import leftovers, trouble
 from flows.repro import Outcome, quiet_logs, repro, say_errors_once
-from pipeline import cli, lineage, processes
+from pipeline import lineage, processes
 from pipeline.params import profiles
 from pipeline.params.document import Params
 from pipeline.params.reading import read_yaml
 from pipeline.plan import inventory
 from pruneonce.errors import PipelineError, PruneOnceError
+from pruneonce.terminal import flushed_output
 
 LOCK = Path(".pruneonce/run.lock")
 KEPT = ("params.yaml", "dvc.lock", "data", "study")  # where a run writes what git keeps
@@ -234,7 +235,7 @@ def main() -> None:
     parser.add_argument("--pipeline", choices=("compress", "study"), default="compress", help="default: compress")
     parser.add_argument("--profile", help="a file of profiles/ without its suffix; default: params.yaml as it stands")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter")
-    with cli.said():
+    with flushed_output():
         args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
@@ -250,7 +251,7 @@ def main() -> None:
         if isinstance(error, RuntimeError) and not trouble.no_server(error):
             raise
         sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
-    with cli.said():
+    with flushed_output():
         show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)
         for line in to_commit():
             print(line)

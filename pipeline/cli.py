@@ -1,66 +1,30 @@
-"""The command `pruneonce`: what a profile costs; where a file came from, back to the sources; what ships, packed."""
+"""The commands of `pruneonce` in a project's folder: what a profile costs; where a file came from, back to the sources."""
 
 import argparse
-import contextlib
-import io
 import math
 import os
 import re
 import reprlib
-import signal
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline import lineage
 from pipeline.lineage import Stage
-from pruneonce.deployment import packing, unpacking
-from pruneonce.errors import DataError, PruneOnceError, TrackerUnreachable, plain
+from pruneonce.errors import DataError, TrackerUnreachable
+from pruneonce.terminal import flushed_output, one_line_errors
 
 
 def main() -> None:
     """The command line. Every error a user can meet ends in one line and exit code 1."""
-    with said():
-        args = _parser().parse_args()
-        try:
-            for line in _lines(args):
-                print(line)
-        except PruneOnceError as error:
-            sys.exit(f"{type(error).__name__}: {error}")
-        except KeyboardInterrupt:
-            print("\nStopped by Ctrl-C.", file=sys.stderr)
-            sys.exit(130)
-
-
-@contextlib.contextmanager
-def said() -> Iterator[None]:
-    """What is printed inside is out at the end. Exit code 141, and no word, if its reader has left before, as `head` does:
-    that of SIGPIPE, which would also end this process where a server hangs up. Exit code 1 for a disk that is full, say."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need be no text, and a terminal no UTF-8
-    try:
-        try:
-            yield
-        finally:
-            if sys.stdout is not None:  # None: closed by who started us
-                sys.stdout.flush()
-    except BrokenPipeError:
-        _forget()
-        sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        _forget()
-        sys.exit(plain(f"DataError: expected files that can be read and written, found: {error}"))
-
-
-def _forget() -> None:
-    """What still waits to be printed goes nowhere: Python would try once more, and say that it failed."""
-    with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with flushed_output(), one_line_errors():
+        for line in _lines(_parser().parse_args()):
+            print(line)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="pruneonce", description="Compressed models: what they cost, where they came from, and small files of them."
+        prog="pruneonce", description="Compressed models: what they cost, and where they came from."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("plan", help="check a profile and print what it would cost, without training")
@@ -74,14 +38,6 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("trace", help="print the stages, md5s, parameters and MLflow runs behind a file")
     command.add_argument("file", type=_path, help="an exported model, here or copied elsewhere, or any DVC-tracked out")
     commands.add_parser("seal", help="bring MLflow to what dvc.lock says: md5s into its runs, shipped models registered")
-    for name, result, what in (
-        ("pack", ".packed", "store an ONNX file near its entropy"),
-        ("unpack", ".onnx", "the ONNX file back"),
-    ):
-        command = commands.add_parser(name, help=f"{what}, bit for bit")
-        command.add_argument("file", type=Path)
-        command.add_argument("out", type=Path, nargs="?", help=f"what to write; default: FILE with the ending {result}")
-        command.set_defaults(ending=result)
     return parser
 
 
@@ -120,12 +76,7 @@ def _lines(args: argparse.Namespace) -> Iterable[str]:
         return list(page.lines(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second)))
     if args.command == "trace":
         return list(trace(args.file))  # all of it, or an error
-    if args.command == "seal":
-        return _seal()
-    out = args.out or args.file.parent / f"{args.file.stem}{args.ending}"  # with_suffix raises for `.`
-    (packing.pack if args.command == "pack" else unpacking.unpack)(args.file, out)
-    before, after = args.file.stat().st_size, out.stat().st_size
-    return [f"{args.file}  {before} bytes -> {out}  {after} bytes"]
+    return _seal()
 
 
 def _seal() -> Iterator[str]:

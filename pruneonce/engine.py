@@ -5,15 +5,16 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
+from torch import distributed
 
 from pruneonce.errors import ConfigError
 
-# What Accelerate's launcher sets for engines that cut a matrix into pieces, on which no mask could be chosen.
+# Accelerate's launcher sets these for engines that divide a matrix among processes. No mask can be chosen on a part of it.
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 
 
 class Compute(Protocol):
-    """Where and how a stage computes; all of it can change bytes."""
+    """Where and how a stage computes. Each of these can change bytes. threads: 0 for as many as cores."""
 
     @property
     def seed(self) -> int: ...
@@ -26,8 +27,9 @@ class Compute(Protocol):
 
 
 def accelerator(compute: Compute, *, micro_batches: int = 1) -> Accelerator:
-    """The engine: device, mixed precision and processes. `auto` takes bf16 where the processor multiplies it.
+    """The engine of a stage: device, mixed precision and processes. Sets torch's threads and seed.
 
+    precision `auto` is bf16 where the hardware multiplies it, else fp32.
     Raises ConfigError if Accelerate is configured for sharded parameters.
     """
     sharded = [name for name in SHARDED if os.environ.get(name, "").lower() in ("1", "true")]
@@ -40,7 +42,9 @@ def accelerator(compute: Compute, *, micro_batches: int = 1) -> Accelerator:
         torch.set_num_threads(compute.threads)
     torch.manual_seed(compute.seed)
     cpu = compute.device == "cpu" or not torch.accelerator.is_available()
-    precision = compute.precision if compute.precision != "auto" else ("bf16" if has_bf16(cpu) else "no")
+    precision = compute.precision
+    if precision == "auto":
+        precision = "bf16" if (cpu_has_bf16() if cpu else gpu_has_bf16()) else "fp32"
     return Accelerator(
         cpu=cpu,
         mixed_precision="no" if precision == "fp32" else precision,
@@ -49,9 +53,17 @@ def accelerator(compute: Compute, *, micro_batches: int = 1) -> Accelerator:
     )
 
 
-def has_bf16(cpu: bool) -> bool:
-    """Whether bf16 matrix products run in hardware here; emulated ones would be slower than fp32."""
-    if not cpu:
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bf16 matrices in hardware. Emulated products are slower than fp32."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def gpu_has_bf16() -> bool:
+    """Whether the GPU multiplies bf16 matrices in hardware."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the one of several that writes files."""
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

@@ -1,15 +1,19 @@
-"""Simulated int8 with a straight-through gradient: the linear whose two operands are rounded first.
+"""Fake quantization: a linear whose two operands are rounded to int8, with a straight-through gradient.
 
 Affine quantization: q = clamp(round(x / scale) + zero_point, lo, hi); its value is (q - zero_point) * scale.
-Weights: int8 symmetric [-127, 127], a scale per output channel, so 0 maps to 0 and sparsity survives. With 7 bits
-[-63, 63], still stored as int8: a processor without VNNI adds two products of uint8 and int8 in 16 bits, where
-255 * 127 * 2 overflows and 255 * 63 * 2 does not.
+Weights: int8 symmetric [-127, 127], a scale per output channel, so 0 maps to 0 and sparsity survives. With 7 bits the grid
+is [-63, 63], stored as int8. A processor without VNNI adds two products of uint8 and int8 in 16 bits: 255 * 127 * 2
+overflows there, 255 * 63 * 2 does not.
 Activations: uint8 affine [0, 255], a scale and zero point per tensor, from a moving average of minimum and maximum.
-Both are operators of their own so that the exporter can write QuantizeLinear/DequantizeLinear in their place.
+Both are custom operators, so that the exporter can write QuantizeLinear/DequantizeLinear in their place.
 Source: Zafrir et al. 2019, arXiv:1910.06188 (Q8BERT), and 2021, arXiv:2111.05754, "quantization-aware training".
 """
 
+import json
+import math
 from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -17,14 +21,19 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from pruneonce.batch import Batch, inputs
-from pruneonce.sparsity.masks import MaskedLinear, body
+from pruneonce.errors import ModelError
+from pruneonce.sparsity.masks import MaskedLinear, body, lock, mask_linears
 
+FILE = "quantization.json"  # in the folder of a quantized model
 TINY = 1e-8  # floor of a scale: a fully pruned row has maximum 0, a constant activation range 0
 
 
 @torch.library.custom_op("pruneonce::fake_quantize_activation", mutates_args=())
 def fake_quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """x rounded to the uint8 grid of the tensor and back. scale float[], zero_point uint8[]. Gradient: 1 inside, else 0."""
+    """x rounded to the uint8 grid of the tensor and back. scale float[], zero_point uint8[].
+
+    Gradient: 1 where x is inside the grid, else 0.
+    """
     return torch.fake_quantize_per_tensor_affine(x.float(), scale, zero_point.int(), 0, 255).to(x.dtype)
 
 
@@ -58,13 +67,13 @@ fake_quantize_weight.register_autograd(lambda ctx, grad: (grad, None))
 
 
 def weight_scale(weight: Tensor, bits: int = 8) -> Tensor:
-    """float[out]: the largest |weight| of each row / (2^(bits - 1) - 1), never 0. bits: 8 or 7."""
+    """float[out]: largest |weight| of each row / (2^(bits - 1) - 1), at least TINY. bits: 8 or 7."""
     return (weight.detach().abs().amax(dim=1) / (2 ** (bits - 1) - 1)).clamp(min=TINY)
 
 
 def quantize_weight(weight: Tensor, bits: int = 8) -> Tensor:
-    """int8[out, in]: the integers that `fake_quantize_weight` stands for."""
-    scale = weight_scale(weight, bits)  # through the operator itself: w / scale and w * (1 / scale) can round apart
+    """int8[out, in]: the integers that `fake_quantize_weight` computes with."""
+    scale = weight_scale(weight, bits)  # the operator itself rounds: w / scale and w * (1 / scale) can differ
     return (fake_quantize_weight(weight.detach(), scale) / scale[:, None]).round().to(torch.int8)
 
 
@@ -87,7 +96,7 @@ def _(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum of x, float[] each, over all processes: each sees a share of the batch."""
+    """Minimum and maximum of x, float[] each, over all processes, as each has a part of the batch."""
     low, high = (v.float() for v in x.detach().aminmax())
     if distributed.is_available() and distributed.is_initialized():
         both = torch.stack([-low, high])
@@ -97,9 +106,11 @@ def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FakeQuantLinear(MaskedLinear):
-    """A masked linear whose input and weight are rounded to int8 first, while `rounds` is on; before, it is a masked linear.
+    """A masked linear that rounds its input and its weight to int8 first.
 
-    `observe` is on while ranges may move: with the extremes of a batch, whichever processes share it.
+    rounds: False computes with the unrounded operands, before quantization-aware training begins.
+    observe: True moves the range [low, high] of the input by every batch.
+    momentum: weight of a new batch in the moving average, in (0, 1].
     """
 
     low: Tensor
@@ -114,11 +125,11 @@ class FakeQuantLinear(MaskedLinear):
 
     @torch.no_grad()
     def _update(self, x: Tensor) -> None:
-        """Moving average of minimum and maximum; the first tensor sets it."""
+        """Moving average of minimum and maximum. The first tensor sets it."""
         low, high = _extremes(x)
-        share = self.momentum if self.high > self.low else 1.0
-        self.low.lerp_(low, share)
-        self.high.lerp_(high, share)
+        weight = self.momentum if self.high > self.low else 1.0
+        self.low.lerp_(low, weight)
+        self.high.lerp_(high, weight)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observe:
@@ -131,7 +142,7 @@ class FakeQuantLinear(MaskedLinear):
 
 
 class Int8Linear(nn.Module):
-    """What ships: int8 weight, its scale, the grid of the input. Computes what a frozen FakeQuantLinear computes."""
+    """A linear of the int8 file: int8 weight, its scale, the grid of the input. Equal to a frozen FakeQuantLinear."""
 
     weight: Tensor  # int8[in, out], as ONNX multiplies
     weight_scale: Tensor
@@ -155,11 +166,11 @@ class Int8Linear(nn.Module):
 
 
 def to_int8(model: nn.Module) -> dict[str, Int8Linear]:
-    """Replace, in place, every fake-quantized linear by the integers it stands for. Returns them by name."""
-    made = {name: Int8Linear(linear) for name, linear in quantized_linears(model).items()}
-    for name, linear in made.items():
+    """Replace, in place, every fake-quantized linear by an Int8Linear. Returns them by name."""
+    linears = {name: Int8Linear(linear) for name, linear in quantized_linears(model).items()}
+    for name, linear in linears.items():
         body(model).set_submodule(name, linear)
-    return made
+    return linears
 
 
 def quantized_linears(model: nn.Module) -> dict[str, FakeQuantLinear]:
@@ -169,7 +180,7 @@ def quantized_linears(model: nn.Module) -> dict[str, FakeQuantLinear]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Batch], *, engine: Accelerator) -> None:
-    """Find the first ranges: the model reads the batches, every range moves, nothing is trained.
+    """Set the first ranges: the model reads the batches, ranges move, no weight does.
 
     The batches are the same on every process, and so are the ranges.
     """
@@ -178,45 +189,69 @@ def calibrate(model: nn.Module, batches: Iterable[Batch], *, engine: Accelerator
             model(**{name: tensor.to(engine.device) for name, tensor in inputs(batch).items()})
 
 
-def observe(model: nn.Module, on: bool) -> None:
-    """Let the activation ranges move, or freeze them."""
-    for linear in quantized_linears(model).values():
-        linear.observe = on
-
-
-def round_operands(model: nn.Module, on: bool) -> None:
-    """Compute on the integer grids, or, before quantization-aware training begins, on the floats they stand for."""
-    for linear in quantized_linears(model).values():
-        linear.rounds = on
-
-
-def aware(
+def before_step(
     model: nn.Module, *, steps: int, begin_ratio: float, freeze_ranges_ratio: float
 ) -> Callable[[int], dict[str, float]]:
-    """What to do before a step: operands are rounded from one share of the steps on, ranges move up to another."""
+    """The hook of quantization-aware training that `training.loop.fit` calls before every step.
 
-    def before_step(step: int) -> dict[str, float]:
-        observe(model, step < freeze_ranges_ratio * steps)
-        round_operands(model, step >= begin_ratio * steps)
+    Operands are rounded from `begin_ratio` of the steps on. Ranges move up to `freeze_ranges_ratio` of them.
+    """
+
+    def hook(step: int) -> dict[str, float]:
+        for linear in quantized_linears(model).values():
+            linear.observe = step < freeze_ranges_ratio * steps
+            linear.rounds = step >= begin_ratio * steps
         return {}
 
-    return before_step
+    return hook
 
 
-def settle(model: nn.Module) -> None:
-    """From here on the model computes what ships: ranges are frozen, operands rounded."""
-    observe(model, False)
-    round_operands(model, True)
+def freeze(model: nn.Module) -> None:
+    """From here on the model computes what the int8 file computes: ranges are frozen, operands are rounded."""
+    for linear in quantized_linears(model).values():
+        linear.observe, linear.rounds = False, True
 
 
-def ranges(model: nn.Module) -> dict[str, tuple[float, float]]:
-    """Activation range (low, high) of every fake-quantized linear, by name: what a checkpoint needs besides weights."""
-    return {name: (float(m.low), float(m.high)) for name, m in quantized_linears(model).items()}
+def save(model: nn.Module, folder: Path) -> None:
+    """Write what a quantized model needs besides its weights: the bits of a weight, and the input range of every layer.
+
+    The layers of the file are the pruned ones. transformers would drop such buffers from the file of the weights.
+    """
+    linears = quantized_linears(model)
+    (bits,) = {linear.weight_bits for linear in linears.values()}
+    ranges = {name: [float(linear.low), float(linear.high)] for name, linear in linears.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps({"weight_bits": bits, "ranges": ranges}, indent=1) + "\n")
 
 
-def load_ranges(model: nn.Module, saved: dict[str, tuple[float, float]]) -> None:
-    """Put saved ranges back and freeze them. Raises KeyError if a layer has none."""
+def load(model: nn.Module, folder: Path) -> None:
+    """Put the fake quantizers of a saved model back, in place: its zeros locked, its ranges frozen.
+
+    model: with the weights of `folder`. Raises ModelError if the model in `folder` was not quantized.
+    """
+    bits, ranges = _read(folder / FILE)
+    mask_linears(model, list(ranges), partial(FakeQuantLinear, weight_bits=bits))
+    lock(model)
     for name, linear in quantized_linears(model).items():
-        linear.low.fill_(saved[name][0])
-        linear.high.fill_(saved[name][1])
-    observe(model, False)
+        low, high = ranges[name]
+        linear.low.fill_(low)
+        linear.high.fill_(high)
+    freeze(model)
+
+
+def _read(path: Path) -> tuple[int, dict[str, tuple[float, float]]]:
+    """(bits of a weight, layer -> (low, high)). Raises ModelError if they do not stand there."""
+    if not path.exists():
+        raise ModelError(f"expected {path.name} in {path.parent}, found none: this model did not go through `quantize`.")
+    try:
+        found = json.loads(path.read_text())
+        bits, ranges = found["weight_bits"], {name: (low, high) for name, (low, high) in found["ranges"].items()}
+        if bits not in (7, 8):
+            raise ValueError(f"weight_bits {bits}, not 7 or 8")
+        if empty := [name for name, (low, high) in ranges.items() if not -math.inf < low <= high < math.inf]:
+            raise ValueError(f"no range of numbers for {empty[0]}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"expected ranges of quantized layers in {path}, found {type(error).__name__}: {error}. Run `quantize` again."
+        ) from None
+    return bits, ranges

@@ -1,14 +1,13 @@
-"""Quantization-aware training: the sparse task model learns to live on integers, its zeros locked, its teacher the same.
+"""Quantization-aware training: the sparse task model learns to compute with int8, its zeros locked, its teacher the same.
 
-With 0 epochs it is post-training quantization, the baseline: calibrated, not trained. What calibration alone gives is
-measured before every training.
-
-reads   sparse   sparse task model: what is quantized           finetune
-        teacher  dense task model; quantized with start dense   teach_task
-        splits   tokenised train, validation, test              prepare_task
-writes  model    sparse task model, and ranges.json: (low, high) of every quantized linear's input
-        history  losses by step
+reads   sparse_folder   sparse task model: the model that is quantized           finetune
+        teacher_folder  dense task model; quantized itself where start is dense  teach_task
+        splits          tokenised train, validation, test                        prepare_task
+writes  model_folder    sparse task model, and quantization.json
+        history         losses by step
 source  Zafrir et al. 2021, arXiv:2111.05754, "quantization-aware training"
+
+With 0 epochs it is post-training quantization: calibrated, not trained. Its score is measured in any case.
 """
 
 from functools import partial
@@ -19,15 +18,15 @@ from pruneonce import quantization
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
-from pruneonce.training.task import Task, distilled_loss
+from pruneonce.training.task import Task
 
 
 def run(
     item: Item,
-    sparse: Dep,
-    teacher: Dep,
+    sparse_folder: Dep,
+    teacher_folder: Dep,
     splits: Dep,
-    model: Out,
+    model_folder: Out,
     history: Record,
     *,
     common: Common,
@@ -36,53 +35,39 @@ def run(
 ) -> Metrics:
     p = quantize
     engine = accelerator(common, micro_batches=p.micro_batches)
-    task = Task.read(splits, teacher, engine)
-    mentor = task.teacher(teacher, attention=common.attention)
-    start = {"sparse": sparse, "dense": teacher}[p.start]
-    student = task.model(start, attention=common.attention, dropout=p.dropout)
-    pruned = checkpoint.load_pruned(sparse)
-    given = masks.zeros(student, pruned)
+    task = Task.read(splits, teacher_folder, engine)
+    teacher = task.teacher(teacher_folder, attention=common.attention)
+    start_folder = {"sparse": sparse_folder, "dense": teacher_folder}[p.start]
+    student = task.model(start_folder, attention=common.attention, dropout=p.dropout)
     fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
-    masks.mask_linears(student, pruned, fake_quant)
-    masks.lock(student)
+    masks.mask_linears(student, checkpoint.load_pruned(sparse_folder), fake_quant)
+    pattern = masks.lock(student)
     batches = task.batches(p, seed=common.seed)
     steps = batches.steps(p.epochs)
+    ratios = {"begin_ratio": p.begin_ratio, "freeze_ranges_ratio": p.freeze_ranges_ratio}
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
-    quantization.settle(student)
-    calibrated = task.score(student, "validation")
+    quantization.freeze(student)
+    calibrated_score = task.score(student, "validation")
 
-    task.fit(
+    task.distil(
         student,
+        teacher,
         batches,
-        distilled_loss(
-            task.kind,
-            mentor,
-            temperature=p.temperature,
-            soft_ratio=p.soft_ratio,
-            hidden_weight=p.hidden_weight,
-            attention_weight=p.attention_weight,
-        ),
         recipe=p,
         steps=steps,
-        before_step=quantization.aware(
-            student, steps=steps, begin_ratio=p.begin_ratio, freeze_ranges_ratio=p.freeze_ranges_ratio
-        ),
+        before_step=quantization.before_step(student, steps=steps, **ratios),
         log=log,
         name=f"quantize {item}",
         checkpoint=log.scratch / "state.safetensors",
     )
-    quantization.settle(student)
+    quantization.freeze(student)
     score = task.score(student, "validation")
-    ranges = quantization.ranges(student)
-    student.config.weight_bits = p.weight_bits  # beside the ranges: what the weights' grid is
-    student.config.pruned = pruned  # as every model of this pattern says, also one that begins dense
-    masks.bake(student)
-    pattern = masks.zeros(student, pruned)
-    masks.check_pattern(given, pattern)
-    checkpoint.save(student, task.tokenizer, model)
-    checkpoint.save_ranges(ranges, model)
+    quantization.save(student, model_folder)
+    zeros = masks.bake(student)
+    masks.check_pattern(pattern, zeros)
+    checkpoint.save(student, task.tokenizer, model_folder)
     log.write_history(history)
-    return {"validation_score": score, "ptq_validation_score": calibrated, "sparsity": masks.sparsity(pattern)}
+    return {"validation_score": score, "ptq_validation_score": calibrated_score, "sparsity": masks.sparsity(zeros)}
 
 
 if __name__ == "__main__":

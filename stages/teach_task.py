@@ -1,9 +1,9 @@
 """The dense LM learns the task: teacher of the sparse model, and the dense baseline it is compared with.
 
-reads   base     dense masked LM                                prepare_teacher
-        splits   tokenised train, validation, test              prepare_task
-writes  model    dense task model
-        history  loss by step
+reads   base_folder   dense masked LM                           prepare_teacher
+        splits        tokenised train, validation, test         prepare_task
+writes  model_folder  dense task model
+        history       loss by step
 """
 
 import sys
@@ -17,12 +17,20 @@ from pruneonce.training.task import Task, hard_loss
 
 
 def run(
-    item: Item, base: Dep, splits: Dep, model: Out, history: Record, *, common: Common, teach_task: TeachTask, log: Log
+    item: Item,
+    base_folder: Dep,
+    splits: Dep,
+    model_folder: Out,
+    history: Record,
+    *,
+    common: Common,
+    teach_task: TeachTask,
+    log: Log,
 ) -> Metrics:
     p = teach_task
     engine = accelerator(common, micro_batches=p.micro_batches)
-    task = Task.read(splits, base, engine)
-    teacher = task.model(base, attention=common.attention, dropout=p.dropout, **task.kind.config)
+    task = Task.read(splits, base_folder, engine)
+    teacher = task.model(base_folder, attention=common.attention, dropout=p.dropout, **task.kind.config)
     batches = task.batches(p, seed=common.seed)
 
     task.fit(
@@ -35,17 +43,17 @@ def run(
         name=f"teach_task {item}",
         checkpoint=log.scratch / "state.safetensors",
     )
-    checkpoint.save(teacher, task.tokenizer, model)
+    checkpoint.save(teacher, task.tokenizer, model_folder)
     log.write_history(history)
-    score, by_chance = chance.scores(task, teacher, "validation", seed=common.seed)
-    if score <= by_chance and engine.is_main_process:
-        print(
+    score, chance_score = chance.scores(task, teacher, "validation", seed=common.seed)
+    if score <= chance_score:
+        engine.print(
             f"\nteach_task {item}: warning: expected a teacher that has learned the task, found {task.kind.metric} "
-            f"{score:.4f} on validation, and {by_chance:.4f} for its answers dealt out to the rows at random. What follows "
-            f"learns from it: change epochs or learning_rate in tasks.{item}.teach_task, or look at the labels.",
+            f"{score:.4f} on validation, and {chance_score:.4f} for its answers in random order. All further models of this "
+            f"task learn from it: change epochs or learning_rate in tasks.{item}.teach_task, or look at the labels.",
             file=sys.stderr,
         )
-    return {"validation_score": score, "chance_score": by_chance}
+    return {"validation_score": score, "chance_score": chance_score}
 
 
 if __name__ == "__main__":

@@ -44,9 +44,8 @@ def copy_project(folder: Path) -> Path:
         text=True,
     ).stdout.split("\0")
     for name in filter(None, listed):
-        computed = name == "dvc.lock" or (
-            name.startswith(("data/", "study/")) and not name.startswith(("study/dvc.yaml", "study/."))
-        )
+        of_study = name.startswith("study/") and not name.endswith((".py", ".yaml")) and not name.startswith("study/.")
+        computed = name == "dvc.lock" or name.startswith("data/") or of_study
         if computed or not (ROOT / name).is_file():
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,31 @@
-"""What a student learns from a teacher: its logits, its hidden states, where it looks."""
+"""The parts of a distillation loss: the teacher's logits, hidden states and attention."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 SMALLEST = 1e-8  # floor of a student's attention probability
+
+
+class Distillation(Protocol):
+    """The weight of every part of the loss, and the temperature of the soft part.
+
+    loss = hard_weight * hard + soft_weight * soft + hidden_weight * hidden + attention_weight * attention
+    """
+
+    @property
+    def temperature(self) -> float: ...  # > 0; divides the logits of student and teacher
+    @property
+    def hard_weight(self) -> float: ...  # loss against the labels
+    @property
+    def soft_weight(self) -> float: ...  # loss against the teacher's logits
+    @property
+    def hidden_weight(self) -> float: ...  # relative error of the hidden states
+    @property
+    def attention_weight(self) -> float: ...  # KL against the teacher's attention
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -31,8 +49,9 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], attention_
 
     student, teacher: one float[batch, length, hidden] a layer. No gradient reaches teacher.
     attention_mask: [batch, length], 0 at padding, which does not count.
-    Returns a scalar >= 0; 1 is what a student that answers 0 everywhere gets.
-    Source: Sun et al. 2019, arXiv:1908.09355 (patient distillation), scaled per layer so that layers weigh the same.
+    Returns a scalar >= 0. A student whose states are all 0 gets 1.
+    Raises ValueError unless there are as many student as teacher layers, and one at least.
+    Source: Sun et al. 2019, arXiv:1908.09355 (patient distillation). Scaled per layer, so all layers have the same weight.
     """
     if len(student) != len(teacher) or not student:
         raise ValueError(f"need as many student as teacher states, and one at least; got {len(student)}, {len(teacher)}")
@@ -45,12 +64,13 @@ def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], attention_
 
 
 def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], attention_mask: Tensor | None = None) -> Tensor:
-    """Attention transfer: mean over layers, heads and tokens of KL(where the teacher looks || where the student looks).
+    """Attention transfer: mean over layers, heads and tokens of KL(teacher's attention || student's attention).
 
-    student, teacher: one float[batch, heads, length, length] a layer, rows of probabilities (after the softmax, before any
-    dropout). No gradient reaches teacher.
-    attention_mask: [batch, length], 0 at padding: it does not look, and nobody looks at it.
-    Returns a scalar >= 0 (up to rounding), 0 where all look alike. Raises ValueError unless there are as many layers.
+    student, teacher: one float[batch, heads, length, length] a layer. Rows are probabilities, after the softmax and before
+    any dropout. No gradient reaches teacher.
+    attention_mask: [batch, length], 0 at padding, whose rows do not count.
+    Returns a scalar >= 0 (up to rounding), 0 where both are equal.
+    Raises ValueError unless there are as many student as teacher layers, and one at least.
     Source: Sun et al. 2020, arXiv:2004.02984 (MobileBERT), "attention transfer"; of the last layer alone, Wang et al.
     2020, arXiv:2002.10957 (MiniLM).
     """
@@ -61,36 +81,42 @@ def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], attenti
         p, q = p.detach().float(), q.float()
         # A probability of 0 in bf16 would have an infinite logarithm; where the teacher's is 0 as well, 0 log 0 = 0.
         rows = (torch.xlogy(p, p) - p * q.clamp(min=SMALLEST).log()).sum(-1).mean(1)  # float[batch, length]
-        looks = torch.ones_like(rows) if attention_mask is None else attention_mask.float()
-        divergences.append((rows * looks).sum() / looks.sum())
+        weight = torch.ones_like(rows) if attention_mask is None else attention_mask.float()
+        divergences.append((rows * weight).sum() / weight.sum())
     return torch.stack(divergences).mean()
 
 
-def outputs_for(weights: Mapping[str, float]) -> dict[str, bool]:
-    """What a transformers model is asked to return besides logits so that `inner_losses` can be had."""
-    return {"output_hidden_states": weights["hidden"] > 0, "output_attentions": weights["attention"] > 0}
+def outputs_for(distillation: Distillation) -> dict[str, bool]:
+    """The keywords of a transformers model by which it returns what `inner_losses` reads."""
+    return {
+        "output_hidden_states": distillation.hidden_weight > 0,
+        "output_attentions": distillation.attention_weight > 0,
+    }
 
 
-def inner_losses(student: Any, teacher: Any, attention_mask: Tensor, weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """The losses on what lies between embeddings and logits, by name: those of `weights` above 0.
+def inner_losses(
+    student: Any, teacher: Any, attention_mask: Tensor, distillation: Distillation
+) -> dict[str, tuple[float, Tensor]]:
+    """The losses between embeddings and logits: name -> (weight, loss), those of a weight above 0.
 
-    student, teacher: outputs of transformers models of the same shape. weights: hidden, attention. The embeddings' own
-    output is no layer and does not count.
+    student, teacher: outputs of transformers models of the same shape. The output of the embeddings is no layer.
     """
-    parts: dict[str, Tensor] = {}
-    if weights["hidden"] > 0:
-        parts["hidden"] = hidden_loss(student.hidden_states[1:], teacher.hidden_states[1:], attention_mask)
-    if weights["attention"] > 0:
-        parts["attention"] = attention_loss(student.attentions, teacher.attentions, attention_mask)
+    parts: dict[str, tuple[float, Tensor]] = {}
+    if distillation.hidden_weight > 0:
+        loss = hidden_loss(student.hidden_states[1:], teacher.hidden_states[1:], attention_mask)
+        parts["hidden"] = distillation.hidden_weight, loss
+    if distillation.attention_weight > 0:
+        loss = attention_loss(student.attentions, teacher.attentions, attention_mask)
+        parts["attention"] = distillation.attention_weight, loss
     return parts
 
 
 def binary_soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Distillation loss of labels that are decided one by one: T^2 * KL(s(teacher / T) || s(student / T)), mean over all.
+    """Distillation loss of independent labels: T^2 * KL(s(teacher / T) || s(student / T)), mean over all labels.
 
     student, teacher: logits, float[..., labels]; s: the distribution (sigmoid, 1 - sigmoid) of one label.
     No gradient reaches teacher. Returns a scalar >= 0 (up to rounding). Raises ValueError unless temperature > 0.
-    Source: Hinton et al. 2015, arXiv:1503.02531, section 2, for a label that holds or does not.
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2, for a binary label.
     """
-    ours, theirs = (torch.stack([logits, torch.zeros_like(logits)], dim=-1) for logits in (student, teacher))
-    return soft_loss(ours, theirs, temperature)
+    pairs = (torch.stack([logits, torch.zeros_like(logits)], dim=-1) for logits in (student, teacher))
+    return soft_loss(*pairs, temperature=temperature)

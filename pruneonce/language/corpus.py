@@ -195,6 +195,11 @@ class MaskedBlocks:
         """Batches in one epoch."""
         return max(1, len(self.blocks) // self.batch_size)
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the blocks: `tokens`, and of segment pairs more."""
+        return self.blocks.column_names
+
     def rows(self, step: int) -> np.ndarray:
         """Which rows the batch of `step` takes: a fresh shuffle each epoch, every row at most once an epoch."""
         epoch, position = divmod(step, len(self))

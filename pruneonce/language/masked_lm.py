@@ -1,7 +1,10 @@
 """Masked language modelling and next-sentence prediction: heads only where a loss reads them, losses, held-out metrics."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -10,10 +13,10 @@ from torch.nn import functional as F
 
 from pruneonce.batch import IGNORED, Batch, Loss, inputs, pieces
 from pruneonce.distillation import vocabulary
-from pruneonce.distillation.losses import inner_losses, outputs_for, soft_loss
+from pruneonce.distillation.losses import Distillation, inner_losses, outputs_for, soft_loss
 from pruneonce.distillation.vocabulary import Head
 from pruneonce.errors import DataError, ModelError
-from pruneonce.language.corpus import MaskedBlocks
+from pruneonce.language.corpus import MaskedBlocks, read_blocks
 from pruneonce.sparsity.masks import body
 
 NEXT_SENTENCE = "next_sentence_label"  # int64[batch], 1 for a second segment that does not follow; of segment pairs only
@@ -57,13 +60,13 @@ def head_at(model: nn.Module, batch: Batch, positions: Tensor, **asked: bool) ->
 
 def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Mean cross entropy at the masked positions, 0 without any: how a teacher learns. Of segment pairs: plus NSP's."""
-    chosen = batch["labels"] != IGNORED
-    head, out = head_at(model, batch, chosen)
-    found = vocabulary.distilled(head, batch["labels"][chosen], None, hard_weight=1.0, soft_weight=0.0, temperature=1.0)
+    masked = masked_tokens(batch)
+    head, out = head_at(model, batch, masked)
+    losses = vocabulary.cross_entropy(head, batch["labels"][masked])
     if NEXT_SENTENCE not in batch:
-        return {"loss": found.loss}
+        return {"loss": losses.loss}
     next_sentence = next_sentence_loss(out, batch)
-    return {"loss": found.loss + next_sentence, "hard": found.hard, "next_sentence": next_sentence}
+    return {"loss": losses.loss + next_sentence, "hard": losses.hard, "next_sentence": next_sentence}
 
 
 def next_sentence_loss(out: Any, batch: Batch) -> Tensor:
@@ -71,45 +74,79 @@ def next_sentence_loss(out: Any, batch: Batch) -> Tensor:
     return F.cross_entropy(out.seq_relationship_logits.float(), batch[NEXT_SENTENCE])
 
 
-def distilled_loss(
-    teacher: nn.Module,
-    *,
-    hard_weight: float,
-    soft_weight: float,
-    hidden_weight: float,
-    attention_weight: float = 0.0,
-    temperature: float,
-    everywhere: bool,
-) -> Loss:
-    """hard_weight * (MLM + NSP) + soft_weight * KL against the teacher's logits of both + hidden_weight * hidden-state error
-    + attention_weight * KL against where the teacher looks. NSP: of batches of segment pairs only.
+def masked_tokens(batch: Batch) -> Tensor:
+    """bool[batch, length], True where a token was masked and has a label."""
+    return batch["labels"] != IGNORED
 
-    everywhere: the soft loss reads the logits of all non-padding tokens (the paper), else of the masked ones only.
+
+def all_tokens(batch: Batch) -> Tensor:
+    """bool[batch, length], True where there is a token: not at padding."""
+    return batch["attention_mask"].bool()
+
+
+SOFT_POSITIONS: dict[str, Callable[[Batch], Tensor]] = {"masked": masked_tokens, "all": all_tokens}  # all: the paper's
+
+
+def distilled_loss(teacher: nn.Module, distillation: Distillation, *, soft_positions: Callable[[Batch], Tensor]) -> Loss:
+    """The loss of a student that learns from the labels and from its teacher, on (student, batch).
+
+    hard_weight (MLM + NSP) + soft_weight KL(teacher's logits of both) + hidden_weight hidden + attention_weight attention
+    NSP: only where batches are segment pairs.
+    soft_positions: the tokens whose logits the soft loss reads.
     """
-    weights = {"hard_weight": hard_weight, "soft_weight": soft_weight, "temperature": temperature}
-    inner = {"hidden": hidden_weight, "attention": attention_weight}
-    weight_of = {"next_sentence": hard_weight, "soft_next_sentence": soft_weight, **inner}
+    d = distillation
+    soft = d.soft_weight > 0
 
     def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        chosen = batch["labels"] != IGNORED
-        read = batch["attention_mask"].bool() if everywhere and soft_weight > 0 else chosen
-        ours, out = head_at(student, batch, read, **outputs_for(inner))
+        positions = soft_positions(batch) if soft else masked_tokens(batch)
+        student_head, student_out = head_at(student, batch, positions, **outputs_for(d))
         with torch.no_grad():
-            theirs, shown = head_at(teacher, batch, read, **outputs_for(inner))
-        found = vocabulary.distilled(ours, batch["labels"][read], theirs if soft_weight > 0 else None, **weights)
-        more: dict[str, Tensor] = {}
+            teacher_head, teacher_out = head_at(teacher, batch, positions, **outputs_for(d))
+        losses = vocabulary.distilled(student_head, batch["labels"][positions], teacher_head if soft else None, d)
+        parts = {"hard": losses.hard} | ({"soft": losses.soft} if soft else {})
+        more: dict[str, tuple[float, Tensor]] = {}
         if NEXT_SENTENCE in batch:
-            more["next_sentence"] = next_sentence_loss(out, batch)
-        if NEXT_SENTENCE in batch and soft_weight > 0:
-            more["soft_next_sentence"] = soft_loss(out.seq_relationship_logits, shown.seq_relationship_logits, temperature)
-        more |= inner_losses(out, shown, batch["attention_mask"], inner)
-        total = found.loss
-        for name, part in more.items():
-            total = total + weight_of[name] * part
-        soft = {"soft": found.soft} if soft_weight > 0 else {}
-        return {"loss": total, "hard": found.hard, **soft, **more}
+            more["next_sentence"] = d.hard_weight, next_sentence_loss(student_out, batch)
+        if NEXT_SENTENCE in batch and soft:
+            logits = student_out.seq_relationship_logits, teacher_out.seq_relationship_logits
+            more["soft_next_sentence"] = d.soft_weight, soft_loss(*logits, d.temperature)
+        more |= inner_losses(student_out, teacher_out, batch["attention_mask"], d)
+        total = losses.loss
+        for weight, part in more.values():
+            total = total + weight * part
+        return {"loss": total, **parts, **{name: part for name, (_, part) in more.items()}}
 
     return loss
+
+
+class Recipe(Protocol):
+    """The numbers of a training on masked language modelling, as params.yaml has them."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def masking_probability(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def held_out_batches(self) -> int: ...  # the closing metric reads at most so many
+
+
+def read_batches(
+    folder: Path, tokenizer: Any, recipe: Recipe, *, train_seed: int, held_out_seed: int
+) -> tuple[MaskedBlocks, MaskedBlocks]:
+    """The masked batches of the corpus in `folder`: train, held out.
+
+    Raises DataError if no token of one of them would be masked.
+    """
+    batches = partial(
+        MaskedBlocks, tokenizer=tokenizer, batch_size=recipe.batch_size, probability=recipe.masking_probability
+    )
+    train = batches(read_blocks(folder / "train.arrow"), seed=train_seed)
+    held_out = batches(read_blocks(folder / "held_out.arrow"), seed=held_out_seed)
+    check_masked(train, limit=recipe.steps, part="train")
+    check_masked(held_out, limit=recipe.held_out_batches, part="held-out")
+    return train, held_out
 
 
 def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:

@@ -5,7 +5,6 @@ says then is one ModelError, raised before anything is computed.
 """
 
 import json
-import math
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 import tokenizers
 import torch
 from safetensors import safe_open
-from torch import distributed, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -30,10 +29,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from pruneonce.engine import is_first_process
 from pruneonce.errors import ConfigError, ModelError, PruneOnceError
 from pruneonce.sparsity.masks import Selection, body, prunable
 
-RANGES = "ranges.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", INDEX)
@@ -186,7 +185,7 @@ def load_sparse_task_model(sparse: Path, teacher: PreTrainedModel, *, attention:
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """A plain folder; the same model gives the same bytes wherever it came from. Of several processes the first writes."""
-    if _is_another():
+    if not is_first_process():
         return
     logging.disable_progress_bar()
     model.config._name_or_path = ""
@@ -248,29 +247,6 @@ def check_tokens(folder: Path, tokens: int, *, setting: str) -> None:
             f"expected rows of at most {most} tokens, the positions of the model in {folder}, found {tokens}: "
             f"lower {setting}."
         )
-
-
-def save_ranges(ranges: dict[str, tuple[float, float]], folder: Path) -> None:
-    """Activation ranges beside the weights: transformers would drop them silently from the weights' own file."""
-    if _is_another():
-        return
-    (folder / RANGES).write_text(json.dumps(ranges, indent=1, sort_keys=True) + "\n")
-
-
-def load_ranges(folder: Path) -> dict[str, tuple[float, float]]:
-    """The saved ranges by layer name. Raises ModelError if the model was not quantized."""
-    if not (folder / RANGES).exists():
-        raise ModelError(f"expected {RANGES} in {folder}, found none: this model did not go through `quantize`.")
-    with _reading(RANGES, folder):
-        ranges = {name: (low, high) for name, (low, high) in json.loads((folder / RANGES).read_text()).items()}
-        if empty := [name for name, (low, high) in ranges.items() if not -math.inf < low <= high < math.inf]:
-            raise ValueError(f"no range of numbers for {empty[0]}")
-        return ranges
-
-
-def _is_another() -> bool:
-    """Whether this process is one of several, and not the one that writes."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0
 
 
 @contextmanager

@@ -1,4 +1,91 @@
-"""Gradual pruning: sparsity as a function of the step."""
+"""Gradual pruning: sparsity rises along a cubic curve while the model is trained, until the masks freeze."""
+
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from pruneonce.sparsity import masks, patterns
+from pruneonce.sparsity.criterion import Calibration, Criterion, Magnitude
+from pruneonce.sparsity.movement import Movement
+from pruneonce.sparsity.patterns import Placement
+from pruneonce.sparsity.second_order import SecondOrder
+
+CRITERIA: dict[str, Callable[[Placement, Calibration], Criterion]] = {
+    "magnitude": Magnitude,
+    "movement": Movement,
+    "second_order": SecondOrder,
+}
+
+
+class Schedule(Protocol):
+    """The numbers of a gradual pruning, as params.yaml has them. Steps are optimizer steps."""
+
+    @property
+    def prunable(self) -> str | Collection[str] | None: ...  # which linears count, as in `masks.prunable`
+    @property
+    def sparsity(self) -> float: ...  # the target, in [0, 1]
+    @property
+    def initial_sparsity(self) -> float: ...  # the first jump
+    @property
+    def pattern(self) -> str: ...  # of patterns.PATTERNS
+    @property
+    def scope(self) -> str: ...  # of patterns.SCOPES
+    @property
+    def first_criterion(self) -> str: ...  # of CRITERIA: decides at the first jump
+    @property
+    def criterion(self) -> str: ...  # of CRITERIA: decides at every pruning step after it
+    @property
+    def prune_begin_steps(self) -> int: ...
+    @property
+    def prune_end_steps(self) -> int: ...
+    @property
+    def freeze_masks_steps(self) -> int: ...
+    @property
+    def prune_every_steps(self) -> int: ...
+
+
+class GradualPruning:
+    """Zhu & Gupta's gradual pruning of one model.
+
+    The prunable linears of `model` become masked ones, in place. `before_step` prunes them, `finish` makes them plain
+    linears again.
+    Raises ModelError if no linear is prunable, or if the pattern does not fit one of them.
+    Source: Zafrir et al. 2021, arXiv:2111.05754, "student pruning".
+    """
+
+    def __init__(self, model: nn.Module, schedule: Schedule, calibration: Calibration):
+        self.model, self.schedule = model, schedule
+        linears = masks.prunable(model, schedule.prunable)
+        self.placement = patterns.placement(schedule.pattern, schedule.scope, linears)
+        self.first = CRITERIA[schedule.first_criterion](self.placement, calibration)
+        self.criterion = CRITERIA[schedule.criterion](self.placement, calibration)
+        masks.mask_linears(model, schedule.prunable, self.criterion.linear)
+
+    def before_step(self, step: int) -> dict[str, float]:
+        """Prune if this is a pruning step. Returns the sparsity of the masked linears."""
+        s = self.schedule
+        self.criterion.before_step(self.model)
+        if is_pruning_step(step, begin=s.prune_begin_steps, freeze=s.freeze_masks_steps, every=s.prune_every_steps):
+            criterion = self.first if step == s.prune_begin_steps else self.criterion
+            criterion.prune(self.model, self.sparsity(step))
+        return {"sparsity": masks.masked_sparsity(self.model)}
+
+    def sparsity(self, step: int) -> float:
+        """Fraction of weights that are pruned after this step's pruning, in [0, 1]."""
+        s = self.schedule
+        return cubic_sparsity(
+            step, begin=s.prune_begin_steps, end=s.prune_end_steps, initial=s.initial_sparsity, target=s.sparsity
+        )
+
+    def finish(self) -> dict[str, Tensor]:
+        """Write the zeros into the weights. Returns the pattern: name -> bool[out, in], True where pruned.
+
+        Raises PatternBroken unless the pattern has the target sparsity.
+        """
+        pattern = masks.bake(self.model)
+        masks.check_sparsity(pattern, self.schedule.sparsity, self.placement.select)
+        return pattern
 
 
 def cubic_sparsity(step: int, *, begin: int, end: int, initial: float, target: float) -> float:

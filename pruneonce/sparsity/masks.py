@@ -1,7 +1,7 @@
-"""Pruning: which layers count, masks, the linear that wears one, pattern lock.
+"""Masks: which linears are prunable, the masked linear, pruning, pattern lock, and how sparsity is counted.
 
-A mask is a bool buffer shaped like its weight; False means pruned. The weight in use is weight * mask, so a
-pruned entry gets no gradient and keeps its last value: it may return at the next `prune`, never after `lock`.
+A mask is a bool buffer of the shape of its weight; False means pruned. The weight in use is weight * mask. A pruned
+entry gets no gradient and keeps its last value: it may return at the next `prune`, never after `lock`.
 Checkpoints hold no masks: `bake` writes the zeros into the weights, `lock` reads them back.
 """
 
@@ -39,36 +39,36 @@ Selection = str | Collection[str] | None  # of linears: a regular expression, th
 
 
 def prunable(model: nn.Module, selection: Selection) -> dict[str, nn.Linear]:
-    """The linears of the language model's body that count, by their name in the body.
+    """The prunable linears of the language model's body, by their name in the body.
 
-    selection: None for those that stand in the body's repeated layers and in its pooler, whatever the architecture calls
-    them; a regular expression for those whose name it matches; names, of a model that was pruned, for exactly those.
-    Names are relative to the body (`model.base_model` in transformers), so they are the same with an MLM head, a
-    task head, or none: `encoder.layer.0.attention.self.query`. Heads lie outside the body and are never pruned. A linear
-    that several layers share is one linear.
+    selection: None selects those in the body's repeated layers and in its pooler, for every architecture. A regular
+    expression selects those whose name it matches. Names select exactly those, as of a model that was pruned.
+    Names are relative to the body (`model.base_model` in transformers), so they do not depend on the head:
+    `encoder.layer.0.attention.self.query`. Heads are not in the body and are never pruned. A linear that several layers
+    share is one linear.
     Raises ModelError if nothing matches, or a name is missing.
     Source: Zafrir et al. 2021, arXiv:2111.05754, "student pruning": every Linear of the encoder, and the pooler.
     """
     linears = {name: m for name, m in body(model).named_modules() if isinstance(m, nn.Linear)}
     if selection is None:
-        names, wanted = _of_structure(body(model)), "inside its layers"
+        names, place = _in_layers(body(model)), "inside its layers"
     elif isinstance(selection, str):
-        names, wanted = [name for name in linears if re.search(selection, name)], f"whose name matches {selection!r}"
+        names, place = [name for name in linears if re.search(selection, name)], f"whose name matches {selection!r}"
     else:
-        names, wanted = list(selection), f"of the names {', '.join(sorted(set(selection) - set(linears))[:4])}"
+        names, place = list(selection), f"of the names {', '.join(sorted(set(selection) - set(linears))[:4])}"
     if not names or not set(names) <= set(linears):
         raise ModelError(
-            f"expected nn.Linear layers {wanted}, found none in {type(model).__name__}; "
+            f"expected nn.Linear layers {place}, found none in {type(model).__name__}; "
             f"its linears are: {', '.join(list(linears)[:12]) or 'none'}. Change `sparsify.prunable` in params.yaml and "
             "prune again."
         )
     return {name: linears[name] for name in names}
 
 
-def _of_structure(inside: nn.Module) -> list[str]:
-    """Names of the linears in the lists of layers of a body, and in its pooler.
+def _in_layers(inside: nn.Module) -> list[str]:
+    """Names of the linears in a body's lists of layers, and in its pooler.
 
-    What lies elsewhere leads from the embeddings to the layers: ELECTRA's and ALBERT's projections.
+    Other linears lead from the embeddings to the layers: ELECTRA's and ALBERT's projections.
     """
     layers = tuple(f"{name}." for name, m in inside.named_modules() if isinstance(m, nn.ModuleList))
     linears = (name for name, m in inside.named_modules() if isinstance(m, nn.Linear))
@@ -81,22 +81,25 @@ def body(model: nn.Module) -> nn.Module:
 
 
 def mask_linears(
-    model: nn.Module, selection: Selection, wrap: Callable[[nn.Linear], MaskedLinear] = MaskedLinear
+    model: nn.Module, selection: Selection, masked_linear: Callable[[nn.Linear], MaskedLinear] = MaskedLinear
 ) -> dict[str, MaskedLinear]:
-    """Replace, in place, every prunable linear by a masked one (all kept). Returns them by name."""
-    masked = {name: wrap(linear) for name, linear in prunable(model, selection).items()}
+    """Replace, in place, every prunable linear by a masked one that prunes nothing yet. Returns them by name."""
+    masked = {name: masked_linear(linear) for name, linear in prunable(model, selection).items()}
     for name, linear in masked.items():
         body(model).set_submodule(name, linear)
     return masked
 
 
-def masked_linears(model: nn.Module) -> Iterator[MaskedLinear]:
-    """Every masked linear of the model, in definition order."""
-    return (m for m in model.modules() if isinstance(m, MaskedLinear))
+def masked_linears(model: nn.Module) -> dict[str, MaskedLinear]:
+    """Every masked linear by its name in the model's body, in definition order."""
+    return {name: m for name, m in body(model).named_modules() if isinstance(m, MaskedLinear)}
 
 
 def pruned_count(sparsity: float, numel: int) -> int:
-    """How many of `numel` weights (or blocks) go at `sparsity`: the nearest integer (halves to even). The only rounding."""
+    """Number of `numel` weights (or blocks) that go at `sparsity`: the nearest integer, halves to even.
+
+    No other place rounds. Raises ValueError unless sparsity is in [0, 1].
+    """
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must be in [0, 1], got {sparsity}")
     return round(sparsity * numel)
@@ -105,7 +108,7 @@ def pruned_count(sparsity: float, numel: int) -> int:
 def smallest(score: Tensor, count: int) -> Tensor:
     """bool, shape of `score`: True at exactly the `count` smallest of every row (last dimension); ties: the lower index.
 
-    Selection instead of a sort: O(numel). `|w| > threshold` would prune every tie of the threshold with it.
+    kthvalue selects in O(numel), where a sort would not. `|w| > threshold` would prune every tie of the threshold.
     """
     if count == 0:
         return torch.zeros_like(score, dtype=torch.bool)
@@ -114,7 +117,7 @@ def smallest(score: Tensor, count: int) -> Tensor:
     return below | (tied & (tied.cumsum(-1) <= count - below.sum(-1, keepdim=True)))
 
 
-Score = Callable[[MaskedLinear], Tensor]  # float[out, in]: what each weight is worth, the criterion
+Score = Callable[[MaskedLinear], Tensor]  # float[out, in]: the weights of lowest score go
 Select = Callable[[Iterable[Tensor], float], Iterable[Tensor]]  # scores of all matrices, sparsity -> their masks
 
 
@@ -124,7 +127,7 @@ def magnitude(linear: MaskedLinear) -> Tensor:
 
 
 def uniform(scores: Iterable[Tensor], sparsity: float) -> Iterator[Tensor]:
-    """The paper's selection: each matrix loses exactly `pruned_count` weights, of lowest score. Others: patterns.py."""
+    """The paper's selection: each matrix loses exactly `pruned_count` weights, those of lowest score."""
     return (~smallest(s.flatten(), pruned_count(sparsity, s.numel())).view_as(s) for s in scores)
 
 
@@ -135,38 +138,47 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
 
 @torch.no_grad()
 def prune(model: nn.Module, sparsity: float, *, score: Score = magnitude, select: Select = uniform) -> None:
-    """Every masked linear keeps its weights of highest score, by `select`. Pruned weights may come back.
+    """Recompute the masks of every masked linear: the weights of highest score stay. Pruned weights may come back.
 
-    score, select: left out, the paper's: magnitude, any weight, one sparsity for every matrix.
+    score, select: by default the paper's: magnitude, and one sparsity for every matrix.
     """
-    linears = list(masked_linears(model))
+    linears = list(masked_linears(model).values())
     for linear, mask in zip(linears, select(map(score, linears), sparsity), strict=True):
         linear.mask.copy_(mask)
 
 
 def masked_sparsity(model: nn.Module) -> float:
     """Fraction of the masked linears' weights that the masks prune, in [0, 1]."""
-    masks = [linear.mask for linear in masked_linears(model)]
+    masks = [linear.mask for linear in masked_linears(model).values()]
     return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 
 
-def lock(model: nn.Module) -> None:
-    """Pattern lock: M = [W != 0]. What is zero now stays zero, whatever the optimizer does.
+def lock(model: nn.Module) -> dict[str, Tensor]:
+    """Pattern lock: M = [W != 0]. A weight that is zero now stays zero under every optimizer.
 
+    Returns the pattern: name -> bool[out, in], True where the weight is zero.
     Source: Zafrir et al. 2021, arXiv:2111.05754, "pattern-lock".
     """
-    for linear in masked_linears(model):
+    linears = masked_linears(model)
+    for linear in linears.values():
         linear.mask.copy_(linear.weight != 0)
+    return {name: ~linear.mask for name, linear in linears.items()}
 
 
 @torch.no_grad()
-def bake(model: nn.Module) -> None:
-    """Write the masks into the weights (a pruned weight becomes 0.0) and put plain linears back."""
-    for name, linear in [(n, m) for n, m in model.named_modules() if isinstance(m, MaskedLinear)]:
+def bake(model: nn.Module) -> dict[str, Tensor]:
+    """Write the masks into the weights (a pruned weight becomes 0.0) and put plain linears back.
+
+    Returns the pattern: name -> bool[out, in], True where the weight is zero.
+    """
+    pattern = {}
+    for name, linear in masked_linears(model).items():
         linear.weight.masked_fill_(~linear.mask, 0.0)  # a product would leave -0.0, whose sign bits do not compress
         plain = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         plain.weight, plain.bias = linear.weight, linear.bias
-        model.set_submodule(name, plain)
+        body(model).set_submodule(name, plain)
+        pattern[name] = linear.weight.detach() == 0
+    return pattern
 
 
 def zeros(model: nn.Module, selection: Selection) -> dict[str, Tensor]:
@@ -181,23 +193,22 @@ def check_pattern(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> 
     if broken:
         raise PatternBroken(
             f"expected every pruned weight to stay zero, found zeros lost in {len(broken)} of {len(before)} matrices: "
-            f"{dict(list(broken.items())[:5])}. The model was changed outside of the pattern lock: start from the sparse "
-            "model again."
+            f"{dict(list(broken.items())[:5])}. Start from the sparse model again: it was changed outside of the lock."
         )
 
 
 def check_sparsity(pattern: Mapping[str, Tensor], sparsity: float, select: Select = uniform) -> None:
     """Raises PatternBroken, naming each matrix, unless there are the zeros that `select` asks for at this sparsity.
 
-    Non-zeros score 1 and zeros 0: what `select` would prune first is zero exactly if enough is, and lies where it should.
+    Non-zeros score 1 and zeros 0. So `select` prunes a non-zero only where zeros are missing from the pattern.
     """
-    kept = select(((~zero).float() for zero in pattern.values()), sparsity)
-    short = {name: int((~zero & ~mask).sum()) for (name, zero), mask in zip(pattern.items(), kept, strict=True)}
+    masks = select(((~zero).float() for zero in pattern.values()), sparsity)
+    short = {name: int((~zero & ~mask).sum()) for (name, zero), mask in zip(pattern.items(), masks, strict=True)}
     missing = {name: count for name, count in short.items() if count}
     if missing:
         raise PatternBroken(
             f"expected sparsity {sparsity} in its pattern, found zeros missing in {len(missing)} of {len(short)} matrices: "
-            f"{dict(list(missing.items())[:5])}. The masks were moved after the last pruning step: prune again."
+            f"{dict(list(missing.items())[:5])}. Prune again: the masks were moved after the last pruning step."
         )
 
 

@@ -6,24 +6,27 @@ With W' = W * M, the weight in use, every backward pass adds to the score of eac
 
 and the lowest scores are pruned. dL/dW' is not masked (the mask's gradient passes straight through), so a pruned weight is
 scored as well and may come back. A weight that was set to zero moves nowhere: its score stands still.
-Source: Sanh et al. 2020, arXiv:2005.07683, section 4, hard movement pruning: S(T) = -alpha_S sum_{t<T} dL/dW'(t) W(t). That
-sum itself, with alpha_S = 1, on which no ranking depends; the authors' code has Adam take the steps of S instead.
-
-It wants many steps, as scores start from nothing. MiniLM-L6 to 85 % over 24 of 40 steps of 8 blocks of 128 tokens, one seed,
-the default losses, held-out MLM loss: magnitude 7.16, movement 7.75; from a first jump to 70 % by second order, magnitude
-6.54, second order throughout 6.21. The authors prune over tens of thousands of steps.
+Source: Sanh et al. 2020, arXiv:2005.07683, section 4, hard movement pruning: S(T) = -alpha_S sum_{t<T} dL/dW'(t) W(t).
+Here alpha_S = 1, on which no ranking depends. The authors' code lets Adam take the steps of S instead.
+Scores start at 0, so this criterion needs many steps: the authors prune over tens of thousands.
 """
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruneonce.sparsity import masks
+from pruneonce.sparsity.criterion import Calibration
 from pruneonce.sparsity.masks import MaskedLinear
+from pruneonce.sparsity.patterns import Placement
 
 
 class ScoredLinear(MaskedLinear):
-    """A masked linear that keeps its movement score, float[out, in], in a buffer: a resumed run goes on with it."""
+    """A masked linear with its movement score, float[out, in], in a buffer. A resumed run continues with it."""
 
     score: Tensor
 
@@ -43,7 +46,7 @@ class ScoredLinear(MaskedLinear):
 
 
 def score(linear: MaskedLinear) -> Tensor:
-    """The `pruning.Score` of movement. Raises TypeError for a linear that has kept none."""
+    """float[out, in]: the movement score. Raises TypeError for a linear that has none."""
     if not isinstance(linear, ScoredLinear):
         raise TypeError(f"expected a ScoredLinear, found {type(linear).__name__}: wrap with it before training")
     return linear.score
@@ -51,11 +54,26 @@ def score(linear: MaskedLinear) -> Tensor:
 
 @torch.no_grad()
 def share_scores(model: nn.Module, engine: Accelerator) -> None:
-    """Every process takes the mean of all their scores: call it after each step, as their gradients are shared after each.
+    """Set the scores of every process to the mean over processes. Call it before each step.
 
-    Data parallelism overwrites the buffers of all processes by those of the first at the next forward pass. What is saved
-    between the two is the first's: resumed on several processes, a run lacks the others' share of one step's scores.
+    Data parallelism copies the buffers of the first process to the others at the next forward pass. A checkpoint holds
+    the buffers of the first process: a resumed run of several processes lacks the others' share of one step.
     """
     if engine.num_processes > 1:
         for linear in (m for m in model.modules() if isinstance(m, ScoredLinear)):
             linear.score.copy_(engine.reduce(linear.score, reduction="mean"))
+
+
+@dataclass(frozen=True)
+class Movement:
+    """The weights of lowest movement score go."""
+
+    placement: Placement
+    calibration: Calibration
+    linear: ClassVar[type[MaskedLinear]] = ScoredLinear
+
+    def before_step(self, model: nn.Module) -> None:
+        share_scores(model, self.calibration.engine)
+
+    def prune(self, model: nn.Module, sparsity: float) -> None:
+        masks.prune(model, sparsity, score=score, select=self.placement.select)

@@ -1,15 +1,15 @@
-"""Where zeros may lie in a weight, float[out, in], and with which others a weight competes to stay.
+"""Where zeros may lie in a weight, float[out, in], and with which other weights each one competes to stay.
 
     unstructured   anywhere
     1x4            4 consecutive inputs of one output go or stay together
     4x1            4 consecutive outputs of one input do
     2:4, 4:8       of every 4 (8) consecutive inputs of one output 2 (4) stay; sparse tensor cores multiply 2:4
 
-What goes or stays together is a unit, worth the sum of its weights' scores. Units compete in their matrix (uniform) or over
-all matrices (global), and the lowest-scored go: of n units exactly `pruned_count(sparsity, n)`, so blocks are pruned to the
-nearest whole block. N:M: the units are weights that compete in their group of M, so sparsity 1 - N/M is N:M, and a ramp to
-it passes through M-1:M, M-2:M, ... ("sparse structure decay", Kao et al. 2022, arXiv:2209.07617); without a ramp it is the
-one-shot N:M of Mishra et al. 2021, arXiv:2104.08378. Blocks of 4: Kurtic et al. 2022, arXiv:2203.07259.
+Weights that go or stay together are a unit. Its score is the sum of its weights' scores. Units compete in their matrix
+(uniform) or over all matrices (global). Of n units exactly `pruned_count(sparsity, n)` go, those of lowest score.
+N:M: every weight is a unit and competes in its group of M, so sparsity 1 - N/M is N:M. A ramp to it passes through M-1:M,
+M-2:M, ... ("sparse structure decay", Kao et al. 2022, arXiv:2209.07617). Without a ramp it is the one-shot N:M of Mishra et
+al. 2021, arXiv:2104.08378. Blocks of 4: Kurtic et al. 2022, arXiv:2203.07259.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,11 +36,11 @@ class Pattern:
         return values.float().reshape(out // self.rows, self.rows, width // self.columns, self.columns).sum((1, 3))
 
     def spread(self, units: Tensor) -> Tensor:
-        """[out, in] of [out / rows, in / columns]: what holds for a unit holds for its weights."""
+        """[out, in] of [out / rows, in / columns]: every weight gets the value of its unit."""
         return units.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
 
     def rivals(self, numel: int) -> int:
-        """How many units compete with one another in a matrix of `numel` weights."""
+        """Number of units that compete with one another in a matrix of `numel` weights."""
         return self.group or numel // (self.rows * self.columns)
 
     def smallest(self, score: Tensor, count: int) -> Tensor:
@@ -64,7 +64,7 @@ PATTERNS = {
 
 
 def fitting(name: str, linears: Mapping[str, nn.Linear]) -> Pattern:
-    """The pattern of that name. Raises ModelError, naming the matrices, if one cannot be cut into its units and groups."""
+    """The pattern of that name. Raises ModelError, naming the matrices, if one cannot be divided into units and groups."""
     pattern = PATTERNS[name]
     rows, columns = pattern.rows, pattern.columns * (pattern.group or 1)
     bad = {k: list(m.weight.shape) for k, m in linears.items() if m.weight.shape[0] % rows or m.weight.shape[1] % columns}
@@ -77,25 +77,41 @@ def fitting(name: str, linears: Mapping[str, nn.Linear]) -> Pattern:
 
 
 def uniform(pattern: Pattern) -> Select:
-    """Every matrix to the same sparsity: its units compete among themselves."""
+    """Every matrix gets the same sparsity: its units compete among themselves."""
     return lambda scores, sparsity: (pattern.mask(score, sparsity) for score in scores)
 
 
 def over_model(pattern: Pattern) -> Select:
-    """All matrices together to the sparsity: their units compete with one another, and a matrix may lose all or none.
+    """All matrices together get the sparsity: their units compete with one another, and a matrix may lose all or none.
 
-    Scores must be comparable between matrices. Meaningless for N:M, where every group has its own count. Magnitudes in one
-    shot lose by it where second_order.py measures: 0.235 for 0.221 at 50 %, 1.058 for 0.957 at 85 % (matrices: 65 to 97 %).
+    Scores must be comparable between matrices. Not for N:M, where every group has its own count.
     """
 
     def select(scores: Iterable[Tensor], sparsity: float) -> Iterator[Tensor]:
         units = [pattern.pool(score) for score in scores]
         together = torch.cat([u.flatten() for u in units])
-        kept = ~smallest(together, pruned_count(sparsity, together.numel()))
-        parts = kept.split([u.numel() for u in units])
+        masks = ~smallest(together, pruned_count(sparsity, together.numel()))
+        parts = masks.split([u.numel() for u in units])
         return (pattern.spread(part.view_as(u)) for u, part in zip(units, parts, strict=True))
 
     return select
 
 
 SCOPES = {"uniform": uniform, "global": over_model}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where zeros may lie, and which weights compete to stay."""
+
+    pattern: Pattern
+    select: Select
+
+
+def placement(pattern: str, scope: str, linears: Mapping[str, nn.Linear]) -> Placement:
+    """The placement by its names in PATTERNS and SCOPES.
+
+    Raises ModelError, naming the matrices, if a linear cannot be divided into the pattern's units and groups.
+    """
+    fit = fitting(pattern, linears)
+    return Placement(fit, SCOPES[scope](fit))

@@ -1,6 +1,9 @@
-"""Numbers that depend on the optimizer step, and on nothing else."""
+"""Learning rates: functions of the optimizer step and of nothing else."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 
 def linear_decay(step: int, *, steps: int, warmup: int, peak: float) -> float:
@@ -9,14 +12,14 @@ def linear_decay(step: int, *, steps: int, warmup: int, peak: float) -> float:
 
 
 def rewound_decay(step: int, *, steps: int, warmup: int, peak: float, begin: int, end: int, every: int) -> float:
-    """Linear decay that is rewound to its state at `begin` whenever the model is pruned.
+    """Learning-rate rewinding: a linear decay that goes back to its state at `begin` whenever the model is pruned.
 
     With T = steps, w = warmup, P = end - begin and T' = T - P the factor on `peak` is
         t < w                 t / w
         t < begin             (T' - t) / (T' - w)
         begin <= t < end      (T' - t + floor((t - begin) / every) * every) / (T' - w)   pruning holds the rate up
         t >= end              (T - t) / (T' - w)                                         then its course to the end
-    clipped at 0. Differs from the source by nothing but the names.
+    at least 0. Equal to the source but for the names.
     Source: Zafrir et al. 2021, arXiv:2111.05754, "learning rate rewinding", and its reference implementation.
     """
     shortened = steps - (end - begin)
@@ -27,3 +30,31 @@ def rewound_decay(step: int, *, steps: int, warmup: int, peak: float, begin: int
     else:
         left = (shortened if step < begin else steps) - step
     return peak * max(0.0, left / max(1, shortened - warmup))
+
+
+class PruningRecipe(Protocol):
+    """The numbers of the learning rate of student pruning, as params.yaml has them."""
+
+    @property
+    def schedule(self) -> str: ...  # linear or rewound
+    @property
+    def steps(self) -> int: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...  # peak
+    @property
+    def prune_begin_steps(self) -> int: ...
+    @property
+    def prune_end_steps(self) -> int: ...
+    @property
+    def prune_every_steps(self) -> int: ...
+
+
+def of_pruning(recipe: PruningRecipe) -> Callable[[int], float]:
+    """The learning rate of student pruning: step -> rate."""
+    rewound = partial(
+        rewound_decay, begin=recipe.prune_begin_steps, end=recipe.prune_end_steps, every=recipe.prune_every_steps
+    )
+    decay = {"linear": linear_decay, "rewound": rewound}[recipe.schedule]
+    return partial(decay, steps=recipe.steps, warmup=recipe.warmup_steps, peak=recipe.learning_rate)

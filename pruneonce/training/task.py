@@ -1,4 +1,4 @@
-"""How a task is learned, whatever its kind: its losses, the training that its three stages share, its score."""
+"""How a task is learned, for every kind of task: its losses, the training that its three stages share, its score."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruneonce.batch import Batch, Loss, inputs, logits
-from pruneonce.distillation.losses import inner_losses, outputs_for
+from pruneonce.distillation.losses import Distillation, inner_losses, outputs_for
 from pruneonce.errors import DataError
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds
@@ -26,25 +26,32 @@ from pruneonce.training import loop, schedules
 
 
 class Recipe(Protocol):
-    """A stage's own numbers of a training on a task."""
+    """The numbers of a training on a task, as params.yaml has them."""
 
     @property
     def batch_size(self) -> int: ...
     @property
-    def max_tokens(self) -> int: ...
+    def max_tokens(self) -> int: ...  # longer rows are cut, in training only
     @property
-    def learning_rate(self) -> float: ...
+    def learning_rate(self) -> float: ...  # peak
     @property
-    def warmup_ratio(self) -> float: ...
+    def warmup_ratio(self) -> float: ...  # fraction of the steps in which the rate rises
     @property
     def weight_decay(self) -> float: ...
     @property
     def clip_norm(self) -> float: ...
 
 
+class DistilledRecipe(Recipe, Protocol):
+    """A recipe of a student that learns from a teacher."""
+
+    @property
+    def distillation(self) -> Distillation: ...
+
+
 @dataclass(frozen=True)
 class Task:
-    """A task as a stage meets it: what it is, its splits by name, what reads its texts, and where it is computed."""
+    """A task as a stage reads it: its kind, its splits by name, its tokenizer, and the engine that computes."""
 
     kind: Kind
     tokenizer: PreTrainedTokenizerBase
@@ -52,34 +59,45 @@ class Task:
     engine: Accelerator
 
     @classmethod
-    def read(cls, splits: Path, model: Path, engine: Accelerator) -> Self:
-        """The task whose splits lie in a folder, for a model and its tokenizer.
+    def read(cls, splits_folder: Path, model_folder: Path, engine: Accelerator) -> Self:
+        """The task of a folder of splits, with the tokenizer of a model.
 
-        Raises DataError if the validation or test split cannot tell one model from another by the task's metric.
+        Raises DataError if the task's metric is undefined on the validation or the test split.
         """
-        kind, rows = kinds.load(splits), {name: read_split(splits / f"{name}.arrow") for name in SPLITS}
+        kind = kinds.load(splits_folder)
+        splits = {name: read_split(splits_folder / f"{name}.arrow") for name in SPLITS}
         for name in ("validation", "test"):
-            check_scorable(kind.metric, rows[name], name)
-        return cls(kind, checkpoint.load_tokenizer(model), rows, engine)
+            check_scorable(kind.metric, splits[name], name)
+        return cls(kind, checkpoint.load_tokenizer(model_folder), splits, engine)
 
     def model(self, folder: Path, *, attention: str, dropout: float | None, **config: Any) -> PreTrainedModel:
-        """`checkpoint.load_task_model`, where it is computed."""
+        """The model of `checkpoint.load_task_model`, on the engine's device."""
         model = checkpoint.load_task_model(self.kind.architecture, folder, attention=attention, dropout=dropout, **config)
         embeddings: Any = model.get_input_embeddings()
         checkpoint.check_vocabulary(self.tokenizer, embeddings.num_embeddings, folder)
         return model.to(self.engine.device)
 
     def teacher(self, folder: Path, *, attention: str) -> PreTrainedModel:
-        """A model that is asked and never trained."""
+        """A model for inference only: no dropout, no gradient."""
         return self.model(folder, attention=attention, dropout=0.0).eval().requires_grad_(False)
 
+    def student(
+        self, sparse_folder: Path, teacher: PreTrainedModel, *, attention: str, dropout: float | None
+    ) -> PreTrainedModel:
+        """The sparse language model with a copy of the teacher's head, on the engine's device."""
+        student = checkpoint.load_sparse_task_model(sparse_folder, teacher, attention=attention, dropout=dropout)
+        return student.to(self.engine.device)
+
     def batches(self, recipe: Recipe, *, seed: int) -> Batches:
-        """Of the train split."""
+        """Batches of the train split."""
         sizes = {"batch_size": recipe.batch_size, "max_tokens": recipe.max_tokens}
         return Batches(self.splits["train"], self.kind, self.tokenizer, **sizes, seed=seed)
 
-    def fit(self, model: nn.Module, batches: Batches, loss: Loss, *, recipe: Recipe, steps: int, **more: Any) -> None:
-        """`training.fit` by the recipe: the rate rises over `warmup_ratio` of the steps, then falls linearly to 0."""
+    def fit(self, model: nn.Module, batches: Batches, loss: Loss, *, recipe: Recipe, steps: int, **options: Any) -> None:
+        """Train with `loop.fit`. The rate rises over `warmup_ratio` of the steps, then falls linearly to 0.
+
+        options: further keywords of `loop.fit`.
+        """
         warmup = round(recipe.warmup_ratio * steps)
         loop.fit(
             model,
@@ -91,25 +109,31 @@ class Task:
             weight_decay=recipe.weight_decay,
             clip_norm=recipe.clip_norm,
             seed=batches.seed,
-            **more,
+            **options,
         )
 
-    def answers(self, model: nn.Module, split: str) -> list[np.ndarray]:
+    def distil(
+        self, student: nn.Module, teacher: nn.Module, batches: Batches, *, recipe: DistilledRecipe, **options: Any
+    ) -> None:
+        """`fit` with the loss of a student that learns from its teacher."""
+        self.fit(student, batches, distilled_loss(self.kind, teacher, recipe.distillation), recipe=recipe, **options)
+
+    def logits(self, model: nn.Module, split: str) -> list[np.ndarray]:
         """The logits of every row of a split, in its order."""
         batches = evaluation_batches(self.splits[split], self.kind, self.tokenizer)
-        return in_order(_answered(model, self.kind, batches, self.engine))
+        return in_order(_logits(model, self.kind, batches, self.engine))
 
-    def metric(self, answers: Sequence[np.ndarray], split: str) -> float:
-        """The task's metric of answers to every row of a split."""
-        total, scorers = self.kind.scorers(self.splits[split], answers)
+    def metric(self, logits: Sequence[np.ndarray], split: str) -> float:
+        """The task's metric, by the logits of every row of a split."""
+        total, scorers = self.kind.scorers(self.splits[split], logits)
         return scorers[self.kind.metric](np.arange(total))
 
     def score(self, model: nn.Module, split: str) -> float:
         """The task's metric of a model on a split."""
-        return self.metric(self.answers(model, split), split)
+        return self.metric(self.logits(model, split), split)
 
 
-# Labels of a split on which a metric is 0 for every model: all the same; none of the second class; rows without any.
+# metric -> whether it is 0 for every model on these labels: all equal; none of the second class; no row with a label.
 UNDEFINED: Mapping[str, Callable[[list], bool]] = {
     **dict.fromkeys(("mcc", "pearson", "spearman"), lambda labels: all(label == labels[0] for label in labels)),
     "f1": lambda labels: not any(labels),
@@ -118,17 +142,17 @@ UNDEFINED: Mapping[str, Callable[[list], bool]] = {
 
 
 def check_scorable(metric: str, split: Dataset, name: str) -> None:
-    """Raises DataError, before anything is trained, if the metric is undefined on the labels of a split."""
+    """Raises DataError, before any training, if the metric is undefined on the labels of a split."""
     labels = split["label"][:] if "label" in split.column_names else []
     if UNDEFINED.get(metric, lambda labels: False)(labels):
         raise DataError(
             f"expected {name} rows of more than one label, found {len(labels)} of {labels[:1]}, on which {metric} is 0 for "
-            f"every model. Raise prepare_task.{name}_ratio, mend {name}.* of the source, or choose another `metric`."
+            f"every model. Raise prepare_task.{name}_ratio, change {name}.* of the source, or choose another `metric`."
         )
 
 
 def hard_loss(kind: Kind) -> Loss:
-    """Loss against the labels: how a teacher learns."""
+    """The loss against the labels: how a teacher learns."""
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"loss": kind.hard(logits(model(**inputs(batch)), kind.outputs), batch)}
@@ -136,35 +160,35 @@ def hard_loss(kind: Kind) -> Loss:
     return loss
 
 
-def distilled_loss(
-    kind: Kind,
-    teacher: nn.Module,
-    *,
-    temperature: float,
-    soft_ratio: float,
-    hidden_weight: float,
-    attention_weight: float = 0.0,
-) -> Loss:
-    """(1 - soft_ratio) hard + soft_ratio soft + hidden_weight hidden + attention_weight attention, on (student, batch)."""
-    weights = {"hidden": hidden_weight, "attention": attention_weight}
+def distilled_loss(kind: Kind, teacher: nn.Module, distillation: Distillation) -> Loss:
+    """The loss of a student that learns from the labels and from its teacher, on (student, batch).
+
+    hard_weight hard + soft_weight soft + hidden_weight hidden + attention_weight attention
+    The teacher is not run where the labels alone have a weight.
+    """
+    d = distillation
+    if not d.soft_weight + d.hidden_weight + d.attention_weight > 0:
+        labels_only = hard_loss(kind)
+        return lambda student, batch: {"loss": d.hard_weight * labels_only(student, batch)["loss"]}
 
     def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        ours = student(**inputs(batch), **outputs_for(weights))
+        student_out = student(**inputs(batch), **outputs_for(d))
         with torch.no_grad():
-            theirs = teacher(**inputs(batch), **outputs_for(weights))
-        said, taught = logits(ours, kind.outputs), logits(theirs, kind.outputs)
-        parts = {"hard": kind.hard(said, batch), "soft": kind.soft(said, taught, batch, temperature)}
-        total = (1 - soft_ratio) * parts["hard"] + soft_ratio * parts["soft"]
-        for name, part in inner_losses(ours, theirs, batch["attention_mask"], weights).items():
-            parts[name] = part
-            total = total + weights[name] * part
-        return {"loss": total, **parts}
+            teacher_out = teacher(**inputs(batch), **outputs_for(d))
+        student_logits, teacher_logits = logits(student_out, kind.outputs), logits(teacher_out, kind.outputs)
+        hard = kind.hard(student_logits, batch)
+        soft = kind.soft(student_logits, teacher_logits, batch, d.temperature)
+        inner = inner_losses(student_out, teacher_out, batch["attention_mask"], d)
+        total = d.hard_weight * hard + d.soft_weight * soft
+        for weight, part in inner.values():
+            total = total + weight * part
+        return {"loss": total, "hard": hard, "soft": soft, **{name: part for name, (_, part) in inner.items()}}
 
     return loss
 
 
 @torch.inference_mode()
-def _answered(
+def _logits(
     model: nn.Module, kind: Kind, batches: Iterable[Batch], engine: Accelerator
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     model.eval().to(engine.device)

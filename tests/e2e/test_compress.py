@@ -290,7 +290,7 @@ def test_from_text_to_an_answer_as_the_page_has_it(copy: Path, first: str, tmp_p
         shutil.copy(path, tmp_path / "data/teach_task/topic")
     (tmp_path / "data/export/topic").mkdir(parents=True)
     packed = str(tmp_path / "data/export/topic/int8.packed")
-    run([sys.executable, "-m", "pipeline.cli", "pack", "data/export/topic/int8.onnx", packed], copy)
+    run([sys.executable, "-m", "pruneonce.command", "pack", "data/export/topic/int8.onnx", packed], copy)
     assert len(list(tmp_path.rglob("*.*"))) == 4, "three json files and the model"
     assert program.count("/r8") == 2
     done = run([sys.executable, "-W", "error", "-c", program.replace("/r8", "/topic")], tmp_path)

@@ -22,7 +22,7 @@ def int8(first, tmp_path) -> Path:
 
 
 def command(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "pipeline.cli", *map(str, words)]
+    line = [sys.executable, "-m", "pruneonce.command", *map(str, words)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
 

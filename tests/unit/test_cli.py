@@ -1,4 +1,4 @@
-"""The command `pruneonce`: whatever is typed ends in an answer, one line, or the word on how it is used."""
+"""A project's commands: whatever is typed ends in an answer, one line, or the word on how it is used."""
 
 import os
 import signal
@@ -60,28 +60,6 @@ def test_a_name_that_no_file_has(monkeypatch, capsys, name):
     assert call(monkeypatch, capsys, "trace", name)[0] == 2
 
 
-@pytest.mark.parametrize("command", ["pack", "unpack"])
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("", "PackError: expected a file at ., found a folder."),
-        (".", "PackError: expected a file at ., found a folder."),
-        ("/", "PackError: expected a file at /, found a folder."),
-        ("..", "PackError: expected a file at .., found a folder."),
-        ("a\0b", "PackError: expected a file at a b, found none: "),
-        ("x" * 300, "Error: expected "),
-        ("x" * 5000, "Error: expected "),
-        ("nowhere/x", "PackError: expected a file at nowhere/x, found none"),
-    ],
-)
-def test_a_file_that_cannot_be_packed_is_one_line(monkeypatch, capsys, tmp_path, command, name, message):
-    monkeypatch.chdir(tmp_path)
-    code, _ = call(monkeypatch, capsys, command, name)
-    assert message in code
-    assert "\n" not in code
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_whatever_the_disk_says_is_one_line(monkeypatch, capsys):
     def full(args):
         raise OSError(28, "No space\nleft on device")
@@ -101,22 +79,16 @@ def test_ctrl_c_is_a_word_and_its_code(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["plan", "--help"], ["plan", "tiny"], ["pack", "model.onnx"]],
+    [["--help"], ["plan", "--help"], ["plan", "tiny"]],
     ids=lambda words: " ".join(words),
 )
-def test_a_reader_who_leaves_ends_it_quietly(tmp_path, words):
+def test_a_reader_who_leaves_ends_it_quietly(words):
     """As `head` does. A pipe that nobody reads any more, before the first byte."""
-    if words[0] == "pack":
-        import onnx
-        from onnx import helper
-
-        onnx.save(helper.make_model(helper.make_graph([], "g", [], [])), tmp_path / "model.onnx")
     reader, writer = os.pipe()
     os.close(reader)
-    folder = tmp_path if words[0] == "pack" else ROOT
     with os.fdopen(writer, "wb") as stdout:
         done = subprocess.run(
-            [*COMMAND, *words], cwd=folder, env=ENVIRONMENT, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120
+            [*COMMAND, *words], cwd=ROOT, env=ENVIRONMENT, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120
         )
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
@@ -134,24 +106,10 @@ def test_an_output_that_is_full_or_closed():
     assert (done.returncode, done.stderr.split(":")[0]) == (0, "usage"), "argparse takes the other stream"
 
 
-def test_a_name_that_is_no_text_is_said_as_well_as_can_be(tmp_path):
-    """A file's name is bytes: what is no UTF-8 of it is said by its escape, where the terminal is ASCII alone too."""
-    done = subprocess.run(
-        [*COMMAND, "pack", b"\xff.onnx"],
-        cwd=tmp_path,
-        env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert done.stderr == b"PackError: expected a file at \\udcff.onnx, found none: No such file or directory.\n"
-
-
-@pytest.mark.parametrize("command", ["trace", "pack", "unpack"])
-def test_a_pipe_is_not_waited_for(monkeypatch, capsys, tmp_path, command):
+def test_a_pipe_is_not_waited_for(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
-    assert "Error: expected a file at pipe, found a device or a pipe." in call(monkeypatch, capsys, command, "pipe")[0]
+    assert "Error: expected a file at pipe, found a device or a pipe." in call(monkeypatch, capsys, "trace", "pipe")[0]
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import pruneonce
-from pipeline import cli
+from pruneonce import command
 from pruneonce.deployment import packing, unpacking
 from pruneonce.errors import PackError
 
@@ -203,13 +203,13 @@ def test_load_says_what_is_wrong_with_a_packed_file(dense_onnx, tmp_path):
         pruneonce.load(path)
 
 
-@pytest.mark.parametrize("command", ["pack", "unpack"])
+@pytest.mark.parametrize("word", ["pack", "unpack"])
 @pytest.mark.parametrize("name", [".", "..", "/", "", "folder", "pipe", LONG, f"{LONG}.onnx", "a\0b", "no.onnx"])
-def test_a_mistaken_name_on_the_command_line_is_one_line(odd, tmp_path, monkeypatch, command, name):
+def test_a_mistaken_name_on_the_command_line_is_one_line(odd, tmp_path, monkeypatch, word, name):
     before = inventory(tmp_path)
-    monkeypatch.setattr("sys.argv", ["pruneonce", command, name])
+    monkeypatch.setattr("sys.argv", ["pruneonce", word, name])
     with pytest.raises(SystemExit, match=r"^PackError: expected a file at [^\n]*$"):
-        cli.main()
+        command.main()
     assert inventory(tmp_path) == before
 
 

@@ -10,7 +10,7 @@ from random import Random
 from unittest import mock
 
 from pipeline import cli, lineage
-from pruneonce import errors
+from pruneonce import command, errors
 from pruneonce.errors import PruneOnceError
 from tests.fuzz import damage
 from tests.fuzz.case import Files
@@ -79,16 +79,17 @@ def run(folder: Path) -> None:
     Path("model.packed").write_bytes(b"none")
     Path("folder").mkdir()
     os.mkfifo("pipe")
-    said = io.StringIO()
+    said, words = io.StringIO(), json.loads(Path("argv.json").read_text())
+    main = command.main if words[0] in command.OWN else cli.main
     # What a shell hands over that is no UTF-8 arrives as half of a surrogate pair, as here.
     with (
         mock.patch.object(lineage, "register", return_value=[]),  # a store of MLflow's takes seconds to make
         mock.patch.object(cli._Tree, "runs", return_value="none"),
-        mock.patch.object(sys, "argv", ["pruneonce", *json.loads(Path("argv.json").read_text())]),
+        mock.patch.object(sys, "argv", ["pruneonce", *words]),
         contextlib.redirect_stderr(said),
     ):
         try:
-            cli.main()
+            main()
         except SystemExit as ended:
             judge(ended, said.getvalue())
 

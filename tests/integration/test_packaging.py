@@ -1,0 +1,241 @@
+"""What an installation brings: the names that a wheel adds, the packages that each extra names, and that these are enough.
+
+Environments are made of links to the packages that run the tests: those that a wheel's requirements lead to, no others.
+"""
+
+import email
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT, copy_project
+from tests.integration.test_arrows import FILES, MAY, imports
+
+PAGE = (ROOT / "docs/library.md").read_text()
+(SCRIPT,) = re.findall(r"^```python\n# train\.py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+TRACKERS = ("dvc", "prefect", "mlflow")
+# Tops of site-packages that more than one distribution writes into, such as google/.
+SHARED = {
+    top
+    for top, count in Counter(
+        top for d in metadata.distributions() for top in {file.parts[0] for file in d.files or ()}
+    ).items()
+    if count > 1
+}
+
+
+def needed(names: Iterable[str]) -> set[str]:
+    """The distributions that requirements such as "x[y]>=1; marker" lead to, by name."""
+    found: set[str] = set()
+    waiting, seen = [Requirement(name) for name in names], set()
+    while waiting:
+        wanted = waiting.pop()
+        if str(wanted) in seen:
+            continue
+        seen.add(str(wanted))
+        found.add(canonicalize_name(wanted.name))
+        for below in map(Requirement, metadata.requires(wanted.name) or ()):
+            if below.marker is None or any(below.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)):
+                waiting.append(below)
+    return found
+
+
+def named(*lists: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(text).name) for names in lists for text in names}
+
+
+@dataclass
+class Environment:
+    folder: Path
+
+    @property
+    def packages(self) -> Path:
+        return next(self.folder.glob("lib/python*/site-packages"))
+
+    def link(self, name: str) -> None:
+        """A distribution's folders, or its files where a folder is not its own."""
+        distribution = metadata.distribution(name)
+        for file in distribution.files or ():
+            inside = file if file.parts[0] in SHARED else Path(file.parts[0])
+            link = self.packages / inside
+            if ".." not in inside.parts and "__pycache__" not in inside.parts and not link.is_symlink():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(Path(str(distribution.locate_file(inside))))
+
+    def install(self, *words: object) -> None:
+        pip = [sys.executable, "-m", "pip", "--python", self.folder, "install", "--quiet", "--no-deps", "--no-index", *words]
+        subprocess.run(list(map(str, pip)), check=True)
+
+    def run(self, program: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+        env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        line = [str(self.folder / "bin" / program), *map(str, words)]
+        return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    return copy_project(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=checkout, check=True, capture_output=True)
+    (made,) = folder.iterdir()
+    return made
+
+
+def requirements(wheel: Path, extra: str) -> list[str]:
+    """Of a wheel with this extra, "" for none: what its metadata says."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        said = email.message_from_bytes(archive.read(name))
+    every = map(Requirement, said.get_all("Requires-Dist"))
+    return [str(one).split(";")[0] for one in every if one.marker is None or one.marker.evaluate({"extra": extra})]
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """extra -> an environment with exactly what the wheel needs with it."""
+
+    def make(extra: str) -> Environment:
+        made = Environment(tmp_path_factory.mktemp(extra or "base"))
+        venv.create(made.folder, symlinks=True)
+        for name in needed(requirements(wheel, extra)) - {"pruneonce"}:
+            made.link(name)
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def base(wheel, environment) -> Environment:
+    made = environment("")
+    made.install(wheel)
+    return made
+
+
+@pytest.fixture(scope="module")
+def train(wheel, environment) -> Environment:
+    made = environment("train")
+    made.install(wheel)
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(train, tmp_path_factory) -> tuple[Path, str]:
+    """(folder, what was printed) after the page's script."""
+    folder = tmp_path_factory.mktemp("own-project")
+    (folder / "train.py").write_text(SCRIPT)
+    done = train.run("python", "train.py", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_a_wheel_adds_one_name(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    version = PROJECT["version"]
+    assert {name.split("/")[0] for name in names} == {"pruneonce", f"pruneonce-{version}.dist-info"}
+    library = {file for file in FILES if file.startswith("pruneonce/")}
+    assert {name for name in names if name.startswith("pruneonce/")} == library
+    assert len(library) >= 40
+
+
+@pytest.mark.parametrize(
+    ("rooms", "lists"),
+    [
+        (("pruneonce",), (PROJECT["dependencies"], EXTRAS["train"])),
+        (("pipeline", "flows", "stages", "study"), (PROJECT["dependencies"], EXTRAS["train"], EXTRAS["pipeline"])),
+    ],
+)
+def test_every_import_is_of_a_package_that_is_named(rooms, lists):
+    """Not only of one that others need today."""
+    owners = metadata.packages_distributions()
+    used = {name.split(".")[0] for file in FILES if file.split("/")[0] in rooms for name in imports(ROOT / file)}
+    foreign = used - set(sys.stdlib_module_names) - set(MAY)
+    assert len(foreign) >= 15
+    names = named(*lists)
+    assert {name for name in foreign if names.isdisjoint(map(canonicalize_name, owners[name]))} == set()
+
+
+def test_the_lock_holds_what_is_named_within_its_bounds():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
+    every = [Requirement(text) for names in (PROJECT["dependencies"], *EXTRAS.values()) for text in names]
+    assert len(every) >= 40
+    # The Makefile chooses torch, which needs setuptools; pruneonce[train] is this project.
+    apart = {"torch", "setuptools", "pruneonce"}
+    assert [
+        str(one) for one in every if one.name not in apart and locked.get(canonicalize_name(one.name)) not in one.specifier
+    ] == []
+
+
+def test_the_pages_script_trains_without_the_pipelines_packages(train, trained):
+    for name in TRACKERS:
+        done = train.run("python", "-c", f"import {name}", cwd=trained[0])
+        assert f"No module named '{name}'" in done.stderr
+    sparsity, dense, int8 = re.fullmatch(r"sparsity (\S+)  right: dense (\S+), int8 (\S+)\n", trained[1]).groups()
+    assert sparsity == "0.900"
+    assert float(dense) > 0.9
+    assert float(int8) > 0.9
+    assert len(SCRIPT.splitlines()) <= 80
+
+
+def test_the_base_install_packs_loads_and_runs(base, trained, tmp_path):
+    """The script's model, in an environment without torch."""
+    done = base.run("python", "-c", "import torch", cwd=tmp_path)
+    assert "No module named 'torch'" in done.stderr
+    packed = (trained[0] / "int8.packed").read_bytes()
+    (tmp_path / "int8.packed").write_bytes(packed)
+    for words in (("unpack", "int8.packed"), ("pack", "int8.onnx", "again.packed")):
+        done = base.run("pruneonce", *words, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "again.packed").read_bytes() == packed
+    code = (
+        "import numpy, pruneonce; ids = numpy.full((3, 16), 7); "
+        "feeds = {'input_ids': ids, 'attention_mask': numpy.ones_like(ids)}; "
+        "print(pruneonce.load('int8.packed', threads=1).run(['logits'], feeds)[0].shape)"
+    )
+    done = base.run("python", "-W", "error", "-c", code, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("(3, 2)\n", "")
+
+
+def test_the_base_install_says_what_a_projects_command_lacks(base, checkout, tmp_path):
+    done = base.run("pruneonce", "plan", cwd=tmp_path)
+    assert done.stderr.startswith("PipelineError: expected a project's folder for `pruneonce plan`")
+    done = base.run("pruneonce", "plan", cwd=checkout)
+    assert done.stderr.startswith("PipelineError: expected what the project's commands import, found no DVC")
+
+
+def test_an_editable_install_runs_the_project_in_its_folder(environment, checkout, tmp_path):
+    """flows, stages, pipeline and study are found in the folder that a command is started in, by DVC and Prefect as well."""
+    made = environment("pipeline")
+    made.install("--no-build-isolation", "--editable", checkout)
+    done = made.run("python", "-c", "import pruneonce; print(pruneonce.__file__)", cwd=tmp_path)
+    assert done.stdout == f"{checkout}/pruneonce/__init__.py\n"
+    for name in ("flows", "stages", "pipeline", "study"):
+        done = made.run("python", "-c", f"import {name}", cwd=tmp_path)
+        assert f"No module named '{name}'" in done.stderr
+    done = made.run("pruneonce", "plan", "--help", cwd=checkout)
+    assert "--tokens-per-second" in done.stdout
+    # A worker of Prefect's: its folder is not on the path, nor when the flow runs.
+    load = "from prefect.flows import load_flow_from_entrypoint as load; print(load('flows/compress.py:compress').name)"
+    done = made.run("python", "-P", "-c", load, cwd=checkout)
+    assert (done.returncode, done.stdout) == (0, "compress\n"), done.stderr

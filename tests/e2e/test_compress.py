@@ -283,15 +283,15 @@ def test_every_command_of_the_pages(copy: Path, first: str):
 
 
 def test_from_text_to_an_answer_as_the_page_has_it(copy: Path, first: str, tmp_path: Path):
-    """With what ships alone: the packed file, and of the teacher's folder its json files."""
+    """With the packed file, and of the teacher's folder its tokenizer and its configuration."""
     (program,) = [block for block in blocks("python", "docs/deployment.md") if "pruneonce.load" in block]
-    for path in (copy / "data/teach_task/topic").glob("*.json"):
-        (tmp_path / "data/teach_task/topic").mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, tmp_path / "data/teach_task/topic")
+    (tmp_path / "data/teach_task/topic").mkdir(parents=True)
+    for name in ("tokenizer.json", "config.json"):
+        shutil.copy(copy / "data/teach_task/topic" / name, tmp_path / "data/teach_task/topic")
     (tmp_path / "data/export/topic").mkdir(parents=True)
     packed = str(tmp_path / "data/export/topic/int8.packed")
     run([sys.executable, "-m", "pruneonce.command", "pack", "data/export/topic/int8.onnx", packed], copy)
-    assert len(list(tmp_path.rglob("*.*"))) == 4, "three json files and the model"
+    assert len(list(tmp_path.rglob("*.*"))) == 3, "two json files and the model"
     assert program.count("/r8") == 2
     done = run([sys.executable, "-W", "error", "-c", program.replace("/r8", "/topic")], tmp_path)
     labels = json.loads((copy / "data/teach_task/topic/config.json").read_text())["id2label"].values()

@@ -10,6 +10,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -37,39 +39,43 @@ def output(command: str, root: Path) -> str:
     return "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
 
 
-def written(page: str, root: Path) -> str:
-    """The page with the output of its commands in place."""
+def written(page: str, run: Callable[[str], str]) -> str:
+    """The page with the output of its commands in place. run: command -> what it prints."""
 
     def inserted(match: re.Match[str]) -> str:
-        text = output(match[2], root)
+        text = run(match[2])
         block = text if text.startswith(("|", "#", "```")) else f"```text\n{text}\n```"
         return f"{match[1]}\n{block}\n\n{match[3]}"
 
     return MARKED.sub(inserted, page)
 
 
-def differences(root: Path) -> dict[Path, str]:
-    """Page -> its new text, of the pages that differ from what their commands print."""
+def differences(root: Path, run: Callable[[str], str]) -> dict[Path, str]:
+    """Page -> its new text, of the pages that differ from what their commands print. run: command -> what it prints."""
     texts = {path: path.read_text() for path in pages(root)}
-    new = {path: written(text, root) for path, text in texts.items()}
+    new = {path: written(text, run) for path, text in texts.items()}
     return {path: text for path, text in new.items() if text != texts[path]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    parser.add_argument("--root", type=Path, default=ROOT, help="the project's folder")
     args = parser.parse_args()
-    found = differences(args.root)
-    for path, text in found.items():
+    new = differences(ROOT, partial(output, root=ROOT))
+    for path, text in new.items():
         if args.check:
-            old, new = path.read_text().splitlines(), text.splitlines()
-            print(*difflib.unified_diff(old, new, str(path), "what its commands print", lineterm="", n=1), sep="\n")
+            print(*difference(path, text), sep="\n")
         else:
             path.write_text(text)
-            print(path.relative_to(args.root))
-    if args.check and found:
+            print(path.relative_to(ROOT))
+    if args.check and new:
         sys.exit("expected pages as their commands print them, found the differences above. Run `make docs`.")
+
+
+def difference(path: Path, text: str) -> Iterator[str]:
+    """The lines in which a page and its new text differ."""
+    old, new = path.read_text().splitlines(), text.splitlines()
+    return difflib.unified_diff(old, new, str(path), "what its commands print", lineterm="", n=1)
 
 
 if __name__ == "__main__":

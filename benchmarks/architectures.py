@@ -23,9 +23,10 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 from benchmarks.measuring import Compute, Row, machine, markdown
 from pruneonce import quantization
 from pruneonce.batch import Batch, inputs
-from pruneonce.deployment import embeddings, inspect, packing, runtime
+from pruneonce.deployment import audit, embeddings, inspect, packing
 from pruneonce.deployment import export as exporter
-from pruneonce.deployment.parity import check_parity, logits, parity
+from pruneonce.deployment.parity import Texts, check_parity, parity, reference
+from pruneonce.deployment.weight_names import name_weights
 from pruneonce.engine import accelerator
 from pruneonce.errors import PatternBroken
 from pruneonce.models import checkpoint, matrices
@@ -181,8 +182,8 @@ def measure(name: str, folder: Path) -> Row:
     def export(variant: str, model: nn.Module, weights: dict[str, np.ndarray]) -> Path:
         path = folder / f"{variant}.onnx"
         exporter.to_onnx(model, path)
-        exporter.name_weights(path, weights)
-        found = parity(logits(model, batches), path, batches)
+        name_weights(path, weights)
+        found = parity(reference(model, Texts(batches)), path)
         check_parity(found, max_difference=1e-4 if variant != "int8" else 0.05, same_decision=0.9)
         differences[variant] = found["max_difference"] / found["max_logit"]
         return path
@@ -209,8 +210,8 @@ def measure(name: str, folder: Path) -> Row:
     int8_path = export("int8", model, weights)
     for path in (sparse_path, int8_path):
         inspect.check_zeros(path, {layer: zero.numpy() for layer, zero in built.pattern.items()})
-    kernels = inspect.Audit(int8_path).kernels(weights)
-    floating = sorted({f"{layer}: {kernel}" for layer, kernel in kernels.items() if not runtime.is_integer(kernel)})
+    kernels = audit.Audit(int8_path).kernels(weights)
+    floating = sorted({f"{layer}: {kernel}" for layer, kernel in kernels.items() if not audit.is_integer(kernel)})
     embeddings.quantize(int8_path)
     return {
         "architecture": name,
@@ -220,7 +221,7 @@ def measure(name: str, folder: Path) -> Row:
         "parity fp32": f"{max(differences['dense'], differences['sparse']):.0e}",
         "parity int8": f"{differences['int8']:.0e}",
         "integer": f"{len(kernels) - len(floating)} of {len(kernels)}" + "".join(f"; {f}" for f in floating),
-        "mask": "added" if exporter.takes_added_mask(dense) else "given",
+        "mask": "added" if exporter.takes_additive_mask(dense) else "given",
         "dense MB": f"{dense_path.stat().st_size / 1e6:.2f}",
         "int8 MB": f"{int8_path.stat().st_size / 1e6:.2f}",
         "packed MB": f"{packing.packed_bytes(int8_path) / 1e6:.2f}",

@@ -30,7 +30,8 @@ from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
 from benchmarks.measuring import Compute, Row, arguments, bar, in_turn, publish, ratio
 from pruneonce import engine, quantization
-from pruneonce.deployment import export, inspect, runtime
+from pruneonce.deployment import audit, export, measurements, runtime
+from pruneonce.deployment.weight_names import name_weights
 from pruneonce.sparsity import masks
 
 SHAPES = {
@@ -132,12 +133,12 @@ def int8(config: BertConfig, path: Path) -> None:
     quantization.observe(model, False)
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
     _write(model, weights, path)
-    inspect.check_integer(inspect.Audit(path).kernels(weights))
+    audit.check_integer(audit.Audit(path).kernels(weights))
 
 
 def _write(model: nn.Module, weights: dict[str, np.ndarray], path: Path) -> None:
     export.to_onnx(model, path)
-    export.name_weights(path, weights)
+    name_weights(path, weights)
 
 
 VARIANTS: dict[str, Callable[[BertConfig, Path], None]] = {  # plain first: another reads its file
@@ -201,7 +202,7 @@ def row(cell: Cell, name: str, found: list[float], base: list[float], *, least: 
 def operators(files: Mapping[str, Path], cell: Cell) -> list[Row]:
     """Where the time of one call goes: operators by variant, the largest first."""
     batch = batch_of(cell.batch, cell.tokens)
-    found = {n: runtime.operator_times(path, batch, threads=cell.threads, runs=20) for n, path in files.items()}
+    found = {n: measurements.operator_times(path, batch, threads=cell.threads, runs=20) for n, path in files.items()}
     return [
         {"variant": name, "operator": operator, "ms": ms, "%": 100 * ms / sum(times.values())}
         for name, times in found.items()

@@ -10,21 +10,18 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path, *, threads: int = 0) -> Session:
-    """A model that answers: session.run(["logits"], {"input_ids": ids, "attention_mask": mask}), both int64[batch, length].
+    """A session that runs the model: session.run(["logits"], {"input_ids": ids, "attention_mask": mask}).
 
-    One of pairs reads token_type_ids too; one of questions says start_logits and end_logits, float[batch, length].
+    Both inputs are int64[batch, length]. A model of text pairs may also read token_type_ids. A model of questions returns
+    start_logits and end_logits, float[batch, length].
 
-    path: *.onnx, or any other name for what `pruneonce pack` wrote, which is unpacked in memory, never on the disk.
-    threads: of the processor; 0 for as many as cores. Needs onnxruntime, numpy and tqdm, no torch.
-    Raises PackError for a file that is damaged, cut short or foreign; `run` raises ModelError for what the model cannot
-    read, such as a text of more tokens than it has positions for.
+    path: an ONNX file if it ends in .onnx, otherwise a file that `pruneonce pack` wrote. That one is unpacked in memory.
+    threads: of the processor; 0 for one a core. Needs onnxruntime and numpy, no torch.
+    Raises PackError for a file that is damaged, cut short or of another kind. `run` raises ModelError for inputs that the
+    model cannot read, such as a text with more tokens than it has positions for.
     """
-    from pruneonce.deployment import (
-        packing,
-        runtime,
-        unpacking,  # here, so that `import pruneonce` costs nothing
-    )
+    from pruneonce.deployment import runtime, safe_files, unpacking  # here, so that `import pruneonce` stays light
 
     path = Path(path)
-    packing.check_file(path)
+    safe_files.check_file(path)
     return runtime.session(path if path.suffix == ".onnx" else unpacking.read(path), threads=threads)

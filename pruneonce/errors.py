@@ -18,6 +18,7 @@
 A message says what was expected, what was found and what to do next. It is one line, without a password.
 """
 
+import errno
 import re
 
 LONGEST = 2000  # characters of a message; what stands in the middle of a longer one is left out
@@ -40,6 +41,16 @@ def plain(text: object) -> str:
     )
     half = LONGEST // 2
     return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Return whether the error says that the disk or the quota is full.
+
+    Libraries in Rust (safetensors, hf_xet) raise errors without `errno`: their message holds the number.
+    """
+    full = (errno.ENOSPC, errno.EDQUOT)
+    written = re.search(r"\(os error (\d+)\)", str(error))
+    return getattr(error, "errno", None) in full or (written is not None and int(written[1]) in full)
 
 
 class PruneOnceError(Exception):

@@ -9,9 +9,9 @@ writes  page       the table as Markdown
 
 import json
 
-from pipeline import report as reporting
 from pipeline.params.document import TaskNames
 from pipeline.params.sections import Report
+from pipeline.report import markdown, task_rows, write_sizes
 from pipeline.stage import Dep, Log, Metrics, Record, main
 
 
@@ -26,11 +26,13 @@ def run(
     report: Report,
     log: Log,
 ) -> Metrics:
-    read = {t: [json.loads((folder / f"{t}.json").read_text()) for folder in (scores, latencies)] for t in tasks.names}
-    rows = [row for task, (score, latency) in read.items() for row in reporting.rows(task, score, latency)]
-    page.write_text(reporting.markdown(report.title, rows))
+    rows = []
+    for task in tasks.names:
+        score, latency = (json.loads((folder / f"{task}.json").read_text()) for folder in (scores, latencies))
+        rows += task_rows(task, score, latency)
+    page.write_text(markdown(report.title, rows))
     table.write_text(json.dumps(rows, indent=2) + "\n")
-    reporting.write_sizes(sizes, rows)
+    write_sizes(sizes, rows)
     return {task: {row["variant"]: row["score"] for row in rows if row["task"] == task} for task in tasks.names}
 
 

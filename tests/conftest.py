@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from pruneonce import quantization
 from pruneonce.deployment import export
+from pruneonce.deployment.weight_names import name_weights
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
@@ -199,13 +201,13 @@ def quantized_classifier(sparsity: float = 0.8):
             linear.weight.mul_(linear.mask)
     masks.lock(model)
     quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(4)], engine=cpu_engine())
-    quantization.observe(model, False)
+    quantization.freeze(model)
     return model
 
 
 def _exported(model, weights, pattern, path: Path) -> Exported:
     export.to_onnx(model, path)
-    export.name_weights(path, weights)
+    name_weights(path, weights)
     return Exported(path, model, weights, pattern)
 
 
@@ -225,3 +227,9 @@ def int8_onnx(tmp_path_factory) -> Exported:
     pattern = {name: ~m.mask.numpy() for name, m in quantization.quantized_linears(model).items()}
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
     return _exported(model, weights, pattern, tmp_path_factory.mktemp("int8") / "model.onnx")
+
+
+def distillation(**weights: float) -> SimpleNamespace:
+    """A `losses.Distillation`: T = 2, and every weight 0 unless it is named."""
+    parts = dict.fromkeys(("hard_weight", "soft_weight", "hidden_weight", "attention_weight"), 0.0)
+    return SimpleNamespace(**{"temperature": 2.0, **parts, **weights})

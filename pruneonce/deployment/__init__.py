@@ -1,1 +1,1 @@
-"""What ships: ONNX files, their proof, their runtime, their packed form."""
+"""ONNX files of a task model: export, checks, measurement, ONNX Runtime sessions, packing for download."""

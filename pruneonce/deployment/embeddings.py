@@ -1,11 +1,11 @@
-"""Tables that are looked up, in int8: most of a small model's bytes once its encoder is sparse.
+"""Embedding tables in int8: most bytes of a small model whose encoder is sparse.
 
-A row is gathered first and widened after: table int8[rows, columns], value = table * scale[column]. Symmetric, a scale a
-column, so that widening needs no lookup of its own. The nodes are Gather, Cast, Mul: 128 rows of 384 take ONNX Runtime
-0.02 ms; with DequantizeLinear, whose kernel goes column by column, 0.08; in float 0.01. DequantizeLinear before the Gather
-would widen the whole table for every call: 17 ms.
+A table int8[rows, columns] has one scale for each column: value = table * scale[column]. Rows are gathered first and
+dequantized after, by Gather, Cast and Mul: DequantizeLinear is slower there, and before Gather it would dequantize the
+whole table in every call. Measured times: docs/design-notes.md.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -16,35 +16,38 @@ TINY = 1e-8  # floor of a scale: a column of zeros
 
 
 def quantize(path: Path) -> dict[str, float]:
-    """Store every float table that Gather nodes alone read, a row at a time, as int8, in the ONNX file `path` itself.
+    """Store as int8, in the ONNX file itself, every float table whose rows Gather nodes read, and no other node.
 
-    Returns table -> relative error, ||table - stored|| / ||table||. Nothing is asked about the kind of model: what is
-    gathered is found in the graph.
+    Returns table -> relative error, ||table - stored|| / ||table||. Tables are found in the graph, for any architecture.
     """
     proto = onnx.load(path)
-    stored = {t.name: t for t in proto.graph.initializer}
-    tables = [name for name in stored if _is_table(stored[name], proto.graph)]
+    graph = proto.graph
     errors: dict[str, float] = {}
-    for name in tables:
-        table = numpy_helper.to_array(stored[name])
+    for tensor in [t for t in graph.initializer if _is_table(t, graph)]:
+        table = numpy_helper.to_array(tensor)
         scale = np.maximum(np.abs(table).max(axis=0) / 127, TINY).astype(np.float32)
         integers = np.rint(table / scale).astype(np.int8)
         norm = float(np.linalg.norm(table))
-        errors[name] = float(np.linalg.norm(table - integers * scale)) / norm if norm else 0.0
-        stored[name].CopyFrom(numpy_helper.from_array(integers, name))
-        proto.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
-    nodes = [made for node in proto.graph.node for made in _widened(node, errors)]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    declared = [value for value in proto.graph.value_info if value.name not in errors]  # as float, by the exporter
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(declared)
+        errors[tensor.name] = float(np.linalg.norm(table - integers * scale)) / norm if norm else 0.0
+        tensor.CopyFrom(numpy_helper.from_array(integers, tensor.name))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{tensor.name}_scale"))
+    nodes = [part for node in graph.node for part in _dequantized(node, errors)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    types = [value for value in graph.value_info if value.name not in errors]  # the exporter declares tables as float
+    del graph.value_info[:]
+    graph.value_info.extend(types)
     onnx.save(proto, path)
     return errors
 
 
+def keep(path: Path) -> dict[str, float]:
+    """Leave every table in float: `quantize` for a file without int8 tables."""
+    return {}
+
+
 def _is_table(tensor: onnx.TensorProto, graph: onnx.GraphProto) -> bool:
-    """A float matrix that is gathered by rows and nothing else."""
+    """Whether a tensor is a float matrix that only Gather nodes read, by rows."""
     readers = [node for node in graph.node if tensor.name in node.input]
     axes = [a.i for node in readers for a in node.attribute if a.name == "axis"]
     return (
@@ -57,8 +60,8 @@ def _is_table(tensor: onnx.TensorProto, graph: onnx.GraphProto) -> bool:
     )
 
 
-def _widened(node: onnx.NodeProto, tables: dict[str, float]) -> list[onnx.NodeProto]:
-    """The node; if it gathers from one of the tables, widened behind it: Cast, then Mul by the scales."""
+def _dequantized(node: onnx.NodeProto, tables: Collection[str]) -> list[onnx.NodeProto]:
+    """The node; behind one that gathers from a table also Cast, and Mul by the scales."""
     if node.op_type != "Gather" or node.input[0] not in tables:
         return [node]
     values = node.output[0]

@@ -1,24 +1,22 @@
-"""ONNX Runtime against PyTorch on the same inputs."""
+"""Parity: the logits and decisions of ONNX Runtime against those of PyTorch, on the same inputs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
-from pruneonce.batch import Batch, inputs
-from pruneonce.batch import logits as stacked
+from pruneonce.batch import Batch, inputs, logits
 from pruneonce.deployment import runtime
 from pruneonce.errors import ExportError
 
 EXACT_SUMS = {"session.x64quantprecision": "1"}  # no 16-bit sums on processors without VNNI, slower; others ignore it
 
-
-@torch.inference_mode()
-def logits(model: nn.Module, batches: Iterable[Batch], outputs: Sequence[str] = ("logits",)) -> list[np.ndarray]:
-    """float[batch, ...] of every batch, in PyTorch; several outputs are stacked behind the batch."""
-    return [stacked(model(**inputs(batch)), outputs).float().numpy() for batch in batches]
+Decide = Callable[[np.ndarray, Batch], np.ndarray]  # logits of a batch -> its decisions
 
 
 def largest(logits: np.ndarray, batch: Batch) -> np.ndarray:
@@ -26,40 +24,76 @@ def largest(logits: np.ndarray, batch: Batch) -> np.ndarray:
     return logits.argmax(-1)
 
 
-def parity(
-    trained: Sequence[np.ndarray],
-    path: Path,
-    batches: Sequence[Batch],
-    *,
-    decide: Callable[[np.ndarray, Batch], np.ndarray] = largest,
-    entries: Mapping[str, str] | None = None,
-) -> dict[str, float]:
-    """ONNX Runtime against PyTorch on the same inputs: largest difference of a logit, and share of equal decisions.
+@dataclass(frozen=True)
+class Texts:
+    """Batches on which a file is compared with its model.
 
-    trained: what `logits` says. decide: logits of a batch -> its decisions. entries: session options, such as `EXACT_SUMS`.
+    outputs: of the model, by name; several are stacked behind the batch axis.
+    """
+
+    batches: Sequence[Batch]
+    outputs: Sequence[str] = ("logits",)
+    decide: Decide = largest
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The logits of a PyTorch model, float[batch, ...] of each batch of the texts."""
+
+    texts: Texts
+    logits: Sequence[np.ndarray]
+
+
+@torch.inference_mode()
+def reference(model: nn.Module, texts: Texts) -> Reference:
+    """The model's logits for the texts."""
+    return Reference(texts, [logits(model(**inputs(batch)), texts.outputs).float().numpy() for batch in texts.batches])
+
+
+def parity(expected: Reference, path: Path, *, entries: Mapping[str, str] | None = None) -> dict[str, float]:
+    """Largest difference of a logit, largest logit, share of equal decisions, and number of rows.
+
+    entries: session options, such as `EXACT_SUMS`.
     """
     session = runtime.session(path, threads=torch.get_num_threads(), entries=entries)
-    differences, scale, rows, equal = 0.0, 0.0, 0, []
-    for ours, batch in zip(trained, batches, strict=True):
-        theirs = runtime.logits(session, batch)
-        differences = float(np.maximum(differences, np.abs(ours - theirs).max()))  # not max(): nan is to stay
-        scale = float(np.maximum(scale, np.abs(ours).max()))
-        equal.append(decide(ours, batch) == decide(theirs, batch))
-        rows += len(ours)
-    same = float(np.concatenate(equal).mean())
-    return {"max_difference": differences, "max_logit": scale, "same_decision": same, "rows": rows}
+    decide = expected.texts.decide
+    differences, sizes, same = [], [], []
+    for trained, batch in zip(expected.logits, expected.texts.batches, strict=True):
+        exported = runtime.logits(session, batch)
+        differences.append(np.abs(trained - exported).max())
+        sizes.append(np.abs(trained).max())
+        same.append(decide(trained, batch) == decide(exported, batch))
+    return {
+        "max_difference": float(np.max(differences)),  # nan stays nan
+        "max_logit": float(np.max(sizes)),
+        "same_decision": float(np.concatenate(same).mean()),
+        "rows": sum(map(len, expected.logits)),
+    }
 
 
-def check_parity(found: Mapping[str, float], *, max_difference: float, same_decision: float) -> None:
-    """Raises ExportError if the two disagree by more than the tolerance.
+def check_parity(measured: Mapping[str, float], *, max_difference: float, same_decision: float) -> None:
+    """Raises ExportError if ONNX Runtime and PyTorch differ by more than the tolerance.
 
-    max_difference: of logits, as a fraction of the largest one.
+    max_difference: of logits, as a fraction of the largest one. same_decision: least share of equal decisions, in [0, 1].
     """
-    near = found["max_difference"] <= max_difference * found["max_logit"]  # False where a logit is nan
-    if not near or found["same_decision"] < same_decision:
+    near = measured["max_difference"] <= max_difference * measured["max_logit"]  # False where a logit is nan
+    if not near or measured["same_decision"] < same_decision:
         raise ExportError(
             f"expected ONNX Runtime within {max_difference:g} of the largest logit and {same_decision:.2%} equal decisions, "
-            f"found a difference of {found['max_difference']:.3g} with logits up to {found['max_logit']:.3g} and "
-            f"{found['same_decision']:.2%} equal. Logits near 0 are those of a model that has learned nothing; "
-            "one that has wants more steps of quantization, or a wider tolerance."
+            f"found a difference of {measured['max_difference']:.3g} with logits up to {measured['max_logit']:.3g} and "
+            f"{measured['same_decision']:.2%} equal. Logits near 0: the model has learned nothing, train it longer. "
+            "Otherwise: more steps of quantization, or a wider tolerance."
         )
+
+
+def loads_with_exact_sums(path: Path) -> bool:
+    """Whether ONNX Runtime can load an int8 file with `EXACT_SUMS`: not if several products read one int8 weight.
+
+    ALBERT's layers do, and DeBERTa's tables of positions. ONNX Runtime 1.32 then fails with "Attempt to replace the
+    existing tensor". Processors that need exact sums can take weights of 7 bits.
+    """
+    graph = onnx.load(path).graph
+    integers = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    dequantized = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in integers}
+    uses = Counter(dequantized[name] for node in graph.node for name in node.input if name in dequantized)
+    return all(count == 1 for count in uses.values())

@@ -1,13 +1,10 @@
-"""The exported graph without detours, written so that ONNX Runtime takes its faster kernels. No value changes.
+"""Rewrite the exported graph so that ONNX Runtime takes its faster kernels. Plain ONNX, and no value changes.
 
-Plain ONNX in, plain ONNX out. ONNX Runtime 1.32 fuses `Add` before a normalisation or a Gelu into SkipLayerNormalization
-and BiasGelu, whose CPU kernels are slower than what they replace: 132 µs against 42 µs, and 147 µs against 95 µs, for
-128 x 384 and 128 x 1536 values on 2 threads. It does not fuse `Sum`, the same function of any number of terms.
+ONNX Runtime 1.32 fuses `Add` with a following normalisation or Gelu, to SkipLayerNormalization and BiasGelu. Their CPU
+kernels are slower than the nodes they replace. It does not fuse `Sum`, the same function of any number of terms.
 
-What stays is the bias of an int8 product, an addition of its own: 2-4 % of a call. MatMulIntegerToFloat takes a bias, but no
-QDQ form that was tried leads to that, nor does MatMulInteger with constant scales. QGemm takes one, in int32, for little:
-428 µs against 418 of product and Add for 128 x 768 x 768 on one thread, 1646 against 1750 for 128 x 768 x 3072, and its two
-axes need a Reshape before and behind.
+The bias of an int8 product stays a node of its own. The kernel MatMulIntegerToFloat takes a bias, but no QDQ form that
+was tried leads to it. Measured times: docs/design-notes.md.
 """
 
 import numpy as np
@@ -24,26 +21,26 @@ def simplify(model: ir.Model) -> None:
 
 
 def _fix_shapes(graph: ir.Graph) -> None:
-    """A Reshape to a shape that is computed at run time becomes one to constants: 0 copies the axis of the input."""
-    made: dict[tuple[int, ...], ir.Value] = {}
+    """Give every Reshape a constant shape instead of a computed one: 0 copies the axis of the input."""
+    shapes: dict[tuple[int, ...], ir.Value] = {}
     for node in graph:
         if node.op_type != "Reshape" or node.inputs[0] is None:
             continue
-        given, wanted = node.inputs[0].shape or (), node.outputs[0].shape or ()
-        sizes = [_size(size, given[i] if i < len(given) else None) for i, size in enumerate(wanted)]
+        before, after = node.inputs[0].shape or (), node.outputs[0].shape or ()
+        sizes = [_size(size, before[i] if i < len(before) else None) for i, size in enumerate(after)]
         known = tuple(size for size in sizes if size is not None)
         if known and len(known) == len(sizes):
-            if known not in made:
-                made[known] = _constant(graph, "shape_" + "_".join(map(str, known)), np.array(known, np.int64))
-            node.replace_input_with(1, made[known])
+            if known not in shapes:
+                shapes[known] = _constant(graph, "shape_" + "_".join(map(str, known)), np.array(known, np.int64))
+            node.replace_input_with(1, shapes[known])
             node.attributes.pop("allowzero", None)
 
 
-def _size(wanted: int | ir.SymbolicDim, given: int | ir.SymbolicDim | None) -> int | None:
-    """An entry of a constant shape: a number, 0 for the same unknown as the input's axis, None where neither will do."""
-    if isinstance(wanted, int):
-        return wanted
-    return 0 if wanted.value is not None and wanted == given else None
+def _size(after: int | ir.SymbolicDim, before: int | ir.SymbolicDim | None) -> int | None:
+    """An entry of a constant shape: the known size; 0 for the size of the input's axis; None for any other."""
+    if isinstance(after, int):
+        return after
+    return 0 if after.value is not None and after == before else None
 
 
 def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
@@ -54,21 +51,21 @@ def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def _sum_terms(graph: ir.Graph) -> None:
-    """What a LayerNormalization or a Gelu reads, if it is added up, becomes one Sum of all terms, in the same order."""
+    """Replace the Adds before a LayerNormalization or a Gelu by one Sum of all terms, in the same order."""
     for node in list(graph):
         total = node.inputs[0].producer() if node.op_type in ("LayerNormalization", "Gelu") and node.inputs[0] else None
         if total is not None and total.op_type == "Add" and len(total.outputs[0].uses()) == 1:
-            one = ir.node("Sum", _terms(total))
-            one.outputs[0].shape, one.outputs[0].type = total.outputs[0].shape, total.outputs[0].type
-            graph.insert_before(node, one)
-            node.replace_input_with(0, one.outputs[0])
+            joined = ir.node("Sum", _terms(total))
+            joined.outputs[0].shape, joined.outputs[0].type = total.outputs[0].shape, total.outputs[0].type
+            graph.insert_before(node, joined)
+            node.replace_input_with(0, joined.outputs[0])
 
 
 def _sum_biases(graph: ir.Graph) -> None:
-    """The bias of an int8 product that has two axes, or axes all known, is added by a Sum.
+    """Add the bias of an int8 product by a Sum if the product has two axes, or only known axes.
 
-    Of a MatMul and an Add of such shapes ONNX Runtime makes a Gemm first, which it then has no integer kernel for.
-    They are a pooler's, and the products with tables of relative positions (DeBERTa), which hang on no input.
+    ONNX Runtime would fuse its MatMul and Add to a Gemm, for which it has no integer kernel. Such products are a pooler's,
+    and those with DeBERTa's tables of relative positions, which depend on no input.
     """
     for node in graph:
         product = next((i.producer() for i in node.inputs if i and i.producer()), None) if node.op_type == "Add" else None
@@ -80,16 +77,18 @@ def _sum_biases(graph: ir.Graph) -> None:
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:
-    maker = value.producer() if value else None
-    return maker is not None and maker.op_type == "DequantizeLinear"
+    producer = value.producer() if value else None
+    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 def _terms(add: ir.Node) -> list[ir.Value]:
-    """a + b + c -> [a, b, c], through sums that nobody else reads."""
+    """The terms of a sum, a + b + c -> [a, b, c]. A partial sum that another node reads is one term."""
     terms: list[ir.Value] = []
     for value in add.inputs:
         assert value is not None  # an Add has two inputs
         inner = value.producer()
-        own = inner is not None and inner.op_type == "Add" and len(value.uses()) == 1
-        terms += _terms(inner) if inner is not None and own else [value]
+        if inner is not None and inner.op_type == "Add" and len(value.uses()) == 1:
+            terms += _terms(inner)
+        else:
+            terms.append(value)
     return terms

@@ -1,8 +1,8 @@
-"""The ONNX file that a packed one was made of, bit for bit; the format stands in `packing`.
+"""Unpack a packed file to the ONNX file that it was made from, bit for bit. `packing` describes the format.
 
-Memory is a few MB, whatever a file says: the heads of all segments are read first, what they claim must fit the bytes that
-are there and the end of the file, and tensors are unpacked a piece at a time. `read` gathers the pieces: it takes as much
-memory as the end of the file names, 2 GiB at most.
+Unpacking takes a few MB of memory, also for a file that lies about its sizes. The heads of all segments are read first:
+their sizes must fit the bytes of the file and its end. Then tensors are unpacked one piece at a time. `read` collects
+the pieces: it takes the size in the end of the file, 2 GiB at most.
 """
 
 import hashlib
@@ -16,26 +16,25 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pruneonce.deployment.packing import DENSE, END, LENGTH, LIMIT, MAGIC, SPARSE, VERSION, opened, write
+from pruneonce.deployment.packing import DENSE, END, LENGTH, MAGIC, SPARSE, VERSION
+from pruneonce.deployment.protobuf import LIMIT
+from pruneonce.deployment.safe_files import open_file, write_whole
 from pruneonce.errors import PackError
 
-ELEMENTS = 1 << 17  # a tensor is unpacked in pieces of so many elements, a multiple of 8 for its mask
-RATIO = 1032  # of a byte zlib makes so many at most: 258 of every two bits
+ELEMENTS = 1 << 17  # of a piece of a tensor; a multiple of 8, for its mask
+RATIO = 1032  # most bytes that zlib makes of one: 258 from two bits
 
 
 def unpack(source: Path, target: Path) -> None:
-    """Write the ONNX file that `source` was packed from, after its sha256 was compared. Raises PackError.
-
-    target: as of `pack`.
-    """
-    with opened(source) as file:
-        write(target, unpacked(file), file)
+    """Write the ONNX file that `source` was packed from, and check its sha256. target: as in `pack`. Raises PackError."""
+    with open_file(source) as file:
+        write_whole(target, unpacked(file), file)
 
 
 def read(source: Path) -> bytes:
-    """The ONNX file that `source` was packed from, in memory, once. Raises PackError."""
+    """The ONNX file that `source` was packed from, in memory. Raises PackError."""
     whole = io.BytesIO()
-    with opened(source) as file:
+    with open_file(source) as file:
         try:
             whole.writelines(unpacked(file))
         except MemoryError:
@@ -44,7 +43,7 @@ def read(source: Path) -> bytes:
 
 
 def unpacked(file: BinaryIO) -> Iterator[bytes]:
-    """What was packed, a piece at a time. The last step compares checksums: nothing counts before it."""
+    """The bytes of the ONNX file, one piece at a time; the checksum is compared after the last one. Raises PackError."""
     magic = file.read(len(MAGIC) + 1)
     if magic[:-1] != MAGIC:
         raise PackError(f"expected a file that `pruneonce pack` wrote, found one that begins with {magic!r}.")
@@ -54,19 +53,19 @@ def unpacked(file: BinaryIO) -> Iterator[bytes]:
         )
     digest, size = hashlib.sha256(), 0
     try:
-        segments, wanted = _heads(file)
+        segments, sha256 = _heads(file)
         for raw in (raw for segment in segments for raw in _decode(file, segment)):
             digest.update(raw)
             size += len(raw)
             yield raw
     except (_Damaged, zlib.error) as error:
         raise _damaged(str(error)) from None
-    if digest.digest() != wanted:
+    if digest.digest() != sha256:
         raise _damaged(f"{size} bytes with sha256 {digest.hexdigest()} that the file's end does not name")
 
 
 class _Damaged(Exception):
-    """What cannot be in a whole file."""
+    """A packed file holds what no whole one can hold."""
 
 
 def _damaged(found: str) -> PackError:
@@ -75,7 +74,7 @@ def _damaged(found: str) -> PackError:
 
 @dataclass(frozen=True)
 class Segment:
-    """A tensor in a packed file. streams: (start, bytes) of each in the file; of a sparse one the first is its mask."""
+    """A segment of a packed file. streams: (start, bytes) of each; the first one of a sparse segment is its mask."""
 
     kind: int
     width: int
@@ -86,7 +85,7 @@ class Segment:
 def _heads(file: BinaryIO) -> tuple[list[Segment], bytes]:
     """Every segment, and the sha256 at the end; nothing is unpacked.
 
-    Raises _Damaged unless the segments add up to what the end says, and each can be in as many bytes as it has.
+    Raises _Damaged if the sizes of the segments do not add up to that of the end, or a stream is too short for its size.
     """
     segments: list[Segment] = []
     total = 0
@@ -96,10 +95,10 @@ def _heads(file: BinaryIO) -> tuple[list[Segment], bytes]:
         if total > LIMIT:
             raise _Damaged(f"more than the {LIMIT} bytes of an ONNX file")
     (size,) = LENGTH.unpack(_exactly(file, LENGTH.size))
-    wanted = _exactly(file, hashlib.sha256().digest_size)
+    sha256 = _exactly(file, hashlib.sha256().digest_size)
     if size != total or file.read(1):
         raise _Damaged(f"an end of {size} bytes behind segments of {total}, or more behind it")
-    return segments, wanted
+    return segments, sha256
 
 
 def _head(file: BinaryIO, kind: int, width: int) -> Segment:
@@ -107,16 +106,16 @@ def _head(file: BinaryIO, kind: int, width: int) -> Segment:
     if kind not in (DENSE, SPARSE) or width not in (1, 2, 4, 8) or size % width or not size:
         raise _Damaged(f"a segment of kind {kind}, width {width} and size {size}")
     count = size // width
-    least = [count] * width if kind == DENSE else [-(-count // 8)] + [0] * width  # what each stream must hold
-    return Segment(kind, width, size, tuple(_skip(file, held) for held in least))
+    least = [count] * width if kind == DENSE else [-(-count // 8)] + [0] * width  # bytes of each stream, unpacked
+    return Segment(kind, width, size, tuple(_skip(file, least_bytes=n) for n in least))
 
 
-def _skip(file: BinaryIO, held: int) -> tuple[int, int]:
-    """(start, bytes) of the next stream, which holds at least `held` bytes."""
+def _skip(file: BinaryIO, *, least_bytes: int) -> tuple[int, int]:
+    """(start, bytes) of the next stream, which has at least `least_bytes` unpacked."""
     (length,) = LENGTH.unpack(_exactly(file, LENGTH.size))
     start = file.tell()
-    if held > RATIO * length:
-        raise _Damaged(f"a stream of {length} bytes that cannot be {held} bytes packed")
+    if least_bytes > RATIO * length:
+        raise _Damaged(f"a stream of {length} bytes that cannot be {least_bytes} bytes packed")
     if length:
         file.seek(length - 1, os.SEEK_CUR)
         _exactly(file, 1)
@@ -124,7 +123,7 @@ def _skip(file: BinaryIO, held: int) -> tuple[int, int]:
 
 
 def _decode(file: BinaryIO, segment: Segment) -> Iterator[bytes]:
-    """A segment unpacked, a piece at a time."""
+    """The bytes of a segment, one piece at a time."""
     streams = [_Stream(file, start, length) for start, length in segment.streams]
     planes = streams[-segment.width :]
     count = segment.size // segment.width
@@ -141,12 +140,12 @@ def _decode(file: BinaryIO, segment: Segment) -> Iterator[bytes]:
 
 
 def _joined(planes: list["_Stream"], count: int) -> np.ndarray:
-    """The next `count` elements."""
+    """The next `count` elements, one byte of each from every plane."""
     return np.stack([plane.take(count) for plane in planes], axis=1).reshape(-1).view(f"<u{len(planes)}")
 
 
 class _Stream:
-    """Bytes of zlib in a file, unpacked as they are asked for."""
+    """A stream in a packed file, unpacked as it is read."""
 
     def __init__(self, file: BinaryIO, start: int, length: int):
         self.file, self.at, self.stop, self.length = file, start, start + length, length
@@ -163,16 +162,16 @@ class _Stream:
         """Raises _Damaged unless the stream ends here."""
         while not self.unpacker.eof:
             if self._unpack(1):
-                raise self._is_not_what_was_packed()
+                raise self._wrong_size()
         if self.unpacker.unused_data or self.at < self.stop:
-            raise self._is_not_what_was_packed()
+            raise self._wrong_size()
 
-    def _unpack(self, most: int) -> bytes:
-        """The next bytes, up to `most`, at times none. Raises _Damaged where nothing follows."""
+    def _unpack(self, size: int) -> bytes:
+        """Up to `size` next bytes, at times none. Raises _Damaged at the end of the stream."""
         data = self.unpacker.unconsumed_tail or self._read()
-        raw = self.unpacker.decompress(data, most)
+        raw = self.unpacker.decompress(data, size)
         if not raw and not data:
-            raise self._is_not_what_was_packed()
+            raise self._wrong_size()
         return raw
 
     def _read(self) -> bytes:
@@ -181,7 +180,7 @@ class _Stream:
         self.at += len(data)
         return data
 
-    def _is_not_what_was_packed(self) -> "_Damaged":
+    def _wrong_size(self) -> "_Damaged":
         return _Damaged(f"a stream of {self.length} bytes with more or less in it than its segment has")
 
 

@@ -164,12 +164,8 @@ def distilled_loss(kind: Kind, teacher: nn.Module, distillation: Distillation) -
     """The loss of a student that learns from the labels and from its teacher, on (student, batch).
 
     hard_weight hard + soft_weight soft + hidden_weight hidden + attention_weight attention
-    The teacher is not run where the labels alone have a weight.
     """
     d = distillation
-    if not d.soft_weight + d.hidden_weight + d.attention_weight > 0:
-        labels_only = hard_loss(kind)
-        return lambda student, batch: {"loss": d.hard_weight * labels_only(student, batch)["loss"]}
 
     def loss(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         student_out = student(**inputs(batch), **outputs_for(d))

@@ -18,7 +18,7 @@ from pruneonce.engine import accelerator
 from pruneonce.language import masked_lm
 from pruneonce.sparsity import masks, movement, second_order
 from pruneonce.training import loop
-from tests.conftest import PRUNABLE, Cpu, random_masked_lm, token_batch
+from tests.conftest import PRUNABLE, Cpu, distillation, random_masked_lm, token_batch
 
 STEPS, ROWS = 10, 8
 
@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
     linears = masks.mask_linears(student, PRUNABLE, movement.ScoredLinear)
 
     distilled = masked_lm.distilled_loss(
-        teacher, hard_weight=0.5, soft_weight=0.5, hidden_weight=0.0, temperature=2.0, everywhere=True
+        teacher, distillation(hard_weight=0.5, soft_weight=0.5), soft_positions=masked_lm.all_tokens
     )
 
     def loss(model, batch):

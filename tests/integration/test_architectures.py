@@ -298,9 +298,8 @@ def test_the_int8_file_at_every_length(done):
     """The stage asks texts of the task; here, padding of other numbers, three tokens, and as many as the model takes."""
     folder, path = done.data / f"quantize/{TASK}", done.data / f"export/{TASK}/int8.onnx"
     model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
-    masks.mask_linears(model, expected(done.name), quantization.FakeQuantLinear)
-    masks.lock(model)
-    quantization.load_ranges(model, checkpoint.load_ranges(folder))
+    quantization.load(model, folder)
+    assert set(quantization.quantized_linears(model)) == set(expected(done.name))
     quantization.to_int8(model)
 
     assert checkpoint.longest(model) == ARCHITECTURES[done.name].longest

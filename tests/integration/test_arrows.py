@@ -27,7 +27,7 @@ ALSO = {
     "pipeline/plan/page.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices"),
 }
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
-SHARED = {"errors", "terminal", "batch", "text", "engine"}
+SHARED = {"errors", "terminal", "batch", "text", "engine", "files"}
 DOORS = {"__init__", "command"}  # by which a packed model is loaded, and packed: they serve no file of the library
 ROOMS = {
     "sparsity": set(),

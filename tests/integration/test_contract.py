@@ -43,10 +43,12 @@ STUDY = {
     "study_once": "study.cell",
     "study_table": "study.table",
 }
-# Cannot change a byte of an out: texts of errors, a docstring, what is planned beforehand, what reads a packed file.
+# Cannot change a byte of an out: errors, a docstring, a command, what is planned beforehand, what reads a packed file.
 NOT_SCIENCE = {
     "pruneonce/__init__.py",
+    "pruneonce/command.py",
     "pruneonce/errors.py",
+    "pruneonce/terminal.py",
     "pruneonce/deployment/unpacking.py",
     "pruneonce/models/step_costs.py",
 }

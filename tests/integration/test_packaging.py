@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -193,9 +196,14 @@ def test_the_pages_script_trains_without_the_pipelines_packages(train, trained):
         assert f"No module named '{name}'" in done.stderr
     sparsity, dense, int8 = re.fullmatch(r"sparsity (\S+)  right: dense (\S+), int8 (\S+)\n", trained[1]).groups()
     assert sparsity == "0.900"
-    assert float(dense) > 0.9
-    assert float(int8) > 0.9
-    assert len(SCRIPT.splitlines()) <= 80
+    assert float(dense) > 0.85
+    assert float(int8) > 0.85
+    stored = onnx.load(trained[0] / "int8.onnx").graph.initializer
+    matrices = [
+        numpy_helper.to_array(one) for one in stored if one.data_type == onnx.TensorProto.INT8 and len(one.dims) == 2
+    ]
+    assert len(matrices) == 13, "six linears a layer, and the pooler"
+    assert all(np.mean(matrix == 0) >= 0.899 for matrix in matrices)
 
 
 def test_the_base_install_packs_loads_and_runs(base, trained, tmp_path):
@@ -209,6 +217,7 @@ def test_the_base_install_packs_loads_and_runs(base, trained, tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "again.packed").read_bytes() == packed
     code = (
+        "import sys; sys.modules['tqdm'] = None; "  # tokenizers brings it, and `load` does not need it
         "import numpy, pruneonce; ids = numpy.full((3, 16), 7); "
         "feeds = {'input_ids': ids, 'attention_mask': numpy.ones_like(ids)}; "
         "print(pruneonce.load('int8.packed', threads=1).run(['logits'], feeds)[0].shape)"

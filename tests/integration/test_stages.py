@@ -18,14 +18,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.params.document import parse
+from pruneonce import quantization
 from pruneonce.deployment import inspect, runtime
 from pruneonce.errors import ExportError, ModelError, PatternBroken
-from pruneonce.models import checkpoint
 from pruneonce.sources import tables
-from pruneonce.sparsity import masks, movement, second_order
+from pruneonce.sparsity import gradual, masks, movement, second_order
 from pruneonce.tasks import examples
 from pruneonce.tasks.splits import read_split
-from pruneonce.training import schedules
 from tests.integration import tiny
 from tests.integration.tiny import TASK, Result
 
@@ -351,7 +350,7 @@ class TestBrokenPromises:
         assert not (tmp_path / f"data/{stage}/{TASK}").exists()
 
     def test_a_student_that_is_not_pruned_enough(self, first, tmp_path, monkeypatch):
-        monkeypatch.setattr(schedules, "cubic_sparsity", lambda step, **ramp: 0.8)
+        monkeypatch.setattr(gradual, "cubic_sparsity", lambda step, **ramp: 0.8)
         with pytest.raises(PatternBroken, match=r"expected sparsity 0\.85 .* missing in 12 of 12 matrices"):
             again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus")
         assert not (tmp_path / "data/sparsify/model").exists()
@@ -378,9 +377,10 @@ class TestBrokenPromises:
             again(first, tmp_path, f"export@{TASK}", *folders)
 
     def test_a_model_that_did_not_go_through_quantize(self, first):
-        assert len(checkpoint.load_ranges(first[f"quantize/{TASK}"])) == 12
-        with pytest.raises(ModelError, match=r"expected ranges\.json"):
-            checkpoint.load_ranges(first[f"finetune/{TASK}"])
+        saved = json.loads((first[f"quantize/{TASK}"] / "quantization.json").read_text())
+        assert len(saved["ranges"]) == 12
+        with pytest.raises(ModelError, match=r"expected quantization\.json"):
+            quantization.load(torch.nn.Linear(1, 1), first[f"finetune/{TASK}"])
 
     def test_a_folder_without_weights(self, first, tmp_path):
         with pytest.raises(ModelError, match="expected the weights of a bert"):

@@ -337,15 +337,11 @@ def test_a_folder_of_nothing(folder, gone):
         checkpoint.load_masked_lm(folder, attention="eager")
 
 
-def test_names_of_pruned_layers_and_ranges_that_are_none(folder):
+def test_names_of_pruned_layers_that_are_none(folder):
     for pruned in ("encoder", [1], {"a": 1}):
         config(pruned=pruned)(folder)
         with pytest.raises(ModelError, match="expected the names of the pruned layers"):
             checkpoint.load_pruned(folder)
-    for ranges in ("{", "[1]", '{"a": 1}', '{"a": [1, 2, 3]}'):
-        (folder / "ranges.json").write_text(ranges)
-        with pytest.raises(ModelError, match=r"expected ranges\.json in"):
-            checkpoint.load_ranges(folder)
 
 
 def test_a_student_of_other_sizes_than_its_teacher(folder, classifier):

@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers import AutoModelForSequenceClassification as AUTO
 
+from pruneonce import engine
 from pruneonce.errors import ConfigError, ModelError
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
@@ -224,17 +225,6 @@ def test_what_was_pruned_is_written_with_the_model(masked_lm, tokenizer, tmp_pat
     assert student.config.pruned == masked_lm.config.pruned
 
 
-def test_ranges_round_trip_to_the_last_bit(tmp_path):
-    ranges = {"b": (-0.1, 1 / 3), "a": (0.0, 1e-30)}
-    checkpoint.save_ranges(ranges, tmp_path)
-    assert checkpoint.load_ranges(tmp_path) == ranges
-
-
-def test_a_model_that_was_not_quantized_has_no_ranges(tmp_path):
-    with pytest.raises(ModelError, match="did not go through `quantize`"):
-        checkpoint.load_ranges(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("config", "most"), [("bert", 64), ("roberta", 62), ("mpnet", 62), ("modernbert", 64), ("deberta-v2", 64)]
 )
@@ -247,13 +237,11 @@ def test_rows_that_a_model_has_no_positions_for_are_an_error(tmp_path, config, m
 
 
 def test_of_several_processes_the_first_one_writes(masked_lm, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(engine.distributed, "is_initialized", lambda: True)
     for rank, written in ((1, False), (0, True)):
-        monkeypatch.setattr(checkpoint.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(engine.distributed, "get_rank", lambda rank=rank: rank)
         checkpoint.save(masked_lm, tokenizer, tmp_path / "model")
-        checkpoint.save_ranges({"a": (0.0, 1.0)}, tmp_path / "model")
         assert (tmp_path / "model").exists() == written
-    assert checkpoint.load_ranges(tmp_path / "model") == {"a": (0.0, 1.0)}
 
 
 @pytest.mark.parametrize(("kind", "file"), [("deberta-v2", "spm.model"), ("albert", "spiece.model")])

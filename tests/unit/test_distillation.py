@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pruneonce.distillation.losses import SMALLEST, attention_loss, hidden_loss, inner_losses, outputs_for, soft_loss
+from tests.conftest import distillation
 
 
 def softmax(x):
@@ -130,13 +131,14 @@ def test_inner_losses_are_those_with_a_weight(weights):
     mask, states = torch.tensor(MASK), [torch.randn(4, 2, 5, 3) for _ in range(2)]
     looks = [[torch.tensor(layer) for layer in attentions(seed, MASK)] for seed in (1, 2)]
     student, teacher = (SimpleNamespace(hidden_states=list(s), attentions=a) for s, a in zip(states, looks, strict=True))
-    found = inner_losses(student, teacher, mask, weights)
+    settings = distillation(hidden_weight=weights["hidden"], attention_weight=weights["attention"])
+    found = inner_losses(student, teacher, mask, settings)
     wanted = {
         "hidden": hidden_loss(list(states[0][1:]), list(states[1][1:]), mask),
         "attention": attention_loss(*looks, mask),
     }
-    assert found == {name: loss for name, loss in wanted.items() if weights[name] > 0}
-    assert outputs_for(weights) == {
+    assert found == {name: (weights[name], loss) for name, loss in wanted.items() if weights[name] > 0}
+    assert outputs_for(settings) == {
         "output_hidden_states": weights["hidden"] > 0,
         "output_attentions": weights["attention"] > 0,
     }

@@ -16,7 +16,7 @@ from pruneonce.tasks.batches import Batches, evaluation_batches, in_order
 from pruneonce.tasks.classification import Classification
 from pruneonce.training import loop, schedules
 from pruneonce.training.task import Task, distilled_loss, hard_loss
-from tests.conftest import random_classifier
+from tests.conftest import distillation, random_classifier
 
 KIND = Classification("accuracy", ["a", "b", "c"])
 RECIPE = SimpleNamespace(batch_size=3, max_tokens=5, learning_rate=0.01, warmup_ratio=0.3, weight_decay=0.1, clip_norm=0.7)
@@ -40,8 +40,9 @@ def test_hard_loss_is_the_kinds_own(classifier, batch):
 )
 def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(classifier, batch, soft_ratio, hidden_weight, attention_weight):
     teacher, mask = random_classifier(1), batch["attention_mask"]
-    weights = {"soft_ratio": soft_ratio, "hidden_weight": hidden_weight, "attention_weight": attention_weight}
-    parts = distilled_loss(KIND, teacher, temperature=2.0, **weights)(classifier, batch)
+    weights = {"hidden_weight": hidden_weight, "attention_weight": attention_weight}
+    of_logits = {"hard_weight": 1 - soft_ratio, "soft_weight": soft_ratio}
+    parts = distilled_loss(KIND, teacher, distillation(**of_logits, **weights))(classifier, batch)
     ours, theirs = full(classifier, batch), full(teacher, batch)
     wanted = {
         "hard": F.cross_entropy(ours.logits, batch["labels"]),
@@ -59,7 +60,8 @@ def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(classifier, batch, 
 
 def test_fault_5_the_teacher_gets_no_gradient_and_is_no_part_of_the_student(classifier, batch):
     teacher, names = random_classifier(1), set(classifier.state_dict())
-    loss = distilled_loss(KIND, teacher, temperature=2.0, soft_ratio=0.5, hidden_weight=1.0, attention_weight=1.0)
+    weights = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 1.0, "attention_weight": 1.0}
+    loss = distilled_loss(KIND, teacher, distillation(**weights))
     loss(classifier, batch)["loss"].backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert classifier.classifier.weight.grad.abs().sum() > 0
@@ -80,7 +82,7 @@ def test_the_score_is_that_of_all_rows_whatever_their_batch(engine, tokenizer):
     split = Dataset.from_dict({"input_ids": ids, "label": labels})
     task = Task(KIND, tokenizer, {"validation": split}, engine)
     assert task.score(Fixed().train(), "validation") == pytest.approx(3 / 5)
-    assert task.metric(task.answers(Fixed(), "validation"), "validation") == pytest.approx(3 / 5)
+    assert task.metric(task.logits(Fixed(), "validation"), "validation") == pytest.approx(3 / 5)
 
 
 def test_answers_come_back_in_the_order_of_the_rows(tokenizer):

@@ -14,9 +14,14 @@ from pruneonce.language import corpus, segments
 from pruneonce.language import masked_lm as mlm
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
-from tests.conftest import TINY, random_masked_lm
+from tests.conftest import TINY, distillation, random_masked_lm
 
 WEIGHTS = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 2.0, "temperature": 2.0, "everywhere": True}
+
+
+def distilled_loss(teacher, *, everywhere: bool, **weights):
+    positions = mlm.SOFT_POSITIONS["all" if everywhere else "masked"]
+    return mlm.distilled_loss(teacher, distillation(**weights), soft_positions=positions)
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ def test_gradients_are_those_of_whole_logits(masked, everywhere):
 
     one, other, teacher = random_masked_lm(), random_masked_lm(), random_masked_lm(1)
     weights = WEIGHTS | {"everywhere": everywhere, "hidden_weight": 0.0}
-    mlm.distilled_loss(teacher, **weights)(one, masked)["loss"].backward()
+    distilled_loss(teacher, **weights)(one, masked)["loss"].backward()
     whole(other, teacher).backward()
     compared = 0
     for (name, found), wanted in zip(one.named_parameters(), other.parameters(), strict=True):
@@ -94,7 +99,7 @@ def test_gradients_are_those_of_whole_logits(masked, everywhere):
 def test_a_batch_without_a_masked_token_has_loss_0(masked_lm, masked):
     """Short blocks in small batches meet it; the mean over nothing would stop the run."""
     empty = masked | {"labels": torch.full_like(masked["labels"], IGNORED)}
-    parts = mlm.distilled_loss(random_masked_lm(1), **WEIGHTS | {"soft_weight": 0.0})(masked_lm, empty)
+    parts = distilled_loss(random_masked_lm(1), **WEIGHTS | {"soft_weight": 0.0})(masked_lm, empty)
     assert float(parts["hard"].detach()) == 0
     parts["loss"].backward()
     assert all(torch.isfinite(p.grad).all() for p in masked_lm.parameters() if p.grad is not None)
@@ -103,7 +108,7 @@ def test_a_batch_without_a_masked_token_has_loss_0(masked_lm, masked):
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(masked_lm, masked, everywhere):
     teacher = random_masked_lm(1)
-    parts = mlm.distilled_loss(teacher, **WEIGHTS | {"everywhere": everywhere})(masked_lm, masked)
+    parts = distilled_loss(teacher, **WEIGHTS | {"everywhere": everywhere})(masked_lm, masked)
     ours, theirs = full(masked_lm, masked), full(teacher, masked)
     chosen = masked["labels"] != IGNORED
     read = masked["attention_mask"].bool() if everywhere else chosen
@@ -120,14 +125,14 @@ def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(masked_lm, masked, 
 
 def test_parts_of_no_weight_are_not_computed(masked_lm, masked):
     teacher = random_masked_lm(1)
-    parts = mlm.distilled_loss(teacher, **WEIGHTS | {"soft_weight": 0.0, "hidden_weight": 0.0})(masked_lm, masked)
+    parts = distilled_loss(teacher, **WEIGHTS | {"soft_weight": 0.0, "hidden_weight": 0.0})(masked_lm, masked)
     assert set(parts) == {"loss", "hard"}
     torch.testing.assert_close(parts["loss"], 0.5 * parts["hard"])
 
 
 def test_fault_5_the_teacher_is_no_part_of_the_student(masked_lm, masked):
     teacher, names = random_masked_lm(1), set(masked_lm.state_dict())
-    mlm.distilled_loss(teacher, **WEIGHTS)(masked_lm, masked)["loss"].backward()
+    distilled_loss(teacher, **WEIGHTS)(masked_lm, masked)["loss"].backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad is not None for n, p in masked_lm.named_parameters() if n.startswith("bert.encoder"))
     assert set(masked_lm.state_dict()) == names
@@ -135,7 +140,7 @@ def test_fault_5_the_teacher_is_no_part_of_the_student(masked_lm, masked):
 
 
 def test_the_teacher_itself_has_no_soft_and_no_hidden_loss(masked_lm, masked):
-    parts = mlm.distilled_loss(random_masked_lm(0), **WEIGHTS)(masked_lm, masked)
+    parts = distilled_loss(random_masked_lm(0), **WEIGHTS)(masked_lm, masked)
     assert float(parts["soft"].detach()) == pytest.approx(0, abs=1e-5)
     assert float(parts["hidden"].detach()) == pytest.approx(0, abs=1e-8)
 
@@ -182,7 +187,7 @@ def test_the_distilled_loss_of_pairs_has_every_part_by_name(paired):
     """Hard and soft of both heads, hidden states, attention: each as it is alone, the loss their weighted sum."""
     student, teacher = pretraining_lm(0), pretraining_lm(1)
     weights = {"hard_weight": 0.3, "soft_weight": 0.7, "hidden_weight": 2.0, "attention_weight": 3.0}
-    parts = mlm.distilled_loss(teacher, **weights, temperature=2.0, everywhere=True)(student, paired)
+    parts = distilled_loss(teacher, **weights, temperature=2.0, everywhere=True)(student, paired)
     with torch.no_grad():
         ours, theirs = whole(student, paired), whole(teacher, paired)
     chosen, mask = paired["labels"] != IGNORED, paired["attention_mask"]
@@ -204,7 +209,7 @@ def test_the_distilled_loss_of_pairs_has_every_part_by_name(paired):
 
 def test_without_a_soft_weight_pairs_have_their_hard_losses_only(paired):
     weights = WEIGHTS | {"soft_weight": 0.0, "hidden_weight": 0.0}
-    parts = mlm.distilled_loss(pretraining_lm(1), **weights)(pretraining_lm(0), paired)
+    parts = distilled_loss(pretraining_lm(1), **weights)(pretraining_lm(0), paired)
     assert set(parts) == {"loss", "hard", "next_sentence"}
     torch.testing.assert_close(parts["loss"], 0.5 * (parts["hard"] + parts["next_sentence"]))
 
@@ -271,7 +276,7 @@ def test_gradient_checkpointing_costs_time_and_not_the_gradient(masked):
     def gradients(model):
         masks.mask_linears(model, r"^encoder\.")
         masks.prune(model, 0.5)
-        mlm.distilled_loss(random_masked_lm(1), **weights)(model.train(), masked)["loss"].backward()
+        distilled_loss(random_masked_lm(1), **weights)(model.train(), masked)["loss"].backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     plain, recomputing = random_masked_lm(), random_masked_lm()

@@ -21,7 +21,7 @@ from pruneonce.language import corpus, masked_lm
 from pruneonce.models import step_costs
 from pruneonce.sparsity import masks
 from pruneonce.training import loop
-from tests.conftest import Cpu
+from tests.conftest import Cpu, distillation
 
 BERT = {
     "model_type": "bert",
@@ -159,7 +159,9 @@ def test_flops_of_student_pruning_as_it_runs(facts, everywhere):
     student, teacher = models(facts)
     batch = batch_of(4, 64, facts["vocab_size"])
     weights = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 0.0, "temperature": 2.0}
-    loss = masked_lm.distilled_loss(teacher, **weights, everywhere=everywhere)
+    loss = masked_lm.distilled_loss(
+        teacher, distillation(**weights), soft_positions=masked_lm.SOFT_POSITIONS["all" if everywhere else "masked"]
+    )
     with FlopCounterMode(display=False) as counter:
         loss(student, batch)["loss"].backward()
     read = 256 if everywhere else int((batch["labels"] != IGNORED).sum())
@@ -225,14 +227,8 @@ def test_memory_of_student_pruning_is_what_is_measured(facts, changes, precision
     batch = batch_of(micro * piece.rows, piece.length, facts["vocab_size"])
     if not piece.soft:
         piece = replace(piece, read=int((batch["labels"] != IGNORED).sum()) / micro)
-    loss = masked_lm.distilled_loss(
-        teacher,
-        hard_weight=0.5,
-        soft_weight=0.5 * piece.soft,
-        hidden_weight=float(piece.hidden),
-        temperature=2.0,
-        everywhere=True,
-    )
+    weights = distillation(hard_weight=0.5, soft_weight=0.5 * piece.soft, hidden_weight=float(piece.hidden))
+    loss = masked_lm.distilled_loss(teacher, weights, soft_positions=masked_lm.all_tokens)
     measured = peak(student, teacher, loss, batch, precision=precision, micro_batches=micro)
     planned = step_costs.memory(shape_of(facts), piece, teacher=True)
     assert planned["peak"] == pytest.approx(measured, rel=0.02)

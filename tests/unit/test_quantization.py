@@ -1,11 +1,15 @@
 """Fake quantization against plain numpy, q = clamp(round(x / scale) + zero_point), and against a product of integers."""
 
+import json
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pruneonce import quantization
+from pruneonce.errors import ModelError
 from pruneonce.quantization import (
     FakeQuantLinear,
     Int8Linear,
@@ -149,6 +153,15 @@ def test_fault_7_training_and_evaluation_use_the_same_number_system():
     torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
 
 
+def ranges(model):
+    return {name: (float(m.low), float(m.high)) for name, m in quantization.quantized_linears(model).items()}
+
+
+def set_state(model, *, observe: bool, rounds: bool):
+    for linear in quantization.quantized_linears(model).values():
+        linear.observe, linear.rounds = observe, rounds
+
+
 def test_before_it_begins_the_model_is_the_float_one_and_its_ranges_move():
     """Delayed start: not a bit of the logits differs from those of the masked model, then every linear rounds."""
     batch = {name: token_batch(5)[name] for name in ("input_ids", "attention_mask")}
@@ -156,15 +169,15 @@ def test_before_it_begins_the_model_is_the_float_one_and_its_ranges_move():
     rounded = model(**batch).logits
     plain = quantized_classifier()
     masks.bake(plain)
-    quantization.round_operands(model, False)
-    quantization.observe(model, True)
-    before = quantization.ranges(model)
+    set_state(model, observe=True, rounds=False)
+    before = ranges(model)
     assert torch.equal(model(**batch).logits, plain(**batch).logits)
-    after = quantization.ranges(model)
+    after = ranges(model)
     assert all(after[name] != before[name] for name in before)
-    quantization.observe(model, False)
-    quantization.load_ranges(model, before)
-    quantization.round_operands(model, True)
+    for name, linear in quantization.quantized_linears(model).items():
+        linear.low.fill_(before[name][0])
+        linear.high.fill_(before[name][1])
+    quantization.freeze(model)
     assert torch.equal(model(**batch).logits, rounded)
     assert not torch.equal(rounded, plain(**batch).logits)
 
@@ -172,7 +185,7 @@ def test_before_it_begins_the_model_is_the_float_one_and_its_ranges_move():
 def test_rounding_begins_and_ranges_freeze_at_their_shares_of_the_steps():
     model = quantized_classifier()
     linears = list(quantization.quantized_linears(model).values())
-    before_step = quantization.aware(model, steps=10, begin_ratio=0.25, freeze_ranges_ratio=0.6)
+    before_step = quantization.before_step(model, steps=10, begin_ratio=0.25, freeze_ranges_ratio=0.6)
     seen = []
     for step in range(10):
         assert before_step(step) == {}
@@ -180,33 +193,75 @@ def test_rounding_begins_and_ranges_freeze_at_their_shares_of_the_steps():
         assert {(m.observe, m.rounds) for m in linears} == {seen[-1]}
     assert [observes for observes, _ in seen] == [True] * 6 + [False] * 4
     assert [rounds for _, rounds in seen] == [False] * 3 + [True] * 7
-    quantization.observe(model, True)
-    quantization.round_operands(model, False)
-    quantization.settle(model)
+    set_state(model, observe=True, rounds=False)
+    quantization.freeze(model)
     assert {(m.observe, m.rounds) for m in linears} == {(False, True)}
 
 
-def test_calibrate_and_ranges_round_trip():
-    model = quantized_classifier()
-    found = quantization.ranges(model)
+def test_a_saved_model_computes_the_same_once_its_quantizers_are_back(tmp_path):
+    model, batch = quantized_classifier(), token_batch(9)
+    wanted, found = model(batch["input_ids"], batch["attention_mask"]).logits, ranges(model)
     assert len(found) == 12
     assert all(low < high for low, high in found.values())
-    batch = token_batch(9)
-    wanted = model(batch["input_ids"], batch["attention_mask"]).logits
-    for linear in quantization.quantized_linears(model).values():
-        linear.low.fill_(0.0)
-        linear.high.fill_(0.5)
-        linear.observe = True
-    quantization.load_ranges(model, found)
-    assert quantization.ranges(model) == found
+    quantization.save(model, tmp_path)
+    pattern = masks.bake(model)
+    quantization.load(model, tmp_path)
+    assert ranges(model) == found
+    assert all(torch.equal(~linear.mask, pattern[name]) for name, linear in masks.masked_linears(model).items())
     assert torch.equal(model(batch["input_ids"], batch["attention_mask"]).logits, wanted)
-    assert quantization.ranges(model) == found  # they are frozen
+    assert ranges(model) == found  # they are frozen
+    saved = json.loads((tmp_path / "quantization.json").read_text())
+    assert saved["weight_bits"] == 8
+    assert list(saved["ranges"]) == list(pattern)
 
 
-def test_a_layer_without_a_saved_range_is_an_error():
-    model = quantized_classifier()
-    with pytest.raises(KeyError, match="encoder"):
-        quantization.load_ranges(model, {})
+@pytest.mark.parametrize("bits", [7, 8])
+def test_bits_and_ranges_round_trip_to_the_last_bit(tmp_path, bits):
+    model = nn.Sequential(nn.Linear(4, 4))
+    masks.mask_linears(model, "0", partial(quantization.FakeQuantLinear, weight_bits=bits))
+    model[0].low.fill_(-0.1)
+    model[0].high.fill_(1 / 3)
+    before = ranges(model)
+    quantization.save(model, tmp_path)
+    masks.bake(model)
+    quantization.load(model, tmp_path)
+    assert model[0].weight_bits == bits
+    assert ranges(model) == before
+
+
+def test_a_model_that_was_not_quantized_is_an_error(tmp_path):
+    with pytest.raises(ModelError, match=r"expected quantization\.json in .*, found none: .* did not go through `quantize`"):
+        quantization.load(nn.Linear(2, 2), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"weight_bits": 8}',
+        '{"weight_bits": 8, "ranges": []}',
+        '{"weight_bits": 8, "ranges": {"0": 1}}',
+        '{"weight_bits": 9, "ranges": {"0": [0, 1]}}',
+        '{"weight_bits": 8, "ranges": {"0": [1, 0]}}',
+        '{"weight_bits": 8, "ranges": {"0": [NaN, 1]}}',
+        '{"weight_bits": 8, "ranges": {"0": ["a", "b"]}}',
+        '{"weight_bits": 8, "ranges": {"0": [1, 2, 3]}}',
+    ],
+)
+def test_a_damaged_file_is_one_error_and_changes_no_layer(tmp_path, damaged):
+    (tmp_path / "quantization.json").write_text(damaged)
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(ModelError, match=r"expected ranges of quantized layers in .*quantization\.json, found"):
+        quantization.load(model, tmp_path)
+    assert type(model[0]) is nn.Linear
+
+
+def test_a_layer_that_the_model_lacks_is_an_error(tmp_path):
+    (tmp_path / "quantization.json").write_text('{"weight_bits": 8, "ranges": {"encoder.9": [0, 1]}}')
+    with pytest.raises(ModelError, match=r"encoder\.9"):
+        quantization.load(nn.Sequential(nn.Linear(2, 2)), tmp_path)
 
 
 def test_to_int8_replaces_every_quantized_linear_and_keeps_the_function():

@@ -17,8 +17,8 @@ from pruneonce.batch import Batch
 from pruneonce.engine import SHARDED, accelerator
 from pruneonce.errors import ConfigError, LossNotFinite
 from pruneonce.sparsity import gradual, masks, movement
-from pruneonce.training import loop
-from tests.conftest import Cpu
+from pruneonce.training import loop, resume
+from tests.conftest import Cpu, cpu_engine
 
 
 class Interrupted(Exception):
@@ -138,7 +138,8 @@ def schedule(model: nn.Module, step: int, *, stop_at: int | None = None) -> dict
     if step % 2 == 0 and step <= 8:
         score = movement.score if isinstance(model[0], movement.ScoredLinear) and step else masks.magnitude
         masks.prune(model, gradual.cubic_sparsity(step, begin=0, end=8, initial=0.2, target=0.8), score=score)
-    quantization.observe(model, step < 9)
+    for linear in quantization.quantized_linears(model).values():
+        linear.observe = step < 9
     return {"sparsity": masks.masked_sparsity(model)}
 
 
@@ -191,7 +192,7 @@ def begun_at(path, model, engine) -> int:
 
 def saved(path, model, step: int) -> None:
     """What a training of `model` saves at a step."""
-    loop._save(path, model, loop.adamw(model, 0.1), step, pytest.fail)
+    resume.State(model, loop.adamw(model, 0.1), cpu_engine(), pytest.fail).save(path, step)
 
 
 @pytest.mark.parametrize("step", [-1, 0, 12, 10**6])
@@ -221,7 +222,7 @@ def wider() -> nn.Module:
 def test_the_state_of_another_model_is_not_believed_and_nothing_of_it_is_taken(engine, tmp_path, capsys, make, differs):
     saved(tmp_path / "state", make(), 5)
     model, untouched = network(), state(network())
-    assert loop._resume(tmp_path / "state", model, loop.adamw(model, 0.1), 12, engine, print) == 0
+    assert resume.State(model, loop.adamw(model, 0.1), engine, print).resume(tmp_path / "state", 12) == 0
     assert all(torch.equal(v, untouched[k]) for k, v in state(model).items())
     (line,) = discarded(capsys.readouterr().out)
     assert f"found another model's or optimizer's, that differs {differs}" in line
@@ -249,7 +250,7 @@ def test_of_processes_that_found_different_states_none_resumes(engine, tmp_path,
     """Each with a disk of its own: the first process alone saves."""
     saved(tmp_path / "state", network(), 5)
     assert begun_at(tmp_path / "state", network(), engine) == 5
-    monkeypatch.setattr(loop, "gather_object", lambda steps: [*steps, 0])
+    monkeypatch.setattr(resume, "gather_object", lambda steps: [*steps, 0])
     assert begun_at(tmp_path / "state", network(), engine) == 0
 
 
@@ -258,20 +259,20 @@ def test_of_processes_that_found_different_states_none_resumes(engine, tmp_path,
 )
 @pytest.mark.parametrize("place", ["save_file", "_sync"])
 def test_a_disk_that_is_full_is_said_once_and_stops_no_training(engine, tmp_path, monkeypatch, capsys, place, error):
-    path, real, room = tmp_path / "state.safetensors", getattr(loop, place), [False, False, True]
+    path, real, room = tmp_path / "state.safetensors", getattr(resume, place), [False, False, True]
 
     def write(*words):
         if not (room.pop(0) if room else True):
             raise error
         real(*words)
 
-    monkeypatch.setattr(loop, place, write)
+    monkeypatch.setattr(resume, place, write)
     model, whole = network(), network()
     fit(whole, engine)
     fit(model, engine, checkpoint=path, checkpoint_every_steps=3)
     lines = [line for line in capsys.readouterr().err.splitlines() if "The training goes on." in line]
     assert len(lines) == 1
-    assert f"expected room to save the state of the training in {path}, found" in lines[0]
+    assert f"expected room to save the state in {path}, found" in lines[0]
     assert all(torch.equal(v, state(model)[k]) for k, v in state(whole).items())
     assert int(load_file(path)["step"]) == 9
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -281,7 +282,7 @@ def test_a_state_is_on_the_disk_before_its_name_is(engine, tmp_path, monkeypatch
     """Else a machine that loses its power has the name and not the bytes."""
     path, synced = tmp_path / "state", []
     monkeypatch.setattr(
-        loop.os, "fsync", lambda number: synced.append((Path(f"/proc/self/fd/{number}").readlink(), path.exists()))
+        resume.os, "fsync", lambda number: synced.append((Path(f"/proc/self/fd/{number}").readlink(), path.exists()))
     )
     saved(path, network(), 5)
     assert synced == [(path.with_suffix(".part"), False), (tmp_path, True)]
@@ -315,7 +316,7 @@ def test_fault_5_the_teacher_is_in_no_checkpoint_and_does_not_move(engine, tmp_p
 @pytest.mark.parametrize("rows", [8, 7])
 def test_micro_batches_cover_the_batch_once(make_engine, rows):
     batch, engine = batches(0, rows), make_engine(2)
-    shares = loop._shares(batch, engine)
+    shares = loop._micro_batches(batch, engine)
     assert len(shares) == 2
     found = torch.cat([s["x"] for s in shares])
     assert sorted(found.tolist()) == sorted(batch["x"].tolist())

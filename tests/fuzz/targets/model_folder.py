@@ -75,7 +75,6 @@ def run(folder: Path) -> None:
         checkpoint.load_masked_lm(folder, attention="eager", dropout=0.0)
     elif which == 2:
         checkpoint.load_pruned(folder)
-        checkpoint.load_ranges(folder)
         try:
             checkpoint.check_tokens(folder, 16, setting="here")
         except ConfigError:

@@ -1,0 +1,75 @@
+"""Measure exported files in ONNX Runtime: the answers to a test split, the latency, the time of each operator."""
+
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from onnxruntime import InferenceSession
+from tqdm import tqdm
+
+from pruneonce.batch import Batch
+from pruneonce.deployment.runtime import feeds, logits, session
+
+
+def answers(running: InferenceSession, batches: Iterable[Batch], *, name: str) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Every batch with its logits, under a progress bar."""
+    with tqdm(desc=name, unit="text", mininterval=1.0) as bar:
+        for batch in batches:
+            yield batch, logits(running, batch)
+            bar.update(len(batch["input_ids"]))
+
+
+def latencies_ms(
+    sessions: Mapping[str, InferenceSession],
+    batch: Batch,
+    *,
+    warmup_runs: int,
+    runs: int,
+    turn_runs: int = 10,
+    pause_seconds: float = 0.2,
+) -> dict[str, dict[str, float]]:
+    """Wall time of one call in ms, by session: median and 95th percentile over `runs` calls after `warmup_runs`.
+
+    Sessions take turns of `turn_runs` calls, so a machine that slows down slows all of them. A pause before each turn lets
+    the threads of the session before come to rest: they spin after a call, and slow the first calls of the next session.
+    """
+    inputs = {name: feeds(running, batch) for name, running in sessions.items()}
+    for name, running in sessions.items():
+        _calls_ms(running, inputs[name], warmup_runs)
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for done in range(0, runs, turn_runs):
+        for name, running in sessions.items():
+            time.sleep(pause_seconds)
+            times[name] += _calls_ms(running, inputs[name], min(turn_runs, runs - done))
+    return {
+        name: {"median_ms": float(np.median(calls)), "p95_ms": float(np.percentile(calls, 95))}
+        for name, calls in times.items()
+    }
+
+
+def _calls_ms(running: InferenceSession, inputs: dict[str, np.ndarray], calls: int) -> list[float]:
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        running.run(None, inputs)
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def operator_times(path: Path, batch: Batch, *, threads: int, runs: int) -> dict[str, float]:
+    """Op type -> ms in its kernels for one call, largest first; mean over `runs` calls after as many to warm up."""
+    spent: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        running = session(path, threads=threads, save_profile=Path(folder) / "profile")
+        for _ in range(2 * runs):
+            logits(running, batch)
+        events = json.loads(Path(running.end_profiling()).read_text())
+    calls = [event for event in events if event["name"] == "model_run"]
+    for event in events:
+        if event["name"].endswith("_kernel_time") and event["ts"] >= calls[runs]["ts"]:
+            spent[event["args"]["op_name"]] += event["dur"]
+    return {op: microseconds / 1e3 / runs for op, microseconds in spent.most_common()}

@@ -1,0 +1,96 @@
+"""Where the bytes of each tensor are in an ONNX file, found in its protobuf fields without reading the tensors."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pruneonce.errors import PackError
+
+LIMIT = 1 << 31  # bytes of an ONNX file: protobuf allows no more
+NAME_BYTES = 1 << 10  # of a tensor's name, for messages
+
+# Protobuf numbers of ONNX's fields: from the model to the tensors, and in a tensor.
+GRAPH, INITIALIZER = 7, 5
+DATA_TYPE, NAME, RAW_DATA, EXTERNAL_DATA = 2, 8, 9, 13
+WIDTHS = {1: 4, 4: 2, 5: 2, 6: 4, 7: 8, 10: 2, 11: 8, 12: 4, 13: 8, 14: 4, 15: 8, 16: 2}  # data type -> bytes; others: 1
+
+
+@dataclass(frozen=True)
+class Span:
+    """The bytes of a tensor in an ONNX file. width: bytes of an element."""
+
+    name: str
+    start: int
+    size: int
+    width: int
+
+
+def tensors(file: BinaryIO) -> Iterator[Span]:
+    """The initializers of an ONNX file, in its order.
+
+    Raises PackError for a file that is not ONNX, or that keeps its weights in another file.
+    """
+    stop, graphs = file.seek(0, os.SEEK_END), 0
+    if stop > LIMIT:
+        raise PackError(f"expected an ONNX file, found {stop} bytes: none has more than {LIMIT}.")
+    for field, start, end in _fields(file, 0, stop):
+        if field == GRAPH:
+            graphs += 1
+            inside = _fields(file, start, end)
+            yield from (span for field, *at in inside if field == INITIALIZER for span in _tensor(file, *at))
+    if not graphs:
+        raise PackError("expected an ONNX file, found one without a graph.")
+
+
+def _tensor(file: BinaryIO, start: int, end: int) -> Iterator[Span]:
+    """The span of one initializer; none if its values are not stored as raw bytes."""
+    parts = {field: (start, end) for field, start, end in _fields(file, start, end)}
+    begin, stop = parts.get(NAME, (0, 0))
+    file.seek(begin)
+    name = file.read(min(stop - begin, NAME_BYTES)).decode(errors="replace")
+    if EXTERNAL_DATA in parts:
+        raise PackError(f"expected an ONNX file that holds its weights, found {name} in another one. Save it as one file.")
+    if RAW_DATA in parts:
+        start, end = parts[RAW_DATA]
+        width = 1
+        if DATA_TYPE in parts:
+            file.seek(parts[DATA_TYPE][0])
+            width = WIDTHS.get(_varint(file), 1)
+        yield Span(name, start, end - start, width if (end - start) % width == 0 else 1)
+
+
+def _fields(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """(number, start, stop) of the value of every protobuf field in file[start:stop]."""
+    while start < stop:
+        file.seek(start)
+        key = _varint(file)
+        number, wire = key >> 3, key & 7
+        begin = file.tell()
+        if wire == 0:
+            _varint(file)
+            start = file.tell()
+        elif wire == 2:
+            length = _varint(file)
+            begin = file.tell()
+            start = begin + length
+        elif wire in (1, 5):
+            start = begin + (8 if wire == 1 else 4)
+        else:
+            raise PackError(f"expected an ONNX file, found no protobuf at byte {begin}.")
+        if start > stop or not number:
+            raise PackError(f"expected an ONNX file, found no protobuf, or not all of it, at byte {begin}.")
+        yield number, begin, start
+
+
+def _varint(file: BinaryIO) -> int:
+    """A number of seven bits a byte, lowest first; the highest bit of a byte is set if another byte follows."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise PackError("expected an ONNX file, found a number in it that does not end.")

@@ -1,0 +1,72 @@
+"""Export a variant of a task model, in float or in int8, and check the file against the model."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pruneonce import quantization
+from pruneonce.batch import inputs
+from pruneonce.deployment import inspect, parity
+from pruneonce.deployment.audit import Audit, check_integer
+from pruneonce.deployment.export import to_onnx
+from pruneonce.deployment.weight_names import name_weights
+
+Measured = dict[str, Any]
+Linears = Mapping[str, nn.Linear]  # the prunable ones, by layer name
+
+
+def export_float(model: nn.Module, linears: Linears, path: Path, texts: parity.Texts, *, max_difference: float) -> Measured:
+    """Write a float model as ONNX; return the parity and the audit of the file.
+
+    max_difference: of logits, as a fraction of the largest one.
+    Raises ExportError if more than that differs, or any decision; PatternBroken if a zero is lost.
+    """
+    weights = {layer: linear.weight.detach().numpy() for layer, linear in linears.items()}
+    _write(model, weights, path, texts)
+    measured = parity.parity(parity.reference(model, texts), path)
+    parity.check_parity(measured, max_difference=max_difference, same_decision=1.0)
+    inspect.check_zeros(path, {layer: weight == 0 for layer, weight in weights.items()})
+    audit = Audit(path)
+    return {"parity": measured, **audit.summary(audit.kernels(weights)), "embedding_errors": {}}
+
+
+def export_int8(
+    model: nn.Module,
+    path: Path,
+    texts: parity.Texts,
+    *,
+    quantize_embeddings: Callable[[Path], dict[str, float]],
+    max_difference: float,
+    same_decision: float,
+) -> Measured:
+    """Write a fake-quantized model as ONNX, its linears in int8 (in place); return the parity and the audit of the file.
+
+    quantize_embeddings: rewrites the file, returns table -> relative error. Parity is measured after it.
+    max_difference: of logits, as a fraction of the largest one. same_decision: least share of equal decisions, in [0, 1].
+    Raises ExportError for logits, decisions, or a product that is not on integers; PatternBroken if a zero is lost.
+    """
+    pattern = {
+        layer: (linear.effective_weight == 0).numpy() for layer, linear in quantization.quantized_linears(model).items()
+    }
+    weights = {layer: linear.weight.numpy().T for layer, linear in quantization.to_int8(model).items()}
+    _write(model, weights, path, texts)
+    errors = quantize_embeddings(path)
+    reference = parity.reference(model, texts)
+    measured = {"parity": parity.parity(reference, path)}
+    if parity.loads_with_exact_sums(path):
+        measured["parity_of_exact_sums"] = parity.parity(reference, path, entries=parity.EXACT_SUMS)
+    for difference in measured.values():
+        parity.check_parity(difference, max_difference=max_difference, same_decision=same_decision)
+    inspect.check_zeros(path, pattern)
+    audit = Audit(path)
+    kernels = audit.kernels(weights)
+    check_integer(kernels)
+    return {**measured, **audit.summary(kernels), "embedding_errors": errors}
+
+
+def _write(model: nn.Module, weights: Mapping[str, np.ndarray], path: Path, texts: parity.Texts) -> None:
+    to_onnx(model, path, inputs=list(inputs(texts.batches[0])), outputs=texts.outputs)
+    name_weights(path, weights)

@@ -154,6 +154,12 @@ def test_a_page_that_differs_is_shown_and_written(tmp_path):
         write.differences(tmp_path, run)
 
 
+def test_every_key_of_params_yaml_has_a_meaning():
+    rows = re.findall(r"^\| (`[^|]+`) \| .* \| *(.*?) *\|$", PAGES["docs/configuration.md"], re.MULTILINE)
+    assert len(rows) >= 150
+    assert [key for key, meaning in rows if not meaning] == [], "a comment beside the field in pipeline/params/"
+
+
 def test_the_readme_is_one_page_with_headings():
     lines = PAGES["README.md"].splitlines()
     assert len(lines) <= 150

@@ -51,5 +51,5 @@ docs: install  ## write what commands print into README.md and docs/
 bench: install  ## measure speed, memory, size and overhead against their bars; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-clean:  ## remove the virtual environment and scratch files; results, DVC's cache and runs that wait to be sealed stay
-	rm -rf .venv .pruneonce/scratch .pruneonce/sealer-* .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove the virtual environment and scratch files; results, MLflow's runs and DVC's cache stay
+	rm -rf .venv .pruneonce/scratch .pytest_cache .mypy_cache .ruff_cache

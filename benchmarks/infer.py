@@ -1,11 +1,11 @@
-"""Run time of every exported variant in ONNX Runtime, as ratios to the dense fp32 model as its user would export it.
+"""Run time of every exported variant in ONNX Runtime, as ratios to the dense fp32 model of a plain torch.onnx.export.
 
-Two shapes, batch 1 and 8, 16 to 384 tokens, 1 and 2 threads; `--quick`: batch 1 x 128 tokens on 2 threads only, the one
-cell that has bars. `--operators` says where the time goes.
-Models are built of their configurations with random weights, pruned to 85 %, calibrated on random tokens.
+Two shapes, batch 1 and 8, 16 to 384 tokens, 1 and 2 threads. `--quick`: batch 1 x 128 tokens on 2 threads alone, the one
+cell with bars. `--operators`: time by operator. Models have random weights, are pruned to 85 % and calibrated on random
+tokens.
 Variants take turns in rounds, so that a busy machine slows all alike. A turn is as many calls as the slowest variant makes
-in 0.1 s, from 1 to 10, and counts as its fastest; ms is the median over rounds, the ratio that of ratios within a round.
-All sessions have the same options.
+in 0.1 s, from 1 to 10, and counts as its fastest. ms is the median over rounds; a ratio is the median of the ratios within
+a round. All sessions have the same options.
 """
 
 import contextlib
@@ -28,19 +28,17 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
+from benchmarks import models
+from benchmarks.batches import random_tokens
 from benchmarks.measuring import Compute, Row, arguments, bar, in_turn, publish, ratio
 from pruneonce import engine, quantization
 from pruneonce.deployment import audit, export, measurements, runtime
 from pruneonce.deployment.weight_names import name_weights
 from pruneonce.sparsity import masks
 
-SHAPES = {
-    "BERT-Base": BertConfig(),
-    "MiniLM-L6": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
-}
-PRUNABLE, SPARSITY, SEED = r"^encoder\.", 0.85, 1
+SEED = 1
 INPUTS = ["input_ids", "attention_mask"]
-QUIET = {"session.force_spinning_stop": "1"}  # or the threads of a session that waits for its turn spin on
+QUIET = {"session.force_spinning_stop": "1"}  # else the threads of a session that waits for its turn spin on
 PLAIN = "plain fp32"
 ONCE = ("transformers' exporter fp32", "onnxruntime optimizer fp32", "sparse fp32")  # in the quick cell only
 BARS = {"BERT-Base": 2.6, "MiniLM-L6": 2.2}  # of int8 in the quick cell, on a processor with VNNI
@@ -48,7 +46,7 @@ BARS = {"BERT-Base": 2.6, "MiniLM-L6": 2.2}  # of int8 in the quick cell, on a p
 
 @dataclass(frozen=True)
 class Cell:
-    """What is asked of every variant."""
+    """Sizes at which every variant is measured."""
 
     batch: int
     tokens: int
@@ -59,13 +57,6 @@ QUICK = [Cell(1, 128, 2)]
 GRID = [Cell(*sizes) for sizes in itertools.product((1, 8), (16, 64, 128, 384), (1, 2))]
 
 
-def batch_of(rows: int, length: int, seed: int = SEED) -> dict[str, torch.Tensor]:
-    """Random tokens without padding."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1000, 30000, (rows, length), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
 def classifier(config: BertConfig, attention: str = "sdpa") -> PreTrainedModel:
     torch.manual_seed(SEED)
     return AutoModelForSequenceClassification.from_config(
@@ -74,9 +65,9 @@ def classifier(config: BertConfig, attention: str = "sdpa") -> PreTrainedModel:
 
 
 def plain(config: BertConfig, path: Path) -> None:
-    """torch.onnx.export with dynamic axes, all else as it comes."""
+    """torch.onnx.export with dynamic axes and no other option."""
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=config.max_position_embeddings)}
-    example = batch_of(2, 16)
+    example = random_tokens(2, 16, seed=SEED)
     program = torch.onnx.export(
         classifier(config),
         (example["input_ids"], example["attention_mask"]),
@@ -94,7 +85,7 @@ def by_transformers(config: BertConfig, path: Path) -> None:
     """transformers' own exporter with its fusions for ONNX Runtime on CPUs."""
     options = OnnxConfig(dynamic=True, ort_fusions="cpu")
     with contextlib.redirect_stdout(io.StringIO()):  # its progress
-        exported = OnnxExporter().export(classifier(config), dict(batch_of(2, 16)), config=options)
+        exported = OnnxExporter().export(classifier(config), dict(random_tokens(2, 16, seed=SEED)), config=options)
     onnx_ir.save(exported.program, str(path))
 
 
@@ -107,27 +98,27 @@ def by_optimizer(config: BertConfig, path: Path) -> None:
 
 def dense(config: BertConfig, path: Path) -> None:
     model = classifier(config, "eager")
-    _write(model, {name: m.weight.detach().numpy() for name, m in masks.prunable(model, PRUNABLE).items()}, path)
+    _write(model, {name: m.weight.detach().numpy() for name, m in masks.prunable(model, models.PRUNABLE).items()}, path)
 
 
 def _pruned(config: BertConfig, wrap: Callable[[nn.Linear], masks.MaskedLinear]) -> nn.Module:
     model = classifier(config, "eager")
-    masks.mask_linears(model, PRUNABLE, wrap)
-    masks.prune(model, SPARSITY)
+    masks.mask_linears(model, models.PRUNABLE, wrap)
+    models.prune(model)
     return model
 
 
 def sparse(config: BertConfig, path: Path) -> None:
     model = _pruned(config, masks.MaskedLinear)
     masks.bake(model)
-    _write(model, {name: m.weight.detach().numpy() for name, m in masks.prunable(model, PRUNABLE).items()}, path)
+    _write(model, {name: m.weight.detach().numpy() for name, m in masks.prunable(model, models.PRUNABLE).items()}, path)
 
 
 def int8(config: BertConfig, path: Path) -> None:
     model = _pruned(config, quantization.FakeQuantLinear)
     quantization.calibrate(
         model,
-        [batch_of(2, 64, seed) for seed in range(4)],
+        [random_tokens(2, 64, seed=seed) for seed in range(4)],
         engine=engine.accelerator(Compute(seed=SEED, precision="fp32", threads=2)),
     )
     quantization.observe(model, False)
@@ -170,13 +161,13 @@ def _milliseconds(call: Callable[[], object]) -> float:
 
 
 def measure(files: Mapping[str, Path], cells: list[Cell], *, budget: float, least: float) -> Iterator[Row]:
-    """One row for each cell and variant. budget: seconds a cell; where the bar is, four times as many."""
+    """One row for each cell and variant. budget: seconds for each cell; four times as many where the bar is."""
     for threads in sorted({cell.threads for cell in cells}):
         sessions = {name: runtime.session(path, threads=threads, entries=QUIET) for name, path in files.items()}
         for cell in [cell for cell in cells if cell.threads == threads]:
-            batch = batch_of(cell.batch, cell.tokens)
-            asked = {name: s for name, s in sessions.items() if cell in QUICK or name not in ONCE}
-            calls = {name: partial(runtime.logits, s, batch) for name, s in asked.items()}
+            batch = random_tokens(cell.batch, cell.tokens, seed=SEED)
+            chosen = {name: s for name, s in sessions.items() if cell in QUICK or name not in ONCE}
+            calls = {name: partial(runtime.logits, s, batch) for name, s in chosen.items()}
             times = take_turns(calls, budget=4 * budget if cell in QUICK else budget, least=2, most=60)
             for name, found in times.items():
                 yield row(cell, name, found, times[PLAIN], least=least if cell in QUICK and name == "int8" else None)
@@ -200,8 +191,8 @@ def row(cell: Cell, name: str, found: list[float], base: list[float], *, least: 
 
 
 def operators(files: Mapping[str, Path], cell: Cell) -> list[Row]:
-    """Where the time of one call goes: operators by variant, the largest first."""
-    batch = batch_of(cell.batch, cell.tokens)
+    """Time of the operators in one call, by variant, the slowest first; none below 1 %."""
+    batch = random_tokens(cell.batch, cell.tokens, seed=SEED)
     found = {n: measurements.operator_times(path, batch, threads=cell.threads, runs=20) for n, path in files.items()}
     return [
         {"variant": name, "operator": operator, "ms": ms, "%": 100 * ms / sum(times.values())}
@@ -214,8 +205,8 @@ def operators(files: Mapping[str, Path], cell: Cell) -> list[Row]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="batch 1 x 128 tokens on 2 threads only")
-    parser.add_argument("--operators", action="store_true", help="where the time goes, by operator")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--operators", action="store_true", help="time by operator")
+    parser.add_argument("--shapes", nargs="+", choices=models.SHAPES, default=list(models.SHAPES))
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # the exporters' own
     logging.disable(logging.WARNING)
@@ -223,7 +214,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             files = {name: Path(folder) / f"{make.__name__}.onnx" for name, make in VARIANTS.items()}
             for name, path in files.items():
-                VARIANTS[name](SHAPES[shape], path)
+                VARIANTS[name](BertConfig(**models.SHAPES[shape]), path)
             rows = list(measure(files, QUICK if args.quick else GRID, budget=4, least=BARS[shape]))
             publish(f"Run time of {shape}", rows, file=args.json)
             if args.operators:

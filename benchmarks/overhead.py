@@ -6,7 +6,7 @@ unchanged   wall time of `python -m flows.compress` when every stage is as in dv
             and Prefect's start (an empty flow in the same environment, its import taken off)
 training    another seed: everything but the sources is computed again, by `dvc repro` and by the flow in turn. What the flow
             adds does not depend on how long the stages train, so it is told in seconds, and as a share of the default
-            profile's run. `dvc repro` leaves sealing to a process that outlives it; the flow seals before it ends.
+            profile's run.
 """
 
 import os
@@ -95,7 +95,6 @@ def training(copy: Copy, rounds: int) -> list[dict[str, object]]:
         for offset, (side, words) in enumerate({"dvc repro": DVC, "flow": FLOW}.items()):
             copy.set_seed(100 + 2 * number + offset)  # all that is not fetched runs again
             found[side].append(copy.run(words)[0])
-            time.sleep(15 if side == "dvc repro" else 0)  # the process that seals after dvc repro must not slow the flow
     return [
         {
             "a run that trains": f"round {number}",

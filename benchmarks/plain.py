@@ -1,4 +1,4 @@
-"""The other side of the training measurements: what a plain `transformers.Trainer` script does.
+"""A plain `transformers.Trainer` script, which the training benchmarks compare with.
 
 fp32, dropout as the configuration has it, logits of the whole vocabulary at every position, texts padded to one
 length, masks applied to `weight.data` after each optimizer step.
@@ -27,11 +27,11 @@ class Distilling(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         out = model(**inputs)
         with torch.no_grad():
-            theirs = self.teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-        ours, classes = out.logits, out.logits.shape[-1]
+            teacher = self.teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        student, classes = out.logits, out.logits.shape[-1]
         soft = F.kl_div(
-            F.log_softmax(ours.view(-1, classes) / TEMPERATURE, dim=-1),
-            F.softmax(theirs.view(-1, classes) / TEMPERATURE, dim=-1),
+            F.log_softmax(student.view(-1, classes) / TEMPERATURE, dim=-1),
+            F.softmax(teacher.view(-1, classes) / TEMPERATURE, dim=-1),
             reduction="batchmean",
         )
         loss = 0.5 * out.loss + 0.5 * TEMPERATURE**2 * soft
@@ -39,7 +39,7 @@ class Distilling(Trainer):
 
 
 class Masks(TrainerCallback):
-    """Zeros put back after each step; the time each step ended."""
+    """Sets the pruned weights to zero after each step, and keeps the end time of every step."""
 
     def __init__(self, masks: dict[nn.Parameter, Tensor]):
         self.masks, self.ends = masks, list[float]()
@@ -51,7 +51,7 @@ class Masks(TrainerCallback):
 
 
 def train(student: nn.Module, teacher: nn.Module, batches: list[Batch], *, masks: dict[nn.Parameter, Tensor]) -> float:
-    """Seconds that all steps but the first took, a batch each."""
+    """Time in seconds of all steps but the first, one batch each."""
     rows = [{key: value[i] for key, value in batch.items()} for batch in batches for i in range(len(batch["labels"]))]
     watch = Masks(masks)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,92 +1,101 @@
-"""Bytes of what ships, beside the entropy of the very same weights: fp32, int8, int8 zipped (zlib 6), int8 packed.
+"""Bytes of an encoder and of a whole file, in fp32, int8, int8 zipped (zlib 6) and int8 packed, beside their entropy.
 
-Encoder: its prunable matrices, and nothing else. Bound: the entropy of every matrix by itself (`scores.entropy_bytes`), that
-is of its mask and of the values that it keeps. Whole file: everything else too, its tables in int8; fp32: the dense file.
-Weights: normal random numbers, or with `--export data/export/r8` the real dense ones for MiniLM-L6, pruned by magnitude and
-quantized by this library (all but matrices and tables stays random); and, as a row of its own, its int8 file as it ships.
+Encoder: the prunable matrices alone. Bound: the entropy of each matrix by itself (`entropy_bytes`), that of its
+mask and of its other values. Whole file: everything else too, with tables in int8; fp32 is the dense file.
+Weights: normal random numbers. With `--export data/export/r8` MiniLM-L6 has the dense ones of that export, pruned by
+magnitude and quantized by this library, and its int8 file is one more row. What is no matrix and no table stays random.
 """
 
+import math
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from transformers import BertForSequenceClassification
 
+from benchmarks import models
 from benchmarks.measuring import Row, arguments, bar, publish
 from pruneonce import quantization
 from pruneonce.deployment import embeddings, inspect, packing
 from pruneonce.deployment.export import OPSET
 from pruneonce.sparsity import masks
-from pruneonce.tasks import scores
 
 SPARSITIES = (0.85, 0.90)
-VOCABULARY, POSITIONS, TYPES = 30522, 512, 2
+ORDER = ("MiniLM-L6", "BERT-Base")
 OVER_BOUND = 0.08  # at most: packed encoder / bound - 1
 SMALLER = {0.85: 18, 0.90: 25}  # at least, by sparsity: fp32 encoder / packed encoder
 SMALLER_FILE = 6  # at least: fp32 file / packed file, of MiniLM-L6
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A BERT by its sizes."""
+class Sizes:
+    """Sizes of a classifier's parameters by name: prunable matrices, embedding tables, all others."""
 
-    name: str
-    layers: int
-    hidden: int
-    intermediate: int
+    matrices: Mapping[str, tuple[int, ...]]
+    tables: Mapping[str, tuple[int, ...]]
+    others: Mapping[str, tuple[int, ...]]
 
-    def matrices(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Name and [out, in] of every matrix of the encoder."""
-        h, i = self.hidden, self.intermediate
-        for layer in range(self.layers):
-            yield from ((f"{layer}.{name}", (h, h)) for name in ("query", "key", "value", "output"))
-            yield from ((f"{layer}.up", (i, h)), (f"{layer}.down", (h, i)))
+    @classmethod
+    def of(cls, shape: str) -> Self:
+        """Read off a model of that shape, with eight classes and without memory for its weights."""
+        with torch.device("meta"):
+            model = BertForSequenceClassification(models.config(shape, dropout=0.0, attention="eager", classes=8))
+        matrices = {name: tuple(linear.weight.shape) for name, linear in masks.prunable(model, models.PRUNABLE).items()}
+        parameters = {name.removeprefix("bert."): tuple(p.shape) for name, p in model.named_parameters()}
+        rest = {name: size for name, size in parameters.items() if name.removesuffix(".weight") not in matrices}
+        tables = {name: size for name, size in rest.items() if name.endswith("_embeddings.weight")}
+        return cls(matrices, tables, {name: size for name, size in rest.items() if name not in tables})
 
-    def others(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """What stays float besides the tables: biases, layer norms, pooler, head."""
-        h = self.hidden
-        yield from ((f"{name}.bias", (rows,)) for name, (rows, _) in self.matrices())
-        yield from ((f"norm.{i}", (2, h)) for i in range(2 * self.layers + 1))
-        yield from (("pooler", (h, h)), ("pooler.bias", (h,)), ("head", (8, h)), ("head.bias", (8,)))
-
-
-SHAPES = (Shape("MiniLM-L6", 6, 384, 1536), Shape("BERT-Base", 12, 768, 3072))
+    @property
+    def float_weights(self) -> int:
+        """How many weights stand outside of the prunable matrices."""
+        return sum(math.prod(size) for size in (*self.tables.values(), *self.others.values()))
 
 
-def random_weights(shape: Shape) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(1)
-    return {name: generator.standard_normal(size, np.float32) for name, size in shape.matrices()}
+def entropy_bytes(values: np.ndarray) -> float:
+    """Return n · H / 8, the fewest bytes of a code for independent values. H: bits, -Σ p log2 p over the values that occur.
+
+    H is the entropy of the mask plus that of the values: H(zero or not) + P(not zero) · H(value if not zero).
+    Source: Shannon 1948, sections 6 (the decomposition of a choice) and 9.
+    """
+    _, counts = np.unique(values, return_counts=True)
+    return float((counts * np.log2(values.size / counts)).sum() / 8)
 
 
-def table(name: str, shape: Shape, rows: int, stored: Mapping[str, np.ndarray]) -> np.ndarray:
-    made = np.random.default_rng(2).standard_normal((rows, shape.hidden), np.float32)
-    return next((array for key, array in stored.items() if f"{name}_embeddings" in key), made)
+def normal(sizes: Mapping[str, tuple[int, ...]], *, seed: int) -> dict[str, np.ndarray]:
+    """A float32 array of normal random numbers for each size."""
+    draw = np.random.default_rng(seed)
+    return {name: draw.standard_normal(size, np.float32) for name, size in sizes.items()}
 
 
-def write_int8(path: Path, shape: Shape, matrices: Mapping[str, np.ndarray], stored: Mapping[str, np.ndarray]) -> None:
-    """An ONNX file with every tensor of the model, its tables gathered, without its other nodes (some 60 kB)."""
-    generator = np.random.default_rng(3)
-    tables = {
-        n: table(n, shape, rows, stored) for n, rows in (("word", VOCABULARY), ("position", POSITIONS), ("type", TYPES))
-    }
-    tensors = {**tables, **matrices, **{f"{n}.scale": generator.random(len(w), np.float32) for n, w in matrices.items()}}
-    tensors |= {name: generator.standard_normal(size, np.float32) for name, size in shape.others()}
+def write_int8(path: Path, sizes: Sizes, matrices: Mapping[str, np.ndarray], stored: Mapping[str, np.ndarray]) -> None:
+    """Write an ONNX file with every tensor of the model and a Gather for each table, without other nodes (some 60 kB).
+
+    stored: real tensors; a table that is not among them is random.
+    """
+    tables = normal(sizes.tables, seed=2)
+    for name in tables:  # embeddings.word_embeddings.weight
+        tables[name] = next((array for key, array in stored.items() if name.split(".")[1] in key), tables[name])
+    scales = normal({f"{name}.scale": (len(matrix),) for name, matrix in matrices.items()}, seed=3)
+    tensors = {**tables, **matrices, **scales, **normal(sizes.others, seed=4)}
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["length"])
-    rows = [helper.make_tensor_value_info(f"{n}_rows", TensorProto.FLOAT, ["length", shape.hidden]) for n in tables]
-    nodes = [helper.make_node("Gather", [n, "ids"], [f"{n}_rows"]) for n in tables]
+    rows = [helper.make_tensor_value_info(f"{n}_rows", TensorProto.FLOAT, ["length", t.shape[1]]) for n, t in tables.items()]
+    nodes = [helper.make_node("Gather", [name, "ids"], [f"{name}_rows"]) for name in tables]
     stored_tensors = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
-    graph = helper.make_graph(nodes, shape.name, [ids], rows, stored_tensors)
+    graph = helper.make_graph(nodes, "model", [ids], rows, stored_tensors)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]), path)
     embeddings.quantize(path)
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Measured:
     """Bytes of the encoder and of the whole file, by form."""
 
     shape: str
@@ -118,7 +127,7 @@ class Sizes:
 
 def measured(
     shape: str, sparsity: float, weights: str, *, matrices: Mapping[str, np.ndarray], dense_bytes: int, path: Path
-) -> Sizes:
+) -> Measured:
     """matrices: int8, as the file `path` holds them. dense_bytes: of the whole fp32 file."""
     raw = {layer: weight.tobytes() for layer, weight in matrices.items()}
     encoder = {
@@ -126,7 +135,7 @@ def measured(
         "int8": sum(map(len, raw.values())),
         "zipped": sum(len(zlib.compress(r, 6)) for r in raw.values()),
         "packed": sum(len(packing.encode(r, 1)) for r in raw.values()),
-        "bound": sum(map(scores.entropy_bytes, matrices.values())),
+        "bound": sum(map(entropy_bytes, matrices.values())),
     }
     file = {
         "fp32": dense_bytes,
@@ -134,30 +143,26 @@ def measured(
         "zipped": len(zlib.compress(path.read_bytes(), 6)),
         "packed": packing.packed_bytes(path),
     }
-    return Sizes(shape, sparsity, weights, encoder, file)
+    return Measured(shape, sparsity, weights, encoder, file)
 
 
-def computed(shape: Shape, sparsity: float, export: Path | None, folder: Path) -> Sizes:
-    """Dense weights pruned by magnitude and quantized."""
-    real = export is not None and shape.name == "MiniLM-L6"
-    dense = inspect.prunable_weights(export / "dense.onnx") if real and export else random_weights(shape)
-    stored = initializers(export / "dense.onnx") if real and export else {}
+def computed(shape: str, sparsity: float, export: Path | None, folder: Path) -> Measured:
+    """Dense weights pruned by magnitude and quantized: those of export/dense.onnx for MiniLM-L6, else random ones."""
+    sizes, dense_file = Sizes.of(shape), export / "dense.onnx" if export and shape == "MiniLM-L6" else None
+    dense = inspect.prunable_weights(dense_file) if dense_file else normal(sizes.matrices, seed=1)
     matrices = {}
     for name, weight in dense.items():
         tensor = torch.from_numpy(np.ascontiguousarray(weight))
-        pruned = tensor * masks.magnitude_mask(tensor, sparsity)
-        matrices[name] = quantization.quantize_weight(pruned).numpy()
+        matrices[name] = quantization.quantize_weight(tensor * masks.magnitude_mask(tensor, sparsity)).numpy()
     path = folder / "int8.onnx"
-    write_int8(path, shape, matrices, stored)
-    tables = shape.hidden * (VOCABULARY + POSITIONS + TYPES)
-    others = sum(int(np.prod(size)) for _, size in shape.others())
-    dense_bytes = 4 * (sum(w.size for w in matrices.values()) + tables + others)
-    weights = "real, magnitude" if real else "random normal"
-    return measured(shape.name, sparsity, weights, matrices=matrices, dense_bytes=dense_bytes, path=path)
+    write_int8(path, sizes, matrices, initializers(dense_file) if dense_file else {})
+    dense_bytes = 4 * (sum(matrix.size for matrix in matrices.values()) + sizes.float_weights)
+    weights = "real, magnitude" if dense_file else "random normal"
+    return measured(shape, sparsity, weights, matrices=matrices, dense_bytes=dense_bytes, path=path)
 
 
-def shipped(export: Path) -> Sizes:
-    """The int8 file of the pipeline as it is."""
+def exported(export: Path) -> Measured:
+    """The int8 file of the pipeline."""
     matrices = {name: np.ascontiguousarray(w.T) for name, w in inspect.prunable_weights(export / "int8.onnx").items()}
     zeros = sum(np.count_nonzero(w == 0) for w in matrices.values()) / sum(w.size for w in matrices.values())
     dense_bytes = (export / "dense.onnx").stat().st_size
@@ -176,11 +181,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = [computed(shape, sparsity, args.export, Path(folder)) for shape in SHAPES for sparsity in SPARSITIES]
+        found = [computed(shape, sparsity, args.export, Path(folder)) for shape in ORDER for sparsity in SPARSITIES]
     if args.export:
-        found.append(shipped(args.export))
-    publish("Size of the encoder", [sizes.encoder_row() for sizes in found], file=args.json)
-    publish("Size of the file", [sizes.file_row() for sizes in found], file=args.json)
+        found.append(exported(args.export))
+    publish("Size of the encoder", [row.encoder_row() for row in found], file=args.json)
+    publish("Size of the file", [row.file_row() for row in found], file=args.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Whether DVC has what it recorded.
+"""Checks that DVC's cache has what DVC recorded.
 
-Where the disk of its cache is full, DVC says so in a line of its log, records the stage as done, and ends with success: the
-only copy of the outs is the workspace, and the next run computes them again, for they are `not in cache`.
+If the disk of the cache is full, DVC logs that, records the stage as done, and ends with success. The only copy of the outs
+is then in the workspace, and the next run would compute them again, for they are `not in cache`.
 """
 
 import logging
@@ -16,7 +16,8 @@ from dvc.repo import Repo
 
 from flows import trouble
 from flows.trouble import StageFailed
-from pipeline import integrity, lineage
+from pipeline import integrity
+from pipeline.hashing import all_hashes
 from pruneonce.errors import DataError
 
 LOG = "dvc_data.hashfile.transfer"
@@ -24,7 +25,7 @@ LOG = "dvc_data.hashfile.transfer"
 
 @contextmanager
 def transfers() -> Iterator[list[str]]:
-    """Why objects did not get into the cache: DVC logs it, and does not raise."""
+    """The errors that DVC logs inside, and does not raise, when objects do not get into its cache."""
     found: list[str] = []
 
     class Notes(logging.Handler):
@@ -39,50 +40,48 @@ def transfers() -> Iterator[list[str]]:
         logging.getLogger(LOG).removeHandler(notes)
 
 
-def check(stage: str, reasons: list[str]) -> None:
+def check(repo: Repo, stage: str, reasons: list[str]) -> None:
     """Raises StageFailed unless DVC's cache has all that dvc.lock records of the stage. reasons: of `transfers`."""
-    with Repo(str(lineage.project(stage))) as repo:
-        if lost := [str(_path(out)) for out in _outs(repo, stage) if out.changed_cache()]:
-            why = reasons[0] if reasons else "DVC does not say why"
-            raise StageFailed(
-                f"expected {', '.join(lost)} of {stage} in DVC's cache, {repo.cache.local.path}, found less than all of it "
-                f"there ({why}). Is the disk full? What was computed stands in the workspace alone: free some space and run "
-                "again; then it is stored, not computed again."
-            )
+    if lost := [str(_path(out)) for out in _outs(repo, stage) if out.changed_cache()]:
+        why = reasons[0] if reasons else "DVC does not say why"
+        raise StageFailed(
+            f"expected {', '.join(lost)} of {stage} in DVC's cache, {repo.cache.local.path}, found less than all of it "
+            f"there ({why}). Is the disk full? The outs are in the workspace alone: free some space and run again; then "
+            "they are stored, not computed again."
+        )
 
 
 def store(repo: Repo, stage: str, changes: list[Any]) -> bool:
-    """Put the stage's outs into DVC's cache, if that is all they lack. changes: DVC's status of the stage.
+    """Put the stage's outs into DVC's cache if nothing else is missing. changes: DVC's status of the stage.
 
-    Returns whether it was. Raises StageFailed if the cache does not take them.
+    Returns whether they were stored. Raises StageFailed if the cache does not take them.
     """
     outs = _outs(repo, stage)
     unchanged = not any(out.workspace_status() for out in outs)
-    if not (unchanged and all(_not_in_cache(change) for change in changes) and _right(outs)):
+    if not (unchanged and all(_not_in_cache(change) for change in changes) and _verified(outs)):
         return False
     with transfers() as reasons:
         repo.commit(stage, force=True)
-    check(stage, reasons)
+    check(repo, stage, reasons)
     return True
 
 
-def check_restored(stage: str) -> None:
-    """Raises DataError if what DVC took from its cache is not what it recorded: it looks only whether a file is there.
+def check_restored(repo: Repo, stage: str) -> None:
+    """Raises DataError if the outs that DVC took from its cache are not those it recorded: DVC does not hash them.
 
     The copies are removed then, else the next run would find them unchanged.
     """
-    with Repo(str(lineage.project(stage))) as repo:
-        outs = _outs(repo, stage)
-        try:
-            _verify(outs)
-        except DataError:
-            for out in outs:
-                out.remove()
-            raise
+    outs = _outs(repo, stage)
+    try:
+        _verify(outs)
+    except DataError:
+        for out in outs:
+            out.remove()
+        raise
 
 
-def _right(outs: list[Output]) -> bool:
-    """Whether the bytes are those of dvc.lock: what DVC remembers of a file may be wrong."""
+def _verified(outs: list[Output]) -> bool:
+    """Whether the bytes are those of dvc.lock. DVC's own record of a file may be wrong."""
     try:
         _verify(outs)
     except DataError:
@@ -92,7 +91,7 @@ def _right(outs: list[Output]) -> bool:
 
 def _verify(outs: list[Output]) -> None:
     paths = [_path(out) for out in outs]
-    integrity.check({file: md5 for path in paths for file, md5 in integrity.hashes(path).items()}, paths)
+    integrity.check(all_hashes(paths), paths)
 
 
 def _outs(repo: Repo, stage: str) -> list[Output]:

@@ -23,15 +23,16 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import keeping, stopping, trouble
 from flows.trouble import StageFailed
-from pipeline import lineage
+from pipeline.stopping import RAN
+from pipeline.tracking.lock import command, locked, project, short
 from pruneonce.errors import PruneOnceError
 
-STOP_SECONDS = 15.0  # what a stage has to end by itself after Ctrl-C, and again after SIGTERM
+STOP_SECONDS = 15.0  # a stage has this long to end by itself after Ctrl-C, and again after SIGTERM
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage, why, and how many seconds it took."""
+    """The result of a stage, the reason, and its wall time in seconds."""
 
     stage: str
     result: Literal["ran", "restored from cache", "unchanged"]
@@ -44,8 +45,8 @@ def repro(stage: str) -> Outcome:
     """Bring `stage` up to date; its dependencies must already be. Raises StageFailed if its command fails, or DVC keeps less
     than it recorded."""
     began = time.monotonic()
-    wanted = f"DVC to bring {stage} up to date"
-    with trouble.plainly(wanted), Repo(str(lineage.project(stage))) as repo, tempfile.TemporaryDirectory() as folder:
+    goal = f"DVC to bring {stage} up to date"
+    with trouble.plainly(goal), Repo(str(project(stage))) as repo, tempfile.TemporaryDirectory() as folder:
         changes = repo.status(targets=[stage], with_deps=False).get(stage, [])
         if not changes:
             return Outcome(stage, "unchanged", "as in dvc.lock", time.monotonic() - began)
@@ -55,20 +56,19 @@ def repro(stage: str) -> Outcome:
         get_run_logger().info("starts: %s", why)
         mark = Path(folder) / "ran"
         with keeping.transfers() as failures:
-            _run(stage, mark)
+            _run(repo, stage, mark)
         ran = mark.exists()
-        lineage.seal()
-        keeping.check(stage, failures)
+        keeping.check(repo, stage, failures)
         if not ran:
-            keeping.check_restored(stage)
+            keeping.check_restored(repo, stage)
     return Outcome(stage, "ran" if ran else "restored from cache", why, time.monotonic() - began)
 
 
-def _run(stage: str, mark: Path) -> None:
-    """DVC's part. mark: a file that is there afterwards if the stage did its work. Raises StageFailed."""
-    os.environ[lineage.IN_FLOW] = str(mark)
+def _run(repo: Repo, stage: str, mark: Path) -> None:
+    """Let DVC run the stage. mark: a file that exists afterwards if the stage did its work. Raises StageFailed."""
+    os.environ[RAN] = str(mark)
     try:
-        _reproduce(stage)
+        _reproduce(repo, stage)
     except KeyboardInterrupt:
         if not stopping.listens():
             raise
@@ -78,28 +78,23 @@ def _run(stage: str, mark: Path) -> None:
         if isinstance(cause, LockError):
             raise trouble.busy(cause) from None
         if mark.exists():
-            commit = lineage.command("commit --force", stage)
+            commit = command("commit --force", stage)
             raise StageFailed(
-                f"expected DVC to record {stage}, which ran to its end, found: {trouble.said(cause)}. Its outs stand in the "
-                f"workspace: mend that, then {commit}, and run again; else it is computed again."
+                f"expected DVC to record {stage}, which ran to its end, found: {trouble.said(cause)}. Its outs are in the "
+                f"workspace. Correct that, then {commit}, and run again; else it is computed again."
             ) from None
         raise StageFailed(f"{stage} failed ({cause}). What it said stands above; finished stages are kept.") from None
     except DvcException as error:
         raise StageFailed(f"DVC could not run {stage}: {error}. Finished stages are kept.") from None
     finally:
-        del os.environ[lineage.IN_FLOW]
+        del os.environ[RAN]
 
 
-def _reproduce(stage: str) -> None:
-    """In a thread: in the main one DVC ignores Ctrl-C while a command runs, and we could not bound how long that takes."""
-
-    def work() -> None:
-        with Repo(str(lineage.project(stage))) as repo:
-            repo.reproduce(stage, single_item=True)
-
+def _reproduce(repo: Repo, stage: str) -> None:
+    """Run the stage in a thread: in the main thread DVC ignores Ctrl-C while a command runs, and its end may take long."""
     # The thread is waited for: DVC gives back its locks, and a stage that ended just before Ctrl-C is recorded.
     with ThreadPoolExecutor(1) as pool, _hear_ctrl_c(), _end_children():
-        pool.submit(work).result()
+        pool.submit(repo.reproduce, stage, single_item=True).result()
 
 
 def reasons(stage: str, changes: list[Any]) -> str:
@@ -107,22 +102,22 @@ def reasons(stage: str, changes: list[Any]) -> str:
 
     Outs are named only if they are the reason: where a dep or a parameter changed, they follow.
     """
-    found: list[str] = []
+    causes: list[str] = []
     outs: list[str] = []
-    if stage.rpartition(":")[2] not in lineage.locked():  # study/dvc.yaml:study_dense@r8
+    if short(stage) not in locked():
         return "its first run"
     for change in changes:
         if isinstance(change, str):
-            found.append(change)
+            causes.append(change)
             continue
         for kind, entries in change.items():
             for name, state in entries.items():
                 if isinstance(state, dict):  # params: {"params.yaml": {"sparsify": "modified"}}
-                    found += [f"params {key} {how}" for key, how in state.items()]
+                    causes += [f"params {key} {how}" for key, how in state.items()]
                 else:
                     what = kind.removeprefix("changed ").removesuffix("s")
-                    (outs if what == "out" else found).append(f"{what} {name} {state}")
-    return _few(found or outs)
+                    (outs if what == "out" else causes).append(f"{what} {name} {state}")
+    return _few(causes or outs)
 
 
 def _few(reasons: list[str], at_most: int = 1) -> str:
@@ -133,7 +128,7 @@ def _few(reasons: list[str], at_most: int = 1) -> str:
 
 @contextmanager
 def _hear_ctrl_c() -> Iterator[None]:
-    """As KeyboardInterrupt: a stage is ended, and waited for, before the flow leaves."""
+    """Raise KeyboardInterrupt for Ctrl-C: the stage is ended, and waited for, before the flow leaves."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -146,13 +141,13 @@ def _hear_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _end_children() -> Iterator[None]:
-    """A flow that is stopped ends what it started inside: DVC's child and all of its own, but not Prefect's server."""
-    mine = psutil.Process()
-    before = set(mine.children(recursive=True))
+    """If the flow is stopped, end the processes that were started inside, but not Prefect's server."""
+    own = psutil.Process()
+    before = set(own.children(recursive=True))
     try:
         yield
     except BaseException as error:
-        started = set(mine.children(recursive=True)) - before
+        started = set(own.children(recursive=True)) - before
         if isinstance(error, KeyboardInterrupt):  # it reached them as well
             _, started = psutil.wait_procs(started, timeout=STOP_SECONDS)
             if started:
@@ -170,25 +165,31 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 
 
 def quiet_logs() -> None:
-    """DVC's lines, and Prefect's on every stage that went well, repeat what the flow says; an error with a message of
-    ours needs no traceback above it."""
+    """Silence DVC's lines and Prefect's lines on success: they repeat the flow's own. Our errors are logged without a
+    traceback."""
     logging.getLogger("dvc").setLevel(logging.WARNING)
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_terse)
+    _filter_prefect(_Without("Completed"))
 
 
 def say_errors_once() -> None:
-    """Prefect logs an error of ours for a task, for the flow and for their states; a command line says it by itself."""
+    """Silence Prefect's lines on our errors. It logs each for the task, the flow and their states; the command prints it."""
+    _filter_prefect(_Without("Failed", errors=True))
+
+
+def _filter_prefect(lines: "_Without") -> None:
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_unsaid)
+        logging.getLogger(name).addFilter(lines)
 
 
-def _unsaid(record: logging.LogRecord) -> bool:
-    ours = record.exc_info and isinstance(record.exc_info[1], PruneOnceError)
-    return not ours and not record.getMessage().startswith("Finished in state Failed")
+@dataclass(frozen=True)
+class _Without:
+    """A log filter that drops the line on a final state and, if `errors` is set, our errors; their tracebacks always."""
 
+    state: str
+    errors: bool = False
 
-def _terse(record: logging.LogRecord) -> bool:
-    if record.exc_info and isinstance(record.exc_info[1], PruneOnceError):
-        record.exc_info = None
-    return not record.getMessage().startswith("Finished in state Completed")
+    def __call__(self, record: logging.LogRecord) -> bool:
+        own = bool(record.exc_info and isinstance(record.exc_info[1], PruneOnceError))
+        if own and not self.errors:
+            record.exc_info = None
+        return not (own and self.errors) and not record.getMessage().startswith(f"Finished in state {self.state}")

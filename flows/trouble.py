@@ -5,7 +5,6 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from dvc.exceptions import DvcException, NotDvcRepoError
@@ -17,13 +16,13 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, t
 from scmrepo.exceptions import SCMError
 from sqlalchemy.engine import make_url
 
-from pipeline import lineage
-from pruneonce.errors import AlreadyRunning, PipelineError, PruneOnceError
+from pipeline.tracking.lock import FOLDERS
+from pruneonce.errors import AlreadyRunning, PipelineError, PruneOnceError, disk_is_full
 
 ANSWER_SECONDS = 5.0  # within which a server of Prefect's says that it is there
 NO_SERVER = ("ephemeral Prefect API server", "Unable to find an available port", "Failed to reach API at")
 BASE_SECONDS = 1.0  # for another process that holds Prefect's database
-FILES = ("params.yaml", *(str(name) for lock in lineage.LOCKS for name in (lock.with_suffix(".yaml"), lock)))
+FILES = ("params.yaml", *(str(folder / name) for folder in FOLDERS for name in ("dvc.yaml", "dvc.lock")))
 
 
 class StageFailed(PruneOnceError):
@@ -55,13 +54,8 @@ def said(error: BaseException) -> str:
     return ": ".join(found) or type(error).__name__
 
 
-def full(error: BaseException | None) -> bool:
-    """Whether the disk was full, or the quota spent."""
-    return isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT)
-
-
 def _remedy(error: BaseException) -> str:
-    if full(error):
+    if disk_is_full(error):
         return "Free some space"
     if conflicts := [name for name in FILES if _conflict(Path(name))]:
         names = " ".join(conflicts)

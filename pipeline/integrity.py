@@ -9,17 +9,16 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import ignored, lineage
+from pipeline.hashing import Hashes, file_md5, known_md5
+from pipeline.tracking.lock import command, current, project
 from pruneonce.errors import DataError
 
 BAD = Path(".pruneonce/corrupt")  # names the files of the cache to remove, where they are too many for a message
 NAMED = 5  # files that a message names
-
-Hashes = Mapping[Path, str]
 
 
 @dataclass(frozen=True)
@@ -32,39 +31,25 @@ class Wrong:
     bad: list[Path]
 
 
-def hashes(path: Path) -> dict[Path, str]:
-    """The md5 of the file, or of every file in the folder that DVC counts."""
-    files = ignored.files(path) if path.is_dir() else [path]
-    return {file: lineage.file_md5(file) for file in files}
-
-
-def md5(path: Path, known: Hashes) -> str:
-    """What `lineage.file_md5` says of a file or folder whose files' md5s are known: nothing is read twice."""
-    if path in known:
-        return known[path]
-    return lineage.listing_md5({p.relative_to(path).as_posix(): known[p] for p in known if p.is_relative_to(path)})
-
-
 def check(known: Hashes, paths: Iterable[Path]) -> None:
     """Raises DataError unless what stages of dvc.lock wrote, of these paths and inside them, is as it is written there.
 
     What no stage wrote is nobody's promise. Without a dvc.lock there is none at all. Raises ConfigError for one that cannot
     be read, and for such a dvc.yaml or params.yaml: with nothing to compare, wrong bytes would be computed from.
     """
-    stages = lineage.current()
-    wanted = {path.as_posix().rstrip("/") for path in paths}
+    names = {path.as_posix().rstrip("/") for path in paths}
     recorded = [
         (stage.name, out, md5s)
-        for stage in stages.values()
+        for stage in current().values()
         for out, md5s in stage.outs.items()
-        if md5s and any(out == path or out.startswith(f"{path}/") for path in wanted) and Path(out).exists()
+        if md5s and any(out == path or out.startswith(f"{path}/") for path in names) and Path(out).exists()
     ]
-    if wrong := [_wrong(*entry, known) for entry in recorded if md5(Path(entry[1]), known) != entry[2]]:
+    if wrong := [_wrong(*entry, known) for entry in recorded if known_md5(Path(entry[1]), known) != entry[2]]:
         raise DataError(_message(wrong))
 
 
 def _wrong(stage: str, out: str, recorded: str, known: Hashes) -> Wrong:
-    folder = lineage.project(stage)
+    folder = project(stage)
     cache = Path(os.path.normpath(folder / (_dvc(folder, "cache", "dir").strip() or ".dvc/cache"))) / "files/md5"
     listing = listed(_object(cache, recorded)) if recorded.endswith(".dir") else {"": recorded}
     there = {path.relative_to(out).as_posix(): found for path, found in known.items() if path.is_relative_to(out)}
@@ -89,7 +74,7 @@ def listed(path: Path) -> dict[str, str]:
 def whole(path: Path) -> bool:
     """Whether an object of DVC's cache is there, and is what its name says."""
     try:
-        return path.is_file() and lineage.file_md5(path) == (path.parent.name + path.name).removesuffix(".dir")
+        return path.is_file() and file_md5(path) == (path.parent.name + path.name).removesuffix(".dir")
     except OSError:  # no permission, a bad disk
         return False
 
@@ -98,7 +83,7 @@ def _message(wrong: list[Wrong]) -> str:
     outs, bad = [entry.path for entry in wrong], [str(path) for entry in wrong for path in entry.bad]
     made = ", ".join(f"{entry.path}{_some(entry.files)} of {entry.stage}" for entry in wrong)
     stages = [entry.stage for entry in wrong]
-    again = lineage.command("repro", *stages)
+    again = command("repro", *stages)
     if len(bad) > NAMED:
         BAD.parent.mkdir(exist_ok=True)
         BAD.write_text("".join(f"{path}\n" for path in bad))
@@ -106,7 +91,7 @@ def _message(wrong: list[Wrong]) -> str:
     else:
         remove = shlex.join(["rm", "-rf", *outs, *bad])
     where = "DVC's cache has the same wrong bytes" if bad else "they were changed after it"
-    keep = "" if bad else f" To keep them as they are instead: {lineage.command('commit --force', *stages)}."
+    keep = "" if bad else f" To keep them as they are instead: {command('commit --force', *stages)}."
     has_remote = bad and _dvc(Path(), "config", "core.remote").strip()
     remote = " (--pull takes it from a remote, if that has the right ones)" if has_remote else ""
     return (

@@ -18,7 +18,7 @@ def load(path: str | Path, *, threads: int = 0) -> Session:
     path: an ONNX file if it ends in .onnx, otherwise a file that `pruneonce pack` wrote. That one is unpacked in memory.
     threads: of the processor; 0 for one a core. Needs onnxruntime and numpy, no torch.
     Raises PackError for a file that is damaged, cut short or of another kind. `run` raises ModelError for inputs that the
-    model cannot read, such as a text with more tokens than it has positions for.
+    model cannot read, such as a text that is too long.
     """
     from pruneonce.deployment import runtime, safe_files, unpacking  # here, so that `import pruneonce` stays light
 

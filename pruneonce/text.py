@@ -1,18 +1,18 @@
-"""A text as data: its fingerprint up to case and white space."""
+"""Texts: keys that are equal for texts that differ in case and white space only."""
 
 import hashlib
 
 
 def text_key(text: str, seed: int = 0) -> int:
-    """64-bit fingerprint of a text up to case and white space: equal texts, equal keys; uniform otherwise."""
+    """Return a 64-bit key, equal for texts that are equal up to case and white space, else uniform."""
     return fingerprint(normalized(text), seed)
 
 
 def normalized(text: str) -> bytes:
-    """The text without case, its white space single blanks, in UTF-8."""
+    """Return the text in UTF-8 without case, with one blank for all white space between words."""
     return " ".join(text.casefold().split()).encode()
 
 
 def fingerprint(text: bytes, seed: int) -> int:
-    """64 bits of a keyed hash, uniform for texts that differ."""
+    """Return 64 bits of a keyed hash, uniform for texts that differ."""
     return int.from_bytes(hashlib.blake2b(text, digest_size=8, salt=seed.to_bytes(8, "big")).digest(), "big")

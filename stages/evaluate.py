@@ -2,18 +2,18 @@
 
 reads   dense_onnx, sparse_onnx, int8_onnx   the files                export
         splits     the test splits; no other stage reads them         prepare_task
-        tokenizer  the task model's folder, for padding               teach_task
+        tokenizer_folder   a task model, for padding                  teach_task
 writes  latency    median and p95 at batch 1, and the time by operator. Not a function of deps and params, hence apart
 """
 
 import json
 
 from pipeline.params.sections import Common, Evaluate
-from pipeline.stage import Dep, Item, Log, Metrics, Record, main
+from pipeline.stage import Dep, Item, Metrics, Record, main
 from pruneonce.deployment import inspect, measurements, packing, runtime
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds, scores
-from pruneonce.tasks.batches import evaluation_batches, in_order, one_text
+from pruneonce.tasks.batches import evaluation_batches, in_split_order, latency_batch
 from pruneonce.tasks.splits import read_split
 
 
@@ -23,22 +23,21 @@ def run(
     sparse_onnx: Dep,
     int8_onnx: Dep,
     splits: Dep,
-    tokenizer: Dep,
+    tokenizer_folder: Dep,
     latency: Record,
     *,
     common: Common,
     evaluate: Evaluate,
-    log: Log,
 ) -> Metrics:
-    p, kind, words = evaluate, kinds.load(splits), checkpoint.load_tokenizer(tokenizer)
+    p, kind, tokenizer = evaluate, kinds.load(splits), checkpoint.load_tokenizer(tokenizer_folder)
     files = {"dense": dense_onnx, "sparse": sparse_onnx, "int8": int8_onnx}
     sessions = {variant: runtime.session(path, threads=p.threads) for variant, path in files.items()}
     tests = {path.stem: read_split(path) for path in sorted(splits.glob("test*.arrow"))}
 
     def score(variant: str, test: str) -> Metrics:
-        batches = evaluation_batches(tests[test], kind, words, batch_size=p.batch_size)
+        batches = evaluation_batches(tests[test], kind, tokenizer, batch_size=p.batch_size)
         answers = measurements.answers(sessions[variant], batches, name=f"evaluate {item} {variant} {test}")
-        total, scorers = kind.scorers(tests[test], in_order(answers))
+        total, scorers = kind.scorers(tests[test], in_split_order(answers))
         return scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
 
     metrics = {
@@ -52,7 +51,7 @@ def run(
         for variant, path in files.items()
     }
 
-    text = one_text(tests["test"], words, tokens=p.latency_tokens)
+    text = latency_batch(tests["test"], tokenizer, tokens=p.latency_tokens)
     calls = measurements.latencies_ms(sessions, text, warmup_runs=p.warmup_runs, runs=p.latency_runs)
     settings = {"tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs}
     operators = {v: measurements.operator_times(path, text, threads=p.threads, runs=15) for v, path in files.items()}

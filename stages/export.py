@@ -1,14 +1,14 @@
 """Every variant of a task as ONNX, and the check that each file computes what its model computes.
 
-reads   dense, sparse, quantized   task models                   teach_task, finetune, quantize
-        splits   real text for parity                            prepare_task
+reads   dense_folder, sparse_folder, quantized_folder   task models   teach_task, finetune, quantize
+        splits   real text for parity                                 prepare_task
 writes  dense_onnx, sparse_onnx, int8_onnx   one file each, dynamic batch and length; int8 as QDQ
 """
 
 from functools import partial
 
 from pipeline.params.sections import Common, Export
-from pipeline.stage import Dep, Item, Log, Metrics, Out, main
+from pipeline.stage import Dep, Item, Metrics, Out, main
 from pruneonce import engine, quantization
 from pruneonce.deployment import embeddings
 from pruneonce.deployment.parity import Texts
@@ -22,9 +22,9 @@ from pruneonce.tasks.splits import read_split
 
 def run(
     item: Item,
-    dense: Dep,
-    sparse: Dep,
-    quantized: Dep,
+    dense_folder: Dep,
+    sparse_folder: Dep,
+    quantized_folder: Dep,
     splits: Dep,
     dense_onnx: Out,
     sparse_onnx: Out,
@@ -32,26 +32,23 @@ def run(
     *,
     common: Common,
     export: Export,
-    log: Log,
 ) -> Metrics:
     engine.accelerator(common)
-    kind, tokenizer = kinds.load(splits), checkpoint.load_tokenizer(dense)
+    kind, tokenizer = kinds.load(splits), checkpoint.load_tokenizer(dense_folder)
     validation = read_split(splits / "validation.arrow")
     rows = validation.select(range(min(export.parity_texts, len(validation))))
     texts = Texts(list(evaluation_batches(rows, kind, tokenizer)), kind.outputs, kind.decisions)
-    pruned = checkpoint.load_pruned(sparse)  # the dense model too: its matrices are compared with the others by name
+    pruned = checkpoint.load_pruned(sparse_folder)  # the dense model too: its matrices are compared with the others by name
     # Eager attention: the fused one exports as a longer graph of the same function.
     load = partial(checkpoint.load_task_model, kind.architecture, attention="eager", dropout=0.0)
     metrics = {}
-    for variant, folder, path in (("dense", dense, dense_onnx), ("sparse", sparse, sparse_onnx)):
+    for variant, folder, path in (("dense", dense_folder, dense_onnx), ("sparse", sparse_folder, sparse_onnx)):
         model = load(folder).eval()
         linears = masks.prunable(model, pruned)
         metrics[variant] = export_float(model, linears, path, texts, max_difference=export.fp32_tolerance)
 
-    model = load(quantized).eval()
-    masks.mask_linears(model, pruned, partial(quantization.FakeQuantLinear, weight_bits=model.config.weight_bits))
-    masks.lock(model)
-    quantization.load_ranges(model, checkpoint.load_ranges(quantized))
+    model = load(quantized_folder).eval()
+    quantization.load(model, quantized_folder)
     metrics["int8"] = export_int8(
         model,
         int8_onnx,

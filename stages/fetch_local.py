@@ -7,15 +7,15 @@ writes  source  folder: a model's files, or one file a split      data/raw/<name
 import shutil
 
 from pipeline.params.sources import LocalSource
-from pipeline.stage import Given, Item, Log, Metrics, Out, main
-from pruneonce.sources import fetch
+from pipeline.stage import Given, Item, Metrics, Out, main
+from pruneonce.sources.folders import file_counts
+from pruneonce.sources.local import copy_local
 
 
-def run(item: Item, path: Given, source: Out, *, fetch_local: LocalSource, log: Log) -> Metrics:
+def run(item: Item, path: Given, source: Out, *, fetch_local: LocalSource) -> Metrics:
     shutil.rmtree(source, ignore_errors=True)
-    fetch.copy_local(path, fetch_local.members, fetch_local.sha256, source)
-    files = [f for f in source.rglob("*") if f.is_file()]
-    return {"files": len(files), "bytes": sum(f.stat().st_size for f in files)}
+    copy_local(path, fetch_local.members, fetch_local.sha256, source)
+    return {**file_counts(source)}
 
 
 if __name__ == "__main__":

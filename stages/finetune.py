@@ -8,8 +8,9 @@ writes  model_folder    sparse task model, every zero in place
 source  Zafrir et al. 2021, arXiv:2111.05754, "pattern-lock" and "transfer to a task"
 """
 
+from pipeline.history import Log
 from pipeline.params.sections import Common, Finetune
-from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
+from pipeline.stage import Dep, Item, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks

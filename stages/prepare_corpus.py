@@ -1,28 +1,29 @@
 """Raw text -> blocks of tokens for masked language modelling, without the documents that are a test text of a task.
 
-They are told up to case and white space: near duplicates of test texts stay, and so do all texts of train and validation.
+Texts are compared up to case and white space. Near duplicates of test texts stay, and so do the texts of train and
+validation. Folders that params.yaml does not name are not read.
 
-reads   raw     the sources' folders                                fetch, fetch_local
-        tasks   the tasks' splits, to keep their test texts out     prepare_task
+reads   raw     the folders of the sources in `documents`           fetch, fetch_local
+        splits  the test splits of the tasks                        prepare_task
 writes  tokens  train.arrow, held_out.arrow: int32[blocks, length]; with next_sentence segment pairs, padded
 """
 
 from functools import partial
 
-from pipeline.params.sections import Common, PrepareCorpus
-from pipeline.stage import Dep, Log, Metrics, Out, main
+from pipeline.params.sections import Common, PrepareCorpus, TaskNames
+from pipeline.stage import Dep, Metrics, Out, main
 from pruneonce.errors import DataError
 from pruneonce.language import corpus, segments
 from pruneonce.models import checkpoint
 from pruneonce.sources import tables
-from pruneonce.tasks import splits
+from pruneonce.tasks.splits import read_test_texts
 
 
-def run(raw: Dep, tasks: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus, log: Log) -> Metrics:
+def run(raw: Dep, splits: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus, tasks: TaskNames) -> Metrics:
     p = prepare_corpus
     tokenizer = checkpoint.load_tokenizer(raw / common.model)
     checkpoint.check_tokens(raw / common.model, p.block_tokens, setting="prepare_corpus.block_tokens")
-    tests = (text for task in sorted(tasks.iterdir()) for text in splits.texts_of_tests(task))
+    tests = (text for task in sorted(tasks.names) for text in read_test_texts(splits / task))
 
     def documents():
         for d in p.documents:

@@ -2,68 +2,56 @@
 
 reads   source     folder with train and perhaps validation, test     fetch
         model      for its tokenizer                                   fetch
-writes  splits     train, validation, test: texts, label, input_ids; task.json: what the task is     data/tasks/<task>
+writes  splits     train, validation, test: texts, label, input_ids; task.json: the task     data/tasks/<task>
 """
 
 from pipeline.params.sections import Common, PrepareTask
-from pipeline.stage import Dep, Item, Log, Metrics, Out, main
+from pipeline.stage import Dep, Item, Metrics, Out, main
 from pruneonce.models import checkpoint
 from pruneonce.sources import tables
-from pruneonce.tasks import examples, kinds
-from pruneonce.tasks.splits import write_split
+from pruneonce.tasks import classes, examples, kinds
+from pruneonce.tasks.splits import cut_remark, write_split
 
 
-def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask, log: Log) -> Metrics:
+def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask) -> Metrics:
     p, family = prepare_task, kinds.KINDS[prepare_task.kind]
     columns = [p.text, *([p.pair] if p.pair else []), p.label]
 
-    def rows(split: str) -> list[examples.Example] | None:
-        find = tables.find_split if split in ("validation", "test") else tables.need_split
-        path = find(source, split)
+    def read(split: str) -> list[examples.Example] | None:
+        path = (tables.find_split if split in ("validation", "test") else tables.need_split)(source, split)
         return None if path is None else [*tables.read_as(path, columns, family.example, skip_rows=p.skip_rows)]
 
-    given = {split: rows(split) for split in (*examples.SPLITS, *p.further_tests)}
-
+    source_rows = {split: read(split) for split in (*examples.SPLITS, *p.further_tests)}
     ratios = {"validation_ratio": p.validation_ratio, "test_ratio": p.test_ratio}
-    found, dropped = examples.make_splits(given, **ratios, seed=common.seed)
-    held_out = [chosen for name, chosen in found.items() if name != "train"]
-    kind = family.of(p, found["train"], *held_out)
-    classes = getattr(kind, "classes", ())
-    lacking = {
-        split: names for split, chosen in found.items() if (names := examples.lacking(map(kind.shown, chosen), classes))
-    }
-    for split, names in lacking.items():
-        print(f"{split} lacks {len(names)} of {len(classes)} classes, e.g. {', '.join(names[:12])}")
-    if not p.labels and (names := examples.doubtful(classes)):
-        print(
-            f"{names} are taken for classes. Leave the cells of missing labels empty; else name all in the task's `labels`."
-        )
+    rows, dropped = examples.make_splits(source_rows, **ratios, seed=common.seed)
+    held_out = [split for name, split in rows.items() if name != "train"]
+    kind = family.from_rows(p, rows["train"], *held_out)
+
+    all_classes = getattr(kind, "classes", ())
+    absent = {name: classes.absent(map(kind.classes_of, split), all_classes) for name, split in rows.items()}
+    absent = {name: some for name, some in absent.items() if some}
+    doubtful = [] if p.labels else classes.maybe_missing(all_classes)
+    for remark in classes.remarks(absent, doubtful, total=len(all_classes)):
+        print(remark)
+
     tokenizer = checkpoint.load_tokenizer(model)
     setting = f"prepare_task.max_tokens, or that of tasks.{item}"
     checkpoint.check_tokens(model, p.max_tokens, setting=setting)  # now, before anything is trained
     splits.mkdir(parents=True, exist_ok=True)
     kinds.save(kind, splits)
-    metrics = {}
-    for split, chosen in found.items():
-        cut = write_split(splits / f"{split}.arrow", chosen, kind, tokenizer, max_tokens=p.max_tokens)
-        metrics[split] = {"rows": len(chosen), "cut": cut}
-    if any(of["cut"] for of in metrics.values()):
-        print(
-            f"{item}: {_cut(metrics)} longer than max_tokens={p.max_tokens}, and cut. If their ends matter: raise {setting}."
-        )
+    sizes = {}
+    for name, split in rows.items():
+        cut = write_split(splits / f"{name}.arrow", split, kind, tokenizer, max_tokens=p.max_tokens)
+        sizes[name] = {"rows": len(split), "cut": cut}
+    if remark := cut_remark(sizes, max_tokens=p.max_tokens, setting=setting):
+        print(f"{item}: {remark}")
     return {
-        **metrics,
-        "classes": len(classes),
-        "dropped": {split: vars(d) for split, d in dropped.items()},
-        "shared_second_texts": examples.shared_second_texts(found["train"], *held_out),
-        **({"lacking_classes": {split: len(names) for split, names in lacking.items()}} if lacking else {}),
+        **sizes,
+        "classes": len(all_classes),
+        "dropped": {name: vars(counts) for name, counts in dropped.items()},
+        "shared_second_texts": examples.shared_second_texts(rows["train"], *held_out),
+        **({"lacking_classes": {name: len(some) for name, some in absent.items()}} if absent else {}),
     }
-
-
-def _cut(metrics: Metrics) -> str:
-    """{"train": {"rows": 8, "cut": 2}} -> "2 of 8 train rows (25 %)"."""
-    found = ((split, of["cut"], of["rows"]) for split, of in metrics.items() if of["cut"])
-    return ", ".join(f"{cut} of {rows} {split} rows ({100 * cut / rows:.0f} %)" for split, cut, rows in found)
 
 
 if __name__ == "__main__":

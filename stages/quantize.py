@@ -12,8 +12,9 @@ With 0 epochs it is post-training quantization: calibrated, not trained. Its sco
 
 from functools import partial
 
+from pipeline.history import Log
 from pipeline.params.sections import Common, Quantize
-from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
+from pipeline.stage import Dep, Item, Metrics, Out, Record, launch
 from pruneonce import quantization
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint

@@ -9,10 +9,9 @@ writes  page       the table as Markdown
 
 import json
 
-from pipeline.params.document import TaskNames
-from pipeline.params.sections import Report
+from pipeline.params.sections import Report, TaskNames
 from pipeline.report import markdown, task_rows, write_sizes
-from pipeline.stage import Dep, Log, Metrics, Record, main
+from pipeline.stage import Dep, Metrics, Record, main
 
 
 def run(
@@ -24,7 +23,6 @@ def run(
     *,
     tasks: TaskNames,
     report: Report,
-    log: Log,
 ) -> Metrics:
     rows = []
     for task in tasks.names:

@@ -9,8 +9,9 @@ source  Zafrir et al. 2021, arXiv:2111.05754, "student pruning"
 
 from functools import partial
 
+from pipeline.history import Log
 from pipeline.params.sections import Common, Sparsify
-from pipeline.stage import Dep, Log, Metrics, Out, Record, launch
+from pipeline.stage import Dep, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
 from pruneonce.language import masked_lm
 from pruneonce.models import checkpoint, matrices

@@ -8,8 +8,9 @@ writes  model_folder  dense task model
 
 import sys
 
+from pipeline.history import Log
 from pipeline.params.sections import Common, TeachTask
-from pipeline.stage import Dep, Item, Log, Metrics, Out, Record, launch
+from pipeline.stage import Dep, Item, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint
 from pruneonce.training import chance

@@ -1,10 +1,10 @@
-"""What pruning once buys: the study's cells as one table in the shape of the paper's Table 1, and what its numbers say.
+"""The table of the study: its cells in the shape of the paper's Table 1, with a verdict on each claim.
 
-reads   cells    one metrics file a cell                        study_dense, study_late, study_once
+reads   cells    metrics of every cell                          study_dense, study_late, study_once
 writes  page     the table as Markdown
         table    the same as JSON
         points   score against encoder size, for DVC's scatter plot
-        picture  the same as a drawing
+        picture  the same points as SVG
 source  Zafrir et al. 2021, arXiv:2111.05754, table 1
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from pipeline.params.sections import PrepareTeacher, Sparsify
 from pipeline.params.study import Study
-from pipeline.stage import Dep, Log, Metrics, Record, main
-from study import comparison
+from pipeline.stage import Dep, Metrics, Record, main
+from study import comparison, results
 
 
 def run(
@@ -28,32 +28,31 @@ def run(
     prepare_teacher: PrepareTeacher,
     sparsify: Sparsify,
     study: Study,
-    log: Log,
 ) -> Metrics:
     def read(variant: str, sparsity: float) -> dict[str, Any]:
-        name = f"{variant}-{sparsity:g}" if sparsity else variant
-        return {task: json.loads((cells / f"{task}-{name}.json").read_text()) for task in study.tasks}
+        files = {task: cells / f"{task}-{variant}-{sparsity:g}.json" for task in study.tasks}
+        return {task: json.loads(file.read_text()) for task, file in files.items()}
 
-    pruned = {name: row for name, row in study.variants.items() if row.pruning != "none"}
+    pruned = [name for name, variant in study.variants.items() if variant.pruning != "none"]
     dense = [(name, 0.0) for name in study.variants if name not in pruned]
-    found = {key: read(*key) for key in [*dense, *((name, s) for s, name in product(study.sparsities, pruned))]}
-    once = {
-        name: prepare_teacher.steps + (sparsify.steps if row.pruning == "once" else 0)
-        for name, row in study.variants.items()
+    keys = [*dense, *((name, sparsity) for sparsity, name in product(study.sparsities, pruned))]
+    once_steps = {
+        name: prepare_teacher.steps + (sparsify.steps if variant.pruning == "once" else 0)
+        for name, variant in study.variants.items()
     }
-    rows = comparison.rows(found, once_steps=once)
-    judged = list(comparison.verdicts(rows, study.claims))
-    notes = comparison.NOTES.format(
+    rows = comparison.rows({key: read(*key) for key in keys}, once_steps=once_steps)
+    verdicts = list(comparison.verdicts(rows, study.claims))
+    notes = results.NOTES.format(
         seeds=len(study.recipe.seeds),
         rates=", ".join(f"{rate:g}" for rate in study.recipe.learning_rates),
-        hard=" and ".join(name for name, row in study.variants.items() if not row.soft_weight) or "none",
+        hard=" and ".join(name for name, variant in study.variants.items() if not variant.soft_weight) or "none",
         criterion=sparsify.criterion,
     )
-    page.write_text(comparison.markdown(study.title, rows, judged, notes))
-    table.write_text(json.dumps(comparison.as_json(rows, judged), indent=2) + "\n")
-    comparison.write_points(points, rows)
-    comparison.draw(picture, rows)
-    return {task: comparison.means(rows, task) for task in study.tasks}
+    page.write_text(results.markdown(study.title, rows, verdicts, notes))
+    table.write_text(json.dumps(results.as_json(rows, verdicts), indent=2) + "\n")
+    results.write_points(points, rows)
+    results.draw(picture, rows)
+    return {task: results.means(rows, task) for task in study.tasks}
 
 
 if __name__ == "__main__":

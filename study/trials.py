@@ -1,88 +1,144 @@
-"""What every trial of a comparison shares: pruning while a task is learned, the choice of a rate, the size of a pattern.
+"""The models of one cell, trained as `finetune` and `quantize` train, each kept until the cell is finished."""
 
-And what was finished before a trial was stopped: a file or a folder that is believed only as long as its checksum holds.
-"""
-
-import hashlib
-import shutil
-import sys
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from pruneonce.sparsity import gradual, masks
+from pipeline.history import Log
+from pipeline.params.sections import Distillation, Finetune, Quantize
+from pipeline.params.study import Variant
+from pruneonce import quantization
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
+from pruneonce.sparsity.criterion import Calibration
+from pruneonce.sparsity.gradual import GradualPruning
+from pruneonce.tasks.batches import Batches
+from pruneonce.training.task import Task
+from study import finished
 
 
-def pruned_while_learning(
-    model: nn.Module, select: masks.Select = masks.uniform, *, target: float, end: int, every: int
-) -> Callable[[int], dict[str, float]]:
-    """What to do before a step: magnitude pruning of the masked linears up to step `end`; then the masks stay.
+@dataclass(frozen=True, kw_only=True)
+class MagnitudePruning:
+    """A `gradual.Schedule` from sparsity 0 at step 0. With prune_end_steps 0 it is one-shot pruning."""
 
-    select: where zeros may lie, and what a weight competes with. Sparsity follows Zhu & Gupta's cubic from 0 to `target`,
-    every so many steps and at `end`, which must come; end = 0 is one-shot pruning.
-    """
+    prunable: list[str]
+    pattern: str
+    scope: str
+    sparsity: float
+    prune_end_steps: int
+    prune_every_steps: int
+    initial_sparsity: ClassVar[float] = 0.0
+    first_criterion: ClassVar[str] = "magnitude"
+    criterion: ClassVar[str] = "magnitude"
+    prune_begin_steps: ClassVar[int] = 0
 
-    def before_step(step: int) -> dict[str, float]:
-        if gradual.is_pruning_step(step, begin=0, freeze=end, every=every):
-            sparsity = gradual.cubic_sparsity(step, begin=0, end=end, initial=0.0, target=target)
-            masks.prune(model, sparsity, select=select)
-        return {"sparsity": masks.masked_sparsity(model)}
+    @property
+    def freeze_masks_steps(self) -> int:
+        """The step after which masks stay: the last pruning step."""
+        return self.prune_end_steps
 
-    return before_step
+
+def prune_end_steps(pruning: str, end_ratio: float, *, steps: int) -> int:
+    """The last pruning step, which a training of so many steps reaches: 0 unless pruning is gradual."""
+    return min(round(end_ratio * steps), steps - 1) if pruning == "gradual" else 0
+
+
+def weighted(distillation: Distillation, variant: Variant) -> Distillation:
+    """The distillation with the variant's weights. One without a soft loss learns from the labels alone."""
+    weights = {"hard_weight": variant.hard_weight, "soft_weight": variant.soft_weight}
+    if not variant.soft_weight:
+        weights |= {"hidden_weight": 0.0, "attention_weight": 0.0}
+    return distillation.model_copy(update=weights)
 
 
 def best_rate(validation: Mapping[float, float]) -> float:
-    """The learning rate with the highest validation score; the lowest of those that tie."""
+    """The learning rate with the highest validation score; of several such rates the lowest."""
     return min(validation, key=lambda rate: (-validation[rate], rate))
 
 
-def _sha256(path: Path) -> str:
-    """Of a file's bytes, or of the names and bytes of all files of a folder."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        digest.update(f"{file.name if path.is_dir() else ''} {file.stat().st_size}\n".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Trials:
+    """What all models of a cell share. name: of the cell, in progress bars."""
 
+    task: Task
+    teacher: PreTrainedModel
+    attention: str
+    log: Log
+    name: str
 
-def _seal(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
+    def load(self, folder: Path) -> PreTrainedModel:
+        """A finished model, without dropout."""
+        return self.task.model(folder, attention=self.attention, dropout=0.0)
 
+    def finetuned(
+        self, start_folder: Path, pruning: str, schedule: MagnitudePruning, p: Finetune, *, steps: int, seed: int
+    ) -> Path:
+        """The folder of a model of this variant; it is trained unless it is finished. pruning: as in `Variant.pruning`.
 
-def finish(part: Path, path: Path) -> None:
-    """Give what was written under a name of its own its name, and a checksum beside it, first: a kill loses both or none."""
-    _seal(path).write_text(_sha256(part))
-    part.rename(path)
+        Raises PatternBroken unless it has the sparsity of the schedule, and every zero that it began with.
+        """
+        name = f"{p.learning_rate:g}-{seed}"
+        folder = self.log.scratch / name
+        if finished.is_finished(folder):
+            return folder
+        student = self.task.student(start_folder, self.teacher, attention=self.attention, dropout=p.dropout)
+        zeros = masks.zeros(student, schedule.prunable)
+        batches = self.task.batches(p, seed=seed)
+        calibration = Calibration(sample=batches, batches=0, engine=self.task.engine)  # magnitude reads no batch
+        gradual = GradualPruning(student, schedule, calibration)
+        options: dict[str, Any] = {}
+        if pruning == "once":
+            masks.lock(student)
+        elif pruning != "none":
+            options["before_step"] = gradual.before_step
+        self._distil(student, batches, recipe=p, steps=steps, name=name, **options)
+        masks.check_pattern(zeros, gradual.finish())
+        part = folder.with_name(f"{name}.model.part")  # not with_suffix: there is a point in the rate
+        checkpoint.save(student, self.task.tokenizer, part)
+        finished.finish(part, folder)
+        self._state(name).unlink(missing_ok=True)
+        return folder
 
+    def int8_score(self, folder: Path, pruned: list[str], p: Quantize, *, seed: int) -> float:
+        """Test score of the model in `folder` after quantization-aware training with its zeros locked."""
+        file, name = folder.with_name(f"{folder.name}.json"), f"int8-{seed}"
+        if finished.is_finished(file):
+            return json.loads(file.read_text())
+        student = self.task.model(folder, attention=self.attention, dropout=p.dropout)
+        fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
+        masks.mask_linears(student, pruned, fake_quant)
+        masks.lock(student)
+        batches = self.task.batches(p, seed=seed)
+        steps = batches.steps(p.epochs)
+        quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=self.task.engine)
+        ratios = {"begin_ratio": p.begin_ratio, "freeze_ranges_ratio": p.freeze_ranges_ratio}
+        before_step = quantization.before_step(student, steps=steps, **ratios)
+        self._distil(student, batches, recipe=p, steps=steps, name=name, before_step=before_step)
+        quantization.freeze(student)
+        score = self.task.score(student, "test")
+        part = file.with_name(f"{file.name}.part")
+        part.write_text(json.dumps(score))
+        finished.finish(part, file)
+        self._state(name).unlink(missing_ok=True)
+        return score
 
-def finished(path: Path) -> bool:
-    """Whether it was finished. What is there and is not what was written is removed, with a line, to be made again."""
-    if not path.exists():
-        return False
-    try:
-        if _seal(path).read_text() == _sha256(path):
-            return True
-    except (OSError, ValueError):
-        pass
-    print(f"expected {path} as it was written, found it changed. It is discarded, and made again.", file=sys.stderr)
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-    return False
+    def _distil(self, student: PreTrainedModel, batches: Batches, *, name: str, **options: Any) -> None:
+        """Train, with `name` before the name of every metric. options: further keywords of `Task.distil`."""
+        self.task.distil(
+            student,
+            self.teacher,
+            batches,
+            log=lambda step, metrics: self.log(step, {f"{name}/{key}": value for key, value in metrics.items()}),
+            name=f"{self.name} {name}",
+            checkpoint=self._state(name),
+            **options,
+        )
 
-
-def bitmap_bytes(weights: int, zeros: int, *, bits: int) -> float:
-    """Bytes of a sparse matrix as a bit a weight, which says whether it is zero, and the values that are not.
-
-    weights/8 + (weights - zeros)·bits/8; without zeros no bitmap is needed. bits: of one value.
-    """
-    if not 0 <= zeros <= weights:
-        raise ValueError(f"need 0 <= zeros <= weights, got {zeros}, {weights}")
-    return (weights if zeros else 0) / 8 + (weights - zeros) * bits / 8
-
-
-def pattern_bytes(pattern: Mapping[str, Tensor], *, bits: int) -> float:
-    """`bitmap_bytes` of all matrices of a sparsity pattern, bool each, True where zero."""
-    return sum(bitmap_bytes(zero.numel(), int(zero.sum()), bits=bits) for zero in pattern.values())
+    def _state(self, name: str) -> Path:
+        """The file that a stopped training resumes from."""
+        return self.log.scratch / f"{name}.safetensors"

@@ -100,8 +100,8 @@ class Cpu:
 
 
 @dataclass
-class Asked:
-    """A `tasks.Wanted`: what a person says of a task."""
+class Settings:
+    """The settings of a task (`tasks.protocol.TaskSettings`)."""
 
     metric: str
     labels: list[str] | None = None
@@ -227,6 +227,12 @@ def int8_onnx(tmp_path_factory) -> Exported:
     pattern = {name: ~m.mask.numpy() for name, m in quantization.quantized_linears(model).items()}
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
     return _exported(model, weights, pattern, tmp_path_factory.mktemp("int8") / "model.onnx")
+
+
+@pytest.fixture(params=["dense", "int8"])
+def exported(request) -> Exported:
+    """A classifier in ONNX, dense, and with its encoder in int8."""
+    return request.getfixturevalue(f"{request.param}_onnx")
 
 
 def distillation(**weights: float) -> SimpleNamespace:

@@ -24,18 +24,12 @@ from pipeline.params.sections import (
     Quantize,
     Report,
     Sparsify,
+    TaskNames,
     TeachTask,
 )
 from pipeline.params.sources import LocalSource, RemoteSource
 from pipeline.params.study import Study
 from pruneonce.errors import ConfigError
-
-
-class TaskNames(Section):
-    """The tasks by name, for the one stage that reads them all."""
-
-    names: list[str]
-
 
 TASK_STAGES: dict[str, type[Section]] = {
     "prepare_task": PrepareTask,

@@ -280,3 +280,9 @@ class Evaluate(Section):
 
 class Report(Section):
     title: str  # first line of the report
+
+
+class TaskNames(Section):
+    """The names of the tasks, for the stages that read all tasks."""
+
+    names: list[str]

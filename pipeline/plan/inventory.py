@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline import lineage
 from pipeline.params.document import Params
 from pipeline.params.sources import ExpectedRows, HubSource, LocalSource, PackageSource
+from pipeline.tracking.lock import locked
 from pruneonce.errors import DataError, ModelError
 from pruneonce.sources import tables
-from pruneonce.sources.fetch import file_name
+from pruneonce.sources.folders import file_name
+from pruneonce.sources.formats import SUFFIXES
 
 RAW = Path("data/raw")
 
@@ -93,7 +94,7 @@ def source(name: str, p: Params) -> Source:
     """The source of this name, as it stands in this folder."""
     section = "fetch" if name in p.fetch else "fetch_local"
     given = getattr(p, section)[name]
-    stage, names = lineage.locked().get(f"{section}@{name}"), _names(given)
+    stage, names = locked().get(f"{section}@{name}"), _names(given)
     if stage and (RAW / name).is_dir() and _same(stage.params.get(f"{section}.{name}"), given):
         files = _inside(RAW / name)
         if not names or names == set(files):  # else another profile's: git may have brought back dvc.lock alone
@@ -127,7 +128,7 @@ def _configuration(path: Path) -> Mapping[str, Any]:
 
 def _by_split(names: Iterable[str]) -> dict[str, str]:
     """Names of files of rows by their split; as the stages do, not looking into folders."""
-    return {path.stem: name for name in names if (path := Path(name)).suffix in tables.SUFFIXES and path.name == str(path)}
+    return {path.stem: name for name in names if (path := Path(name)).suffix in SUFFIXES and path.name == str(path)}
 
 
 def _same(recorded: Any, given: Any) -> bool:

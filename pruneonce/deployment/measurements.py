@@ -34,8 +34,8 @@ def latencies_ms(
 ) -> dict[str, dict[str, float]]:
     """Wall time of one call in ms, by session: median and 95th percentile over `runs` calls after `warmup_runs`.
 
-    Sessions take turns of `turn_runs` calls, so a machine that slows down slows all of them. A pause before each turn lets
-    the threads of the session before come to rest: they spin after a call, and slow the first calls of the next session.
+    Sessions take turns of `turn_runs` calls, so a machine that slows down slows all of them. After a call, the threads of
+    a session spin for a while and slow other sessions. So every turn begins with a pause.
     """
     inputs = {name: feeds(running, batch) for name, running in sessions.items()}
     for name, running in sessions.items():
@@ -61,7 +61,10 @@ def _calls_ms(running: InferenceSession, inputs: dict[str, np.ndarray], calls: i
 
 
 def operator_times(path: Path, batch: Batch, *, threads: int, runs: int) -> dict[str, float]:
-    """Op type -> ms in its kernels for one call, largest first; mean over `runs` calls after as many to warm up."""
+    """Op type -> ms in its kernels for one call, largest first.
+
+    The mean over `runs` calls, after the same number of calls to warm up.
+    """
     spent: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         running = session(path, threads=threads, save_profile=Path(folder) / "profile")

@@ -1,7 +1,7 @@
 """Pack an ONNX file for download: its tensors stored near their entropy. `unpacking` gives it back, bit for bit.
 
-ONNX Runtime stores zeros in full. Packed, a tensor with zeros is a bitmask and the values that are not zero. zlib codes
-both with Huffman codes. All bytes between the tensors stay as they are, so no serializer has to write the same file
+ONNX Runtime stores zeros in full. Packed, a tensor with zeros is a bitmask and the other values. zlib codes both with
+Huffman codes. All bytes between the tensors stay as they are, so no serializer has to write the same file
 again. Packing holds one tensor at a time, in a few copies.
 
 The format, little-endian:
@@ -49,7 +49,7 @@ LARGE = 1 << 10  # bytes of a tensor with a segment of its own; the streams of a
 def pack(source: Path, target: Path) -> None:
     """Write the packed form of the ONNX file `source`.
 
-    target: a new name or a regular file, which is replaced when all bytes are written; no link, device or pipe.
+    target: a new name, or a regular file, which is replaced when all bytes are written.
     Raises PackError for a file that is not ONNX, keeps its weights in another file, or cannot be written.
     """
     with open_file(source) as file:
@@ -91,8 +91,8 @@ def _pieces(file: BinaryIO) -> Iterator[tuple[int, int]]:
 def encode(raw: bytes, width: int) -> bytes:
     """One segment of elements of `width` bytes.
 
-    Sparse if more than half of the elements are zero: a Huffman code spends a bit or more on each symbol, so a mask is
-    shorter.
+    Sparse if more than half of the elements are zero. A Huffman code spends at least a bit on each symbol; a mask can
+    spend less.
     """
     elements = np.frombuffer(raw, f"<u{width}")
     mask = elements != 0

@@ -84,7 +84,7 @@ def _fields(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, i
 
 
 def _varint(file: BinaryIO) -> int:
-    """A number of seven bits a byte, lowest first; the highest bit of a byte is set if another byte follows."""
+    """A number of seven bits a byte, lowest first. The highest bit says whether another byte follows."""
     value = 0
     for shift in range(0, 70, 7):
         byte = file.read(1)

@@ -37,7 +37,7 @@ def _fix_shapes(graph: ir.Graph) -> None:
 
 
 def _size(after: int | ir.SymbolicDim, before: int | ir.SymbolicDim | None) -> int | None:
-    """An entry of a constant shape: the known size; 0 for the size of the input's axis; None for any other."""
+    """An entry of a constant shape: a known size, 0 for that of the input's axis, None for any other."""
     if isinstance(after, int):
         return after
     return 0 if after.value is not None and after == before else None

@@ -27,7 +27,7 @@ class Session(ort.InferenceSession):
             super().__init__(*args, **kwargs)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise PackError(
-                f"expected a model that ONNX Runtime {ort.__version__} loads, found: {error}. Get the whole file again, or "
+                f"expected a model that ONNX Runtime {ort.__version__} loads, found: {error}. Get the file again, or "
                 "another ONNX Runtime."
             ) from None
 
@@ -71,9 +71,11 @@ def session(
 ) -> Session:
     """A CPU session with all optimisations. Raises PackError if the model cannot be loaded.
 
-    model: an ONNX file, or its bytes. threads: inside an operator, 0 for one a core; operators run one by one.
-    save_optimised: file for the optimised graph. save_profile: prefix of the file for the profile.
-    entries: further session options by ONNX Runtime's names, such as `session.x64quantprecision`.
+    model: an ONNX file, or its bytes.
+    threads: of one operator, 0 for one a core. Operators run one by one.
+    save_optimised: file for the optimised graph.
+    save_profile: prefix of the file for the profile.
+    entries: further session options by ONNX Runtime's names. Example: `session.x64quantprecision`.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

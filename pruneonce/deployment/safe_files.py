@@ -1,4 +1,4 @@
-"""Read and write the files that a user names: regular files only, and a written file is whole or not there."""
+"""Read and write the files that a user names. Only regular files; a written file is whole or not there."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from pruneonce.files import is_lfs_pointer
 
 
 def check_file(source: Path) -> None:
-    """Raises PackError unless `source` is a regular file or a link to one: a device or a pipe may never end."""
+    """Raises PackError unless `source` is a regular file or a link to one. A device or a pipe may never end."""
     try:
         mode = source.stat().st_mode
         if not stat.S_ISREG(mode):

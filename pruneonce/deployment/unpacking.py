@@ -74,7 +74,7 @@ def _damaged(found: str) -> PackError:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment of a packed file. streams: (start, bytes) of each; the first one of a sparse segment is its mask."""
+    """A segment of a packed file. streams: (start, bytes) of each. In a sparse segment the first one is the mask."""
 
     kind: int
     width: int
@@ -85,7 +85,7 @@ class Segment:
 def _heads(file: BinaryIO) -> tuple[list[Segment], bytes]:
     """Every segment, and the sha256 at the end; nothing is unpacked.
 
-    Raises _Damaged if the sizes of the segments do not add up to that of the end, or a stream is too short for its size.
+    Raises _Damaged if the segments do not add up to the size in the end. Also if a stream is too short for its segment.
     """
     segments: list[Segment] = []
     total = 0

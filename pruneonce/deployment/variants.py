@@ -22,7 +22,7 @@ def export_float(model: nn.Module, linears: Linears, path: Path, texts: parity.T
     """Write a float model as ONNX; return the parity and the audit of the file.
 
     max_difference: of logits, as a fraction of the largest one.
-    Raises ExportError if more than that differs, or any decision; PatternBroken if a zero is lost.
+    Raises ExportError for a larger difference or another decision, PatternBroken if a zero is lost.
     """
     weights = {layer: linear.weight.detach().numpy() for layer, linear in linears.items()}
     _write(model, weights, path, texts)
@@ -42,11 +42,15 @@ def export_int8(
     max_difference: float,
     same_decision: float,
 ) -> Measured:
-    """Write a fake-quantized model as ONNX, its linears in int8 (in place); return the parity and the audit of the file.
+    """Convert the fake-quantized linears to int8, in place, and write the model as ONNX.
+
+    Returns the parity and the audit of the file.
 
     quantize_embeddings: rewrites the file, returns table -> relative error. Parity is measured after it.
-    max_difference: of logits, as a fraction of the largest one. same_decision: least share of equal decisions, in [0, 1].
-    Raises ExportError for logits, decisions, or a product that is not on integers; PatternBroken if a zero is lost.
+    max_difference: of logits, as a fraction of the largest one.
+    same_decision: least share of equal decisions, in [0, 1].
+    Raises ExportError for too large a difference, or a product that is not on integers. Raises PatternBroken if a zero
+    is lost.
     """
     pattern = {
         layer: (linear.effective_weight == 0).numpy() for layer, linear in quantization.quantized_linears(model).items()

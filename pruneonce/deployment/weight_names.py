@@ -1,4 +1,4 @@
-"""Name the prunable weights of an ONNX file after their layers, so that they are found in it without the model."""
+"""Names of the prunable weights in an ONNX file: those of their layers, so that a reader needs no model."""
 
 import json
 from collections import defaultdict

@@ -118,5 +118,5 @@ def binary_soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Te
     No gradient reaches teacher. Returns a scalar >= 0 (up to rounding). Raises ValueError unless temperature > 0.
     Source: Hinton et al. 2015, arXiv:1503.02531, section 2, for a binary label.
     """
-    pairs = (torch.stack([logits, torch.zeros_like(logits)], dim=-1) for logits in (student, teacher))
-    return soft_loss(*pairs, temperature=temperature)
+    s, t = (torch.stack([logits, torch.zeros_like(logits)], dim=-1) for logits in (student, teacher))
+    return soft_loss(s, t, temperature)

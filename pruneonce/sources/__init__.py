@@ -1,1 +1,1 @@
-"""Files from elsewhere: fetched, verified, read row by row."""
+"""Sources of models and texts: fetch, verify, read row by row."""

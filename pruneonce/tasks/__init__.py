@@ -1,1 +1,1 @@
-"""Tasks: rows, splits, labels, losses, scores."""
+"""Tasks: examples, splits, batches, and of each kind of task the labels, losses and scores."""

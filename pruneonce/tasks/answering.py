@@ -1,4 +1,4 @@
-"""Extractive question answering: the answer is a span of the context. Long contexts are read in overlapping windows."""
+"""Extractive question answering: the answer is a span of the context. A long context has overlapping windows."""
 
 import re
 import string
@@ -19,82 +19,85 @@ from transformers import AutoModelForQuestionAnswering
 from pruneonce.batch import Batch
 from pruneonce.distillation.losses import soft_loss
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
-from pruneonce.tasks.classification import named
+from pruneonce.sources import cells
 from pruneonce.tasks.examples import Example
-from pruneonce.tasks.protocol import Wanted
+from pruneonce.tasks.protocol import TaskSettings, label_config
 from pruneonce.tasks.scores import Scorer
 from pruneonce.tasks.splits import check_offsets
 
-NEVER = -1e6  # logit of padding: its probability is 0 in any temperature, and 0 times a finite number is 0
+PADDING_LOGIT = -1e6  # probability 0 at any temperature; finite, because 0 times infinity is nan
 
 
 @dataclass(frozen=True)
 class QuestionAnswering:
     """A span of the context. Metrics: exact_match and f1 of SQuAD's evaluation, against the best of several answers.
 
-    By the script of SQuAD 2.0 where questions may have no answer, else by that of 1.1: they differ in texts of which
-    normalisation leaves nothing, such as "the".
-
-    A row of a split is a window: question and a part of its context; the first of a question has window 0.
+    With a null_threshold the metrics are those of SQuAD 2.0's script, else of 1.1's. The two differ in answers that
+    normalisation empties, such as "the".
+    A row of a split is a window: the question and a part of its context. The first window of a question is number 0.
     """
 
     metric: str
-    stride_tokens: int  # of the context, that a window shares with the one before
+    stride_tokens: int  # of the context, shared by a window and the one before
     max_answer_tokens: int
     n_best: int  # starts and ends of a window that are paired
-    null_threshold: float | None  # no answer where it beats the best span by more (SQuAD 2.0); None: all have answers
+    null_threshold: float | None  # no answer if its score is higher by more (SQuAD 2.0); None: every question has one
 
     architecture: ClassVar[Any] = AutoModelForQuestionAnswering
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
     columns: ClassVar[dict[str, pa.DataType]] = {
         "window": pa.int32(),
         "answers": pa.list_(pa.string()),
-        "label": pa.list_(pa.int32()),  # tokens of the answer, first and last; [CLS] twice if it is not in this window
-        "begins": pa.list_(pa.int32()),  # character of the context where a token begins, -1 for what is no context
+        "label": pa.list_(pa.int32()),  # first and last token of the answer; [CLS] twice if it is not in this window
+        "begins": pa.list_(pa.int32()),  # character of the context where a token begins, -1 outside of the context
         "ends": pa.list_(pa.int32()),
     }
     targets: ClassVar[tuple[str, ...]] = ("label",)
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
-        """The label is {text: [...], answer_start: [...]}; the context is taken as it is, for its characters are counted."""
-        question, context = tables.text(cells[0]), tables.string(cells[1])
-        spans = _spans(cells[2])
+    def example(cls, *row: Any) -> Example:
+        """Return the example of question, context and {text: [...], answer_start: [...]}. The context is not stripped.
+
+        Raises DataError for an answer that is not at its character of the context.
+        """
+        question, context = cells.text(row[0]), cells.string(row[1])
+        spans = _spans(row[2])
         for text, start in spans:
             if not text.strip() or start < 0 or context[start : start + len(text)] != text:
-                found = context[start : start + len(text)]
+                there = context[start : start + len(text)]
                 raise DataError(
-                    f"expected answer {text!r} at character {start} of its context, found {found!r} (question: "
+                    f"expected answer {text!r} at character {start} of its context, found {there!r} (question: "
                     f"{question!r})."
                 )
         return Example((question, context), spans, group=context)
 
     @classmethod
-    def shown(cls, row: Example) -> Iterable[str]:
+    def classes_of(cls, row: Example) -> Iterable[str]:
         return ()
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+    def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
         unanswered = next((row for row in chain(train, *others) if not row.label), None)
-        if unanswered and wanted.null_threshold is None:
+        if unanswered and settings.null_threshold is None:
             raise DataError(
                 f"expected an answer to every question, found none to {unanswered.texts[0]!r}. If there are questions "
                 "without an answer, set the task's `null_threshold` to a number such as 0.0."
             )
-        if wanted.stride_tokens >= wanted.max_tokens // 2 - 4:
+        if settings.stride_tokens >= settings.max_tokens // 2 - 4:
             raise DataError(
-                f"expected stride_tokens below half of max_tokens {wanted.max_tokens}, found {wanted.stride_tokens}: a "
-                "window holds a question and must go on."
+                f"expected stride_tokens below half of max_tokens {settings.max_tokens}, found {settings.stride_tokens}: a "
+                "window holds a question too."
             )
-        return cls(wanted.metric, wanted.stride_tokens, wanted.max_answer_tokens, wanted.n_best, wanted.null_threshold)
+        return cls(
+            settings.metric, settings.stride_tokens, settings.max_answer_tokens, settings.n_best, settings.null_threshold
+        )
 
     @property
     def config(self) -> dict[str, Any]:
-        return named(["start", "end"])
+        return label_config(["start", "end"])
 
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
-        """Windows of all questions; a question that takes more than half of a window is cut."""
+        """Return the windows of all questions, and how many questions were cut, to half of a window at most."""
         check_offsets(tokenizer)
         questions = [_first_tokens(row.texts[0], tokenizer, max_tokens // 2 - 4) for row in examples]
         encoded = tokenizer(
@@ -117,9 +120,9 @@ class QuestionAnswering:
         columns: dict[str, list] = {
             "text": [row.texts[0] for row in windows],
             "pair": [row.texts[1] for row in windows],
-            "window": _counted(origin),
+            "window": _window_numbers(origin),
             "answers": [[text for text, _ in row.label] for row in windows],
-            "label": [_tokens_of(row, encoded, w) for w, row in enumerate(windows)],
+            "label": [_answer_tokens(row, encoded, w) for w, row in enumerate(windows)],
             "begins": [begins for begins, _ in spans],
             "ends": [ends for _, ends in spans],
             "input_ids": encoded["input_ids"],
@@ -133,11 +136,11 @@ class QuestionAnswering:
         return torch.tensor([row["label"] for row in rows])
 
     def hard(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross entropy over positions, half of it for the start, half for the end."""
+        """Cross entropy over positions, mean of start and end."""
         return F.cross_entropy(_no_padding(logits, batch).flatten(0, 1), batch["labels"].flatten())
 
     def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """KL over positions, half of it for the start, half for the end.
+        """KL over positions, mean of start and end.
 
         Source: Zafrir et al. 2021, arXiv:2111.05754, transfer to SQuAD.
         """
@@ -147,21 +150,21 @@ class QuestionAnswering:
         return logits.argmax(-1).ravel()
 
     def predictions(self, split: Dataset, logits: Sequence[np.ndarray]) -> list[str]:
-        """The answer to every question: the best span of all its windows, or "" where no answer beats it.
+        """Return the answer to every question: the best span of all its windows, or "" for no answer.
 
         Source: the evaluation of Devlin et al. 2019, arXiv:1810.04805, section 4.3: score = start + end.
         """
-        found: list[tuple[float, float, str]] = []  # best score, lowest score of no answer, text
+        best: list[tuple[float, float, str]] = []  # of each question: best score, lowest score of no answer, text
         for row, (start, end) in zip(split.select_columns(["window", "pair", "begins", "ends"]), logits, strict=True):
             score, text = self._best_span(row, start, end)
             null = float(start[0] + end[0])
             if row["window"] == 0:
-                found.append((score, null, text))
+                best.append((score, null, text))
             else:
-                best = max(found[-1], (score, null, text), key=lambda one: one[0])
-                found[-1] = (best[0], min(found[-1][1], null), best[2])
+                top = max(best[-1], (score, null, text), key=lambda one: one[0])
+                best[-1] = (top[0], min(best[-1][1], null), top[2])
         limit = np.inf if self.null_threshold is None else self.null_threshold
-        return ["" if null - score > limit else text for score, null, text in found]
+        return ["" if null - score > limit else text for score, null, text in best]
 
     def _best_span(self, row: Mapping[str, Any], start: np.ndarray, end: np.ndarray) -> tuple[float, str]:
         places = np.flatnonzero(np.array(row["begins"]) >= 0)
@@ -186,12 +189,12 @@ class QuestionAnswering:
 
 
 def _spans(answers: Any) -> tuple[tuple[str, int], ...]:
-    """(text, first character) of every answer in SQuAD's form; lists that are empty or null: there is none."""
+    """Return (text, first character) of every answer in SQuAD's form; none for empty lists or null."""
     try:
         texts, starts = answers["text"] or [], answers["answer_start"] or []
         if isinstance(texts, str) or any(int(start) != float(start) for start in starts):
             raise TypeError
-        return tuple(zip(map(tables.string, texts), map(int, starts), strict=True))
+        return tuple(zip(map(cells.string, texts), map(int, starts), strict=True))
     except (DataError, KeyError, TypeError, ValueError, OverflowError):
         raise DataError(
             "expected answers like {text: [...], answer_start: [...]}, two lists of the same length, found "
@@ -200,7 +203,7 @@ def _spans(answers: Any) -> tuple[tuple[str, int], ...]:
 
 
 def normalise(answer: str) -> str:
-    """Lower case, without punctuation, articles and superfluous white space.
+    """Return the answer in lower case, without punctuation, articles and double spaces.
 
     Source: Rajpurkar et al. 2016, arXiv:1606.05250, the official evaluation script.
     """
@@ -208,67 +211,67 @@ def normalise(answer: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
-def exact_match(said: str, answers: Sequence[str]) -> float:
-    """1 if the answer is one of the expected ones after normalisation, else 0; no expected one: it must be empty.
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """Return 1 if the prediction is an expected answer after normalisation, else 0. Without any it must be empty.
 
     Source: Rajpurkar et al. 2018, arXiv:1806.03822, the official evaluation script of SQuAD 2.0.
     """
-    return float(normalise(said) in _expected(answers))
+    return float(normalise(prediction) in _expected(answers))
 
 
-def f1(said: str, answers: Sequence[str]) -> float:
-    """F1 of words against the expected answer that it overlaps most, in [0, 1]; two empty ones agree, as in SQuAD 2.0."""
-    return max(_overlap(normalise(said).split(), answer.split()) for answer in _expected(answers))
+def f1(prediction: str, answers: Sequence[str]) -> float:
+    """Return F1 of words against the expected answer of the largest overlap, in [0, 1]; 1 if both are empty (SQuAD 2.0)."""
+    return max(_overlap(normalise(prediction).split(), answer.split()) for answer in _expected(answers))
 
 
-def exact_match_1(said: str, answers: Sequence[str]) -> float:
-    """1 if the answer is one of the expected ones, one at least, after normalisation, also if nothing is left of both.
+def exact_match_1(prediction: str, answers: Sequence[str]) -> float:
+    """Return 1 if the prediction is one of the answers (at least one) after normalisation, also if both are empty.
 
     Source: Rajpurkar et al. 2016, arXiv:1606.05250, the official evaluation script of SQuAD 1.1.
     """
-    return float(normalise(said) in map(normalise, answers))
+    return float(normalise(prediction) in map(normalise, answers))
 
 
-def f1_1(said: str, answers: Sequence[str]) -> float:
-    """F1 of words against the expected answer, of one at least, that it overlaps most; 0 without a word in common.
+def f1_1(prediction: str, answers: Sequence[str]) -> float:
+    """Return F1 of words against the answer of the largest overlap (at least one answer); 0 without a common word.
 
     Source: as `exact_match_1`.
     """
-    words = normalise(said).split()
+    words = normalise(prediction).split()
     return max(_overlap(words, normalise(answer).split()) if words else 0.0 for answer in answers)
 
 
 def _expected(answers: Sequence[str]) -> list[str]:
-    """Normalised; those of which nothing is left do not count, as in SQuAD 2.0's script."""
+    """Return the normalised answers without empty ones, as SQuAD 2.0's script does; [""] if there is none."""
     return [bare for bare in map(normalise, answers) if bare] or [""]
 
 
-def _overlap(ours: list[str], theirs: list[str]) -> float:
-    if not ours or not theirs:
-        return float(ours == theirs)
-    return 2 * (Counter(ours) & Counter(theirs)).total() / (len(ours) + len(theirs))
+def _overlap(predicted: list[str], expected: list[str]) -> float:
+    if not predicted or not expected:
+        return float(predicted == expected)
+    return 2 * (Counter(predicted) & Counter(expected)).total() / (len(predicted) + len(expected))
 
 
 def _no_padding(logits: Tensor, batch: Batch) -> Tensor:
-    return logits.float().masked_fill(batch["attention_mask"][:, None] == 0, NEVER)
+    return logits.float().masked_fill(batch["attention_mask"][:, None] == 0, PADDING_LOGIT)
 
 
-def _first_tokens(text: str, tokenizer, most: int) -> str:
-    """The text up to its token number `most`."""
+def _first_tokens(text: str, tokenizer, count: int) -> str:
+    """Return the text of the first `count` tokens."""
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    return text if len(ends) <= most else text[: ends[most - 1][1]]
+    return text if len(ends) <= count else text[: ends[count - 1][1]]
 
 
-def _counted(origin: Sequence[int]) -> list[int]:
-    """How many windows of the same question stand before each."""
-    found: list[int] = []
+def _window_numbers(origin: Sequence[int]) -> list[int]:
+    """Return for each window how many windows of the same question are before it. origin: question of each window."""
+    numbers: list[int] = []
     for i, question in enumerate(origin):
-        found.append(found[-1] + 1 if i and origin[i - 1] == question else 0)
-    return found
+        numbers.append(numbers[-1] + 1 if i and origin[i - 1] == question else 0)
+    return numbers
 
 
-def _tokens_of(row: Example, encoded, window: int) -> list[int]:
-    """First and last token of the first answer in this window, [CLS] twice if it is not wholly in it."""
+def _answer_tokens(row: Example, encoded, window: int) -> list[int]:
+    """Return the first and last token of the first answer; [CLS] twice if this window does not hold all of it."""
     if row.label:
         text, start = row.label[0]
         left = start + len(text) - len(text.lstrip())

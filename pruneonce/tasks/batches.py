@@ -1,4 +1,4 @@
-"""Batches of a split's rows: for training a function of the step, for evaluation every row once."""
+"""Batches of a split's rows: in training a function of the step, in evaluation every row once."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,24 +10,24 @@ from torch import Tensor
 
 from pruneonce.batch import Batch
 from pruneonce.tasks.protocol import Kind
-from pruneonce.tasks.splits import kept
+from pruneonce.tasks.splits import positions_after_cut
 
 Row = Mapping[str, Any]
 
 
 def collate(rows: Sequence[Row], kind: Kind, *, pad: int, max_tokens: int, last: int) -> Batch:
-    """One batch: input_ids, attention_mask and, of pairs, token_type_ids, int64[batch, longest]; labels of the kind.
+    """Return a batch: input_ids, attention_mask, token_type_ids of pairs, int64[batch, longest]; labels of the kind.
 
-    A row over max_tokens is cut and keeps its closing token `last` ([SEP]).
+    A row of more than max_tokens is cut; its closing token `last` ([SEP]) remains.
     """
-    stay = [kept(row["input_ids"], max_tokens=max_tokens, last=last) for row in rows]
-    longest = max(map(len, stay))
+    positions = [positions_after_cut(row["input_ids"], max_tokens=max_tokens, last=last) for row in rows]
+    longest = max(map(len, positions))
 
     def padded(name: str, filler: int) -> Tensor:
-        cut = [[row[name][i] for i in places] for row, places in zip(rows, stay, strict=True)]
+        cut = [[row[name][i] for i in chosen] for row, chosen in zip(rows, positions, strict=True)]
         return torch.tensor([[*values, *[filler] * (longest - len(values))] for values in cut])
 
-    mask = torch.tensor([[1] * len(places) + [0] * (longest - len(places)) for places in stay])
+    mask = torch.tensor([[1] * len(chosen) + [0] * (longest - len(chosen)) for chosen in positions])
     batch = {"input_ids": padded("input_ids", pad), "attention_mask": mask}
     if "token_type_ids" in rows[0]:
         batch["token_type_ids"] = padded("token_type_ids", 0)
@@ -35,23 +35,24 @@ def collate(rows: Sequence[Row], kind: Kind, *, pad: int, max_tokens: int, last:
 
 
 class _Rows:
-    """What batches are made of: rows by index, off the disk."""
+    """The columns of a split that a batch needs, read from the disk by row number."""
 
     def __init__(self, split: Dataset, kind: Kind):
-        wanted = ("input_ids", "token_type_ids", *kind.targets)
-        self.columns = split.select_columns([name for name in wanted if name in split.column_names])
+        names = ("input_ids", "token_type_ids", *kind.targets)
+        self.columns = split.select_columns([name for name in names if name in split.column_names])
         self.lengths = np.array([len(ids) for ids in split["input_ids"]])
 
     def __getitem__(self, index: np.ndarray) -> list[Row]:
-        found = self.columns[index.tolist()]
-        return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+        columns = self.columns[index.tolist()]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 class Batches:
-    """Training batches as a pure function of the step; texts of similar length share a batch, so little is padding.
+    """Training batches as a pure function of the step.
 
-    Each epoch is a fresh shuffle; within a window of `WINDOW` batches rows are sorted by length, then the batches are
-    shuffled. The last batch of an epoch may be smaller. Every row is seen once an epoch.
+    Texts of similar length share a batch, so there is little padding. Each epoch is a new shuffle: the rows are sorted by
+    length within a window of `WINDOW` batches, then the batches are shuffled. Every row is in one batch of an epoch. One
+    batch may be smaller.
     """
 
     WINDOW = 32
@@ -64,15 +65,15 @@ class Batches:
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
 
     def __len__(self) -> int:
-        """Batches in one epoch."""
+        """Return the batches in one epoch."""
         return -(-len(self.lengths) // self.batch_size)
 
     def steps(self, epochs: float) -> int:
-        """Steps in so many epochs: none in none, else one at least."""
+        """Return the steps of `epochs`: 0 for 0, else at least 1."""
         return max(1, round(epochs * len(self))) if epochs else 0
 
     def rows(self, step: int) -> np.ndarray:
-        """Which rows the batch of `step` takes."""
+        """Return the row numbers of the batch of `step`."""
         epoch, position = divmod(step, len(self))
         if self._plan[0] != epoch:
             self._plan = (epoch, self._shuffle(np.random.default_rng([self.seed, epoch])))
@@ -93,7 +94,7 @@ class Batches:
 
 
 def evaluation_batches(split: Dataset, kind: Kind, tokenizer, *, batch_size: int = 32) -> Iterator[Batch]:
-    """Every row once, uncut, shortest first, so that little is padding; `row`, int64[batch], says which ones."""
+    """Yield every row once, uncut, the shortest first for little padding. `row`: their numbers, int64[batch]."""
     rows = _Rows(split, kind)
     order = np.argsort(rows.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
@@ -108,16 +109,16 @@ def evaluation_batches(split: Dataset, kind: Kind, tokenizer, *, batch_size: int
         yield batch | {"row": torch.from_numpy(part)}
 
 
-def in_order(answers: Iterable[tuple[Batch, np.ndarray]]) -> list[np.ndarray]:
-    """The logits of every row, in the split's order, out of those of `evaluation_batches`."""
-    found = {int(row): logits for batch, many in answers for row, logits in zip(batch["row"], many, strict=True)}
-    return [found[row] for row in range(len(found))]
+def in_split_order(answers: Iterable[tuple[Batch, np.ndarray]]) -> list[np.ndarray]:
+    """Return the logits of every row in the split's order. answers: each of the `evaluation_batches` with its logits."""
+    by_row = {int(row): logits for batch, many in answers for row, logits in zip(batch["row"], many, strict=True)}
+    return [by_row[row] for row in range(len(by_row))]
 
 
-def one_text(split: Dataset, tokenizer, *, tokens: int) -> Batch:
-    """A batch of one with exactly `tokens` tokens, real text end to end: what a latency is measured on.
+def latency_batch(split: Dataset, tokenizer, *, tokens: int) -> Batch:
+    """Return a batch of one row with exactly `tokens` tokens of real text, to measure a latency.
 
-    All token types are those of a first text: no time hangs on them.
+    All token types are 0: they do not change the time.
     """
     stream = [token for ids in split["input_ids"][:] for token in ids[1:-1]]
     stream = (stream * (tokens // max(1, len(stream)) + 1))[: tokens - 2]

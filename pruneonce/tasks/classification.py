@@ -1,4 +1,4 @@
-"""Kinds of task that decide on a whole text or pair: one class of several, a number, any number of labels."""
+"""Kinds of task with one label for a text or pair: a class, a number, or any number of labels."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,21 +19,17 @@ from transformers import AutoModelForSequenceClassification
 from pruneonce.batch import Batch
 from pruneonce.distillation.losses import binary_soft_loss, soft_loss
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
+from pruneonce.sources import cells
 from pruneonce.tasks import splits
-from pruneonce.tasks.examples import Example, label_names
-from pruneonce.tasks.protocol import Wanted
+from pruneonce.tasks.classes import label_names
+from pruneonce.tasks.examples import Example
+from pruneonce.tasks.protocol import TaskSettings, label_config
 from pruneonce.tasks.scores import Scorer
 
 
-def named(labels: Sequence[str]) -> dict[str, Any]:
-    """Fields of a model's configuration: its classes by name."""
-    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-
-
 @dataclass(frozen=True)
-class _OfTexts:
-    """What the three kinds share."""
+class _TextKind:
+    """Fields and methods of all three kinds."""
 
     metric: str
 
@@ -42,12 +38,11 @@ class _OfTexts:
     targets: ClassVar[tuple[str, ...]] = ("label",)
 
     def target(self, label: Any) -> Any:
-        """A label as it is stored."""
+        """Return a label in the form in which a split stores it."""
         raise NotImplementedError
 
     @classmethod
-    def shown(cls, row: Example) -> Iterable[str]:
-        """The classes that a row shows."""
+    def classes_of(cls, row: Example) -> Iterable[str]:
         return ()
 
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
@@ -57,32 +52,32 @@ class _OfTexts:
 
 
 @dataclass(frozen=True)
-class Classification(_OfTexts):
-    """One class a text. Metrics: accuracy, macro_f1, mcc; of two classes also f1, that of the second one."""
+class Classification(_TextKind):
+    """One class for each text. Metrics: accuracy, macro_f1, mcc; for two classes also f1 of the second one."""
 
     classes: list[str]
 
     columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.int64()}
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
-        *texts, label = *map(tables.text, cells[:-1]), tables.name(cells[-1])
+    def example(cls, *row: Any) -> Example:
+        *texts, label = *map(cells.text, row[:-1]), cells.class_name(row[-1])
         return Example(tuple(texts), label or None, stratum=label)
 
     @classmethod
-    def shown(cls, row: Example) -> Iterable[str]:
+    def classes_of(cls, row: Example) -> Iterable[str]:
         return (row.label,)
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        names = label_names(chain(*map(cls.shown, train)), chain(*map(cls.shown, chain(*others))), wanted.labels)
-        if wanted.metric == "f1" and len(names) != 2:
+    def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        names = label_names(chain(*map(cls.classes_of, train)), chain(*map(cls.classes_of, chain(*others))), settings.labels)
+        if settings.metric == "f1" and len(names) != 2:
             raise DataError(f"expected two classes for metric f1, found {len(names)}: set `metric` to macro_f1.")
-        return cls(wanted.metric, names)
+        return cls(settings.metric, names)
 
     @property
     def config(self) -> dict[str, Any]:
-        return named(self.classes)
+        return label_config(self.classes)
 
     def target(self, label: str) -> int:
         return self.classes.index(label)
@@ -102,32 +97,36 @@ class Classification(_OfTexts):
         return logits.argmax(-1)
 
     def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
-        right, said = np.array(split["label"][:]), np.array([row.argmax() for row in logits])
+        labels, predicted = np.array(split["label"][:]), np.array([row.argmax() for row in logits])
 
         def mcc(rows: np.ndarray) -> float:
-            constant = len({*right[rows], *said[rows]}) == 1  # undefined: none
-            return 0.0 if constant else float(metrics.matthews_corrcoef(right[rows], said[rows]))
+            if len({*labels[rows], *predicted[rows]}) == 1:  # undefined
+                return 0.0
+            return float(metrics.matthews_corrcoef(labels[rows], predicted[rows]))
 
-        found: dict[str, Scorer] = {
-            "accuracy": lambda rows: float((right[rows] == said[rows]).mean()),
-            "macro_f1": lambda rows: float(metrics.f1_score(right[rows], said[rows], average="macro", zero_division=0)),
+        def macro_f1(rows: np.ndarray) -> float:
+            return float(metrics.f1_score(labels[rows], predicted[rows], average="macro", zero_division=0))
+
+        scorers: dict[str, Scorer] = {
+            "accuracy": lambda rows: float((labels[rows] == predicted[rows]).mean()),
+            "macro_f1": macro_f1,
             "mcc": mcc,
         }
         if len(self.classes) == 2:
-            found["f1"] = lambda rows: float(metrics.f1_score(right[rows] == 1, said[rows] == 1, zero_division=0))
-        return len(right), found
+            scorers["f1"] = lambda rows: float(metrics.f1_score(labels[rows] == 1, predicted[rows] == 1, zero_division=0))
+        return len(labels), scorers
 
 
 @dataclass(frozen=True)
-class Regression(_OfTexts):
-    """A number a text. Metrics: pearson, spearman."""
+class Regression(_TextKind):
+    """A number for each text. Metrics: pearson, spearman."""
 
     columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.float64()}
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
-        """A label that is no number, NaN in whatever spelling, is missing."""
-        *texts, label = map(tables.text, cells)
+    def example(cls, *row: Any) -> Example:
+        """Return the example; NaN in any spelling is a missing label. Raises DataError for a label that is no number."""
+        *texts, label = map(cells.text, row)
         try:
             if "_" in label:  # Python's own spelling: 1_000
                 raise ValueError
@@ -137,20 +136,20 @@ class Regression(_OfTexts):
         return Example(tuple(texts), None if math.isnan(value) else value)
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+    def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
         for rows in (train, *others):
             if not np.isfinite([row.label for row in rows]).all():
                 raise DataError("expected finite numbers as labels, found inf.")
             if len({row.label for row in rows}) == 1:
                 raise DataError(
-                    f"expected labels that differ, found {rows[0].label} in all {len(rows)} rows. On the hub that marks "
+                    f"expected labels that differ, found {rows[0].label} in all {len(rows)} rows. On the hub this marks "
                     "labels that are kept secret: take a split whose labels are public."
                 )
-        return cls(wanted.metric)
+        return cls(settings.metric)
 
     @property
     def config(self) -> dict[str, Any]:
-        return {**named(["number"]), "problem_type": "regression"}
+        return {**label_config(["number"]), "problem_type": "regression"}
 
     def target(self, label: float) -> float:
         return label
@@ -164,55 +163,55 @@ class Regression(_OfTexts):
         return F.mse_loss(logits.float().squeeze(-1), batch["labels"])
 
     def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """Mean squared error to what the teacher says; a number has no temperature."""
+        """Mean squared error against the teacher's number; a number has no temperature."""
         return F.mse_loss(student.float(), teacher.detach().float())
 
     def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
-        """A number decides nothing: one equal value a row. Its parity is the difference alone."""
+        """Return the same value for every row: a number makes no decision, so parity compares the numbers alone."""
         return np.zeros(len(logits), int)
 
     def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
-        right, said = np.array(split["label"][:]), np.array([float(row[0]) for row in logits])
+        labels, predicted = np.array(split["label"][:]), np.array([float(row[0]) for row in logits])
 
         def correlation(measure) -> Scorer:
             def score(rows: np.ndarray) -> float:
-                x, y = right[rows], said[rows]
-                return float(measure(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else 0.0  # undefined: none
+                x, y = labels[rows], predicted[rows]
+                return float(measure(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else 0.0  # 0: undefined
 
             return score
 
-        return len(right), {"pearson": correlation(stats.pearsonr), "spearman": correlation(stats.spearmanr)}
+        return len(labels), {"pearson": correlation(stats.pearsonr), "spearman": correlation(stats.spearmanr)}
 
 
 @dataclass(frozen=True)
-class MultiLabel(_OfTexts):
-    """Any number of labels a text. Metrics: micro_f1, macro_f1, accuracy (all labels of a text right)."""
+class MultiLabel(_TextKind):
+    """Any number of labels for each text. Metrics: micro_f1, macro_f1, accuracy (all labels of a text are right)."""
 
     classes: list[str]
 
     columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.list_(pa.int32())}
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
-        """Labels are a list, also one in text (`tables.listed`), or text with commas between them; a text may have none."""
-        *texts, label = cells
-        values = label if isinstance(label, list) else tables.listed(label)
+    def example(cls, *row: Any) -> Example:
+        """Return the example. Its labels are a list, a list in text (`cells.parse_list`) or text with commas; or none."""
+        *texts, label = row
+        values = label if isinstance(label, list) else cells.parse_list(label)
         if values is None:
-            values = tables.divided(tables.name(label))
-        return Example(tuple(map(tables.text, texts)), tuple(sorted({*filter(None, map(tables.name, values))})))
+            values = cells.split_labels(cells.class_name(label))
+        return Example(tuple(map(cells.text, texts)), tuple(sorted({*filter(None, map(cells.class_name, values))})))
 
     @classmethod
-    def shown(cls, row: Example) -> Iterable[str]:
+    def classes_of(cls, row: Example) -> Iterable[str]:
         return row.label
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        names = label_names(chain(*map(cls.shown, train)), chain(*map(cls.shown, chain(*others))), wanted.labels)
-        return cls(wanted.metric, names)
+    def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        names = label_names(chain(*map(cls.classes_of, train)), chain(*map(cls.classes_of, chain(*others))), settings.labels)
+        return cls(settings.metric, names)
 
     @property
     def config(self) -> dict[str, Any]:
-        return {**named(self.classes), "problem_type": "multi_label_classification"}
+        return {**label_config(self.classes), "problem_type": "multi_label_classification"}
 
     def target(self, label: tuple[str, ...]) -> list[int]:
         return [self.classes.index(name) for name in label]
@@ -221,7 +220,7 @@ class MultiLabel(_OfTexts):
         return np.array([np.isin(range(len(self.classes)), list(chosen)) for chosen in lists])
 
     def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
-        """float[batch, labels], 1 where a label holds"""
+        """float[batch, labels], 1 for the labels of a text"""
         return torch.from_numpy(self._matrix(row["label"] for row in rows)).float()
 
     def hard(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -235,13 +234,13 @@ class MultiLabel(_OfTexts):
         return (logits > 0).ravel()
 
     def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
-        right, said = self._matrix(split["label"][:]), np.stack(list(logits)) > 0
+        labels, predicted = self._matrix(split["label"][:]), np.stack(list(logits)) > 0
 
         def f1(average: str) -> Scorer:
-            return lambda rows: float(metrics.f1_score(right[rows], said[rows], average=average, zero_division=0))
+            return lambda rows: float(metrics.f1_score(labels[rows], predicted[rows], average=average, zero_division=0))
 
-        return len(right), {
-            "accuracy": lambda rows: float((right[rows] == said[rows]).all(-1).mean()),
+        return len(labels), {
+            "accuracy": lambda rows: float((labels[rows] == predicted[rows]).all(-1).mean()),
             "micro_f1": f1("micro"),
             "macro_f1": f1("macro"),
         }

@@ -1,4 +1,4 @@
-"""The kinds of task by name, and what a task is, beside its splits."""
+"""The kinds of task by name, and the file that stores a task with its splits."""
 
 import json
 from dataclasses import asdict
@@ -24,13 +24,13 @@ FILE = "task.json"
 
 
 def save(kind: Kind, folder: Path) -> None:
-    """Write what the task is beside its splits."""
-    (name,) = (name for name, made in KINDS.items() if type(kind) is made)
+    """Write the task into the folder of its splits."""
+    (name,) = (name for name, one in KINDS.items() if type(kind) is one)
     (folder / FILE).write_text(json.dumps({"kind": name, **asdict(kind)}) + "\n")  # type: ignore[call-overload]
 
 
 def load(folder: Path) -> Kind:
-    """The task whose splits lie in `folder`. Raises DataError if it does not say what it is."""
+    """Return the task of the splits in `folder`. Raises DataError if its file is missing or damaged."""
     if not (folder / FILE).is_file():
         raise DataError(f"expected {FILE} in {folder}, found none: it is written with the splits by `prepare_task`.")
     try:

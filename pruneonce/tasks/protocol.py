@@ -1,4 +1,4 @@
-"""What a kind of task is: the protocol that every kind follows."""
+"""The protocol of a kind of task: all that differs between kinds."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
@@ -12,8 +12,8 @@ from pruneonce.batch import Batch
 from pruneonce.tasks.examples import Example
 
 
-class Wanted(Protocol):
-    """What a person says of a task."""
+class TaskSettings(Protocol):
+    """The settings of a task that its kind reads."""
 
     @property
     def metric(self) -> str: ...
@@ -32,33 +32,33 @@ class Wanted(Protocol):
 
 
 class Kind(Protocol):
-    """All that differs between kinds of task: rows, targets, losses, decisions, scores.
+    """A kind of task: its rows, targets, losses, decisions and scores.
 
-    A kind is a frozen dataclass whose fields are what the later stages know of a task (`kinds.save`, `kinds.load`).
+    A kind is a frozen dataclass. Its fields are stored with the splits for the later stages (`kinds.save`, `kinds.load`).
     Logits are one tensor, float[batch, ...]; two outputs (start and end) are stacked behind the batch axis.
     """
 
     @property
     def metric(self) -> str: ...
 
-    architecture: ClassVar[Any]  # transformers' Auto class
+    architecture: ClassVar[Any]  # Auto class of transformers
     outputs: ClassVar[tuple[str, ...]]  # of the model, and of its ONNX file
-    columns: ClassVar[dict[str, pa.DataType]]  # of a split, beside COLUMNS
-    targets: ClassVar[tuple[str, ...]]  # those that `labels` reads
+    columns: ClassVar[dict[str, pa.DataType]]  # of a split, in addition to `splits.COLUMNS`
+    targets: ClassVar[tuple[str, ...]]  # the columns that `labels` reads
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
-        """A row out of the cells of its columns: text, the pair's second text if there is one, label."""
+    def example(cls, *row: Any) -> Example:
+        """Return the example of a row's cells: text, second text of a pair if there is one, label."""
         ...
 
     @classmethod
-    def shown(cls, row: Example) -> Iterable[str]:
-        """The classes that a row shows; none if the kind has no classes."""
+    def classes_of(cls, row: Example) -> Iterable[str]:
+        """Return the classes in a row's label; none if the kind has no classes."""
         ...
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        """The task as the rows of its splits show it. Raises DataError if they are not what was wanted."""
+    def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        """Return the task of these splits. Raises DataError if the rows do not fit the settings."""
         ...
 
     @property
@@ -67,25 +67,30 @@ class Kind(Protocol):
         ...
 
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
-        """Columns of a split, and how many texts were cut."""
+        """Return the columns of a split, and how many texts were cut."""
         ...
 
     def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
-        """What the hard loss reads, for a batch of rows padded to `length`."""
+        """Return the labels of a batch of rows padded to `length`, for the hard loss."""
         ...
 
     def hard(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Loss against the labels."""
+        """Return the loss against the labels, a scalar."""
         ...
 
     def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """Loss against the teacher's logits."""
+        """Return the loss against the teacher's logits, a scalar."""
         ...
 
     def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
-        """What is decided by the logits of a batch, one value a decision."""
+        """Return the decisions that a batch's logits make, one value each."""
         ...
 
     def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Callable[[np.ndarray], float]]]:
-        """(examples, metrics by name), out of the logits of every row of the split."""
+        """Return (number of examples, metrics by name) for the logits of every row of the split."""
         ...
+
+
+def label_config(names: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a model's configuration that name its classes."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}

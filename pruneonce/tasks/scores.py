@@ -1,4 +1,4 @@
-"""How good and how small: what a task measures, with its interval, and the fewest bytes that weights can take."""
+"""Scores of a task, with 95 % confidence intervals."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 
-Scorer = Callable[[np.ndarray], float]  # indices of examples, with repetitions -> the metric of just these
+Scorer = Callable[[np.ndarray], float]  # indices of examples, with repetitions -> the metric of these examples
 
-ACCURACY = "accuracy"  # by that name: the share of examples that are right, a proportion
+ACCURACY = "accuracy"  # the only metric that is a proportion of the examples
 
 
-def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval of a proportion (95 % for the default z), in [0, 1].
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a proportion, in [0, 1].
 
-    Source: Wilson 1927; right also near 0 and 1, where the normal approximation is not.
+    Raises ValueError unless 0 <= correct <= total and total > 0.
+    Source: Wilson 1927; valid near 0 and 1 too, unlike the normal approximation.
     """
     if not 0 <= correct <= total or total == 0:
         raise ValueError(f"need 0 <= correct <= total and total > 0, got {correct}, {total}")
-    p = correct / total
+    p, z = correct / total, 1.959964
     center = p + z * z / (2 * total)
     half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
@@ -26,35 +27,25 @@ def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[floa
 
 
 def bootstrap_interval(scorer: Scorer, total: int, *, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentile interval (95 %) of a metric over `total` examples, drawn `resamples` times with replacement.
+    """Return the 95 % percentile interval of a metric over `total` examples, drawn `resamples` times with replacement.
 
     Source: Efron 1979; Efron & Tibshirani 1993, section 13.3.
     """
     draw = np.random.default_rng(seed)
-    found = [scorer(draw.integers(total, size=total)) for _ in range(resamples)]
-    low, high = np.percentile(found, [2.5, 97.5])
+    values = [scorer(draw.integers(total, size=total)) for _ in range(resamples)]
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
 def summary(scorers: Mapping[str, Scorer], primary: str, total: int, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Every metric over all `total` examples by its name: `metrics`; the primary one as `score`, with its 95 % interval.
+    """Return the primary metric as `score` with its 95 % interval, and all metrics over all `total` examples as `metrics`.
 
-    The interval of the accuracy is Wilson's, of every other metric the bootstrap's.
+    The interval is Wilson's for the accuracy, the bootstrap's for every other metric.
     """
-    found = {name: scorer(np.arange(total)) for name, scorer in scorers.items()}
+    metrics = {name: scorer(np.arange(total)) for name, scorer in scorers.items()}
     if primary == ACCURACY:
-        low, high = wilson_interval(round(found[primary] * total), total)
+        low, high = wilson_interval(round(metrics[primary] * total), total)
     else:
         low, high = bootstrap_interval(scorers[primary], total, resamples=resamples, seed=seed)
-    score = {"metric": primary, "score": found[primary], "score_low": low, "score_high": high, "rows": total}
-    return {**score, "metrics": found}
-
-
-def entropy_bytes(values: np.ndarray) -> float:
-    """n · H / 8: fewer bytes no code of independent values can take. H: bits, -Σ p log2 p over the values that occur.
-
-    For a sparse tensor that is its mask and its values apart: H = H(zero or not) + P(not zero) · H(value if not zero).
-    Source: Shannon 1948, sections 6 (the decomposition of a choice) and 9.
-    """
-    _, counts = np.unique(values, return_counts=True)
-    return float((counts * np.log2(values.size / counts)).sum() / 8)
+    score = {"metric": primary, "score": metrics[primary], "score_low": low, "score_high": high, "rows": total}
+    return {**score, "metrics": metrics}

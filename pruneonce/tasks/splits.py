@@ -1,6 +1,6 @@
-"""A task, of whatever kind: what a kind is, splits on the disk, batches of similar length."""
+"""Splits on the disk: rows of any kind of task, tokenised, as Arrow files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +10,7 @@ from pruneonce.errors import ModelError
 from pruneonce.tasks.examples import Example
 from pruneonce.tasks.protocol import Kind
 
-# What every kind's splits have; a pair has two texts, and token types where the model reads them.
+# Of every kind's splits. Only pairs have `pair`, and `token_type_ids` if the model reads them.
 COLUMNS = {
     "text": pa.string(),
     "pair": pa.string(),
@@ -19,10 +19,10 @@ COLUMNS = {
 }
 
 
-def kept(ids: Sequence[int], *, max_tokens: int, last: int) -> list[int]:
-    """Which tokens stay when a row is cut to max_tokens: the special ones, and of a pair more of the longer text goes.
+def positions_after_cut(ids: Sequence[int], *, max_tokens: int, last: int) -> list[int]:
+    """Return the positions of the tokens that remain when a row is cut to max_tokens.
 
-    last: token that closes a text ([SEP]).
+    Special tokens remain. Of a pair the longer text is cut first. last: the token that closes a text ([SEP]).
     """
     size = len(ids)
     if size <= max_tokens:
@@ -39,27 +39,27 @@ def kept(ids: Sequence[int], *, max_tokens: int, last: int) -> list[int]:
 
 
 def encode_texts(examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
-    """Texts or pairs as token ids of at most max_tokens, and how many were cut."""
+    """Return the columns of texts or pairs with at most max_tokens token ids, and how many were cut."""
     texts = [list(column) for column in zip(*(row.texts for row in examples), strict=True)]
     whole = tokenizer(*texts, truncation=False, verbose=False)
-    stay = [kept(ids, max_tokens=max_tokens, last=tokenizer.sep_token_id) for ids in whole["input_ids"]]
+    positions = [positions_after_cut(ids, max_tokens=max_tokens, last=tokenizer.sep_token_id) for ids in whole["input_ids"]]
     columns = dict(zip(("text", "pair"), texts, strict=False))
     for name in ("input_ids", "token_type_ids") if len(texts) == 2 and "token_type_ids" in whole else ("input_ids",):
-        columns[name] = [[row[i] for i in places] for row, places in zip(whole[name], stay, strict=True)]
+        columns[name] = [[ids[i] for i in chosen] for ids, chosen in zip(whole[name], positions, strict=True)]
     return columns, sum(len(ids) > max_tokens for ids in whole["input_ids"])
 
 
 def check_offsets(tokenizer) -> None:
-    """Raises ModelError for a tokenizer that does not say which word or characters a token comes from."""
+    """Raise ModelError for a tokenizer that does not give the characters of each token."""
     if not tokenizer.is_fast:
         raise ModelError(
             f"expected a tokenizer in Rust (tokenizer.json) for tags and answers, found {type(tokenizer).__name__}, which "
-            "does not say where a token comes from. Classification and regression need none."
+            "does not give the characters of a token. Classification and regression need none."
         )
 
 
 def write_split(path: Path, rows: Sequence[Example], kind: Kind, tokenizer, *, max_tokens: int) -> int:
-    """Tokenise into an Arrow file: text, the kind's columns, input_ids. Returns how many texts were cut."""
+    """Tokenise the rows into an Arrow file: text, the kind's columns, input_ids. Return how many texts were cut."""
     out, cut = None, 0
     with pa.OSFile(str(path), "wb") as sink:
         for start in range(0, len(rows), 1000):
@@ -74,13 +74,24 @@ def write_split(path: Path, rows: Sequence[Example], kind: Kind, tokenizer, *, m
     return cut
 
 
+def cut_remark(sizes: Mapping[str, Mapping[str, int]], *, max_tokens: int, setting: str) -> str:
+    """Return a line with the share of texts that were cut, "" if none was. sizes: split -> {"rows", "cut"}."""
+    shares = [
+        f"{size['cut']} of {size['rows']} {split} rows ({100 * size['cut'] / size['rows']:.0f} %)"
+        for split, size in sizes.items()
+        if size["cut"]
+    ]
+    advice = f"longer than max_tokens={max_tokens}, and cut. If their ends matter: raise {setting}."
+    return f"{', '.join(shares)} {advice}" if shares else ""
+
+
 def read_split(path: Path) -> Dataset:
-    """The split as a memory-mapped data set."""
+    """Return the split as a memory-mapped data set."""
     return Dataset.from_file(str(path))
 
 
-def texts_of_tests(folder: Path) -> Iterator[str]:
-    """Every text of every test split of a task: of pairs both, of questions also the context."""
+def read_test_texts(folder: Path) -> Iterator[str]:
+    """Yield every text of every test split of a task: both of a pair, and the context of a question."""
     for path in sorted(folder.glob("test*.arrow")):
         split = read_split(path)
         for column in ("text", "pair"):

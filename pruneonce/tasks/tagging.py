@@ -1,4 +1,4 @@
-"""Token classification: a tag a word, told by the word's first token."""
+"""Token classification: a tag for each word, predicted at the word's first token."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,25 +18,25 @@ from transformers import AutoModelForTokenClassification
 from pruneonce.batch import IGNORED, Batch
 from pruneonce.distillation.losses import soft_loss
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
+from pruneonce.sources import cells
 from pruneonce.tasks import splits
-from pruneonce.tasks.classification import named
-from pruneonce.tasks.examples import Example, label_names
-from pruneonce.tasks.protocol import Wanted
+from pruneonce.tasks.classes import label_names
+from pruneonce.tasks.examples import Example
+from pruneonce.tasks.protocol import TaskSettings, label_config
 from pruneonce.tasks.scores import Scorer
 
-OUTSIDE = "O"  # the tag of a word that is in no entity
-CUT = -1  # place of a word that has no token: it was cut off, or the tokenizer dropped it
+OUTSIDE = "O"  # tag of a word that is in no entity
+CUT = -1  # place of a word without a token: it was cut, or the tokenizer dropped it
 
 
 def _words(cell: Any) -> list[Any]:
-    """A list of words or tags, or text with white space between them."""
-    return cell if isinstance(cell, list) else tables.text(cell).split()
+    """Return the words or tags of a list, or of a text with white space between them."""
+    return cell if isinstance(cell, list) else cells.text(cell).split()
 
 
 @dataclass(frozen=True)
 class TokenClassification:
-    """A tag a word. Metrics: token_accuracy and, of tags such as B-PER, I-PER and O, entity_f1 (whole entities)."""
+    """A tag for each word. Metrics: token_accuracy, and entity_f1 (whole entities) for tags such as B-PER, I-PER and O."""
 
     metric: str
     classes: list[str]
@@ -47,12 +47,15 @@ class TokenClassification:
     targets: ClassVar[tuple[str, ...]] = ("label", "places")
 
     @classmethod
-    def example(cls, *cells: Any) -> Example:
-        """Two lists, or two texts with white space; lists in text (`tables.listed`) are lists. No tag may be missing."""
-        text, label = cells
-        if (listed := tables.listed(label)) is not None:
-            text, label = tables.listed(text) or text, listed
-        words, tags = tuple(map(tables.text, _words(text))), tuple(map(tables.name, _words(label)))
+    def example(cls, *row: Any) -> Example:
+        """Return the example of two lists, also in text (`cells.parse_list`), or of two texts with white space.
+
+        A row with a missing tag has no label. Raises DataError if the numbers of words and tags differ.
+        """
+        text, label = row
+        if (tag_list := cells.parse_list(label)) is not None:
+            text, label = cells.parse_list(text) or text, tag_list
+        words, tags = tuple(map(cells.text, _words(text))), tuple(map(cells.class_name, _words(label)))
         if len(words) != len(tags):
             raise DataError(
                 f"expected a tag for each of {len(words)} words, found {len(tags)} (text: {' '.join(words)[:60]!r})."
@@ -60,19 +63,19 @@ class TokenClassification:
         return Example((" ".join(words),), (words, tags) if words and all(tags) else None)
 
     @classmethod
-    def shown(cls, row: Example) -> Iterable[str]:
+    def classes_of(cls, row: Example) -> Iterable[str]:
         return row.label[1]
 
     @classmethod
-    def of(cls, wanted: Wanted, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        names = label_names(chain(*map(cls.shown, train)), chain(*map(cls.shown, chain(*others))), wanted.labels)
-        if wanted.metric == "entity_f1" and not _names_entities(names):
+    def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        names = label_names(chain(*map(cls.classes_of, train)), chain(*map(cls.classes_of, chain(*others))), settings.labels)
+        if settings.metric == "entity_f1" and not _names_entities(names):
             raise DataError(f"expected tags like B-PER, I-PER and O for metric entity_f1, found {names[:8]}.")
-        return cls(wanted.metric, names)
+        return cls(settings.metric, names)
 
     @property
     def config(self) -> dict[str, Any]:
-        return named(self.classes)
+        return label_config(self.classes)
 
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
         splits.check_offsets(tokenizer)
@@ -101,12 +104,12 @@ class TokenClassification:
         return labels
 
     def hard(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross entropy, mean over words; 0 without any, as in a batch whose words were all cut off."""
+        """Cross entropy, mean over words; 0 without any, as in a batch whose words were all cut."""
         words = batch["labels"] != IGNORED
         return F.cross_entropy(logits[words].float(), batch["labels"][words], reduction="sum") / words.sum().clamp(min=1)
 
     def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """Mean over words, 0 without any: no padding, no special token, no second token of a word."""
+        """Mean over the first tokens of words, 0 without any."""
         words = batch["labels"] != IGNORED
         return soft_loss(student[words], teacher[words], temperature) if words.any() else student.sum() * 0.0
 
@@ -114,28 +117,26 @@ class TokenClassification:
         return logits.argmax(-1)[batch["labels"].numpy() != IGNORED]
 
     def predictions(self, split: Dataset, logits: Sequence[np.ndarray]) -> list[list[str]]:
-        """The tag of every word; one that was cut off is said to be in no entity."""
-        found = []
+        """Return the tag of every word; OUTSIDE for one that was cut."""
+        tags = []
         for places, row in zip(split["places"][:], logits, strict=True):
-            said = row.argmax(-1)
-            found.append([OUTSIDE if place == CUT else self.classes[said[place]] for place in places])
-        return found
+            best = row.argmax(-1)
+            tags.append([OUTSIDE if place == CUT else self.classes[best[place]] for place in places])
+        return tags
 
     def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
-        right = [[self.classes[tag] for tag in tags] for tags in split["label"][:]]
-        said = self.predictions(split, logits)
-        pairs = list(zip(right, said, strict=True))
-        found = {"token_accuracy": _share([(sum(map(str.__eq__, a, b)), len(a)) for a, b in pairs])}
+        labels = [[self.classes[tag] for tag in tags] for tags in split["label"][:]]
+        pairs = list(zip(labels, self.predictions(split, logits), strict=True))
+        scorers = {"token_accuracy": _share([(sum(map(str.__eq__, a, b)), len(a)) for a, b in pairs])}
         if _names_entities(self.classes):
             entities = [(set(get_entities(a)), set(get_entities(b))) for a, b in pairs]
-            found["entity_f1"] = _share([(2 * len(a & b), len(a) + len(b)) for a, b in entities])
-        return len(right), found
+            scorers["entity_f1"] = _share([(2 * len(a & b), len(a) + len(b)) for a, b in entities])
+        return len(labels), scorers
 
 
 def _word_at(words: Sequence[str]) -> list[int]:
-    """Of every character of the words, joined by spaces, the word it stands in; a space belongs to the word behind it."""
-    found = [i for i, word in enumerate(words) for _ in f" {word}"]
-    return found[1:]
+    """Return the word number of every character of the words joined by spaces; a space counts to the word after it."""
+    return [i for i, word in enumerate(words) for _ in f" {word}"][1:]
 
 
 def _names_entities(names: Sequence[str]) -> bool:
@@ -143,7 +144,7 @@ def _names_entities(names: Sequence[str]) -> bool:
 
 
 def _share(counts: Sequence[tuple[int, int]]) -> Scorer:
-    """Sum of the first counts over sum of the second ones, 0 where there is nothing: F1 = 2 right / (expected + found)."""
+    """Return the scorer: sum of the first counts / sum of the second, or 0. F1 = 2 correct / (expected + predicted)."""
     table = np.array(counts)
 
     def score(rows: np.ndarray) -> float:

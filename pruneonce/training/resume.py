@@ -95,9 +95,8 @@ class State:
             ) from None
         except Exception as error:  # a library may raise anything for a damaged file
             if self.engine.is_main_process:
-                self.say(
-                    plain(f"expected the state of this training in {path}, found {error}. Discarded: from step 0 again.")
-                )
+                line = f"expected the state of this training in {path}, found {error}. It is discarded: from step 0 again."
+                self.say(plain(line))
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
             return {}

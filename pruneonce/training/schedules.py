@@ -53,8 +53,8 @@ class PruningRecipe(Protocol):
 
 def of_pruning(recipe: PruningRecipe) -> Callable[[int], float]:
     """The learning rate of student pruning: step -> rate."""
-    rewound = partial(
-        rewound_decay, begin=recipe.prune_begin_steps, end=recipe.prune_end_steps, every=recipe.prune_every_steps
-    )
-    decay = {"linear": linear_decay, "rewound": rewound}[recipe.schedule]
-    return partial(decay, steps=recipe.steps, warmup=recipe.warmup_steps, peak=recipe.learning_rate)
+    shape = {"steps": recipe.steps, "warmup": recipe.warmup_steps}
+    ramp = {"begin": recipe.prune_begin_steps, "end": recipe.prune_end_steps, "every": recipe.prune_every_steps}
+    if recipe.schedule == "linear":
+        return partial(linear_decay, **shape, peak=recipe.learning_rate)
+    return partial(rewound_decay, **shape, **ramp, peak=recipe.learning_rate)

@@ -18,7 +18,7 @@ from pruneonce.distillation.losses import Distillation, inner_losses, outputs_fo
 from pruneonce.errors import DataError
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds
-from pruneonce.tasks.batches import Batches, evaluation_batches, in_order
+from pruneonce.tasks.batches import Batches, evaluation_batches, in_split_order
 from pruneonce.tasks.examples import SPLITS
 from pruneonce.tasks.protocol import Kind
 from pruneonce.tasks.splits import read_split
@@ -121,7 +121,7 @@ class Task:
     def logits(self, model: nn.Module, split: str) -> list[np.ndarray]:
         """The logits of every row of a split, in its order."""
         batches = evaluation_batches(self.splits[split], self.kind, self.tokenizer)
-        return in_order(_logits(model, self.kind, batches, self.engine))
+        return in_split_order(_logits(model, self.kind, batches, self.engine))
 
     def metric(self, logits: Sequence[np.ndarray], split: str) -> float:
         """The task's metric, by the logits of every row of a split."""

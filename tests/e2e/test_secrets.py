@@ -1,4 +1,4 @@
-"""A password in MLFLOW_TRACKING_URI is neither shown nor stored: by a stage, the flow, trace and seal, nor by Prefect."""
+"""A password in MLFLOW_TRACKING_URI is neither shown nor stored: by a stage, the flow, trace, register or Prefect."""
 
 import subprocess
 import sys
@@ -19,8 +19,6 @@ def test_a_password_is_found_nowhere(tmp_path: Path):
     folder, home = copy_project(tmp_path / "copy"), tmp_path / "prefect"
     home.mkdir()
     (folder / "params.yaml").write_text((folder / "profiles/tiny.yaml").read_text())
-    (folder / ".pruneonce/unsealed").mkdir(parents=True)
-    (folder / ".pruneonce/unsealed" / ("0" * 32)).write_text("{}")
     env = environment(folder, home) | {"MLFLOW_TRACKING_URI": f"http://me:{PASSWORD}@127.0.0.1:9/mlflow"}
     (folder / "x").write_text("x")
     (folder / "dvc.lock").write_text(
@@ -31,7 +29,7 @@ def test_a_password_is_found_nowhere(tmp_path: Path):
         ["dvc", "repro", "fetch_local@corpus"],
         [sys.executable, "-m", "flows.compress"],
         [sys.executable, "-m", "pipeline.cli", "trace", "x"],
-        [sys.executable, "-m", "pipeline.cli", "seal"],
+        [sys.executable, "-m", "pipeline.cli", "register"],
     ):
         done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
         assert "http://127.0.0.1:9/mlflow" in done.stdout + done.stderr, done.stderr[-3000:]

@@ -11,9 +11,10 @@ from typing import Any
 
 from accelerate.state import AcceleratorState
 
+from pipeline.history import Log
 from pipeline.params.document import override, parse
 from pipeline.params.reading import read_yaml
-from pipeline.stage import Log, contract
+from pipeline.stage import contract
 from tests.integration import tiny
 
 FILE = tiny.ROOT / "study/dvc.yaml"
@@ -67,7 +68,8 @@ def run(command: Command, folder: Path, document: dict[str, Any], log: Log | Non
     report = paths.pop("metrics")
     sections = {name: loaded.section(name, next(iter(items.values()), None)) for name in wants["section"]}
     AcceleratorState._reset_state(reset_partial_state=True)  # as in tiny.run
-    metrics = function(**items, **paths, **sections, log=log or Log(folder / "scratch" / command.name))
+    logs = dict.fromkeys(wants["log"], log or Log(folder / "scratch" / command.name))
+    metrics = function(**items, **paths, **sections, **logs)
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     return metrics
 

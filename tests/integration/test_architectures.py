@@ -23,7 +23,7 @@ from transformers import (
 
 from pruneonce import quantization
 from pruneonce.batch import IGNORED, inputs
-from pruneonce.deployment import export, inspect, parity
+from pruneonce.deployment import audit, export, parity, weight_names
 from pruneonce.language import corpus, masked_lm
 from pruneonce.models import checkpoint, matrices
 from pruneonce.sparsity import masks
@@ -144,7 +144,9 @@ def test_the_head_reads_the_positions_that_are_asked_for(name, built):
 
 
 def test_a_mask_is_made_ready_only_where_that_is_the_same_function(name, built):
-    assert export.takes_added_mask(built(AutoModelForSequenceClassification)) == (name not in ("deberta-v2", "modernbert"))
+    assert export.takes_additive_mask(built(AutoModelForSequenceClassification)) == (
+        name not in ("deberta-v2", "modernbert")
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,13 +167,14 @@ def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs)
     assert list(weights) == expected(name)
     path = tmp_path / "int8.onnx"
     export.to_onnx(model, path, outputs=outputs)
-    export.name_weights(path, weights)
+    weight_names.name_weights(path, weights)
     batches = [token_batch(seed, *shape) for seed, shape in enumerate([(4, 20), (1, 3), (5, 33)])]
-    trained = list(parity.logits(model, batches, outputs))
-    assert trained[0].shape == ((4, 2, 20) if len(outputs) == 2 else (4, 20, 2))
-    found = parity.parity(trained, path, batches, decide=lambda logits, _: logits.argmax(-1).ravel())
+    texts = parity.Texts(batches, outputs, lambda logits, _: logits.argmax(-1).ravel())
+    reference = parity.reference(model, texts)
+    assert reference.logits[0].shape == ((4, 2, 20) if len(outputs) == 2 else (4, 20, 2))
+    found = parity.parity(reference, path)
     parity.check_parity(found, max_difference=0.02, same_decision=0.95)
-    assert inspect.Audit(path).kernels(weights) == dict.fromkeys(expected(name), "MatMulIntegerToFloat")
+    assert audit.Audit(path).kernels(weights) == dict.fromkeys(expected(name), "MatMulIntegerToFloat")
     for layer, weight in weights.items():
         assert (weight == 0).mean() >= TARGET - 0.01, layer
 
@@ -305,5 +308,5 @@ def test_the_int8_file_at_every_length(done):
     assert checkpoint.longest(model) == ARCHITECTURES[done.name].longest
     sizes = [(4, 20), (1, 3), (5, 33), (2, ARCHITECTURES[done.name].longest)]
     batches = [token_batch(seed, rows, length) for seed, (rows, length) in enumerate(sizes)]
-    found = parity.parity(parity.logits(model, batches), path, batches)
+    found = parity.parity(parity.reference(model, parity.Texts(batches)), path)
     parity.check_parity(found, max_difference=0.02, same_decision=1.0)

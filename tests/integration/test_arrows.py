@@ -23,7 +23,7 @@ MAY = {
 # Science behind a command: what `plan` needs is imported when it is asked for.
 ALSO = {
     "pipeline/plan/costs.py": ("pruneonce.models.step_costs",),
-    "pipeline/plan/inventory.py": ("pruneonce.sources.fetch", "pruneonce.sources.tables"),
+    "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
     "pipeline/plan/page.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices"),
 }
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
@@ -43,9 +43,10 @@ ROOMS = {
 HOME = {
     "prefect": "flows/",
     "dvc": "flows/",
-    "mlflow": ("pipeline/tracking.py", "pipeline/registry.py"),
-    "onnx": ("pruneonce/", "pipeline/registry.py"),  # MLflow's registry takes a model of it
-    **dict.fromkeys(("torch", "transformers", "onnxruntime"), "pruneonce/"),
+    "mlflow": "pipeline/tracking/",
+    "onnx": ("pruneonce/", "pipeline/tracking/registry.py"),  # MLflow's registry takes a model of it
+    **dict.fromkeys(("transformers", "onnxruntime"), "pruneonce/"),
+    "torch": ("pruneonce/", "study/"),
     **dict.fromkeys(("accelerate", "datasets", "safetensors", "onnxscript", "pyarrow", "numpy"), "pruneonce/"),
     **dict.fromkeys(("seqeval", "sklearn"), "pruneonce/"),
     **dict.fromkeys(("matplotlib", "scipy"), ("pruneonce/", "study/")),
@@ -149,7 +150,7 @@ def test_a_cycle_of_late_imports_would_be_seen(tmp_path, monkeypatch):
         ("flows/compress.py", "pruneonce"),
         ("pruneonce/sparsity/masks.py", "pipeline.params"),
         ("pruneonce/sparsity/masks.py", "prefect"),
-        ("pipeline/lineage.py", "dvc.repo"),
+        ("pipeline/tracking/lock.py", "dvc.repo"),
         ("pipeline/cli.py", "pruneonce.command"),
         ("pruneonce/command.py", "pipeline.cli"),
         ("pruneonce/command.py", "importlib"),
@@ -164,12 +165,12 @@ def test_a_wrong_arrow_would_be_seen(file, name):
     ("module", "without"),
     [
         ("pipeline.stage", ("torch", "transformers", "prefect", "dvc")),
-        ("pipeline.lineage", ("torch", "prefect", "dvc", "mlflow")),
+        ("pipeline.tracking.lock", ("torch", "prefect", "dvc", "mlflow")),
         ("pipeline.params.profiles", ("torch", "prefect", "dvc", "mlflow")),
         ("pipeline.cli", ("torch", "onnx", "onnxruntime", "prefect", "dvc", "mlflow")),
         ("pruneonce", ("torch", "onnx", "onnxruntime", "numpy")),
         ("pruneonce.command", ("torch", "onnx", "onnxruntime", "numpy")),
-        ("pruneonce.deployment.runtime", ("torch", "transformers", "accelerate")),
+        ("pruneonce.deployment.runtime", ("torch", "transformers", "accelerate", "onnx", "tqdm")),
         ("stages.fetch", ("torch", "transformers", "prefect", "dvc")),
         ("stages.report", ("torch", "transformers", "prefect", "dvc")),
         ("study.table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),

@@ -16,11 +16,12 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from pipeline import stage, tracking
+from pipeline import stage
+from pipeline.history import Log
 from pipeline.params import profiles
 from pipeline.params.document import load, parse
 from pipeline.params.reading import read_yaml
-from pipeline.stage import Log
+from pipeline.tracking import open_run, runs, store
 from pruneonce.errors import ConfigError, LossNotFinite, TrackerUnreachable
 from tests.integration import tiny
 from tests.integration.conftest import Project
@@ -78,7 +79,7 @@ BAD_PARAMS = {
     "begin after end": (put("sparsify.prune_begin_steps", 25), "prune_begin_steps <= prune_end_steps"),
     "freeze after the last step": (put("sparsify.freeze_masks_steps", 40), "freeze_masks_steps < steps"),
     "falling sparsity": (put("sparsify.initial_sparsity", 0.9), "need initial_sparsity <= sparsity, found 0.9 and 0.85"),
-    "no loss": (put("sparsify.hidden_weight", 0.0), None),  # hard_weight is left: valid
+    "no loss": (put("sparsify.distillation.hidden_weight", 0.0), None),  # hard_weight is left: valid
     "endless warm-up": (put("prepare_teacher.warmup_steps", 60), "need warmup_steps < steps, found 60 and 60"),
     "uneven micro-batches": (put("sparsify.micro_batches", 3), "batch_size 8 must be a multiple of micro_batches 3"),
     "no regular expression": (put("sparsify.prunable", "("), "sparsify.prunable: not a regular expression"),
@@ -316,7 +317,7 @@ def test_asking_an_unreachable_tracker_takes_seconds(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     began = time.monotonic()
     with pytest.raises(TrackerUnreachable):
-        tracking.connect()
+        store.connect()
     assert time.monotonic() - began < 30
 
 
@@ -409,7 +410,7 @@ def test_a_stage_that_is_stopped(computed, tracking_uri, number, code, message):
     assert message in log.read_text()
     assert computed.snapshot() == before
     client = MlflowClient(tracking_uri)
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(store.EXPERIMENT)
     run = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"], max_results=1)[0]
     assert (run.info.run_name, run.info.status) == ("prepare_teacher", "KILLED")
     assert run.data.params["prepare_teacher.steps"] == "100000"
@@ -418,10 +419,10 @@ def test_a_stage_that_is_stopped(computed, tracking_uri, number, code, message):
 def test_of_two_that_make_the_experiment_at_once_both_have_it(tmp_path, monkeypatch):
     """The second one's look came before the first one's making, on a real store."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    _, made = tracking.connect()
+    _, made = store.connect()
     look, looks = MlflowClient.get_experiment_by_name, iter([lambda *_: None])
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *words: next(looks, look)(*words))
-    assert tracking.connect()[1] == made
+    assert store.connect()[1] == made
     assert next(looks, None) is None, "the early look was taken"
 
 
@@ -457,13 +458,13 @@ class Deaf:
 
 def train_an_hour(client: Deaf, monkeypatch) -> None:
     """A run of 3600 steps of one second each, by a clock of ours, on this client."""
-    monkeypatch.setattr(tracking, "connect", lambda: (client, "0"))
-    monkeypatch.setattr(tracking, "time", SimpleNamespace(monotonic=lambda: client.seconds, time=time.time))
-    with tracking.stage_run("sparsify", {"sparsify.steps": 3600}, {"data/x": "md5"}) as tracked:
+    monkeypatch.setattr(store, "connect", lambda: (client, "0"))
+    monkeypatch.setattr(open_run, "time", SimpleNamespace(monotonic=lambda: client.seconds, time=time.time))
+    with runs.stage_run("sparsify", {"sparsify.steps": 3600}, {"data/x": "md5"}) as tracked:
         for step in range(3600):
             client.seconds += 1.0
             tracked.log_step(step, {"loss": 1.0})
-        tracked.log_result({"held_out_loss": 2.0, "names": ["not a number"]}, seconds=1.0)
+        tracked.log_numbers("result", {"held_out_loss": 2.0, "names": ["not a number"], "seconds": 1.0})
 
 
 def test_a_tracker_lost_in_training_is_told_once_and_does_not_slow_it(monkeypatch, capsys):
@@ -500,7 +501,7 @@ def test_what_a_tracker_refuses_is_dropped_and_holds_nothing_up(monkeypatch, cap
 
 
 def test_what_waits_for_a_tracker_has_an_end(monkeypatch):
-    monkeypatch.setattr(tracking, "MOST", 1000)
+    monkeypatch.setattr(open_run, "MOST", 1000)
     client = Deaf(answers=3, back=5)
     train_an_hour(client, monkeypatch)
     steps = [m.step for m in client.metrics if m.key == "loss"]
@@ -515,10 +516,10 @@ def test_what_waits_for_a_tracker_has_an_end(monkeypatch):
 )
 def test_a_run_ends_as_its_stage_did(monkeypatch, error, status):
     client = Deaf(answers=100)
-    monkeypatch.setattr(tracking, "connect", lambda: (client, "0"))
+    monkeypatch.setattr(store, "connect", lambda: (client, "0"))
 
     def work() -> None:
-        with tracking.stage_run("report", {}, {}) as tracked:
+        with runs.stage_run("report", {}, {}) as tracked:
             tracked.log_step(0, {"loss": 1.0})
             if error:
                 raise error
@@ -537,10 +538,9 @@ def test_a_failing_stage_ends_its_run_as_failed(project, tracking_uri):
     checksum(project)
     failed(project.run(*project.command("fetch_local@corpus")), "ChecksumMismatch")
     client = MlflowClient(tracking_uri)
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(store.EXPERIMENT)
     run = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"], max_results=1)[0]
     assert (run.info.run_name, run.info.status) == ("fetch_local@corpus", "FAILED")
-    assert not (project.folder / ".pruneonce/unsealed").exists()
 
 
 class TestProfiles:

@@ -19,15 +19,15 @@ from dvc.repo import Repo
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
-from flows import compress, keeping, repro, trouble
-from pipeline import lineage
+from flows import compress, keeping, order, repro, trouble
+from pipeline import hashing
 from pruneonce.errors import AlreadyRunning, DataError, PipelineError, PruneOnceError
 from tests.conftest import commit, wait_for
 
 PIPELINE = """
 stages:
   grow:
-    cmd: mkdir model && cat seed > model/weights && echo >> ran && test -z "$PRUNEONCE_IN_FLOW" || touch "$PRUNEONCE_IN_FLOW"
+    cmd: mkdir model && cat seed > model/weights && echo >> ran && test -z "$PRUNEONCE_RAN" || touch "$PRUNEONCE_RAN"
     deps: [seed]
     outs: [model]
   count:
@@ -72,8 +72,8 @@ def project(made: Path, tmp_path: Path, monkeypatch) -> Path:
 
 def begin() -> list[str]:
     """What the flow asks of DVC before its first stage."""
-    stages = compress.order(compress.COMPRESS)
-    compress.pending(stages)
+    stages = order.in_order(order.COMPRESS)
+    order.pending(stages)
     return stages
 
 
@@ -217,7 +217,7 @@ def test_what_dvc_could_not_record_for_want_of_space_is_kept_by_the_advice(full)
         bring("grow")
     full.unlink()
     ran = Path("ran").read_text()
-    (command,) = re.findall(r"mend that, then dvc (.*), and run again", str(error.value))
+    (command,) = re.findall(r"Correct that, then dvc (.*), and run again", str(error.value))
     dvc(*command.split())
     assert bring("grow").result == "unchanged"
     assert Path("ran").read_text() == ran, "it was not computed again"
@@ -225,7 +225,7 @@ def test_what_dvc_could_not_record_for_want_of_space_is_kept_by_the_advice(full)
 
 def cached() -> Path:
     """The object of DVC's cache that the weights were checked out of."""
-    md5 = lineage.file_md5(MODEL)
+    md5 = hashing.file_md5(MODEL)
     return Path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pipeline.params.sections import METRICS
-from pruneonce.deployment import runtime
+from pruneonce.deployment import audit, runtime
 from pruneonce.tasks import examples, kinds, splits
 from tests.conftest import TINY
 from tests.integration import tiny
@@ -161,7 +161,7 @@ def test_the_int8_file_has_the_inputs_and_outputs_of_its_kind(done, task):
     assert [i.name for i in graph.input] == ["input_ids", "attention_mask", *types]
     assert [o.name for o in graph.output] == (["start_logits", "end_logits"] if task == "answers" else ["logits"])
     found = done.metrics[f"export@{task}"]["int8"]
-    assert set(found["kernels"]) <= set(runtime.INTEGER_KERNELS)
+    assert set(found["kernels"]) <= set(audit.INTEGER_KERNELS)
     assert sum(found["kernels"].values()) == 6
     assert done.metrics[f"evaluate@{task}"]["int8"]["sparsity"] >= 0.849
 
@@ -192,7 +192,7 @@ def test_the_report_names_each_metric(done):
 
 def test_the_texts_that_stay_out_of_the_corpus_are_those_of_every_kind(done):
     split = {task: splits.read_split(done[f"tasks/{task}/test.arrow"]) for task in BLOCKS}
-    texts = {task: list(splits.texts_of_tests(done[f"tasks/{task}"])) for task in BLOCKS}
+    texts = {task: list(splits.read_test_texts(done[f"tasks/{task}"])) for task in BLOCKS}
     for task in BLOCKS:
         columns = ["text", "pair"] if "pair" in BLOCKS[task] else ["text"]
         assert texts[task] == [text for column in columns for text in split[task][column]]

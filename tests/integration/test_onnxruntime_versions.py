@@ -46,7 +46,7 @@ def older(request, index, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     folder = tmp_path_factory.mktemp(f"onnxruntime-{request.param}")
     venv.create(folder, with_pip=False)
     python = folder / "bin/python"
-    wanted = [f"onnxruntime=={request.param}", *OLDER[request.param], "tqdm"]
+    wanted = [f"onnxruntime=={request.param}", *OLDER[request.param]]
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", *wanted]
     done = subprocess.run(install, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

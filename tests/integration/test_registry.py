@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import lineage, registry, tracking
-from pipeline.lineage import Stage
+from pipeline import stopping
+from pipeline.tracking import address, registry, runs
+from pipeline.tracking.lock import Stage
+from pruneonce.errors import TrackerUnreachable
 from tests.pages import blocks
 
 MODEL = "pruneonce-topic"
@@ -21,9 +23,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """A store of its own in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for name in (lineage.IN_FLOW, tracking.PARENT):
+    for name in (stopping.RAN, stopping.PARENT):
         monkeypatch.delenv(name, raising=False)
-    return MlflowClient(tracking.uri())
+    return MlflowClient(address.uri())
 
 
 def locked(content: bytes) -> dict[str, Stage]:
@@ -37,11 +39,11 @@ def locked(content: bytes) -> dict[str, Stage]:
 
 
 def run(stages: dict[str, Stage], score: float = 0.5) -> None:
-    """Sealed runs of both stages."""
+    """Runs of both stages."""
     for name, result in (("export@topic", {}), ("evaluate@topic", {"int8": {"score": score, "file_bytes": 59181977}})):
-        with tracking.stage_run(name, {}, stages[name].deps) as tracked:
-            tracked.log_result(result, seconds=1.0)
-        assert tracking.seal(tracked.run_id, stages[name].outs, stages) == name
+        with runs.stage_run(name, {}, stages[name].deps) as tracked:
+            tracked.log_numbers("result", result)
+            tracked.log_outs(stages[name].outs)
 
 
 def current(client: MlflowClient):
@@ -57,14 +59,14 @@ def test_the_shipped_file_is_registered_with_its_run_and_its_numbers(store, int8
     assert line == f"models:/{MODEL}@current is version 1, md5 {md5}"
     version = current(store)
     assert version.tags == {"md5": md5, "path": FILE, "score": "0.9375", "file_bytes": "59181977"}
-    assert [version.run_id] == tracking.runs_of(stages["export@topic"])
-    kept = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@current", tracking_uri=tracking.uri()))
+    assert [version.run_id] == runs.runs_of(stages["export@topic"])
+    kept = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@current", tracking_uri=address.uri()))
     assert (kept / "model.onnx").read_bytes() == content
 
     (program,) = [block for block in blocks("python", "docs/deployment.md") if "mlflow.pyfunc" in block]
     words = np.ones((2, 5), np.int64)
     names = {"ids": words, "mask": words}
-    exec(program.replace("sqlite:///mlflow.db", tracking.uri()).replace("pruneonce-r8", MODEL), names)
+    exec(program.replace("sqlite:///mlflow.db", address.uri()).replace("pruneonce-r8", MODEL), names)
     assert names["logits"].shape[0] == 2
 
 
@@ -105,9 +107,9 @@ def test_a_file_whose_run_is_in_another_store_is_passed_over(store, int8_onnx):
     assert store.search_model_versions(f"name='{MODEL}'") == []
 
 
-def test_a_registry_that_fails_is_said_and_costs_nothing(store, int8_onnx, monkeypatch, capsys):
+def test_a_registry_that_fails_is_one_error(store, int8_onnx, monkeypatch):
     stages = locked(int8_onnx.path.read_bytes())
     run(stages)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert registry.register(stages) == []
-    assert "The models were not registered (TrackerUnreachable" in capsys.readouterr().err
+    with pytest.raises(TrackerUnreachable, match="expected an MLflow tracking store at http://127"):
+        registry.register(stages)

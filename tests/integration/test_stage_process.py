@@ -14,7 +14,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import integrity, lineage, processes
+from pipeline import hashing, integrity, processes
 from pruneonce.errors import AlreadyRunning, ConfigError, DataError, PipelineError
 from tests.conftest import ROOT, commit, wait_for
 from tests.integration import tiny
@@ -23,7 +23,8 @@ GROW = """
 import time
 from pathlib import Path
 from pipeline.params.sections import Common
-from pipeline.stage import Dep, Log, Metrics, Out, main
+from pipeline.history import Log
+from pipeline.stage import Dep, Metrics, Out, main
 
 def run(seed: Dep, model: Out, *, common: Common, log: Log) -> Metrics:
     model.mkdir(parents=True)
@@ -41,7 +42,8 @@ if __name__ == "__main__":
 """
 COUNT = """
 from pipeline.params.sections import Common
-from pipeline.stage import Dep, Log, Metrics, Out, main
+from pipeline.history import Log
+from pipeline.stage import Dep, Metrics, Out, main
 
 def run(models: Dep, table: Out, *, common: Common, log: Log) -> Metrics:
     table.write_text(str(sum(sum(path.read_bytes()) for path in models.glob("*/weights"))))
@@ -103,7 +105,7 @@ def words(folder: Path, tracking_uri: str, *command: str, expect: int = 0) -> st
 
 def cached(path: Path) -> Path:
     """The object of DVC's cache that the file was checked out of."""
-    md5 = lineage.file_md5(path)
+    md5 = hashing.file_md5(path)
     return Path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
 
 
@@ -154,7 +156,7 @@ def test_a_remote_that_has_the_right_bytes_gives_them_back(project, tracking_uri
     damage(WEIGHTS)
     Path("grow.py").write_text(GROW.replace("* 500", "* 400"))  # what it would compute now is no concern
     with pytest.raises(DataError) as error:
-        integrity.check(integrity.hashes(Path("data/models")), [Path("data/models")])
+        integrity.check(hashing.hashes(Path("data/models")), [Path("data/models")])
     assert "--pull takes it from a remote" in str(error.value)
     Path("grow.py").write_text(GROW)
     command = advice(str(error.value)).replace("repro", "repro --pull")
@@ -174,7 +176,7 @@ def test_what_was_edited_by_hand_can_be_had_back_or_kept(project, tracking_uri):
     assert not (WEIGHTS.parent / "more").exists()
     WEIGHTS.write_bytes(b"edited")
     words(project, tracking_uri, "bash", "-euc", keep)
-    integrity.check(integrity.hashes(*known), known)
+    integrity.check(hashing.hashes(*known), known)
     assert WEIGHTS.read_bytes() == b"edited"
 
 
@@ -185,7 +187,7 @@ def test_of_many_corrupt_files_all_are_removed(project, tracking_uri, monkeypatc
         damage(cached(path))
         damage(path)
     with pytest.raises(DataError, match=r"data/models/one \(config and 1 more\) of grow; DVC's cache has") as error:
-        integrity.check(integrity.hashes(WEIGHTS.parent), [WEIGHTS.parent])
+        integrity.check(hashing.hashes(WEIGHTS.parent), [WEIGHTS.parent])
     words(project, tracking_uri, "bash", "-euc", advice(str(error.value)))
     assert {path.name: path.read_bytes() for path in WEIGHTS.parent.iterdir()} == right
 
@@ -196,15 +198,15 @@ def test_what_dvc_leaves_out_of_a_folder_is_no_difference(project):
     for name in (".git/HEAD", "note.tmp"):
         (known / name).touch()
     Path(".dvcignore").write_text("*.tmp\n")
-    integrity.check(integrity.hashes(known), [known])
+    integrity.check(hashing.hashes(known), [known])
     (known / "note").touch()
     with pytest.raises(DataError, match=r"\(note\)"):
-        integrity.check(integrity.hashes(known), [known])
+        integrity.check(hashing.hashes(known), [known])
 
 
 def test_what_no_stage_of_now_wrote_is_compared_with_nothing(project, capfd):
     damage(WEIGHTS)
-    known, one = integrity.hashes(Path("data/models")), [Path("data/models")]
+    known, one = hashing.hashes(Path("data/models")), [Path("data/models")]
     for path, text in (("dvc.yaml", "stages: {}\n"), ("dvc.lock", None)):
         before = Path(path).read_text()
         Path(path).write_text(text) if text else Path(path).unlink()
@@ -223,7 +225,7 @@ def test_what_no_stage_of_now_wrote_is_compared_with_nothing(project, capfd):
         with pytest.raises(ConfigError, match=said):
             integrity.check(known, one)
         Path(path).unlink() if kept is None else Path(path).write_text(kept)
-    integrity.check(integrity.hashes(Path("seed.txt")), [Path("seed.txt")])
+    integrity.check(hashing.hashes(Path("seed.txt")), [Path("seed.txt")])
     with pytest.raises(DataError):
         integrity.check(known, one)
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.params.document import parse
 from pruneonce import quantization
-from pruneonce.deployment import inspect, runtime
+from pruneonce.deployment import audit, inspect, runtime
 from pruneonce.errors import ExportError, ModelError, PatternBroken
 from pruneonce.sources import tables
 from pruneonce.sparsity import gradual, masks, movement, second_order
@@ -228,12 +228,12 @@ class TestFiles:
         found = first.metrics[f"export@{TASK}"]
         assert list(found) == ["dense", "sparse", "int8"]
         assert sum(found["int8"]["kernels"].values()) == 12
-        assert set(found["int8"]["kernels"]) <= set(runtime.INTEGER_KERNELS)
+        assert set(found["int8"]["kernels"]) <= set(audit.INTEGER_KERNELS)
         for variant in found:
-            graph = onnx.load_from_string(runtime.optimised(first[f"export/{TASK}/{variant}.onnx"])).graph
-            integer = [node.op_type for node in graph.node if node.op_type in runtime.INTEGER_KERNELS]
+            graph = audit.optimised(first[f"export/{TASK}/{variant}.onnx"]).graph
+            integer = [node.op_type for node in graph.node if node.op_type in audit.INTEGER_KERNELS]
             assert len(integer) == (12 if variant == "int8" else 0)
-            assert variant == "int8" or not set(found[variant]["kernels"]) & set(runtime.INTEGER_KERNELS)
+            assert variant == "int8" or not set(found[variant]["kernels"]) & set(audit.INTEGER_KERNELS)
 
     def test_the_tables_of_the_int8_file_are_int8(self, first, tmp_path):
         def tables(folder: Path) -> dict[str, int]:
@@ -364,10 +364,10 @@ class TestBrokenPromises:
 
     def test_a_file_that_multiplies_floats(self, first):
         path = first[f"export/{TASK}/sparse.onnx"]
-        kernels = inspect.Audit(path).kernels(stored_in(path))
+        kernels = audit.Audit(path).kernels(stored_in(path))
         assert len(kernels) == 12
         with pytest.raises(ExportError, match="expected an integer kernel for every quantized linear"):
-            inspect.check_integer(kernels)
+            audit.check_integer(kernels)
 
     def test_a_file_that_is_not_the_model(self, first, tmp_path, monkeypatch):
         measured = runtime.logits

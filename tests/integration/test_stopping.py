@@ -14,7 +14,7 @@ from tests.conftest import ROOT, wait_for
 
 DROPPED = """
 import os, signal, sys, time
-from pipeline import stage
+from pipeline import stopping
 
 arrived = []
 
@@ -28,7 +28,7 @@ class Finalized:
             raise  # ... into nowhere: Python prints "Exception ignored in" and goes on
 
 try:
-    with stage.stoppable():
+    with stopping.stoppable():
         Finalized()
         assert len(arrived) == 1
         time.sleep(30)
@@ -39,11 +39,11 @@ except BaseException as error:
 
 CLOSING = """
 import os, signal, threading
-from pipeline import stage
+from pipeline import stopping
 
-stage.CLOSING_SECONDS = 1.0
+stopping.CLOSING_SECONDS = 1.0
 try:
-    with stage.stoppable():
+    with stopping.stoppable():
         signal.raise_signal(signal.SIGINT)
 finally:
     signal.raise_signal(signal.SIGINT)
@@ -60,11 +60,12 @@ DEAF = "trap '' INT TERM; touch runs; while :; do sleep 0.1; done"
 REPRO = """
 import json
 import os
+from dvc.repo import Repo
 from flows import repro
 
 repro.STOP_SECONDS = 0.5
 try:
-    repro._reproduce("deaf")
+    repro._reproduce(Repo(), "deaf")
 except KeyboardInterrupt:
     print("left")
 """
@@ -96,11 +97,11 @@ def test_closing_is_not_disturbed_and_does_not_last():
 
 
 def test_signals_are_those_of_before_where_nothing_was_stopped():
-    from pipeline import stage
+    from pipeline import stopping
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
-    with stage.stoppable():
+    with stopping.stoppable():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert [signal.getsignal(number) for number in numbers] == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -9,20 +9,22 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from pipeline import lineage, stage, tracking
-from pipeline.stage import Log
+from pipeline import stage
+from pipeline.history import Log
+from pipeline.tracking import lock, store
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
-from study import comparison, table, trials
+from study import table, trials
 from tests.conftest import PRUNABLE
 from tests.integration import study, tiny
 
-CELLS = ["dense", "one_shot-0.9", "gradual-0.9", "once_hard-0.9", "once-0.9"]
+CELLS = ["dense-0", "one_shot-0.9", "gradual-0.9", "once_hard-0.9", "once-0.9"]
 STOPPED = "study_once@topic-once-0.9"
 STUDY = study.document()["study"]
 STEPS = STUDY["steps"]["topic"]
@@ -55,7 +57,7 @@ def cells(done) -> dict[str, dict[str, Any]]:
 
 def test_every_command_of_the_study_ran(done):
     names = [*(f"study_late@topic-{c}" for c in CELLS[1:3]), *(f"study_once@topic-{c}" for c in CELLS[3:])]
-    assert list(done[1]) == ["study_sparsify@0.9", "study_dense@topic", *names, "study_table"]
+    assert list(done[1]) == ["study_sparsify@0.9", "study_dense@topic-dense-0", *names, "study_table"]
 
 
 def test_every_variant_took_the_same_steps_and_the_rate_is_the_best_on_validation(cells):
@@ -73,7 +75,7 @@ def test_every_variant_took_the_same_steps_and_the_rate_is_the_best_on_validatio
 @pytest.mark.parametrize("name", CELLS)
 def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done, cells, name):
     variant, _, sparsity = name.partition("-")
-    (scratch,) = (done[0] / "scratch").glob(f"study_*@topic-{name}" if sparsity else "study_dense@topic")
+    (scratch,) = (done[0] / "scratch").glob(f"study_*@topic-{name}")
     folders = [path for path in scratch.iterdir() if path.is_dir()]
     assert len(folders) == MODELS
     for folder in folders:
@@ -81,11 +83,11 @@ def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done
             checkpoint.load_task_model(AutoModelForSequenceClassification, folder, attention="eager"), PRUNABLE
         )
         for layer, zero in pattern.items():
-            assert int(zero.sum()) == masks.pruned_count(float(sparsity or 0), zero.numel()), layer
+            assert int(zero.sum()) == masks.pruned_count(float(sparsity), zero.numel()), layer
         if variant.startswith("once"):
             begun = checkpoint.load_masked_lm(done[0] / "study/data/sparsify/0.9/model", attention="eager")
             masks.check_pattern(masks.zeros(begun, PRUNABLE), pattern)
-    assert cells[name]["sparsity"] == pytest.approx(float(sparsity or 0), abs=1e-3)
+    assert cells[name]["sparsity"] == pytest.approx(float(sparsity), abs=1e-3)
 
 
 def test_sparsity_rises_while_the_task_is_learned(done):
@@ -109,7 +111,7 @@ def test_the_table_says_what_the_cells_measured(done, cells):
     assert rows["once-int8"]["scores"]["topic"] == list(cells["once-0.9"]["int8"]["test"].values())
     assert rows["once-int8"]["times_smaller"] == pytest.approx(17.8, abs=0.1)
     assert rows["once"]["once_steps"] - rows["gradual"]["once_steps"] == study.document()["sparsify"]["steps"]
-    assert metrics["study_table"]["topic"]["dense-0"] == comparison.mean(list(cells["dense"]["test"].values()))
+    assert metrics["study_table"]["topic"]["dense-0"] == fmean(cells["dense-0"]["test"].values())
     page = (folder / "study/table.md").read_text()
     assert page.count("\n| ") == 1 + len(rows)
     assert "The ordering as a whole" in page
@@ -221,24 +223,23 @@ def test_under_dvc_a_stage_has_the_name_it_has_there_and_set_changes_one_value(d
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert Path("study/table.md").read_text().startswith("# Otherwise\n")
-    (run_id,) = (path.name for path in Path(".pruneonce/unsealed").iterdir())
-    run = tracking.connect()[0].get_run(run_id)
-    assert run.data.tags["pruneonce.stage"] == "study_named@so"
+    client, experiment = store.connect()
+    (run,) = client.search_runs([experiment], "tags.`pruneonce.stage` = 'study_named@so'")
     assert run.data.tags["mlflow.source.name"] == "study/table.py"
     assert run.data.params["study.title"] == "Otherwise"
 
 
 ORDER = """
 import json
-from flows import compress
-print(json.dumps([compress.order(compress.COMPRESS), compress.order(compress.STUDY)]))
+from flows import order
+print(json.dumps([order.in_order(order.COMPRESS), order.in_order(order.STUDY)]))
 """
 VARIANTS = """
 import json
-from flows import compress
+from flows import order
 from pipeline.params.document import load
 from pipeline.params.reading import read_yaml
-wired = compress.variants(read_yaml(compress.STUDY.folder / "dvc.yaml"))
+wired = order.variants(read_yaml(order.STUDY.folder / "dvc.yaml"))
 load().check_study(wired)
 print(json.dumps(sorted(wired)))
 """
@@ -262,7 +263,10 @@ def test_the_pipeline_passes_the_study_by_and_the_study_brings_what_it_stands_on
     assert {name.partition("@")[0] for name in below} == {
         *("fetch_local", "prepare_task", "prepare_corpus", "prepare_teacher", "teach_task"),
     }
-    for first, then in (("teach_task@topic", "study_dense@topic"), ("study_sparsify@0.9", "study_once@topic-once-0.9")):
+    for first, then in (
+        ("teach_task@topic", "study_dense@topic-dense-0"),
+        ("study_sparsify@0.9", "study_once@topic-once-0.9"),
+    ):
         position = [next(i for i, name in enumerate(whole) if name.endswith(end)) for end in (first, then)]
         assert position == sorted(position)
 
@@ -272,9 +276,9 @@ def test_both_lock_files_are_read(tmp_path):
     for path, name in (("dvc.lock", "report"), ("study/dvc.lock", "study_table")):
         entry = {"cmd": "python", "outs": [{"path": f"{name}.md", "md5": "0"}]}
         (tmp_path / path).write_text(json.dumps({"schema": "2.0", "stages": {name: entry}}))
-    found = lineage.locked(tmp_path)
+    found = lock.locked(tmp_path)
     assert list(found) == ["report", "study_table"]
-    assert [stage.name for stage in lineage.producers("study/study_table.md", found)] == ["study_table"]
+    assert [stage.name for stage in lock.producers("study/study_table.md", found)] == ["study_table"]
 
 
 def test_what_dvc_does_with_the_pipeline_passes_the_study_by(project):

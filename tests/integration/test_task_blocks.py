@@ -14,7 +14,7 @@ from pipeline.params.reading import read_yaml
 from pruneonce.errors import ConfigError, DataError
 from pruneonce.sources import fetch, tables
 from pruneonce.tasks import kinds
-from pruneonce.tasks.splits import read_split, texts_of_tests
+from pruneonce.tasks.splits import read_split, read_test_texts
 from tests.integration import tiny
 
 BLOCKS = {path.stem: read_yaml(path) for path in sorted((tiny.ROOT / "profiles/tasks").glob("*.yaml"))}
@@ -96,9 +96,8 @@ def prepared(tmp_path, monkeypatch):
         asked["fetch"][name]["splits"] |= splits
         source = parse(asked, name).section("fetch", name)
         repository = hub(tmp_path / "hub", name, source.config)
-        fetch.fetch_hub(
-            repository, source.kind, source.revision, source.config, source.splits, tmp_path / f"data/raw/{name}"
-        )
+        raw = tmp_path / f"data/raw/{name}"
+        fetch.fetch_data_set(repository, source.revision, raw, config=source.config, splits=source.splits)
         model = Path(shutil.copytree(tiny.ROOT / "tests/tiny/model", tmp_path / "data/raw/tiny-bert"))
         facts = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(
@@ -153,7 +152,7 @@ def test_glue(prepared, name):
 def test_mnli_has_two_tests(prepared):
     folder, found = prepared("mnli")
     assert (found["test"]["rows"], found["test-mismatched"]["rows"]) == (8, 6)
-    texts = list(texts_of_tests(folder))
+    texts = list(read_test_texts(folder))
     assert len(texts) == 2 * (8 + 6)
     assert "validation_mismatched premise number 0" in texts
 
@@ -211,4 +210,4 @@ def test_a_block_that_cannot_be(change, message):
 def test_a_second_text_that_is_not_there(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,x\n")
     with pytest.raises(DataError, match=r"expected column 'other' in .*found columns \['text', 'label'\]"):
-        list(tables.read_cells(tmp_path / "train.csv", ["text", "other", "label"]))
+        list(tables.read(tmp_path / "train.csv", ["text", "other", "label"]))

@@ -7,8 +7,8 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 
+from pipeline.history import Log
 from pipeline.params.document import parse
-from pipeline.stage import Log
 from pruneonce.errors import DataError, ModelError
 from pruneonce.language import corpus, masked_lm
 from pruneonce.models import checkpoint
@@ -17,7 +17,7 @@ from pruneonce.tasks.examples import Example
 from pruneonce.tasks.splits import write_split
 from pruneonce.training.task import Task, check_scorable
 from stages import prepare_teacher, sparsify
-from tests.conftest import TINY, Asked, random_masked_lm
+from tests.conftest import TINY, Settings, random_masked_lm
 from tests.integration import tiny
 
 
@@ -115,7 +115,7 @@ def splits(tmp_path, tokenizer):
     """A task with metric mcc whose validation rows are of one class."""
     labels = {"train": ["a", "b"] * 4, "validation": ["a"] * 3, "test": ["a", "b"]}
     rows = {name: [Example((f"the people {i}",), label) for i, label in enumerate(found)] for name, found in labels.items()}
-    kind = classification.Classification.of(Asked("mcc"), *rows.values())
+    kind = classification.Classification.from_rows(Settings("mcc"), *rows.values())
     folder = tmp_path / "splits"
     folder.mkdir()
     kinds.save(kind, folder)

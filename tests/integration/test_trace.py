@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, lineage, tracking
+from pipeline import hashing
+from pipeline.tracking import lock, runs, trace
 from pruneonce.errors import DataError
 
 
@@ -26,19 +27,19 @@ def entry(deps: dict[str, str], outs: dict[str, str]) -> dict[str, object]:
 def traced(tmp_path, monkeypatch):
     """The stages that a trace of `model` names, in a project of these lock entries, whose profile has source b."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tracking, "runs_of", lambda stage: ["r"])
+    monkeypatch.setattr(runs, "runs_of", lambda stage: ["r"])
     Path("model").write_text("model")
     Path("params.yaml").write_text("fetch: {b: {}}\nfetch_local: {}\n")
     blocks = {name: {"foreach": f"${{{name}}}", "do": {"cmd": "x"}} for name in ("fetch", "fetch_local")}
     Path("dvc.yaml").write_text(json.dumps({"stages": {**blocks, "corpus": {"cmd": "x"}, "sparsify": {"cmd": "x"}}}))
 
-    def trace(stages: dict[str, dict[str, object]]) -> tuple[list[str], list[str]]:
+    def traced_by(stages: dict[str, dict[str, object]]) -> tuple[list[str], list[str]]:
         Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
-        lines = list(cli.trace(Path("model")))
+        lines = list(trace.lines(Path("model")))
         named = [line.split("└─ ")[1] for line in lines if "└─" in line]
         return named, [line.strip() for line in lines if "does not have any more" in line]
 
-    return trace
+    return traced_by
 
 
 STAGES = {
@@ -50,7 +51,7 @@ STAGES = {
 
 
 def test_a_source_of_a_former_profile_has_no_part_in_a_folder_that_many_write(traced):
-    assert lineage.locked() == {}
+    assert lock.locked() == {}
     named, gone = traced(STAGES)
     assert named == ["sparsify", "corpus", "fetch@b", "fetch@b  (above)"]
     assert gone == []
@@ -82,15 +83,15 @@ def test_a_file_in_an_out_is_known_by_its_name_where_dvc_links_it(traced, tmp_pa
     Path("cache/1").write_text("one")
     Path("folder").mkdir()
     Path("folder/one").symlink_to(tmp_path / "cache/1")
-    traced({"sparsify": entry({}, {"model": md5("model"), "folder": lineage.file_md5(Path("folder"))})})
+    traced({"sparsify": entry({}, {"model": md5("model"), "folder": hashing.file_md5(Path("folder"))})})
     for name in ("folder/one", "folder/../folder/one", str(tmp_path / "folder/one")):
-        assert next(cli.trace(Path(name))) == f"{name}  md5 {md5('one')}"
+        assert next(trace.lines(Path(name))) == f"{name}  md5 {md5('one')}"
     Path("by-another-name").symlink_to(tmp_path / "folder")
-    assert next(cli.trace(Path("by-another-name/one"))).endswith(md5("one"))
+    assert next(trace.lines(Path("by-another-name/one"))).endswith(md5("one"))
 
 
 def test_a_loop_of_links_is_one_line(traced):
     traced(STAGES)
     Path("loop").symlink_to("loop")
     with pytest.raises(DataError, match="expected a file at loop, found none"):
-        list(cli.trace(Path("loop")))
+        list(trace.lines(Path("loop")))

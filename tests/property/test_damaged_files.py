@@ -108,4 +108,4 @@ def test_classes_that_do_not_fit_their_column(tmp_path, cells):
     table = pa.table({"label": cells}).replace_schema_metadata({b"huggingface": said.encode()})
     pq.write_table(table, tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"expected the number of a class of \['no', 'yes'\].* in .*train\.parquet"):
-        list(tables.read_cells(tmp_path / "train.parquet", ["label"]))
+        list(tables.read_as(tmp_path / "train.parquet", ["label"], str))

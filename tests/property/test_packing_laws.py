@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import helper, numpy_helper
 
+from benchmarks.size import entropy_bytes
 from pruneonce.deployment import packing, unpacking
-from pruneonce.tasks import scores
 
 TYPES = ("int8", "uint8", "int16", "float16", "float32", "int32", "int64", "float64", "bool")
 
@@ -56,7 +56,7 @@ def test_a_large_sparse_matrix_lies_within_4_percent_of_its_entropy(zeros, seed)
     weight = generator.standard_normal((384, 768))
     weight[np.abs(weight) < np.quantile(np.abs(weight), zeros)] = 0
     integers = np.rint(weight * 127 / np.abs(weight).max()).astype(np.int8)
-    size, bound = len(packing.encode(integers.tobytes(), 1)), scores.entropy_bytes(integers)
+    size, bound = len(packing.encode(integers.tobytes(), 1)), entropy_bytes(integers)
     assert 0.99 * bound <= size <= 1.04 * bound + 200
 
 
@@ -64,5 +64,5 @@ def test_a_large_sparse_matrix_lies_within_4_percent_of_its_entropy(zeros, seed)
 def test_the_entropy_is_that_of_the_mask_and_of_the_values(values):
     """The law behind the format: to tell the zeros and then the rest takes no more than to tell all at once."""
     kept = values[values != 0]
-    apart = scores.entropy_bytes(values != 0) + (scores.entropy_bytes(kept) if kept.size else 0)
-    assert scores.entropy_bytes(values) == pytest.approx(apart)
+    apart = entropy_bytes(values != 0) + (entropy_bytes(kept) if kept.size else 0)
+    assert entropy_bytes(values) == pytest.approx(apart)

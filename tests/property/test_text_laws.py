@@ -83,7 +83,7 @@ rows = st.lists(st.tuples(words.map(" ".join), st.sampled_from(["", "a", "b", "c
 @given(rows, rows, st.floats(0.05, 0.9), st.integers(0, 100))
 def test_splits_share_no_text_and_lose_no_row_uncounted(train, test, ratio, seed):
     train, test = ([Classification.example(*row) for row in rows] for rows in (train, test))
-    kept_test, dropped_test = examples.clean(test, keep_duplicates=True)
+    kept_test, dropped_test = examples.drop_empty(test)
     kept, dropped = examples.clean(train, exclude=kept_test)
     rest, carved = examples.carve(kept, ratio, seed=seed)
     splits = [{text_key(row.texts[0]) for row in part} for part in (rest, carved, kept_test)]

@@ -12,11 +12,11 @@ import torch
 from pruneonce.errors import DataError
 from pruneonce.tasks import answering, batches, examples, splits
 from pruneonce.tasks.answering import QuestionAnswering
-from tests.conftest import Asked
+from tests.conftest import Settings
 
 KIND = QuestionAnswering("f1", stride_tokens=4, max_answer_tokens=3, n_best=20, null_threshold=None)
 CONTEXT = "the storm missed the valley. snow covered the old harbour, and fog left the coast before noon on monday"
-ASKED = Asked(metric="f1", max_tokens=18, stride_tokens=4)
+SETTINGS = Settings(metric="f1", max_tokens=18, stride_tokens=4)
 
 
 def row(question, context, *answers):
@@ -69,13 +69,13 @@ class TestRows:
     def test_no_answer_must_be_allowed(self):
         rows = [row("q", "a b", "a"), row("unanswered", "a b")]
         with pytest.raises(DataError, match=r"found none to 'unanswered'.*null_threshold"):
-            QuestionAnswering.of(ASKED, rows, [])
-        asked = Asked(metric="f1", max_tokens=18, stride_tokens=4, null_threshold=0.0)
-        assert QuestionAnswering.of(asked, rows, []).null_threshold == 0
+            QuestionAnswering.from_rows(SETTINGS, rows, [])
+        asked = Settings(metric="f1", max_tokens=18, stride_tokens=4, null_threshold=0.0)
+        assert QuestionAnswering.from_rows(asked, rows, []).null_threshold == 0
 
     def test_a_window_must_go_on(self):
         with pytest.raises(DataError, match="stride_tokens below half of max_tokens 18, found 5"):
-            QuestionAnswering.of(Asked(metric="f1", max_tokens=18, stride_tokens=5), [row("q", "a", "a")], [])
+            QuestionAnswering.from_rows(Settings(metric="f1", max_tokens=18, stride_tokens=5), [row("q", "a", "a")], [])
 
     def test_carving_takes_whole_contexts(self):
         rows = [row(f"question {i}", f"context {i % 7} a", "a") for i in range(70)]

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
-from pruneonce.tasks import examples
+from pruneonce.sources import cells, tables
+from pruneonce.tasks import classes, examples
 from pruneonce.tasks.answering import QuestionAnswering
 from pruneonce.tasks.classification import Classification, MultiLabel, Regression
 from pruneonce.tasks.tagging import TokenClassification
@@ -41,8 +41,8 @@ NO_TEXT = [["x", "y"], [], {"a": 1}, {}, ("x",), {"x"}, np.array(["x"]), b"caf\x
 
 @pytest.mark.parametrize(("cell", "text", "name"), TEXTS, ids=lambda value: repr(value)[:30])
 def test_a_text_and_a_class(cell, text, name):
-    assert tables.text(cell) == text
-    assert tables.name(cell) == name
+    assert cells.text(cell) == text
+    assert cells.class_name(cell) == name
     found = Classification.example(cell, cell)
     assert (found.texts, found.label, found.stratum) == ((text,), name or None, name)
     assert Classification.example("a", cell, "x").texts == ("a", text)
@@ -57,7 +57,7 @@ def test_a_text_and_a_class(cell, text, name):
 def test_what_is_no_text_is_an_error_in_every_role(cell):
     answers = {"text": ["b"], "answer_start": [2]}
     for make in (
-        lambda: tables.text(cell),
+        lambda: cells.text(cell),
         lambda: Classification.example(cell, "x"),
         lambda: Classification.example("a", cell, "x"),
         lambda: Classification.example("a", cell),
@@ -84,7 +84,7 @@ def test_an_infinite_number_is_no_class():
     for make in (Classification.example, MultiLabel.example):
         with pytest.raises(DataError, match="expected a class, found the number inf"):
             make("a", INF)
-    assert tables.text(INF) == "inf"
+    assert cells.text(INF) == "inf"
 
 
 @pytest.mark.parametrize(
@@ -243,18 +243,18 @@ class TestNames:
     @pytest.mark.parametrize("name", ["nan", "NaN", "<NA>", "NaT", "#N/A"])
     def test_a_program_s_word_for_missing_is_no_class_by_accident(self, name):
         with pytest.raises(DataError, match=rf"expected classes, found '{name}' in 2 rows, .*`labels`"):
-            examples.label_names(["a", name, "b", name], [], None)
-        assert examples.label_names(["a", name], [], ["a", name]) == ["a", name], "who names it means it"
+            classes.label_names(["a", name, "b", name], [], None)
+        assert classes.label_names(["a", name], [], ["a", name]) == ["a", name], "who names it means it"
 
     @pytest.mark.parametrize("name", ["None", "none", "NA", "null", "N/A"])
     def test_what_may_be_meant_is_said(self, name):
-        assert examples.label_names(["a", name], [], None) == sorted(["a", name])
-        assert examples.doubtful(["a", name]) == [name]
+        assert classes.label_names(["a", name], [], None) == sorted(["a", name])
+        assert classes.maybe_missing(["a", name]) == [name]
 
     def test_two_spellings_of_a_number_are_not_two_classes(self):
         with pytest.raises(DataError, match=r"expected one name for a class, found '3' and '3\.0'"):
-            examples.label_names(["3", "3.0", "4"], [], None)
-        assert examples.label_names(["3.0", "4.0", "1.10", "1.1"], [], None) == ["1.1", "1.10", "3.0", "4.0"]
+            classes.label_names(["3", "3.0", "4"], [], None)
+        assert classes.label_names(["3.0", "4.0", "1.10", "1.1"], [], None) == ["1.1", "1.10", "3.0", "4.0"]
 
     def test_the_classes_that_a_split_lacks(self):
         kinds = {
@@ -264,9 +264,9 @@ class TestNames:
         }
         for kind, rows in kinds.items():
             made = [kind.example(*row) for row in rows]
-            assert examples.lacking(map(kind.shown, made), "xyz") == ["z"]
-            assert examples.lacking(map(kind.shown, made[1:2]), "xyz")[-1] == "z"
-            assert examples.lacking([], "xy") == ["x", "y"]
+            assert classes.absent(map(kind.classes_of, made), "xyz") == ["z"]
+            assert classes.absent(map(kind.classes_of, made[1:2]), "xyz")[-1] == "z"
+            assert classes.absent([], "xy") == ["x", "y"]
 
 
 def test_the_table_of_types_is_whole():
@@ -274,6 +274,6 @@ def test_the_table_of_types_is_whole():
     buffer = io.BytesIO()
     pq.write_table(pa.table({"t": pa.array([datetime.timedelta(1)]), "u": pa.array([datetime.time(1)])}), buffer)
     (row,) = pq.read_table(buffer).to_pylist()
-    assert [tables.text(cell) for cell in row.values()] == ["1 day, 0:00:00", "01:00:00"]
+    assert [cells.text(cell) for cell in row.values()] == ["1 day, 0:00:00", "01:00:00"]
     given = {type(cell) for cell, *_ in TEXTS} | {type(cell) for cell in NO_TEXT}
     assert {str, bytes, bool, int, float, Decimal, datetime.date, datetime.datetime, type(None), list, dict} <= given

@@ -20,7 +20,7 @@ from pruneonce import engine
 from pruneonce.errors import ConfigError, ModelError
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
-from pruneonce.tasks.classification import named
+from pruneonce.tasks.protocol import label_config
 from tests.conftest import TINY, random_classifier
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -106,7 +106,7 @@ def test_a_corpus_of_pairs_asks_for_a_next_sentence_head(folder, tokenizer, tmp_
     checkpoint.save(loaded, tokenizer, tmp_path / "both")
     assert same(loaded, checkpoint.load_masked_lm(tmp_path / "both", attention="eager", columns=PAIRS))
     assert same(masked_lm, checkpoint.load_masked_lm(tmp_path / "both", attention="eager"))
-    task = checkpoint.load_task_model(AUTO, tmp_path / "both", attention="eager", **named(["a", "b"]))
+    task = checkpoint.load_task_model(AUTO, tmp_path / "both", attention="eager", **label_config(["a", "b"]))
     assert torch.equal(task.bert.pooler.dense.weight, loaded.bert.pooler.dense.weight)
 
 
@@ -168,7 +168,7 @@ def test_a_tokenizer_gives_the_token_types_that_its_model_reads(folder, types, r
 
 
 def test_a_masked_lm_becomes_a_classifier_with_named_classes(folder, masked_lm):
-    loaded = checkpoint.load_task_model(AUTO, folder, attention="eager", **named(["no", "yes", "maybe"]))
+    loaded = checkpoint.load_task_model(AUTO, folder, attention="eager", **label_config(["no", "yes", "maybe"]))
     assert loaded.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
     assert loaded.config.label2id == {"no": 0, "yes": 1, "maybe": 2}
     assert loaded.classifier.weight.shape == (3, 48)

@@ -9,7 +9,7 @@ from scipy.special import expit, xlogy
 from pruneonce.errors import DataError
 from pruneonce.tasks import batches, examples, scores, splits
 from pruneonce.tasks.classification import Classification, MultiLabel, Regression
-from tests.conftest import Asked
+from tests.conftest import Settings
 
 CLASSES = Classification("accuracy", ["a", "b", "c"])
 LABELS = MultiLabel("micro_f1", ["a", "b", "c"])
@@ -49,7 +49,7 @@ class TestClassification:
         assert set(all_scores(CLASSES, [0, 1, 2], np.eye(3))[1]) == {"accuracy", "macro_f1", "mcc"}
         rows = [Classification.example("x", label) for label in "abc"]
         with pytest.raises(DataError, match="expected two classes for metric f1, found 3"):
-            Classification.of(Asked(metric="f1"), rows, [])
+            Classification.from_rows(Settings(metric="f1"), rows, [])
 
     def test_one_class_said_is_no_warning(self):
         kind = Classification("mcc", ["no", "yes"])
@@ -57,8 +57,8 @@ class TestClassification:
 
     def test_the_second_class_is_the_positive_one_in_the_order_given(self):
         rows = [Classification.example("x", label) for label in ("not_equivalent", "equivalent")]
-        wanted = Asked(metric="f1", labels=["not_equivalent", "equivalent"])
-        assert Classification.of(wanted, rows, []).classes == ["not_equivalent", "equivalent"]
+        wanted = Settings(metric="f1", labels=["not_equivalent", "equivalent"])
+        assert Classification.from_rows(wanted, rows, []).classes == ["not_equivalent", "equivalent"]
 
 
 class TestRegression:
@@ -72,7 +72,7 @@ class TestRegression:
     def test_labels_that_cannot_be_learned(self, values, message):
         rows = [Regression.example("x", value) for value in values]
         with pytest.raises(DataError, match=message):
-            Regression.of(Asked(metric="pearson"), [Regression.example("x", 1), Regression.example("y", 2)], rows)
+            Regression.from_rows(Settings(metric="pearson"), [Regression.example("x", 1), Regression.example("y", 2)], rows)
 
     def test_losses_are_squared_errors(self):
         student, teacher, right = logits(4, 1), logits(4, 1, seed=1), torch.tensor([1.0, 2.0, 3.0, 4.0])
@@ -161,7 +161,7 @@ class TestPairs:
             assert batch["token_type_ids"][place].sum() == sum(split["token_type_ids"][row])
         cut = batches.Batches(split, kind, tokenizer, batch_size=3, max_tokens=6, seed=1)(0)
         assert cut["token_type_ids"].shape == cut["input_ids"].shape == (3, 6)
-        one = batches.one_text(split, tokenizer, tokens=16)
+        one = batches.latency_batch(split, tokenizer, tokens=16)
         assert one["token_type_ids"].shape == (1, 16)
 
     @pytest.mark.parametrize("sizes", [(3, 9), (9, 3), (7, 7), (8, 7), (1, 12), (12, 1), (2, 3)])
@@ -169,7 +169,7 @@ class TestPairs:
         texts = [" ".join("abcdefghijkl"[:size]) for size in sizes]
         whole = tokenizer(*texts)["input_ids"]
         for most in (8, 9, 10, 11, 30):
-            places = splits.kept(whole, max_tokens=most, last=tokenizer.sep_token_id)
+            places = splits.positions_after_cut(whole, max_tokens=most, last=tokenizer.sep_token_id)
             expected = tokenizer(*texts, truncation="longest_first", max_length=most)["input_ids"]
             assert sorted(whole[i] for i in places) == sorted(expected)
             assert len(places) == min(most, len(whole))
@@ -177,7 +177,7 @@ class TestPairs:
     def test_two_closing_tokens_between_the_texts_stay(self):
         """As RoBERTa has them: <s> a a a a </s> </s> b b </s>."""
         ids = [0, 5, 5, 5, 5, 2, 2, 6, 6, 2]
-        assert [ids[i] for i in splits.kept(ids, max_tokens=8, last=2)] == [0, 5, 5, 2, 2, 6, 6, 2]
+        assert [ids[i] for i in splits.positions_after_cut(ids, max_tokens=8, last=2)] == [0, 5, 5, 2, 2, 6, 6, 2]
 
     def test_rows_with_one_text_in_common_are_not_equal(self):
         rows = [

@@ -65,7 +65,7 @@ def test_whatever_the_disk_says_is_one_line(monkeypatch, capsys):
         raise OSError(28, "No space\nleft on device")
 
     monkeypatch.setattr(cli, "_lines", full)
-    code, _ = call(monkeypatch, capsys, "seal")
+    code, _ = call(monkeypatch, capsys, "register")
     assert code == "DataError: expected files that can be read and written, found: [Errno 28] No space left on device"
 
 
@@ -74,7 +74,7 @@ def test_ctrl_c_is_a_word_and_its_code(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "_lines", stopped)
-    assert call(monkeypatch, capsys, "seal") == (130, "\nStopped by Ctrl-C.\n")
+    assert call(monkeypatch, capsys, "register") == (130, "\nStopped by Ctrl-C.\n")
 
 
 @pytest.mark.parametrize(

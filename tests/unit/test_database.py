@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import database
+from pipeline.tracking import database
 from pruneonce.errors import TrackerUnreachable
 
 HEAD = "c3"

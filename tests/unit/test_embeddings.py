@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pruneonce.deployment import embeddings, inspect, parity, runtime
+from pruneonce.deployment import audit, embeddings, inspect, parity
 from tests.conftest import token_batch
 
 TABLE = np.array([[1.0, -2.0, 0.0], [0.5, 4.0, 0.0], [-1.27, 1.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
@@ -76,14 +76,14 @@ def test_the_model_is_the_same_to_within_its_tolerance(rounded, int8_onnx):
     assert path.stat().st_size < int8_onnx.path.stat().st_size
     assert inspect.prunable_weights(path).keys() == int8_onnx.weights.keys()
     batches = [token_batch(seed, 8, 12) for seed in range(4)]
-    found = parity.parity(parity.logits(int8_onnx.model, batches), path, batches)
+    found = parity.parity(parity.reference(int8_onnx.model, parity.Texts(batches)), path)
     parity.check_parity(found, max_difference=0.1, same_decision=0.95)
-    inspect.check_integer(inspect.Audit(path).kernels(int8_onnx.weights))
+    audit.check_integer(audit.Audit(path).kernels(int8_onnx.weights))
 
 
 def test_onnx_runtime_gathers_integers_and_widens_rows_only(rounded):
     path, errors = rounded
-    graph = onnx.load_from_string(runtime.optimised(path)).graph
+    graph = audit.optimised(path).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     readers = {node.input[0]: node.op_type for node in graph.node if node.input and node.input[0] in errors}
     assert readers == dict.fromkeys(errors, "Gather")

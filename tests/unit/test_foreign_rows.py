@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
+from pruneonce.sources import formats, tables
 
 TEXT = "text,label\nGrüße,x\nworld,y\n"
 
@@ -69,7 +69,7 @@ DISGUISES = {  # what is written under another format's ending -> what must be s
 }
 
 
-@pytest.mark.parametrize("suffix", [*tables.SUFFIXES])
+@pytest.mark.parametrize("suffix", [*formats.SUFFIXES])
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_another_format_is_named(tmp_path, disguise, suffix):
     write, message = DISGUISES[disguise]
@@ -163,7 +163,7 @@ class TestLines:
 
 class TestColumns:
     def test_of_a_header_that_stand_twice(self, tmp_path):
-        for suffix, delimiter in tables.DELIMITERS.items():
+        for suffix, delimiter in formats.DELIMITERS.items():
             path = tmp_path / f"train{suffix}"
             path.write_text(
                 "\n".join(delimiter.join(row) for row in (["text", "label", "id", "text"], ["a", "x", "1", "b"]))
@@ -194,7 +194,7 @@ class TestColumns:
         path = tmp_path / "train.jsonl"
         path.write_text('{"text": "a", "label": {"text": ["a"], "text": ["b"], "answer_start": [0]}}\n')
         with pytest.raises(DataError, match=r"expected column 'text' once in line 1 of "):
-            list(tables.read_cells(path, ["text", "label"]))
+            list(tables.read_as(path, ["text", "label"], lambda *row: row))
 
 
 LABELS = [("one", "x"), ("two", "y"), ("three", "x"), ("four", "y"), ("five", "x")]

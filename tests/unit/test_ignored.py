@@ -9,7 +9,7 @@ from dvc.repo import Repo
 from dvc_data.hashfile.build import build
 from dvc_objects.fs.local import localfs
 
-from pipeline import ignored, lineage
+from pipeline import hashing, ignored
 
 FOLDERS = {
     "plain": ["a", "b/c", "b/d/e"],
@@ -79,13 +79,13 @@ def test_a_folders_md5_and_files_are_dvcs(repo, name):
         (folder / "below/.dvcignore").unlink()  # in a folder that is counted DVC takes none
     md5, names = dvcs(repo, folder)
     assert sorted(path.relative_to(folder).as_posix() for path in ignored.files(folder)) == names
-    assert lineage.file_md5(folder) == md5
+    assert hashing.file_md5(folder) == md5
     assert len(names) >= 2
 
 
 def test_it_is_the_same_from_inside_and_by_a_relative_name(repo, monkeypatch):
     monkeypatch.chdir(repo.root_dir)
-    assert lineage.file_md5(Path("data/git-cloned")) == lineage.file_md5(Path(repo.root_dir) / "data/git-cloned")
+    assert hashing.file_md5(Path("data/git-cloned")) == hashing.file_md5(Path(repo.root_dir) / "data/git-cloned")
     assert [path.as_posix() for path in ignored.files(Path("data/plain"))] == [f"data/plain/{n}" for n in FOLDERS["plain"]]
 
 
@@ -95,4 +95,4 @@ def test_outside_of_a_repository_dvc_counts_everything(repo, tmp_path):
         (tmp_path / "clone" / name).write_text(name)
     md5, names = dvcs(repo, tmp_path / "clone")
     assert names == [".git/HEAD", "x", "y.tmp"]
-    assert lineage.file_md5(tmp_path / "clone") == md5
+    assert hashing.file_md5(tmp_path / "clone") == md5

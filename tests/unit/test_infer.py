@@ -1,10 +1,10 @@
-"""The benchmark of run time: turns in rounds, ratios to the plain export, files that hold what they are called."""
+"""The benchmark of run time: turns in rounds, ratios to the plain export, the content of each file."""
 
 import numpy as np
 import pytest
 from transformers import BertConfig
 
-from benchmarks import infer
+from benchmarks import infer, models
 from pruneonce.deployment import inspect
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # the plain export's own, about its axes
@@ -19,7 +19,7 @@ def test_variants_take_turns():
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
 
 
-def test_no_more_rounds_than_asked_for():
+def test_there_are_at_most_so_many_rounds():
     assert len(infer.take_turns({"a": lambda: None}, budget=60, least=1, most=4)["a"]) == 4
 
 
@@ -36,14 +36,14 @@ def test_the_sparse_files_are_sparse(files):
     for name in ("sparse fp32", "int8"):
         zeros = inspect.matrix_zeros(files[name])
         assert len(zeros) == 12
-        assert all(found >= round(infer.SPARSITY * size) for found, size in zeros.values())
+        assert all(found >= round(models.SPARSITY * size) for found, size in zeros.values())
 
 
 def test_a_row_for_every_cell_and_variant(files):
     cells = [infer.Cell(1, 8, 1), infer.Cell(1, 128, 2)]
     rows = list(infer.measure(files, cells, budget=0, least=0.01))
-    asked = [("1 x 8", 1, name) for name in files if name not in infer.ONCE] + [("1 x 128", 2, name) for name in files]
-    assert [(row["batch x tokens"], row["threads"], row["variant"]) for row in rows] == asked
+    expected = [("1 x 8", 1, name) for name in files if name not in infer.ONCE] + [("1 x 128", 2, name) for name in files]
+    assert [(row["batch x tokens"], row["threads"], row["variant"]) for row in rows] == expected
     assert all(row["10 %"] <= row["ms"] <= row["90 %"] for row in rows)
     assert [row["bar"] for row in rows] == ["", "", "", "", ">= 0.01 x, met"]
     assert [row["times plain"] for row in rows if row["variant"] == infer.PLAIN] == [1.0, 1.0]
@@ -65,7 +65,7 @@ def test_operators_are_those_that_take_time(files):
 def test_the_grid_is_the_promise():
     assert len(infer.GRID) == 16
     assert set(infer.QUICK) < set(infer.GRID)
-    assert np.isclose(infer.SPARSITY, 0.85)
+    assert np.isclose(models.SPARSITY, 0.85)
     assert len(infer.VARIANTS) == 6
     assert set(infer.ONCE) < set(infer.VARIANTS)
-    assert set(infer.BARS) == set(infer.SHAPES)
+    assert set(infer.BARS) == set(models.SHAPES)

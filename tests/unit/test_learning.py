@@ -12,7 +12,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from pruneonce.distillation.losses import attention_loss, hidden_loss, soft_loss
 from pruneonce.models import checkpoint
-from pruneonce.tasks.batches import Batches, evaluation_batches, in_order
+from pruneonce.tasks.batches import Batches, evaluation_batches, in_split_order
 from pruneonce.tasks.classification import Classification
 from pruneonce.training import loop, schedules
 from pruneonce.training.task import Task, distilled_loss, hard_loss
@@ -89,7 +89,7 @@ def test_answers_come_back_in_the_order_of_the_rows(tokenizer):
     ids = [[2, *[9] * (10 - i), 3] for i in range(8)]
     split = Dataset.from_dict({"input_ids": ids, "label": [0] * 8})
     batches = evaluation_batches(split, KIND, tokenizer, batch_size=3)
-    found = in_order((batch, batch["attention_mask"].sum(1).numpy()) for batch in batches)
+    found = in_split_order((batch, batch["attention_mask"].sum(1).numpy()) for batch in batches)
     assert np.array(found).tolist() == [len(row) for row in ids]
 
 

@@ -115,27 +115,6 @@ def test_both_ways_are_exact_and_deterministic(model, archive, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("data_type", [n for n in TensorProto.DataType.values() if n not in (0, TensorProto.STRING)])
-def test_the_width_of_every_data_type(data_type):
-    if data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
-        assert packing.WIDTHS[data_type] in (4, 8)  # of a part
-        return
-    size = helper.tensor_dtype_to_np_dtype(data_type).itemsize
-    assert packing.WIDTHS.get(data_type, 1) == size
-
-
-def test_tensors_are_found_where_onnx_has_them(model):
-    with model.open("rb") as file:
-        spans = {span.name: span for span in packing.tensors(file)}
-    data = model.read_bytes()
-    proto = onnx.load(model)
-    assert list(spans) == ["weight", "table", "bias"] == [t.name for t in proto.graph.initializer]
-    for tensor in proto.graph.initializer:
-        span = spans[tensor.name]
-        assert data[span.start : span.start + span.size] == tensor.raw_data
-    assert {name: span.width for name, span in spans.items()} == {"weight": 1, "table": 4, "bias": 4}
-
-
 def test_a_tensor_that_is_not_stored_raw_stays_where_it_is(tmp_path):
     tensor = helper.make_tensor("t", TensorProto.FLOAT, [400], np.arange(400.0))
     assert not tensor.raw_data

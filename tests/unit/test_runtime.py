@@ -1,9 +1,8 @@
-"""ONNX Runtime: sessions, decisions, latency."""
+"""ONNX Runtime: sessions, logits, errors."""
 
 import re
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -22,13 +21,6 @@ def test_logits_are_the_models(running, dense_onnx):
     with torch.no_grad():
         wanted = dense_onnx.model(batch["input_ids"], batch["attention_mask"]).logits.numpy()
     np.testing.assert_allclose(runtime.logits(running, batch), wanted, atol=1e-5)
-
-
-def test_answers_are_the_logits_of_every_batch(running):
-    batches = [token_batch(seed, rows=5) for seed in range(3)]
-    found = list(runtime.answers(running, batches, name="test"))
-    assert [batch is given for (batch, _), given in zip(found, batches, strict=True)] == [True] * 3
-    np.testing.assert_array_equal(found[1][1], runtime.logits(running, batches[1]))
 
 
 BATCH = np.full((2, 9), 7)
@@ -66,59 +58,9 @@ def test_a_text_that_is_too_long_is_told_the_positions(running, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-class Session:
-    """Answers with nothing, and says in `calls` whose turn it was."""
-
-    def __init__(self, name, calls):
-        self.name, self.calls = name, calls
-
-    def get_inputs(self):
-        return []
-
-    def run(self, names, feeds):
-        self.calls.append(self.name)
-
-
-def test_latency_takes_the_calls_after_the_warm_up_in_turns(monkeypatch):
-    """A clock that says how long each call took: 9 s while warming up, then 1, 2, ... 21 ms for one, twice that for two."""
-    turns = [[*range(1, 11)], [*range(11, 21)], [21]]
-    measured = [factor * ms for turn in turns for factor in (1, 2) for ms in turn]
-    ticks = iter([t for ms in [9000.0] * 4 + measured for t in (0.0, ms / 1e3)])
-    monkeypatch.setattr(runtime.time, "perf_counter", lambda: next(ticks))
-    calls: list[str] = []
-    monkeypatch.setattr(runtime.time, "sleep", lambda seconds: calls.append("pause"))
-    sessions = {name: Session(name, calls) for name in ("one", "two")}
-    found = runtime.latencies_ms(sessions, token_batch(), warmup_runs=2, runs=21)
-    expected = [["one"] * 2, ["two"] * 2]
-    expected += [["pause", *[name] * count] for count in (10, 10, 1) for name in ("one", "two")]
-    assert calls == [call for turn in expected for call in turn]
-    assert [found[name]["median_ms"] for name in found] == pytest.approx([11, 22])
-    assert [found[name]["p95_ms"] for name in found] == pytest.approx([20, 40])
-
-
-def test_the_optimised_graph_is_another_one_and_the_file_stays(dense_onnx):
-    before = dense_onnx.path.read_bytes()
-    graph = onnx.load_from_string(runtime.optimised(dense_onnx.path)).graph
-    assert len(graph.node) < len(onnx.load(dense_onnx.path).graph.node)
-    assert dense_onnx.path.read_bytes() == before
-
-
 def test_the_session_has_the_threads_it_was_given(dense_onnx):
     options = runtime.session(dense_onnx.path, threads=2).get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
-
-
-def test_is_integer():
-    assert runtime.is_integer("MatMulIntegerToFloat")
-    assert not runtime.is_integer("MatMul")
-
-
-def test_operator_times_are_those_of_the_graph(int8_onnx):
-    found = runtime.operator_times(int8_onnx.path, token_batch(), threads=1, runs=3)
-    assert {"MatMulIntegerToFloat", "QuantizeLinear", "Softmax"} <= set(found)
-    assert list(found.values()) == sorted(found.values(), reverse=True)
-    assert 0 < sum(found.values()) < 1e3
-    assert not list(int8_onnx.path.parent.glob("*.json"))
 
 
 def test_a_session_takes_further_options(dense_onnx):

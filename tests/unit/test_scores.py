@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pruneonce.tasks.scores import entropy_bytes, wilson_interval
+from benchmarks.size import entropy_bytes
+from pruneonce.tasks.scores import wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.params.sources import HubSource, LocalSource
-from pipeline.stage import Log
 from pruneonce.errors import SourceError, UnsafeArchive
-from pruneonce.sources import fetch
+from pruneonce.sources import archives, checks, fetch, local
 from stages import fetch as fetch_stage
 from stages import fetch_local
 from tests.unit.test_sources import FILES, make_tar, make_zip, tree
@@ -42,7 +41,7 @@ def refused(given: Path, says: str, members: dict[str, str] | None = None) -> No
     """With one message, and nothing written, not even the folder that the source's lies in."""
     out = given.parent / "data" / "raw" / "x"
     with pytest.raises(SourceError, match=says):
-        fetch.copy_local(given, members or {".": "."}, None, out)
+        local.copy_local(given, members or {".": "."}, None, out)
     nothing_left(out.parent)
 
 
@@ -78,12 +77,12 @@ def test_a_member_that_is_a_link_out_is_not_taken(given):
 def test_links_inside_are_followed_and_copied_as_what_they_lead_to(given, tmp_path):
     (given / "link.txt").symlink_to("sub/deep/b.txt")
     (given / "linked").symlink_to("sub")
-    fetch.copy_local(given, {".": "."}, None, tmp_path / "out")
+    local.copy_local(given, {".": "."}, None, tmp_path / "out")
     expected = {"a.txt": b"A", "sub/deep/b.txt": b"B", "link.txt": b"B", "linked/deep/b.txt": b"B"}
     assert tree(tmp_path / "out") == expected
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
     (tmp_path / "name").symlink_to("given")  # the path itself may be a link
-    fetch.copy_local(tmp_path / "name", {"y": "sub/../linked"}, None, tmp_path / "two")
+    local.copy_local(tmp_path / "name", {"y": "sub/../linked"}, None, tmp_path / "two")
     assert tree(tmp_path / "two") == {"y/deep/b.txt": b"B"}
 
 
@@ -95,7 +94,7 @@ def test_a_snapshot_of_the_hubs_cache_is_refused_with_the_way_out(tmp_path):
     (cache / "snapshots" / "abcd").mkdir(parents=True)
     (cache / "snapshots" / "abcd" / "config.json").symlink_to("../../blobs/0123")
     refused(cache / "snapshots" / "abcd", r"Make a copy .* \(cp -rL\), or make `path` a folder that holds both")
-    fetch.copy_local(cache, {".": "snapshots/abcd"}, None, tmp_path / "out")
+    local.copy_local(cache, {".": "snapshots/abcd"}, None, tmp_path / "out")
     assert tree(tmp_path / "out") == {"config.json": b"{}"}
 
 
@@ -145,7 +144,7 @@ def test_a_path_that_is_no_source(tmp_path, monkeypatch, path, says, sha256):
     if sha256 and not path:
         says = "found a folder. Set its sha256 to null"
     with pytest.raises(SourceError, match=re.escape(says)):
-        fetch.copy_local(Path(path), {"x": ".."}, sha256, tmp_path / "out")
+        local.copy_local(Path(path), {"x": ".."}, sha256, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -159,7 +158,7 @@ def test_what_dvc_does_not_keep_is_left_out(given, tmp_path):
     (given / ".gitignore").write_text("*.pyc")
     os.mkfifo(given / ".git" / "pipe")
     (given / "empty").mkdir()
-    fetch.copy_local(given, {".": "."}, None, tmp_path / "out")
+    local.copy_local(given, {".": "."}, None, tmp_path / "out")
     assert tree(tmp_path / "out") == {"a.txt": b"A", "sub/deep/b.txt": b"B", ".gitignore": b"*.pyc"}
     assert not (tmp_path / "out" / "empty").exists()
 
@@ -182,7 +181,7 @@ def test_a_name_that_is_file_and_folder_is_refused(given, members):
 def test_a_folder_that_may_not_be_written_in_is_told(given, tmp_path):
     (tmp_path / "data").write_text("a file")
     with pytest.raises(SourceError, match=r"expected to copy .*given to .*data/raw/x, found: (Not a directory|File exists)"):
-        fetch.copy_local(given, {".": "."}, None, tmp_path / "data" / "raw" / "x")
+        local.copy_local(given, {".": "."}, None, tmp_path / "data" / "raw" / "x")
 
 
 def test_after_an_error_what_was_there_stays_and_else_it_is_replaced(given, tmp_path):
@@ -191,14 +190,14 @@ def test_after_an_error_what_was_there_stays_and_else_it_is_replaced(given, tmp_
     (out / "old.txt").write_bytes(b"old")
     os.mkfifo(given / "zz")
     with pytest.raises(SourceError):
-        fetch.copy_local(given, {".": "."}, None, out)
+        local.copy_local(given, {".": "."}, None, out)
     assert tree(out) == {"old.txt": b"old"}
     (given / "zz").unlink()
-    fetch.copy_local(given, {".": "."}, None, out)
+    local.copy_local(given, {".": "."}, None, out)
     assert tree(out) == {"a.txt": b"A", "sub/deep/b.txt": b"B"}
     for stray in ("file", "link"):
         (tmp_path / stray).symlink_to("elsewhere") if stray == "link" else (tmp_path / stray).write_text("x")
-        fetch.copy_local(given, {".": "a.txt"}, None, tmp_path / stray)
+        local.copy_local(given, {".": "a.txt"}, None, tmp_path / stray)
         assert tree(tmp_path / stray) == {"a.txt": b"A"}
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -209,17 +208,17 @@ def test_a_full_disk_is_the_stages_to_tell_and_leaves_nothing(given, tmp_path, m
 
     monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(OSError, match="No space left"):
-        fetch.copy_local(given, {".": "."}, None, tmp_path / "raw" / "x")
+        local.copy_local(given, {".": "."}, None, tmp_path / "raw" / "x")
     nothing_left(tmp_path / "raw")
 
 
 def test_the_stage_leaves_nothing_after_an_error(given, tmp_path):
     os.mkfifo(given / "zz")
-    local = LocalSource(path=str(given), members={".": "."}, sha256=None)
+    given_local = LocalSource(path=str(given), members={".": "."}, sha256=None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old.txt").write_text("old")
     with pytest.raises(SourceError, match="a device or a pipe"):
-        fetch_local.run("x", given, tmp_path / "out", fetch_local=local, log=Log(tmp_path / "scratch"))
+        fetch_local.run("x", given, tmp_path / "out", fetch_local=given_local)
     assert not (tmp_path / "out").exists()
 
 
@@ -231,7 +230,7 @@ def test_a_hub_source_that_is_not_what_was_expected_leaves_nothing(tmp_path, mon
     known = {"repository": "a/b", "kind": "model", "revision": "0" * 40, "config": None, "splits": {}}
     source = HubSource.model_validate({**known, "expects": {"model_type": "bert"}})
     with pytest.raises(SourceError, match="expected model_type 'bert'"):
-        fetch_stage.run("x", tmp_path / "raw" / "x", fetch=source, log=Log(tmp_path / "scratch"))
+        fetch_stage.run("x", tmp_path / "raw" / "x", fetch=source)
     nothing_left(tmp_path / "raw")
 
 
@@ -242,7 +241,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(SourceError, match="expected model a/b at main from the hub, found: reset by http://proxy") as found:
-        fetch.fetch_hub("a/b", "model", "main", None, {}, tmp_path / "raw" / "x")
+        fetch.fetch_model("a/b", "main", tmp_path / "raw" / "x")
     assert "s3cret" not in str(found.value)
     nothing_left(tmp_path / "raw")
 
@@ -267,7 +266,7 @@ def test_a_data_set_with_a_script_is_refused_and_the_script_not_run(tmp_path, mo
     if with_rows:
         (repository / "train.csv").write_text("text\none\n")
     with pytest.raises(SourceError, match="expected dataset"):
-        fetch.fetch_hub(str(repository), "dataset", "0" * 40, None, {"train": "train"}, tmp_path / "raw" / "x")
+        fetch.fetch_data_set(str(repository), "0" * 40, tmp_path / "raw" / "x", config=None, splits={"train": "train"})
     assert not (tmp_path / "ran").exists()
     nothing_left(tmp_path / "raw")
 
@@ -276,7 +275,7 @@ def test_a_data_set_with_a_script_is_refused_and_the_script_not_run(tmp_path, mo
 def test_a_configuration_that_is_none_is_one_error(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(SourceError, match=r"expected (to read|an object in) .*config\.json, found"):
-        fetch.check_model(tmp_path, {"model_type": "bert"})
+        checks.check_model(tmp_path, {"model_type": "bert"})
 
 
 def damaged(data: bytes, generator: random.Random) -> bytes:
@@ -316,7 +315,7 @@ def test_a_damaged_archive_is_one_error_and_leaves_nothing(tmp_path, kind):
     for i in range(250):
         (tmp_path / "archive").write_bytes(damaged(data, generator))
         try:
-            fetch.unpack(tmp_path / "archive", {".": "pkg"}, tmp_path / str(i) / "out")
+            archives.unpack(tmp_path / "archive", {".": "pkg"}, tmp_path / str(i) / "out")
         except SourceError:
             found += 1
             nothing_left(tmp_path / str(i))
@@ -331,7 +330,7 @@ def test_a_tar_whose_second_header_is_damaged_does_not_end_there(tmp_path, kind)
         archive.fileobj.write(data[:second] + b"!!" + data[second + 2 :])
         archive.offset = len(data)
     with pytest.raises(SourceError, match=f"expected to unpack x.tar, found: no header, and no end, at byte {second}"):
-        fetch.unpack(tmp_path / "x.tar", {".": "pkg"}, tmp_path / "out")
+        archives.unpack(tmp_path / "x.tar", {".": "pkg"}, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -346,14 +345,14 @@ def test_a_tar_whose_second_header_is_damaged_does_not_end_there(tmp_path, kind)
 def test_an_archive_that_cannot_be_written_out(tmp_path, make, files, says):
     make(tmp_path / "x", files)
     with pytest.raises(SourceError, match=says):
-        fetch.unpack(tmp_path / "x", {".": "pkg"}, tmp_path / "raw" / "out")
+        archives.unpack(tmp_path / "x", {".": "pkg"}, tmp_path / "raw" / "out")
     nothing_left(tmp_path / "raw")
 
 
 @pytest.mark.parametrize("name", ["a\0b.txt", "x" * 300, "/abs.txt"])
 def test_a_name_that_cannot_be_written(tmp_path, name):
     with pytest.raises((SourceError, UnsafeArchive)):
-        fetch.unpack(make_zip(tmp_path / "x"), {name: "pkg/data.txt"}, tmp_path / "raw" / "out")
+        archives.unpack(make_zip(tmp_path / "x"), {name: "pkg/data.txt"}, tmp_path / "raw" / "out")
     nothing_left(tmp_path / "raw")
 
 
@@ -365,14 +364,14 @@ def test_a_locked_zip_is_one_error(tmp_path):
             data[at + flags] |= 1
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(SourceError, match="password required"):
-        fetch.unpack(tmp_path / "x", {".": "pkg"}, tmp_path / "out")
+        archives.unpack(tmp_path / "x", {".": "pkg"}, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["missing", "folder"])
 def test_what_is_no_file_is_no_archive(tmp_path, name):
     (tmp_path / "folder").mkdir()
     with pytest.raises(SourceError):
-        fetch.unpack(tmp_path / name, {".": "pkg"}, tmp_path / "out")
+        archives.unpack(tmp_path / name, {".": "pkg"}, tmp_path / "out")
 
 
 def test_an_archive_that_says_it_holds_more_than_there_is_room_for(tmp_path, monkeypatch):
@@ -380,6 +379,6 @@ def test_an_archive_that_says_it_holds_more_than_there_is_room_for(tmp_path, mon
     make_zip(tmp_path / "x")
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2}))
     with pytest.raises(SourceError, match=r"expected room for the 10 bytes of x at .*out, found 2: free some space"):
-        fetch.unpack(tmp_path / "x", {".": "pkg", "again": "pkg/data.txt"}, tmp_path / "out")
-    fetch.unpack(tmp_path / "x", {"a": "pkg/data.txt", "b": "pkg/data.txt"}, tmp_path / "out")
+        archives.unpack(tmp_path / "x", {".": "pkg", "again": "pkg/data.txt"}, tmp_path / "out")
+    archives.unpack(tmp_path / "x", {"a": "pkg/data.txt", "b": "pkg/data.txt"}, tmp_path / "out")
     assert tree(tmp_path / "out") == {"a": b"C", "b": b"C"}

@@ -8,7 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
+from pruneonce.sources import formats, tables
 
 ROWS = [
     {"text": "plain", "label": "a"},
@@ -74,7 +74,8 @@ def test_values_become_stripped_text_and_nothing_is_empty_text(tmp_path):
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_cells_are_as_the_file_has_them(tmp_path, suffix):
     rows = [{"text": " a ", "label": {"text": ["b"], "answer_start": [1]}}, {"text": None, "label": None}]
-    assert list(tables.read_cells(write(tmp_path / f"a{suffix}", rows), ["text", "label"])) == rows
+    path = write(tmp_path / f"a{suffix}", rows)
+    assert list(tables.read_as(path, ["text", "label"], lambda *row: row)) == [tuple(row.values()) for row in rows]
 
 
 def test_classes_of_a_hub_data_set_come_by_name(tmp_path):
@@ -82,8 +83,8 @@ def test_classes_of_a_hub_data_set_come_by_name(tmp_path):
     features = Features({"label": ClassLabel(names=names), "tags": List(ClassLabel(names=names)), "n": Value("int64")})
     rows = [{"label": 1, "tags": [0, 1], "n": 1}, {"label": None, "tags": [], "n": 0}]
     Dataset.from_list(rows, features=features).to_parquet(tmp_path / "a.parquet")
-    found = list(tables.read_cells(tmp_path / "a.parquet", ["label", "tags", "n"]))
-    assert found == [{"label": "yes", "tags": names, "n": 1}, {"label": None, "tags": [], "n": 0}]
+    found = list(tables.read_as(tmp_path / "a.parquet", ["label", "tags", "n"], lambda *row: row))
+    assert found == [("yes", names, 1), (None, [], 0)]
     assert [row["label"] for row in tables.read(tmp_path / "a.parquet", ["label"])] == ["yes", ""]
 
 
@@ -91,7 +92,7 @@ def test_a_label_that_the_hub_keeps_secret_is_an_error(tmp_path):
     features = Features({"label": ClassLabel(names=["no", "yes"])})
     Dataset.from_list([{"label": -1}], features=features).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"expected a class of \['no', 'yes'\] in .*, found -1: .* kept secret"):
-        list(tables.read_cells(tmp_path / "a.parquet", ["label"]))
+        list(tables.read_as(tmp_path / "a.parquet", ["label"], str))
 
 
 def test_a_short_row_has_empty_values(tmp_path):
@@ -141,7 +142,7 @@ def test_a_line_that_is_no_object_is_an_error(tmp_path, line):
         list(tables.read(tmp_path / "a.jsonl", ["text"]))
 
 
-@pytest.mark.parametrize("suffix", tables.SUFFIXES)
+@pytest.mark.parametrize("suffix", formats.SUFFIXES)
 def test_an_empty_file_is_an_error(tmp_path, suffix):
     (tmp_path / f"a{suffix}").touch()
     with pytest.raises(DataError, match="an empty file"):

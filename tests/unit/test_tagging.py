@@ -10,7 +10,7 @@ from pruneonce.batch import IGNORED
 from pruneonce.errors import DataError
 from pruneonce.tasks import batches, examples, splits
 from pruneonce.tasks.tagging import TokenClassification
-from tests.conftest import Asked
+from tests.conftest import Settings
 
 TAGS = ["O", "B-X", "I-X", "B-Y"]
 KIND = TokenClassification("entity_f1", TAGS)
@@ -52,8 +52,8 @@ def test_a_tag_too_few_is_an_error():
 def test_entities_need_tags_that_name_them():
     rows = [TokenClassification.example("a b", "NN VB")]
     with pytest.raises(DataError, match="expected tags like B-PER"):
-        TokenClassification.of(Asked(metric="entity_f1"), rows, [])
-    assert TokenClassification.of(Asked(metric="token_accuracy"), rows, []).classes == ["NN", "VB"]
+        TokenClassification.from_rows(Settings(metric="entity_f1"), rows, [])
+    assert TokenClassification.from_rows(Settings(metric="token_accuracy"), rows, []).classes == ["NN", "VB"]
 
 
 def test_places_are_those_of_words_that_were_split_before(tokenizer, tmp_path):

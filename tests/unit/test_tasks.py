@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pruneonce.errors import DataError
-from pruneonce.sources import tables
-from pruneonce.tasks import examples, splits
-from pruneonce.tasks.batches import Batches, collate, evaluation_batches, one_text
+from pruneonce.sources import cells
+from pruneonce.tasks import classes, examples, splits
+from pruneonce.tasks.batches import Batches, collate, evaluation_batches, latency_batch
 from pruneonce.tasks.classification import Classification
 from pruneonce.tasks.examples import Example
 from pruneonce.text import text_key
@@ -32,7 +32,7 @@ def test_clean_counts_what_it_drops():
 
 
 def test_clean_keeps_the_duplicates_of_a_given_test_split():
-    kept, dropped = examples.clean([row("one", "a"), row("One", "a")], keep_duplicates=True)
+    kept, dropped = examples.drop_empty([row("one", "a"), row("One", "a")])
     assert len(kept) == 2
     assert dropped == examples.Dropped()
 
@@ -40,7 +40,7 @@ def test_clean_keeps_the_duplicates_of_a_given_test_split():
 def test_no_text_stands_in_two_splits():
     texts = [(r.texts[0], r.label) for r in ROWS * 2]
     noisy = [row(t.upper() if i % 5 == 0 else t.replace(" ", "  "), label) for i, (t, label) in enumerate(texts)]
-    test, _ = examples.clean(noisy[:20], keep_duplicates=True)
+    test, _ = examples.drop_empty(noisy[:20])
     rest, _ = examples.clean(noisy, exclude=test)
     train, validation = examples.carve(rest, 0.2, seed=1)
     keys = [{text_key(r.texts[0]) for r in split} for split in (train, validation, test)]
@@ -111,7 +111,7 @@ def test_train_validation_and_test_all_hold_their_ratio():
     found, _ = examples.make_splits(given, validation_ratio=0.1, test_ratio=0.1, seed=1)
     assert {name: len(split) for name, split in found.items()} == {"train": 352, "validation": 44, "test": 44}
     assert {r.label for r in found["train"]} == {r.label for r in rows}
-    assert len(examples.lacking(map(Classification.shown, found["test"]), {r.label for r in rows})) == 62 - 26
+    assert len(classes.absent(map(Classification.classes_of, found["test"]), {r.label for r in rows})) == 62 - 26
 
 
 def test_carve_hangs_on_seed_and_text_not_on_order():
@@ -123,20 +123,20 @@ def test_carve_hangs_on_seed_and_text_not_on_order():
 
 
 def test_label_names():
-    assert examples.label_names("bab", "a", None) == ["a", "b"]
-    assert examples.label_names("ba", "", ["b", "a", "c"]) == ["b", "a", "c"]
+    assert classes.label_names("bab", "a", None) == ["a", "b"]
+    assert classes.label_names("ba", "", ["b", "a", "c"]) == ["b", "a", "c"]
 
 
 def test_a_label_that_training_never_shows_is_an_error():
     with pytest.raises(DataError, match=r"found also \['c'\]"):
-        examples.label_names("ba", "c", None)
+        classes.label_names("ba", "c", None)
     with pytest.raises(DataError, match=r"found also \['a'\]"):
-        examples.label_names("ba", "", ["b", "c"])
+        classes.label_names("ba", "", ["b", "c"])
 
 
 def test_one_class_is_an_error():
     with pytest.raises(DataError, match="two classes or more"):
-        examples.label_names("a", "", None)
+        classes.label_names("a", "", None)
 
 
 def test_a_split_round_trips_and_counts_what_it_cut(tmp_path, tokenizer):
@@ -221,8 +221,8 @@ def test_evaluation_shows_every_row_once_uncut(split, tokenizer):
 
 
 @pytest.mark.parametrize("tokens", [4, 32, 6000])
-def test_one_text_has_exactly_the_tokens(split, tokenizer, tokens):
-    batch = one_text(split, tokenizer, tokens=tokens)
+def test_a_latency_batch_has_exactly_the_tokens(split, tokenizer, tokens):
+    batch = latency_batch(split, tokenizer, tokens=tokens)
     assert batch["input_ids"].shape == (1, tokens)
     assert batch["attention_mask"].sum() == tokens
     assert batch["input_ids"][0, [0, -1]].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
@@ -249,4 +249,4 @@ def test_where_no_group_fits_the_smallest_is_carved():
 @pytest.mark.parametrize("cell", ["{'x'}", "set()", "frozenset({'x'})", "array(['x'])", "b'x'", "a, {'x'}"])
 def test_what_python_prints_of_a_set_is_no_label(cell):
     with pytest.raises(DataError, match="expected labels with commas between them"):
-        tables.divided(cell)
+        cells.split_labels(cell)

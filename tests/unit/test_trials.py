@@ -1,11 +1,14 @@
-"""Choosing a rate, sparsity while a task is learned, bytes of a pattern: against numbers worked by hand."""
+"""The choice of a rate, the loss of a variant, the sparsity while a task is learned: against numbers worked by hand."""
 
 import pytest
-import torch
 
-from pruneonce.sparsity import masks, patterns
+from pipeline.params.sections import Distillation
+from pipeline.params.study import Variant
+from pruneonce.sparsity import masks
+from pruneonce.sparsity.criterion import Calibration
+from pruneonce.sparsity.gradual import GradualPruning
 from study import trials
-from tests.conftest import PRUNABLE
+from tests.conftest import PRUNABLE, cpu_engine
 
 
 @pytest.mark.parametrize(
@@ -21,29 +24,41 @@ def test_the_best_rate_is_that_of_the_highest_score_and_ties_go_to_the_lower(sco
     assert trials.best_rate(scores) == best
 
 
-def test_bitmap_bytes_give_the_papers_compression():
-    dense = trials.bitmap_bytes(1000, 0, bits=32)
-    assert dense == 4000
-    assert trials.bitmap_bytes(1000, 900, bits=32) == 125 + 400
-    assert dense / trials.bitmap_bytes(1000, 900, bits=8) == pytest.approx(17.8, abs=0.05)
-    assert trials.bitmap_bytes(8, 8, bits=8) == 1
-    with pytest.raises(ValueError, match="zeros <= weights"):
-        trials.bitmap_bytes(8, 9, bits=8)
+@pytest.mark.parametrize(
+    ("pruning", "end"),
+    [("none", 0), ("one_shot", 0), ("once", 0), ("gradual", 5)],
+)
+def test_only_gradual_pruning_takes_steps(pruning, end):
+    assert trials.prune_end_steps(pruning, 0.5, steps=10) == end
+    assert trials.prune_end_steps(pruning, 1.0, steps=10) == (9 if end else 0)  # the last step there is
 
 
-def test_pattern_bytes_add_up():
-    pattern = {"a": torch.tensor([True] * 6 + [False] * 2), "b": torch.zeros(16, dtype=torch.bool)}
-    assert trials.pattern_bytes(pattern, bits=32) == (1 + 2 * 4) + 16 * 4
+def test_a_variant_without_a_soft_loss_learns_from_the_labels_alone():
+    recipe = Distillation(temperature=2.0, hard_weight=0.2, soft_weight=0.8, hidden_weight=1.0, attention_weight=0.5)
+    soft = Variant(pruning="once", hard_weight=0.0, soft_weight=1.0, int8=False)
+    labels = Variant(pruning="once", hard_weight=1.0, soft_weight=0.0, int8=False)
+    assert trials.weighted(recipe, soft) == recipe.model_copy(update={"hard_weight": 0.0, "soft_weight": 1.0})
+    assert list(trials.weighted(recipe, labels).model_dump().values()) == [2.0, 1.0, 0.0, 0.0, 0.0]
 
 
-def test_what_is_pruned_while_learning_may_have_a_pattern(classifier):
-    linears = masks.mask_linears(classifier, PRUNABLE)
-    blocks = patterns.uniform(patterns.fitting("1x4", linears))
-    before_step = trials.pruned_while_learning(classifier, blocks, target=0.75, end=4, every=2)
-    assert [before_step(step)["sparsity"] for step in range(5)][-1] == pytest.approx(0.75, abs=2e-3)
-    for linear in linears.values():
-        of_block = linear.mask.view(len(linear.mask), -1, 4).sum(-1)
-        assert set(of_block.unique().tolist()) == {0, 4}
+def pruning(model, *, sparsity, end, every, pattern="unstructured"):
+    schedule = trials.MagnitudePruning(
+        prunable=list(masks.prunable(model, PRUNABLE)),
+        pattern=pattern,
+        scope="uniform",
+        sparsity=sparsity,
+        prune_end_steps=end,
+        prune_every_steps=every,
+    )
+    return GradualPruning(model, schedule, Calibration(sample=lambda step: {}, batches=0, engine=cpu_engine()))
+
+
+def test_gradual_pruning_may_have_a_pattern(classifier):
+    gradual = pruning(classifier, sparsity=0.75, end=4, every=2, pattern="1x4")
+    assert [gradual.before_step(step)["sparsity"] for step in range(5)][-1] == pytest.approx(0.75, abs=2e-3)
+    for mask in (linear.mask for linear in masks.masked_linears(classifier).values()):
+        per_block = mask.view(len(mask), -1, 4).sum(-1)
+        assert set(per_block.unique().tolist()) == {0, 4}
 
 
 @pytest.mark.parametrize(
@@ -56,67 +71,8 @@ def test_what_is_pruned_while_learning_may_have_a_pattern(classifier):
     ],
 )
 def test_sparsity_rises_by_the_cubic_until_its_end(classifier, end, course):
-    masks.mask_linears(classifier, PRUNABLE)
-    before_step = trials.pruned_while_learning(classifier, target=0.8, end=end, every=4)
-    found = [before_step(step)["sparsity"] for step in range(len(course))]
-    assert found == pytest.approx(course, abs=2e-3)
-    masks.bake(classifier)
-    for zero in masks.zeros(classifier, PRUNABLE).values():
+    gradual = pruning(classifier, sparsity=0.8, end=end, every=4)
+    sparsities = [gradual.before_step(step)["sparsity"] for step in range(len(course))]
+    assert sparsities == pytest.approx(course, abs=2e-3)
+    for zero in gradual.finish().values():
         assert int(zero.sum()) == masks.pruned_count(0.8, zero.numel())
-
-
-def one_file(part):
-    part.write_text("0.5")
-    return part
-
-
-def a_folder(part):
-    part.mkdir()
-    (part / "config.json").write_text("{}")
-    (part / "model.safetensors").write_bytes(bytes(100))
-    return part
-
-
-def overwrite(path):
-    path.write_bytes(path.read_bytes()[:-1] + b"7")
-
-
-DAMAGES = {
-    "changed": overwrite,
-    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "empty": lambda path: path.write_bytes(b""),
-    "no text": lambda path: path.write_bytes(b"\xff"),
-}
-
-
-@pytest.mark.parametrize("make", [one_file, a_folder])
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("of", ["itself", "its checksum"])
-def test_what_was_finished_is_believed_as_long_as_it_is_what_was_written(tmp_path, capsys, make, damage, of):
-    path = tmp_path / "0.002-1"
-    assert not trials.finished(path)
-    trials.finish(make(tmp_path / "part"), path)
-    assert trials.finished(path)
-    assert not (tmp_path / "part").exists()
-    file = path / "model.safetensors" if path.is_dir() else path
-    DAMAGES[damage](file if of == "itself" else tmp_path / "0.002-1.sha256")
-    assert not trials.finished(path)
-    assert not path.exists()
-    assert (
-        capsys.readouterr().err == f"expected {path} as it was written, found it changed. It is discarded, and made again.\n"
-    )
-    trials.finish(make(tmp_path / "part"), path)
-    assert trials.finished(path)
-
-
-def test_what_a_kill_left_before_its_name_is_not_finished(tmp_path):
-    one_file(tmp_path / "part")
-    (tmp_path / "done.sha256").write_text("of what was to be")
-    assert not trials.finished(tmp_path / "done")
-
-
-@pytest.mark.parametrize("change", [lambda f: (f / "config.json").unlink(), lambda f: (f / "more").write_text("x")])
-def test_a_folder_that_lost_or_got_a_file_is_not_believed(tmp_path, change):
-    trials.finish(a_folder(tmp_path / "part"), tmp_path / "model")
-    change(tmp_path / "model")
-    assert not trials.finished(tmp_path / "model")

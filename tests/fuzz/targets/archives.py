@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from random import Random
 
-from pruneonce.sources import fetch
+from pruneonce.sources.archives import unpack
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 
@@ -109,4 +109,4 @@ def _tar(named: list[str], mode: str, draw: Random) -> bytes:
 
 def run(folder: Path) -> None:
     (archive,) = Path().glob("archive.*")
-    fetch.unpack(archive, json.loads(Path("members.json").read_text()), folder / "out")
+    unpack(archive, json.loads(Path("members.json").read_text()), folder / "out")

@@ -9,7 +9,8 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from pipeline import cli, lineage
+from pipeline import cli
+from pipeline.tracking import trace
 from pruneonce import command, errors
 from pruneonce.errors import PruneOnceError
 from tests.fuzz import damage
@@ -21,7 +22,7 @@ OUTS: tuple[str, ...] = ()
 SECONDS = 20.0
 SHARE = 10
 
-COMMANDS = ("plan", "plan", "pack", "unpack", "trace", "seal", "", "help", "--help", "--version")
+COMMANDS = ("plan", "plan", "pack", "unpack", "trace", "register", "", "help", "--help", "--version")
 FLAGS = ("--gpus", "--tflops", "--tokens-per-second", "--help", "--", "-x", "--gpus=1")
 NUMBERS = (
     "1",
@@ -83,8 +84,8 @@ def run(folder: Path) -> None:
     main = command.main if words[0] in command.OWN else cli.main
     # What a shell hands over that is no UTF-8 arrives as half of a surrogate pair, as here.
     with (
-        mock.patch.object(lineage, "register", return_value=[]),  # a store of MLflow's takes seconds to make
-        mock.patch.object(cli._Tree, "runs", return_value="none"),
+        mock.patch.object(cli, "_register", return_value=[]),  # a store of MLflow's takes seconds to make
+        mock.patch.object(trace._Tree, "runs", return_value="none"),
         mock.patch.object(sys, "argv", ["pruneonce", *words]),
         contextlib.redirect_stderr(said),
     ):

@@ -8,7 +8,7 @@ from random import Random
 from pipeline.params.sources import LocalSource
 from pipeline.plan import inventory
 from pruneonce.errors import PruneOnceError
-from pruneonce.sources import fetch
+from pruneonce.sources.local import copy_local
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 
@@ -60,7 +60,7 @@ def run(folder: Path) -> None:
         files = inventory._local(given)
     except PruneOnceError:
         files = {}
-    fetch.copy_local(Path(said["path"]), said["members"], said["sha256"], folder / "out")
+    copy_local(Path(said["path"]), said["members"], said["sha256"], folder / "out")
     assert all(isinstance(name, str) for name in files)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from pipeline import cli, lineage
+from pipeline import cli
+from pipeline.tracking import lock, trace
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 
@@ -60,5 +61,5 @@ def lay(folder: Path) -> None:
 def run(folder: Path) -> None:
     lay(folder)
     with mock.patch.object(cli._Tree, "runs", return_value="none"):  # a store of MLflow a case is too dear
-        list(cli.trace(Path(json.loads(Path("file.json").read_text()))))
-    lineage.locked()
+        list(trace.lines(Path(json.loads(Path("file.json").read_text()))))
+    lock.locked()

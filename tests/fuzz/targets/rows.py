@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.params.reading import read_yaml
-from pipeline.params.sections import METRICS, Common, PrepareCorpus, PrepareTask
-from pipeline.stage import Log
+from pipeline.params.sections import METRICS, Common, PrepareCorpus, PrepareTask, TaskNames
 from stages import prepare_corpus, prepare_task
 from tests.conftest import TINY
 from tests.fuzz import damage
@@ -117,7 +116,7 @@ def run(folder: Path) -> None:
         "max_tokens": 24,
         **section,
     }
-    common, log = Common.model_validate({**DOCUMENT["common"], "model": "model"}), Log(folder / "scratch")
+    common = Common.model_validate({**DOCUMENT["common"], "model": "model"})
     if section["kind"] == "classification" and section["pair"] is None and section["labels"]:
         corpus = {
             **DOCUMENT["prepare_corpus"],
@@ -126,7 +125,7 @@ def run(folder: Path) -> None:
         p = PrepareCorpus.model_validate(corpus)
         Path("model").symlink_to(TINY / "model")
         Path("tasks").mkdir()
-        prepare_corpus.run(Path(), Path("tasks"), folder / "out", common=common, prepare_corpus=p, log=log)
+        prepare_corpus.run(Path(), Path("tasks"), folder / "out", common=common, prepare_corpus=p, tasks=TaskNames(names=[]))
         return
     wanted = PrepareTask.model_validate(block)
-    prepare_task.run("task", Path("source"), TINY / "model", folder / "out", common=common, prepare_task=wanted, log=log)
+    prepare_task.run("task", Path("source"), TINY / "model", folder / "out", common=common, prepare_task=wanted)

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 import pruneonce
 from pruneonce import command
-from pruneonce.deployment import packing, unpacking
+from pruneonce.deployment import packing, protobuf, unpacking
 from pruneonce.errors import PackError
 
 LONG = "x" * 300  # a name ends at 255 bytes
@@ -220,14 +220,14 @@ def field(number: int, value: bytes) -> bytes:
 
 def test_a_tensor_without_a_type_is_packed_by_bytes(tmp_path):
     """Not sound, but protobuf: its type is read as unknown."""
-    tensor = field(packing.RAW_DATA, bytes(range(200)) * 20)
-    (tmp_path / "in").write_bytes(field(packing.GRAPH, field(packing.INITIALIZER, tensor)))
+    tensor = field(protobuf.RAW_DATA, bytes(range(200)) * 20)
+    (tmp_path / "in").write_bytes(field(protobuf.GRAPH, field(protobuf.INITIALIZER, tensor)))
     packing.pack(tmp_path / "in", tmp_path / "out")
     assert unpacking.read(tmp_path / "out") == (tmp_path / "in").read_bytes()
 
 
 def test_a_file_too_large_for_protobuf_is_not_packed(tmp_path):
     with (tmp_path / "in").open("wb") as file:
-        file.truncate(packing.LIMIT + 1)  # takes no room
+        file.truncate(protobuf.LIMIT + 1)  # takes no room
     with pytest.raises(PackError, match="expected an ONNX file, found 2147483649 bytes"):
         packing.pack(tmp_path / "in", tmp_path / "out")

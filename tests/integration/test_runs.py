@@ -16,13 +16,15 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
-from pipeline import cli, database, lineage, registry, tracking
-from pipeline.lineage import Stage
-from pipeline.stage import Log
+from flows import compress
+from pipeline import cli, hashing, stopping
+from pipeline.history import Log
+from pipeline.tracking import address, database, lock, registry, runs, store, trace
+from pipeline.tracking.lock import Stage
 from pruneonce.errors import TrackerUnreachable
 from tests.conftest import ROOT
 
-CONNECT = "from pipeline import tracking; print(tracking.connect()[1])"
+CONNECT = "from pipeline.tracking import store; print(store.connect()[1])"
 
 
 def python(code: str, folder: Path) -> subprocess.Popen[str]:
@@ -57,7 +59,7 @@ def whole(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("whole") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
-        tracking.connect()
+        store.connect()
     return file
 
 
@@ -67,7 +69,7 @@ def folder(tmp_path, whole, monkeypatch) -> Path:
     shutil.copy(whole, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for name in (lineage.IN_FLOW, tracking.PARENT):
+    for name in (stopping.RAN, stopping.PARENT):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(database, "WAIT_SECONDS", 0.2)
     return tmp_path
@@ -76,11 +78,12 @@ def folder(tmp_path, whole, monkeypatch) -> Path:
 KILLED = """
 import os, signal
 from pathlib import Path
-from pipeline import stage, tracking
-flow = tracking.start_flow("compress", {})
-os.environ[tracking.PARENT] = flow
-with tracking.stage_run("sparsify", {"common.seed": 1}, {"data/x": "1" * 32}, scratch=Path("scratch")) as tracked:
-    log = stage.Log(Path("scratch"), tracked.log_step)
+from pipeline import history, stopping
+from pipeline.tracking import runs
+flow = runs.start_flow("compress", {})
+os.environ[stopping.PARENT] = flow
+with runs.stage_run("sparsify", {"common.seed": 1}, {"data/x": "1" * 32}, scratch=Path("scratch")) as tracked:
+    log = history.Log(Path("scratch"), tracked.log_step)
     for step in range(12):
         log(step, {"loss": 1.0 / (step + 1)})
         if step == 8:
@@ -99,13 +102,13 @@ def killed(folder) -> tuple[str, str]:
 
 
 def status(run_id: str) -> str:
-    return MlflowClient(tracking.uri()).get_run(run_id).info.status
+    return MlflowClient(address.uri()).get_run(run_id).info.status
 
 
 def test_a_killed_stage_goes_on_with_its_run(folder, killed):
     flow, run_id = killed
     assert (status(flow), status(run_id)) == ("RUNNING", "RUNNING")
-    with tracking.stage_run("sparsify", {"common.seed": 1}, {"data/x": "1" * 32}, scratch=Path("scratch")) as tracked:
+    with runs.stage_run("sparsify", {"common.seed": 1}, {"data/x": "1" * 32}, scratch=Path("scratch")) as tracked:
         assert tracked.run_id == run_id
         assert (status(flow), status(run_id)) == ("KILLED", "RUNNING")
         log = Log(Path("scratch"), tracked.log_step)
@@ -113,20 +116,20 @@ def test_a_killed_stage_goes_on_with_its_run(folder, killed):
         for step in range(10, 20):  # from the checkpoint
             log(step, {"loss": 1.0 / (step + 1)})
         tracked.log_outs({"data/y": "2" * 32})
-    client = MlflowClient(tracking.uri())
+    client = MlflowClient(address.uri())
     history = client.get_metric_history(run_id, "loss")
     assert sorted((m.step, m.value) for m in history) == [(step, 1.0 / (step + 1)) for step in range(20)]
     assert status(run_id) == "FINISHED"
-    assert tracking.runs_of(Stage("sparsify", {}, {"data/y": "2" * 32}, {})) == [run_id]
+    assert runs.runs_of(Stage("sparsify", {}, {"data/y": "2" * 32}, {})) == [run_id]
     assert len(client.search_runs(["1"], "tags.`pruneonce.stage` = 'sparsify'")) == 1
 
 
 def test_a_run_that_is_gone_is_begun_anew(folder, killed):
-    MlflowClient(tracking.uri()).delete_run(killed[1])
-    with tracking.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+    MlflowClient(address.uri()).delete_run(killed[1])
+    with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
         assert tracked.run_id != killed[1]
     Path("scratch/run").write_text("0" * 32)  # of another store
-    with tracking.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+    with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
         assert Path("scratch/run").read_text() == tracked.run_id
 
 
@@ -134,21 +137,21 @@ def test_a_run_that_is_gone_is_begun_anew(folder, killed):
 def test_a_name_of_a_run_that_is_damaged_names_none(folder, content):
     Path("scratch").mkdir()
     Path("scratch/run/deep").mkdir(parents=True) if content is None else Path("scratch/run").write_bytes(content)
-    with tracking.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+    with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
         assert Path("scratch/run").read_text() == tracked.run_id
     assert status(tracked.run_id) == "FINISHED"
 
 
 def test_a_run_is_ours_before_it_is_open(folder, killed, monkeypatch):
     """Else another process that looks in between closes it: its process is gone."""
-    client, update = MlflowClient(tracking.uri()), MlflowClient.update_run
+    client, update = MlflowClient(address.uri()), MlflowClient.update_run
 
     def look(self, run_id, **changes):
-        assert client.get_run(run_id).data.tags[tracking.PROCESS].startswith(f"{os.getpid()} ")
+        assert client.get_run(run_id).data.tags[runs.PROCESS].startswith(f"{os.getpid()} ")
         update(self, run_id, **changes)
 
     monkeypatch.setattr(MlflowClient, "update_run", look)
-    with tracking.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+    with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
         assert tracked.run_id == killed[1]
         assert status(killed[1]) == "RUNNING"
 
@@ -162,36 +165,36 @@ def test_a_lost_run_that_cannot_be_closed_stops_nobody(folder, killed, monkeypat
         ended(self, run_id, *words)
 
     monkeypatch.setattr(MlflowClient, "set_terminated", refuse)
-    with tracking.stage_run("report", {}, {}) as tracked:
+    with runs.stage_run("report", {}, {}) as tracked:
         assert [status(run_id) for run_id in killed] == ["RUNNING", "KILLED"]
     assert status(tracked.run_id) == "FINISHED"
 
 
 def test_what_a_killed_process_left_open_is_closed(folder, killed):
-    client = MlflowClient(tracking.uri())
-    mine = tracking.start_flow("compress", {})
+    client = MlflowClient(address.uri())
+    mine = runs.start_flow("compress", {})
     assert [status(run_id) for run_id in killed] == ["KILLED", "KILLED"]
-    others = client.create_run("1", tags={tracking.HOST: "another-machine", tracking.PROCESS: "4194305 1.0"}).info.run_id
+    others = client.create_run("1", tags={runs.HOST: "another-machine", runs.PROCESS: "4194305 1.0"}).info.run_id
     nobodys = client.create_run("1").info.run_id
-    assert lineage.close_lost() == []
+    assert runs.close_lost() == []
     assert {status(run_id) for run_id in (mine, others, nobodys)} == {"RUNNING"}
-    client.set_tag(mine, tracking.PROCESS, f"{os.getpid()} 1.0")  # our number, long ago
-    assert lineage.close_lost() == ["compress: its process is gone, so its run is closed as KILLED"]
+    client.set_tag(mine, runs.PROCESS, f"{os.getpid()} 1.0")  # our number, long ago
+    assert list(cli._register()) == ["compress: its process is gone, so its run is closed as KILLED"]
     assert (status(mine), status(others)) == ("KILLED", "RUNNING")
 
 
-def trace(file: str) -> str:
-    return "\n".join(cli.trace(Path(file)))
+def traced(file: str) -> str:
+    return "\n".join(trace.lines(Path(file)))
 
 
 @pytest.fixture
 def finished(folder) -> str:
-    """A stage that has ended, with its run waiting to be sealed, and a shipped file to be registered."""
+    """The run of a stage that has ended, whose file is to be registered."""
     md5 = {}
     for path in ("data/export/topic/int8.onnx", "data/scores.json"):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(path)
-        md5[path] = lineage.file_md5(Path(path))
+        md5[path] = hashing.file_md5(Path(path))
     shipped, scores = md5
     entries = {
         "export@topic": {"cmd": "x", "outs": [{"path": shipped, "md5": md5[shipped]}]},
@@ -205,9 +208,8 @@ def finished(folder) -> str:
     block = {"foreach": "${tasks}", "do": {"cmd": "x"}}
     Path("dvc.yaml").write_text(json.dumps({"stages": {"export": block, "evaluate": block}}))
     Path("params.yaml").write_text(json.dumps({"tasks": {"topic": {}}}))
-    with tracking.stage_run("export@topic", {}, {}) as tracked:
+    with runs.stage_run("export@topic", {}, {}) as tracked:
         tracked.log_outs({shipped: md5[shipped]})
-    lineage.leave_for_sealing(tracked.run_id, {shipped: md5[shipped]})
     return tracked.run_id
 
 
@@ -224,7 +226,7 @@ def locked() -> Iterator[str]:
 
 @contextlib.contextmanager
 def deleted() -> Iterator[str]:
-    client = MlflowClient(tracking.uri())
+    client = MlflowClient(address.uri())
     client.delete_experiment("1")
     yield "it was deleted. Bring it back, with MLFLOW_TRACKING_URI set to that address: mlflow experiments restore --exper"
     client.restore_experiment("1")
@@ -241,36 +243,29 @@ def spoiled() -> Iterator[str]:
 @pytest.mark.parametrize("trouble", [locked, deleted, spoiled])
 def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, monkeypatch, trouble):
     with trouble() as said:
-        for what in (tracking.connect, tracking.close_lost, lambda: tracking.start_flow("compress", {})):
+        for what in (store.connect, runs.close_lost, lambda: runs.start_flow("compress", {})):
             with pytest.raises(TrackerUnreachable) as caught:
                 what()
             assert said in str(caught.value)
-        with pytest.raises(TrackerUnreachable, match=r"Nothing was started\.$"), tracking.stage_run("report", {}, {}):
+        with pytest.raises(TrackerUnreachable, match=r"Nothing was started\.$"), runs.stage_run("report", {}, {}):
             pytest.fail("it is begun")
         assert capfd.readouterr().err == ""
-        for step, first in (
-            (lineage.seal, "Not all runs were sealed: expected "),
-            (lineage.close_lost, "Runs of lost processes were not closed: expected "),
-            (lineage.register, "The models were not registered (TrackerUnreachable: expected "),
-        ):
-            assert step() == []
-            lines = capfd.readouterr().err.strip().splitlines()
-            assert len(lines) == 1, lines
-            assert lines[0].startswith(first)
-            assert said in lines[0]
-        monkeypatch.setattr(sys, "argv", ["pruneonce", "seal"])
+        (line,) = compress.register()
+        assert line.startswith("The models were not registered (expected ")
+        assert said in line
+        assert line.endswith("Try again with: pruneonce register")
+        monkeypatch.setattr(sys, "argv", ["pruneonce", "register"])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        assert str(ended.value.code).startswith("Runs of lost processes were not closed: expected ")
+        assert str(ended.value.code).startswith("TrackerUnreachable: expected ")
         assert said in str(ended.value.code)
         assert capfd.readouterr() == ("", "")
-        traced = trace("data/scores.json")
-        assert traced.count(said) == 1, "and not again for each stage"
-        assert traced.count("run     unknown: as above") == 1
-        assert len(capfd.readouterr().err.strip().splitlines()) == 1
-    assert [path.name for path in lineage.UNSEALED.iterdir()] == [finished], "it goes on waiting"
-    assert lineage.seal() == ["export@topic"]
-    assert f"run     {finished}" in trace("data/export/topic/int8.onnx")
+        lines = traced("data/scores.json")
+        assert lines.count(said) == 1, "and not again for each stage"
+        assert lines.count("run     unknown: as above") == 1
+        assert capfd.readouterr().err == ""
+    assert f"run     {finished}" in traced("data/export/topic/int8.onnx")
+    MlflowClient(address.uri()).delete_tag(finished, "out.data/export/topic/int8.onnx")
     cli.main()
     assert capfd.readouterr().out == "", "nothing was left to do, and no blank line says so"
 
@@ -284,38 +279,37 @@ def test_a_full_disk_is_one_line_also_when_a_run_is_made(whole, tmp_path, monkey
     try:
         shutil.copy(whole, disk / "mlflow.db")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk}/mlflow.db")
-        tracking.connect()
+        store.connect()
         with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as file:
             while file.write(b"0" * 4096):
                 pass
         with pytest.raises(TrackerUnreachable, match=r"disk is full.* Free some space and run again\. Nothing was started"):
-            tracking.start_flow("compress", {})
-        with pytest.raises(TrackerUnreachable, match=r"disk is full"), tracking.stage_run("report", {}, {}):
+            runs.start_flow("compress", {})
+        with pytest.raises(TrackerUnreachable, match=r"disk is full"), runs.stage_run("report", {}, {}):
             pytest.fail("it is begun")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk}/new.db")
         with pytest.raises(TrackerUnreachable, match=r"(disk is full|disk I/O error).* Free some space.* run again\."):
-            tracking.connect()
+            store.connect()
         assert {path.name for path in disk.iterdir()} <= {"fill", "mlflow.db", "new.db.lock"}, "nothing half made"
         assert "Traceback" not in capfd.readouterr().err
         (disk / "fill").unlink()
-        assert tracking.connect()[1] == "1"
+        assert store.connect()[1] == "1"
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_task_that_was_not_run_here_has_no_registered_model(finished, folder):
     """Its file came from DVC's cache; the run that made it is in another store."""
-    client = MlflowClient(tracking.uri())
+    client = MlflowClient(address.uri())
     client.delete_tag(finished, "out.data/export/topic/int8.onnx")
-    lineage.UNSEALED.joinpath(finished).unlink()
-    assert registry.register(lineage.current()) == []
+    assert registry.register(lock.current()) == []
     assert client.search_registered_models() == []
 
 
 def test_a_task_that_params_yaml_no_longer_has_is_not_registered(finished, monkeypatch):
     asked: list[dict] = []
     monkeypatch.setattr(registry, "register", lambda stages: asked.append(stages) or [])
-    lineage.register()
+    compress.register()
     Path("params.yaml").write_text("tasks: {r8: {}}\n")
-    lineage.register()
+    compress.register()
     assert [sorted(stages) for stages in asked] == [["evaluate@topic", "export@topic"], []]

@@ -1,11 +1,10 @@
-"""What ships, in MLflow's model registry: the int8 file of every task, byte for byte the one that DVC tracks.
+"""MLflow's model registry: the int8 file of every task, byte for byte the one that DVC tracks.
 
 One registered model a task, `pruneonce-<task>`; one version a file, tagged with its md5 and what was measured on it, and
 linked to the run that exported it. The alias `current` stands on the version that dvc.lock names.
 """
 
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,35 +15,26 @@ from mlflow import MlflowClient
 from mlflow import onnx as mlflow_onnx
 from mlflow.exceptions import MlflowException
 
-from pipeline import lineage, tracking
-from pipeline.lineage import Stage
+from pipeline.hashing import file_md5
+from pipeline.tracking.lock import Stage
+from pipeline.tracking.runs import results, runs_of
+from pipeline.tracking.store import store
 
-FILE = "int8.onnx"  # the out of an export stage that ships
+FILE = "int8.onnx"  # the out of an export stage that is deployed
 ALIAS = "current"
 MEASURED = ("score", "sparsity", "file_bytes", "packed_bytes")
 
 
 def register(stages: Mapping[str, Stage]) -> list[str]:
-    """Bring the registry to what dvc.lock says. Returns a line for each version that `current` moved to.
+    """Bring the registry to the state of these stages. Returns a line for each version that `current` moved to.
 
-    A registry that cannot be written to (a server that is gone, a full disk) is said, not raised: nothing computed
-    depends on it.
+    Raises TrackerUnreachable, also where a disk is full.
     """
-    lines: list[str] = []
-    try:
-        client, _ = tracking.connect()
-        for task, path, md5 in _shipped(stages):
-            lines += _current(client, stages, task, Path(path), md5)
-    except Exception as error:
-        print(
-            f"\nThe models were not registered ({type(error).__name__}: {tracking.said(error)}). "
-            "Try again with: pruneonce seal",
-            file=sys.stderr,
-        )
-    return lines
+    with store() as (client, _):
+        return [line for task, path, md5 in _evaluated(stages) for line in _current(client, stages, task, Path(path), md5)]
 
 
-def _shipped(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:
+def _evaluated(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:
     """(task, path, md5) of every int8 file that was evaluated as it stands."""
     for name, stage in stages.items():
         stage_name, _, task = name.partition("@")
@@ -61,11 +51,11 @@ def _current(client: MlflowClient, stages: Mapping[str, Stage], task: str, path:
     known = {v.tags.get("md5"): v.version for v in client.search_model_versions(f"name='{model}'")}
     version = known.get(md5)
     if version is None:
-        runs = tracking.runs_of(stages[f"export@{task}"])
-        if not runs or not path.exists() or lineage.file_md5(path) != md5:
-            return  # computed elsewhere, under another tracking store; or not what stands here
-        results = tracking.results(tracking.runs_of(stages[f"evaluate@{task}"]))
-        tags = {key: f"{results[f'int8.{key}']:.10g}" for key in MEASURED if f"int8.{key}" in results}
+        runs = runs_of(stages[f"export@{task}"])
+        if not runs or not path.exists() or file_md5(path) != md5:
+            return  # computed under another tracking store; or the file here is another one
+        measured = results(runs_of(stages[f"evaluate@{task}"]))
+        tags = {key: f"{measured[f'int8.{key}']:.10g}" for key in MEASURED if f"int8.{key}" in measured}
         source = _store(client, runs[0], path)
         _create(client, model, f"int8 ONNX for the task {task}; the same bytes as {path}")  # now that there is a version
         version = client.create_model_version(

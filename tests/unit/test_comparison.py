@@ -1,4 +1,4 @@
-"""The table's arithmetic and what it says, against numbers worked by hand."""
+"""The table of the study, its verdicts and its page, against numbers worked by hand."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from study import comparison
+from study import comparison, results
 from study.comparison import Verdict
 
 
@@ -17,7 +17,7 @@ def cell(one: float, two: float, *, size: float, rate: float = 1e-4, **more) -> 
 @pytest.fixture
 def table() -> list[comparison.Row]:
     int8 = {"test": {"1": 0.90, "2": 0.88}, "steps": 14, "encoder_bytes": 225.0}
-    found = {
+    cells = {
         ("dense", 0.0): {"a": cell(0.98, 0.96, size=4000.0), "b": cell(0.9, 0.9, size=4000.0)},
         ("gradual", 0.9): {"a": cell(0.80, 0.84, size=525.0), "b": cell(0.7, 0.8, size=525.0)},
         ("once", 0.9): {
@@ -25,11 +25,10 @@ def table() -> list[comparison.Row]:
             "b": cell(0.79, 0.75, size=525.0, int8=int8),
         },
     }
-    return comparison.rows(found, once_steps={"dense": 100, "gradual": 100, "once": 150})
+    return comparison.rows(cells, once_steps={"dense": 100, "gradual": 100, "once": 150})
 
 
-def test_mean_and_spread():
-    assert comparison.mean([0.8, 0.84]) == pytest.approx(0.82)
+def test_spread():
     assert comparison.spread([0.8, 0.84]) == pytest.approx(0.02)
     assert comparison.spread([0.1, 0.5, 0.2]) == pytest.approx(0.2)
     assert comparison.spread([0.3]) == 0
@@ -60,7 +59,7 @@ def test_a_claim_is_judged_against_the_spread_of_its_seeds(table):
     assert b.says == "within the spread"  # 0.77 - 0.75 = 0.02 against 0.02 + 0.05
     (back, _) = comparison.verdicts(table, [["gradual", "once"]])
     assert back.says == "reversed"
-    assert list(comparison.verdicts(table, [["dense", "once"]])) == [], "they never stand at one sparsity"
+    assert list(comparison.verdicts(table, [["dense", "once"]])) == [], "no sparsity that both have"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ def test_a_claim_is_judged_against_the_spread_of_its_seeds(table):
 )
 def test_the_last_line_follows_from_the_numbers(differences, whole):
     judged = [Verdict("once", "gradual", "a", 0.9, difference, 0.1) for difference in differences]
-    lines = list(comparison.summary(judged))
+    lines = list(results.summary(judged))
     assert lines[-1] == f"- The ordering as a whole {whole} comparisons."
     assert len(lines) == 1 + 2 + 1
     assert f"{100 * differences[0]:+.2f}" in lines[1]
@@ -81,22 +80,22 @@ def test_the_last_line_follows_from_the_numbers(differences, whole):
 
 def test_the_page_has_the_shape_of_the_papers_table(table):
     judged = list(comparison.verdicts(table, [["once", "gradual"]]))
-    page = comparison.markdown("A title", table, judged, "What it means.").splitlines()
+    page = results.markdown("A title", table, judged, "What it means.").splitlines()
     assert page[0] == "# A title"
     assert page[2].startswith("| variant | sparsity | a | b | learning rate |")
     assert page[4] == "| dense | 0% | 97.00% ± 1.00 | 90.00% ± 0.00 | 0.0001 / 0.0001 | 0.00 | 1.0 x | 10 / 10 | 100 |"
     assert page[6] == "| once | 90% | 94.50% ± 0.50 | 77.00% ± 2.00 | 0.0008 / 0.0001 | 0.00 | 7.6 x | 10 / 10 | 150 |"
     assert all(line.count("|") == page[2].count("|") for line in page[3:8])
     assert page[-1] == "What it means."
-    numbers = json.loads(json.dumps(comparison.as_json(table, judged)))
+    numbers = json.loads(json.dumps(results.as_json(table, judged)))
     assert len(numbers["rows"]) == 4
     assert [claim["says"] for claim in numbers["claims"]] == ["holds", "within the spread"]
 
 
 def test_points_and_drawing_are_the_same_bytes_twice(table, tmp_path):
     for name in ("one", "two"):
-        comparison.write_points(tmp_path / f"{name}.csv", table)
-        comparison.draw(tmp_path / f"{name}.svg", table)
+        results.write_points(tmp_path / f"{name}.csv", table)
+        results.draw(tmp_path / f"{name}.svg", table)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     with (tmp_path / "one.csv").open() as file:

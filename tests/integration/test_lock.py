@@ -1,22 +1,22 @@
-"""DVC and MLflow tell one story: the md5s are DVC's own, and the runs are sealed with them."""
+"""DVC and MLflow agree: the md5s are DVC's own, and every stage tags its run with them."""
 
 import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
 
-from pipeline import lineage, stage, tracking
-from pipeline.lineage import Stage
+from pipeline import hashing, stage, stopping
+from pipeline.history import Log
 from pipeline.params.reading import read_yaml
-from pipeline.stage import Log, Metrics, Out
+from pipeline.stage import Metrics, Out
+from pipeline.tracking import address, lock, runs, store
+from pipeline.tracking.lock import Stage
+from pipeline.tracking.open_run import OpenRun
 from tests.conftest import ROOT
 
 PIPELINE = """
@@ -67,10 +67,10 @@ def inside(grown, monkeypatch) -> Path:
 
 
 def test_md5s_are_those_that_dvc_records(inside):
-    recorded = {path: md5 for stage in lineage.locked().values() for path, md5 in {**stage.deps, **stage.outs}.items()}
+    recorded = {path: md5 for stage in lock.locked().values() for path, md5 in {**stage.deps, **stage.outs}.items()}
     for name in ("names", "large.bin"):
         recorded[name] = read_yaml(Path(f"{name}.dvc"))["outs"][0]["md5"]
-    assert recorded == {name: lineage.file_md5(Path(name)) for name in recorded}
+    assert recorded == {name: hashing.file_md5(Path(name)) for name in recorded}
     assert sorted(recorded) == ["crop.txt", "large.bin", "names", "out", "seed.txt", "size.txt"]
     assert sorted(name for name, md5 in recorded.items() if md5.endswith(".dir")) == ["names", "out"]
 
@@ -78,16 +78,16 @@ def test_md5s_are_those_that_dvc_records(inside):
 def test_one_byte_makes_another_md5(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/c").write_text("x")
-    seen = {lineage.file_md5(tmp_path / "a")}
+    seen = {hashing.file_md5(tmp_path / "a")}
     (tmp_path / "a/b/c").write_text("y")
-    seen.add(lineage.file_md5(tmp_path / "a"))
+    seen.add(hashing.file_md5(tmp_path / "a"))
     (tmp_path / "a/b/c").rename(tmp_path / "a/c")
-    seen.add(lineage.file_md5(tmp_path / "a"))
+    seen.add(hashing.file_md5(tmp_path / "a"))
     assert len(seen) == 3
 
 
 def test_dvc_lock_is_read_back(inside):
-    stages = lineage.locked()
+    stages = lock.locked()
     assert list(stages) == ["grow", "harvest"]
     assert stages["grow"].params == {"grow": {"rate": 1e-4}}
     assert set(stages["harvest"].deps) == {"out", "size.txt"}
@@ -95,14 +95,14 @@ def test_dvc_lock_is_read_back(inside):
 
 
 def test_without_dvc_lock_there_are_no_stages(tmp_path):
-    assert lineage.locked(tmp_path) == {}
+    assert lock.locked(tmp_path) == {}
 
 
 def test_current_names_are_those_that_dvc_gives():
     """Of all blocks of both files, with and without foreach and matrix."""
     values = read_yaml(ROOT / "params.yaml")
-    files = [read_yaml(ROOT / path.with_suffix(".yaml")) for path in lineage.LOCKS]
-    names = [name for file in files for entry in file["stages"].items() for name in lineage._names(*entry, values)]
+    files = [read_yaml(ROOT / folder / "dvc.yaml") for folder in lock.FOLDERS]
+    names = [name for file in files for entry in file["stages"].items() for name in lock._names(*entry, values)]
     with Repo(str(ROOT)) as repo, Repo(str(ROOT / "study")) as study:
         stages = [*repo.index.stages, *study.index.stages]
         assert sorted(names) == sorted(stage.addressing.rpartition(":")[2] for stage in stages)
@@ -121,8 +121,8 @@ def test_entries_of_stages_that_are_gone_are_not_current(tmp_path):
     gone = ["once@b", "twice", "each@a", "each", "none@b", "grid@p-0.6", "grid@r-0.5"]
     entries = "".join(f"  {name}: {{cmd: x}}\n" for name in (*now, *gone))
     (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n{entries}")
-    assert sorted(lineage.locked(tmp_path)) == sorted([*now, *gone])
-    assert sorted(lineage.current(tmp_path)) == sorted(now)
+    assert sorted(lock.locked(tmp_path)) == sorted([*now, *gone])
+    assert sorted(lock.current(tmp_path)) == sorted(now)
 
 
 @pytest.mark.parametrize(
@@ -139,80 +139,50 @@ def test_entries_of_stages_that_are_gone_are_not_current(tmp_path):
     ],
 )
 def test_producers(inside, path, expected):
-    assert [stage.name for stage in lineage.producers(path, lineage.locked())] == expected
+    assert [stage.name for stage in lock.producers(path, lock.locked())] == expected
 
 
 def test_producers_of_a_folder_are_all_that_write_inside():
     stages = {name: Stage(name, {}, {f"data/raw/{name}": ""}, {}) for name in ("a", "b")}
-    assert [s.name for s in lineage.producers("data/raw", stages)] == ["a", "b"]
-    assert [s.name for s in lineage.producers("data/raw/a/x", stages)] == ["a"]
+    assert [s.name for s in lock.producers("data/raw", stages)] == ["a", "b"]
+    assert [s.name for s in lock.producers("data/raw/a/x", stages)] == ["a"]
 
 
-class TestSeal:
-    """`lineage.seal` on a real store: what a stage left behind, after DVC recorded its outs."""
+class TestRuns:
+    """The runs of stages on a real store."""
 
     @pytest.fixture(autouse=True)
     def _store(self, inside, tracking_uri, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
-        for name in (lineage.IN_FLOW, tracking.PARENT):
+        for name in (stopping.RAN, stopping.PARENT):
             monkeypatch.delenv(name, raising=False)
-        yield
-        for path in lineage.UNSEALED.glob("*"):
-            path.unlink()
 
-    def ran(self, name: str, deps: dict[str, str], outs: dict[str, str] | None = None) -> str:
-        """A finished run of the stage, waiting to be sealed."""
-        with tracking.stage_run(name, {}, deps) as tracked:
-            pass
-        lineage.leave_for_sealing(tracked.run_id, outs or {})
-        assert [p.name for p in lineage.UNSEALED.iterdir()] == [tracked.run_id]
+    def ran(self, name: str, deps: dict[str, str], outs: dict[str, str]) -> str:
+        """A finished run of the stage."""
+        with runs.stage_run(name, {}, deps) as tracked:
+            tracked.log_outs(outs)
         return tracked.run_id
 
     def tags(self, run_id: str) -> dict[str, str]:
-        return MlflowClient(tracking.uri()).get_run(run_id).data.tags
+        return MlflowClient(address.uri()).get_run(run_id).data.tags
 
-    def test_the_outs_md5s_are_written_into_the_run(self):
-        stage = lineage.locked()["grow"]
-        run_id = self.ran("grow", {"seed.txt": lineage.file_md5(Path("seed.txt"))})
-        assert "pruneonce.sealed" not in self.tags(run_id)
-        assert lineage.seal() == ["grow"]
+    def test_the_md5s_of_deps_and_outs_are_written_into_the_run(self):
+        stage = lock.locked()["grow"]
+        run_id = self.ran("grow", {"seed.txt": hashing.file_md5(Path("seed.txt"))}, stage.outs)
         tags = self.tags(run_id)
         assert {k: v for k, v in tags.items() if k.startswith("out.")} == {f"out.{p}": m for p, m in stage.outs.items()}
         assert len(stage.outs) == 2
         assert tags["dep.seed.txt"] == stage.deps["seed.txt"]
-        assert tags["pruneonce.sealed"] == "true"
-        assert run_id in tracking.runs_of(stage)
-        assert list(lineage.UNSEALED.iterdir()) == []
-        assert lineage.seal() == [], "there is nothing left to seal"
+        assert run_id in runs.runs_of(stage)
 
     def test_a_run_that_made_one_of_the_outs_is_none_of_the_stages_runs(self):
-        stage = lineage.locked()["grow"]
-        run_id = self.ran("grow", stage.deps)
-        lineage.seal()
-        MlflowClient(tracking.uri()).set_tag(run_id, "out.size.txt", "0" * 32)
-        assert "out.size.txt" in {f"out.{path}" for path in stage.outs}
-        assert run_id not in tracking.runs_of(stage)
-
-    def test_a_run_on_other_deps_is_not_sealed(self):
-        run_id = self.ran("grow", {"seed.txt": "0" * 32})
-        assert lineage.seal() == []
-        assert not [k for k in self.tags(run_id) if k.startswith("out.") or k == "pruneonce.sealed"]
-        assert run_id not in tracking.runs_of(lineage.locked()["grow"])
-        assert list(lineage.UNSEALED.iterdir()) == []
-
-    def test_a_run_of_no_stage_of_dvc_lock_is_not_sealed(self):
-        run_id = self.ran("burn", {})
-        assert lineage.seal() == []
-        assert "pruneonce.sealed" not in self.tags(run_id)
-
-    def test_a_run_that_was_deleted_does_not_stop_the_others(self):
-        run_id = self.ran("harvest", {})
-        (lineage.UNSEALED / ("0" * 32)).touch()
-        assert lineage.seal() == ["harvest"]
-        assert self.tags(run_id)["pruneonce.sealed"] == "true"
+        stage = lock.locked()["grow"]
+        run_id = self.ran("grow", stage.deps, {**stage.outs, "size.txt": "0" * 32})
+        assert "size.txt" in stage.outs
+        assert run_id not in runs.runs_of(stage)
 
     def test_paths_that_mlflow_takes_no_tag_of(self):
-        """Up two folders, with characters that it refuses: the run is sealed, and found."""
+        """Up two folders, with characters that it refuses: the run is tagged, and found."""
         deps = {
             "../../raw/reviews (1), old.csv": "1" * 32,
             "/abs/x": "2" * 32,
@@ -220,8 +190,7 @@ class TestSeal:
             "plain-1.0/x y": "4" * 32,
         }
         stage = Stage("sow", deps, {"data/raw/a+b": "5" * 32}, {})
-        run_id = self.ran("sow", deps)
-        assert tracking.seal(run_id, {}, {"sow": stage}) == "sow"
+        run_id = self.ran("sow", deps, stage.outs)
         tags = {key: md5 for key, md5 in self.tags(run_id).items() if key[:4] in ("dep.", "out.")}
         assert tags == {
             "dep.up/up/raw/reviews _1__ old.csv": "1" * 32,
@@ -230,44 +199,16 @@ class TestSeal:
             "dep.plain-1.0/x y": "4" * 32,
             "out.data/raw/a_b": "5" * 32,
         }
-        assert tracking.runs_of(stage) == [run_id]
-        assert tracking.seal(run_id, {}, {"sow": Stage("sow", {**deps, "/abs/x": "0" * 32}, stage.outs, {})}) is None
+        assert runs.runs_of(stage) == [run_id]
 
-    def test_a_tracker_that_is_gone_is_said_and_the_runs_go_on_waiting(self, monkeypatch, capsys):
-        run_id = self.ran("grow", lineage.locked()["grow"].deps)
-        here = tracking.uri()
+    def test_a_tracker_that_is_gone_at_the_end_of_a_flow_is_printed(self, monkeypatch, capsys):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        assert lineage.seal() == []
-        tracking.end_flow(run_id, "FINISHED", {"grow": 1.0}, "note")
-        said = capsys.readouterr().err
-        assert "Not all runs were sealed: expected an MLflow tracking store at http://127.0.0.1:9, found: " in said
-        assert "Later: pruneonce seal" in said
-        assert f"no longer answers; run {run_id} stays open there" in said
-        assert [p.name for p in lineage.UNSEALED.iterdir()] == [run_id]
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
-        assert lineage.seal() == ["grow"]
-
-    def test_in_a_flow_the_mark_is_touched(self, tmp_path, monkeypatch):
-        monkeypatch.setenv(lineage.IN_FLOW, str(tmp_path / "ran"))
-        lineage.leave_for_sealing("r", {})
-        assert (tmp_path / "ran").exists()
+        runs.end_flow("r" * 32, "FINISHED", {"grow": 1.0}, "note")
+        assert f"no longer answers; run {'r' * 32} stays open there" in capsys.readouterr().err
 
     def test_a_parent_run_is_kept(self, monkeypatch):
-        monkeypatch.setenv(tracking.PARENT, "p" * 32)
-        assert self.tags(self.ran("grow", {}))["mlflow.parentRunId"] == "p" * 32
-
-
-class Forbidden:
-    """An ancestor that psutil may not look at."""
-
-    def cmdline(self) -> list[str]:
-        raise psutil.AccessDenied
-
-
-def test_dvc_is_found_beyond_a_process_that_may_not_be_looked_at(monkeypatch):
-    dvc = SimpleNamespace(pid=4711, cmdline=lambda: ["python", "/usr/bin/dvc", "repro"])
-    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parents=lambda: [Forbidden(), dvc]))
-    assert lineage._dvc_ancestor() == 4711
+        monkeypatch.setenv(stopping.PARENT, "p" * 32)
+        assert self.tags(self.ran("grow", {}, {}))["mlflow.parentRunId"] == "p" * 32
 
 
 def nap(out: Out, *, log: Log) -> Metrics:
@@ -282,7 +223,7 @@ def napping(project, tracking_uri, monkeypatch) -> Path:
     """The folder of a project in which `nap` can run as a stage."""
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
-    monkeypatch.delenv(lineage.IN_FLOW, raising=False)
+    monkeypatch.delenv(stopping.RAN, raising=False)
     monkeypatch.setattr(sys, "argv", ["nap", "--out", "data/out", "--metrics", "data/nap.json"])
     return project.folder
 
@@ -291,56 +232,52 @@ def checkpoints(folder: Path) -> list[Path]:
     return list(folder.glob(".pruneonce/scratch/nap-*/history.jsonl"))
 
 
-def test_a_finished_stage_does_not_fail_for_want_of_sealing(napping, capsys):
-    (napping / ".pruneonce").mkdir()
-    (napping / ".pruneonce/unsealed").write_text("no folder")
+@pytest.mark.parametrize("mark", ["ran", "no-folder/ran"])
+def test_a_flow_sees_that_a_stage_ran_and_a_finished_stage_does_not_fail(napping, tmp_path, monkeypatch, mark):
+    monkeypatch.setenv(stopping.RAN, str(tmp_path / mark))
     stage._main(nap, "nap")
-    assert "was not handed over for sealing (FileExistsError" in capsys.readouterr().err
+    assert (tmp_path / mark).exists() == (mark == "ran")
     assert json.loads((napping / "data/nap.json").read_text()) == {"hours": 8}
     assert checkpoints(napping) == [], "done is done"
 
 
 def test_checkpoints_outlive_whatever_may_still_fail(napping, monkeypatch):
-    def fails(run_id: str, outs: dict[str, str]) -> None:
+    def fails(*_) -> None:
         raise RuntimeError("not foreseen")
 
-    monkeypatch.setattr(lineage, "leave_for_sealing", fails)
+    monkeypatch.setattr(OpenRun, "log_outs", fails)
     with pytest.raises(RuntimeError, match="not foreseen"):
         stage._main(nap, "nap")
     assert len(checkpoints(napping)) == 1
 
 
-def test_a_plain_dvc_repro_is_sealed_after_it_ended(project, tracking_uri):
-    """No flow: a process of ours waits for DVC to write dvc.lock, then seals."""
+def test_a_stage_that_does_not_ask_for_a_log_gets_none(napping, monkeypatch):
+    def rest(out: Out) -> Metrics:
+        out.write_text("rested")
+        return {}
+
+    assert stage.contract(rest) == {kind: ["out"] if kind == "out" else [] for kind in (*stage.KINDS, "section", "log")}
+    stage._main(rest, "rest")
+    assert Path("data/out").read_text() == "rested"
+
+
+def test_a_plain_dvc_repro_tags_its_runs(project, tracking_uri):
+    """No flow: the stage itself tags its run with the md5s that DVC records after it."""
     dvc_word = [sys.executable, "-m", "dvc", "repro", "--quiet", "fetch_local@tiny-bert"]
     python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = project.run(*dvc_word, PATH=python)
     assert done.returncode == 0, done.stderr
-    stage = lineage.locked(project.folder)["fetch_local@tiny-bert"]
+    stage = lock.locked(project.folder)["fetch_local@tiny-bert"]
     assert set(stage.outs) == {"data/raw/tiny-bert", "data/metrics/fetch_local/tiny-bert.json"}
     for path, md5 in {**stage.deps, **stage.outs}.items():
-        assert lineage.file_md5(project.folder / path) == md5
+        assert hashing.file_md5(project.folder / path) == md5
     assert json.loads((project.folder / "data/metrics/fetch_local/tiny-bert.json").read_text())["files"] == 3
     client = MlflowClient(tracking_uri)
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
-    until, sealed = time.monotonic() + 60, []
-    while not sealed and time.monotonic() < until:
-        query = f"tags.`pruneonce.sealed` = 'true' and tags.`out.data/raw/tiny-bert` = '{stage.outs['data/raw/tiny-bert']}'"
-        sealed = client.search_runs([experiment.experiment_id], query)
-        time.sleep(0.5)
-    assert [run.info.run_name for run in sealed] == ["fetch_local@tiny-bert"]
-    assert sealed[0].info.status == "FINISHED"
-    assert sealed[0].data.tags["dep.pruneonce/sources.py"] == stage.deps["pruneonce/sources.py"]
-    while list((project.folder / ".pruneonce/unsealed").iterdir()) and time.monotonic() < until:
-        time.sleep(0.2)
-    assert not list((project.folder / ".pruneonce/unsealed").iterdir())
-
-
-def test_the_log_of_who_seals_is_closed_here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(lineage.IN_FLOW, raising=False)
-    monkeypatch.setattr(lineage, "_dvc_ancestor", lambda: 1)
-    given = []
-    monkeypatch.setattr(subprocess, "Popen", lambda *words, stdout, **more: given.append(stdout))
-    lineage.leave_for_sealing("0" * 32, {})
-    assert [log.closed for log in given] == [True]
+    experiment = client.get_experiment_by_name(store.EXPERIMENT)
+    query = f"tags.`out.data/raw/tiny-bert` = '{stage.outs['data/raw/tiny-bert']}'"
+    (run,) = client.search_runs([experiment.experiment_id], query)
+    assert (run.info.run_name, run.info.status) == ("fetch_local@tiny-bert", "FINISHED")
+    tags = run.data.tags
+    assert {path: tags[f"out.{path}"] for path in stage.outs} == stage.outs
+    assert tags["dep.tests/tiny/model"] == stage.deps["tests/tiny/model"]
+    assert tags["mlflow.source.name"] == "stages/fetch_local.py"

@@ -1,0 +1,1 @@
+"""What DVC and MLflow recorded: lock files as a graph, runs, registered models."""

@@ -1,0 +1,134 @@
+"""DVC's lock files, dvc.lock and study/dvc.lock, as a graph: stages, and the md5 of everything they read and wrote."""
+
+import functools
+import itertools
+import posixpath
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.params.reading import read_yaml
+from pruneonce.errors import ConfigError
+
+PIPELINE, STUDY = Path(), Path("study")  # the folders of the two DVC projects; no stage name stands in both
+FOLDERS = (PIPELINE, STUDY)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One entry of a lock file. deps, outs: path from the repository's root -> md5. params: dotted key -> value."""
+
+    name: str
+    deps: dict[str, str]
+    outs: dict[str, str]
+    params: dict[str, Any]
+
+
+def locked(root: Path = Path()) -> dict[str, Stage]:
+    """The stages of the lock files by name; empty if nothing was run yet. Raises ConfigError."""
+    stages: dict[str, Stage] = {}
+    for folder in FOLDERS:
+        with _of_dvc(root / folder / "dvc.lock") as document:
+            stages |= {name: _stage(name, entry, folder) for name, entry in document.get("stages", {}).items()}
+    return stages
+
+
+@contextmanager
+def _of_dvc(path: Path) -> Iterator[dict[str, Any]]:
+    """The content of a file of DVC's; empty if there is none. Raises ConfigError if its structure is not DVC's."""
+    try:
+        yield (read_yaml(path) or {}) if path.exists() else {}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"expected stages as DVC has them in {path}, found another structure ({type(error).__name__}: {error}). "
+            f"Restore it with: git checkout -- {path}"
+        ) from None
+
+
+def _stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
+    """An entry of the lock file in `folder`. Its paths are relative to that folder."""
+
+    def md5s(kind: str) -> dict[str, str]:
+        return {posixpath.normpath(folder / each["path"]): each.get("md5", "") for each in entry.get(kind, [])}
+
+    values = {key: value for file in entry.get("params", {}).values() for key, value in file.items()}
+    return Stage(name, md5s("deps"), md5s("outs"), values)
+
+
+def current(root: Path = Path()) -> dict[str, Stage]:
+    """The stages of the lock files that dvc.yaml has now, with the tasks and sources of params.yaml.
+
+    DVC also keeps the entries of former profiles; these are left out.
+    """
+    values = read_yaml(root / "params.yaml") if (root / "params.yaml").exists() else {}
+    names: set[str] = set()
+    for folder in FOLDERS:
+        with _of_dvc(root / folder / "dvc.yaml") as document:
+            blocks = document.get("stages", {}).items()
+            names |= {name for stage, block in blocks for name in _names(stage, block, values or {})}
+    return {name: stage for name, stage in locked(root).items() if name in names}
+
+
+def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the stages of one block of dvc.yaml: `name`, or `name@item` for each item of foreach or matrix."""
+
+    def resolved(data: Any) -> Any:
+        """The list or mapping itself, or the one that `${key.of.params}` names; empty if there is none."""
+        if not isinstance(data, str):
+            return data
+        return functools.reduce(lambda level, key: level.get(key) or {}, data.strip("${} ").split("."), values)
+
+    def text(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    if "matrix" in block:
+        axes = [[text(value) for value in resolved(axis)] for axis in resolved(block["matrix"]).values()]
+        yield from (f"{name}@{'-'.join(cell)}" for cell in itertools.product(*axes))
+    elif "foreach" in block:
+        yield from (f"{name}@{text(item)}" for item in resolved(block["foreach"]))
+    else:
+        yield name
+
+
+def project(stage: str) -> Path:
+    """The folder of the DVC project that has this stage."""
+    with _of_dvc(STUDY / "dvc.yaml") as document:
+        return STUDY if short(stage).partition("@")[0] in document.get("stages", {}) else PIPELINE
+
+
+def short(stage: str) -> str:
+    """study_dense@r8 of study/dvc.yaml:study_dense@r8, which is its name in the repository's root."""
+    return stage.rpartition(":")[2]
+
+
+def command(verb: str, *stages: str) -> str:
+    """A command of DVC on stages, to be typed in the repository's root."""
+    by_project: dict[Path, list[str]] = {}
+    for stage in stages:
+        by_project.setdefault(project(stage), []).append(short(stage))
+    return " && ".join(
+        f"dvc {'' if folder == PIPELINE else f'--cd {folder} '}{verb} {shlex.join(names)}"
+        for folder, names in sorted(by_project.items())
+    )
+
+
+def producers(path: str, stages: Mapping[str, Stage]) -> Iterator[Stage]:
+    """The stages that write `path`, the folder it lies in, or something inside it."""
+    for stage in stages.values():
+        if any(o == path or path.startswith(f"{o}/") or o.startswith(f"{path}/") for o in stage.outs):
+            yield stage
+
+
+def makers(path: str, md5: str, stages: Mapping[str, Stage], now: Collection[str]) -> list[Stage]:
+    """The stages that made what a stage read at `path`, with this md5.
+
+    now: the names of the current stages. A stage of a former profile counts only if it wrote these very bytes, and never
+    for a folder that several stages write into.
+    """
+    found = list(producers(path, stages))
+    same = [stage for stage in found if stage.outs.get(path) == md5]
+    inside = [stage for stage in found if path not in stage.outs and stage.name in now]
+    return [stage for stage in same if stage.name in now] or same or inside

@@ -1,0 +1,123 @@
+"""An MLflow run that is open: what is sent to it while a stage works.
+
+Metrics are sent in batches. If the server is lost, training goes on; what it did not take waits for the next try. A server
+that stays away costs the metrics, not the stage.
+"""
+
+import posixpath
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, RunTag
+
+from pipeline.tracking.address import shown
+from pipeline.tracking.store import BATCH, in_batches, refused
+
+FLUSH_SECONDS = 5.0
+PAUSE = 20  # a try that took s seconds is followed by a pause of 20 s: a server that times out takes a twentieth of the time
+MOST = 100_000  # metrics that wait for a server; then the oldest are dropped
+
+
+class OpenRun:
+    """The MLflow run of a stage or of a flow that is at work."""
+
+    def __init__(self, client: MlflowClient, run_id: str):
+        self.client, self.run_id = client, run_id
+        self._waiting: list[Metric] = []
+        self._known: set[tuple[str, int]] = set()  # (name, step) that an earlier process of this run has logged
+        self._next, self._lost = time.monotonic() + FLUSH_SECONDS, False
+
+    def catch_up(self, steps: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Continue a run whose process was killed. steps: all that were logged; MLflow is sent those that it lacks.
+
+        The steps after the last checkpoint are computed again, and still logged once.
+        """
+        if not (logged := {(key, step): value for step, metrics in steps for key, value in metrics.items()}):
+            return
+        there: set[tuple[str, int]] = set()
+
+        def ask() -> None:
+            for key in {key for key, _ in logged}:
+                there.update((key, m.step) for m in self.client.get_metric_history(self.run_id, key))
+
+        if not self.survive(ask):
+            return
+        self._known = there | set(logged)
+        self._waiting += [_metric(key, value, step) for (key, step), value in logged.items() if (key, step) not in there]
+        self.flush()
+
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a step, once."""
+        self._waiting += [_metric(key, value, step) for key, value in metrics.items() if (key, step) not in self._known]
+        del self._waiting[:-MOST]
+        if time.monotonic() > self._next:
+            self.flush()
+
+    def log_numbers(self, prefix: str, metrics: Mapping[str, Any]) -> None:
+        """Log numbers of the run as a whole as `prefix.name`; nested names are joined by a dot. Sent when the run ends."""
+        numbers = {key: value for key, value in flatten(metrics).items() if isinstance(value, int | float)}
+        self._waiting += [_metric(f"{prefix}.{key}", float(value), 0) for key, value in numbers.items()]
+
+    def log_outs(self, md5s: Mapping[str, str]) -> None:
+        """Tag the run with the md5 of each path that the stage has written. `runs_of` finds the run by these tags."""
+        self.survive(lambda: set_tags(self.client, self.run_id, md5_tags("out", md5s)))
+
+    def flush(self) -> None:
+        """Send what waits."""
+        began = time.monotonic()
+        while self._waiting and self.survive(lambda: self.client.log_batch(self.run_id, metrics=self._waiting[:BATCH])):
+            del self._waiting[:BATCH]
+        ended = time.monotonic()
+        self._next = ended + max(FLUSH_SECONDS, PAUSE * (ended - began))
+
+    def end(self, status: str) -> None:
+        """Send what waits, and close the run."""
+        self.flush()
+        self.survive(lambda: self.client.set_terminated(self.run_id, status))
+
+    def survive(self, request: Callable[[], object]) -> bool:
+        """Make a request. A failure is printed once. Returns whether the server answered, also if it refused."""
+        try:
+            request()
+            return True
+        except Exception as error:
+            if not self._lost:
+                problem = "takes no more of this run" if refused(error) else "no longer answers"
+                print(
+                    f"\nMLflow at {shown()} {problem} ({type(error).__name__}); the stage goes on. Its metrics are sent if "
+                    "that changes, else they are missing there. Its outs and metrics files are not affected.",
+                    file=sys.stderr,
+                )
+            self._lost = True
+            return refused(error)
+
+
+def _metric(key: str, value: float, step: int) -> Metric:
+    return Metric(key, value, int(time.time() * 1000), step)
+
+
+def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run."""
+    in_batches([RunTag(*tag) for tag in tags.items()], lambda some: client.log_batch(run_id, tags=some))
+
+
+def md5_tags(kind: str, md5s: Mapping[str, str]) -> dict[str, str]:
+    """Path -> md5 as tags `<kind>.<path>`. A leading `..` becomes `up`; characters that MLflow refuses become `_`."""
+
+    def name(path: str) -> str:
+        parts = ["up" if part == ".." else part for part in posixpath.normpath(path).split("/")]
+        return re.sub(r"[^\w./: -]", "_", "/".join(parts))
+
+    return {f"{kind}.{name(path)}": md5 for path, md5 in md5s.items()}
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,206 @@
+"""MLflow's runs: one per executed stage, under one parent per flow run.
+
+The server is asked before work starts. A stage that was killed continues its run.
+"""
+
+import contextlib
+import getpass
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from mlflow import MlflowClient
+from mlflow.entities import Param
+from mlflow.exceptions import MlflowException
+
+from pipeline.stopping import PARENT
+from pipeline.tracking.address import shown
+from pipeline.tracking.lock import Stage
+from pipeline.tracking.open_run import OpenRun, flatten, md5_tags, set_tags
+from pipeline.tracking.store import connect, in_batches, refused, store
+from pruneonce.errors import TrackerUnreachable
+
+RUN = "run"  # file in a stage's scratch folder: the id of its run, for the process that continues it
+HOST, PROCESS = "pruneonce.host", "pruneonce.process"  # tags: by whom a run is written
+CLOCK_SECONDS = 10.0  # two readings of a process's start may differ by this: the system's clock is set now and then
+
+
+@contextmanager
+def stage_run(
+    name: str, params: Mapping[str, Any], deps: Mapping[str, str], *, source: str = "", scratch: Path | None = None
+) -> Iterator[OpenRun]:
+    """One MLflow run around a stage: its parameters, the md5 of each dep, the git commit. It ends as finished or failed.
+
+    source: the stage's file. scratch: a folder that outlives a killed process; the run that is named there is continued.
+    Raises TrackerUnreachable before anything is started.
+    """
+    tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(source), **_process(), **md5_tags("dep", deps)}
+    if parent := os.environ.get(PARENT):
+        tags["mlflow.parentRunId"] = parent
+    with store(" Nothing was started.") as (client, experiment):
+        run_id = _resumed(client, experiment, scratch, tags)
+        if run_id is None:
+            run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        _log_params(client, run_id, params)
+        _close_lost(client, experiment)
+
+    run, status = OpenRun(client, run_id), "FAILED"
+    try:
+        if scratch:
+            _write_name(scratch / RUN, run_id)
+        yield run
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        run.end(status)
+
+
+def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: Mapping[str, str]) -> str | None:
+    """Reopen the run that is named in the scratch folder. Returns its id; None if there is none, or it was deleted."""
+    run_id = _read_name(scratch / RUN) if scratch else None
+    if run_id is None:
+        return None
+    try:
+        info = client.get_run(run_id).info
+    except MlflowException as error:
+        if not refused(error):
+            raise
+        return None  # of another store
+    if info.experiment_id != experiment or info.lifecycle_stage != "active":
+        return None
+    # The tags come first: another process closes an open run whose process is gone.
+    set_tags(client, run_id, tags)
+    client.update_run(run_id, status="RUNNING")
+    return run_id
+
+
+def _read_name(file: Path) -> str | None:
+    """The id of a run in a file; None if there is no such file, or if it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        text = file.read_text(encoding="ascii")
+        return text if re.fullmatch("[0-9a-f]{32}", text) else None
+    return None
+
+
+def _write_name(file: Path, run_id: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir():  # a damaged scratch folder
+        shutil.rmtree(file)
+    file.write_text(run_id)
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    entries = [Param(key, str(value)) for key, value in params.items()]
+    in_batches(entries, lambda some: client.log_batch(run_id, params=some))
+
+
+def _process() -> dict[str, str]:
+    """Tags: the machine, and this process with the second it started in, because process numbers are used again."""
+    return {HOST: socket.gethostname(), PROCESS: f"{os.getpid()} {psutil.Process().create_time():.2f}"}
+
+
+def _lives(process: str) -> bool:
+    """Whether such a process exists. A process of a container with this machine's name is not seen: its run is closed as
+    killed, and as finished when it ends."""
+    number, _, started = process.partition(" ")
+    with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+        return abs(psutil.Process(int(number)).create_time() - float(started)) < CLOCK_SECONDS
+    return False
+
+
+def close_lost() -> list[str]:
+    """Close the runs that killed processes of this machine left open. Returns their names. Raises TrackerUnreachable."""
+    with store() as (client, experiment):
+        return _close_lost(client, experiment)
+
+
+def _close_lost(client: MlflowClient, experiment: str) -> list[str]:
+    here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
+    lost = [run for run in client.search_runs([experiment], here) if not _lives(run.data.tags.get(PROCESS, ""))]
+    return [run.info.run_name for run in lost if _closed(client, run.info.run_id)]
+
+
+def _closed(client: MlflowClient, run_id: str) -> bool:
+    """Close a lost run. False if MLflow refuses: another process may have deleted it."""
+    try:
+        client.set_terminated(run_id, "KILLED")
+    except MlflowException as error:
+        if not refused(error):
+            raise
+        return False
+    return True
+
+
+def start_flow(name: str, params: Mapping[str, Any]) -> str:
+    """Open the parent run of a flow run. Returns its id. Raises TrackerUnreachable."""
+    tags = {"pruneonce.flow": name, **origin("flows/compress.py"), **_process()}
+    with store(" Nothing was started.") as (client, experiment):
+        _close_lost(client, experiment)
+        run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        _log_params(client, run_id, flatten(params))
+    return run_id
+
+
+def end_flow(run_id: str, status: str, seconds: Mapping[str, float], note: str = "") -> None:
+    """Close the parent run with the seconds of each stage and a note in Markdown. A lost server is printed, not raised."""
+    try:
+        client, _ = connect()
+    except TrackerUnreachable:
+        print(f"\nMLflow at {shown()} no longer answers; run {run_id} stays open there.", file=sys.stderr)
+        return
+    run = OpenRun(client, run_id)
+    run.log_numbers("seconds", {stage.replace("@", "."): value for stage, value in seconds.items()})
+    if note:
+        run.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
+    run.end(status)
+
+
+def runs_of(stage: Stage) -> list[str]:
+    """The ids of the runs that computed exactly these outs, newest first, also if the outs came from DVC's cache since.
+
+    Raises TrackerUnreachable.
+    """
+    outs = "".join(f" and tags.`{key}` = '{md5}'" for key, md5 in md5_tags("out", stage.outs).items())
+    query = f"tags.`pruneonce.stage` = '{stage.name}'{outs}"
+    with store() as (client, experiment):
+        return [run.info.run_id for run in client.search_runs([experiment], query, order_by=["start_time DESC"])]
+
+
+def results(run_ids: Sequence[str]) -> dict[str, float]:
+    """The closing metrics of the first of these runs by name; empty if there is none. Raises TrackerUnreachable."""
+    with store() as (client, _):
+        metrics = client.get_run(run_ids[0]).data.metrics if run_ids else {}
+    return {key.removeprefix("result."): value for key, value in metrics.items() if key.startswith("result.")}
+
+
+def origin(source: str) -> dict[str, str]:
+    """Tags that MLflow's pages show: the user, the source file, the git commit, and whether tracked files differ from it."""
+
+    def git(*args: str) -> str:
+        try:
+            done = subprocess.run(["git", *args], capture_output=True, text=True)
+        except OSError:  # git is not installed
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = "unknown"
+    return {
+        "mlflow.user": user,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": source,
+        "mlflow.source.git.commit": git("rev-parse", "HEAD") or "none",
+        "pruneonce.dirty": str(bool(git("status", "--porcelain", "-uno"))).lower(),
+    }

@@ -1,0 +1,114 @@
+"""The connection to MLflow's tracking store. Every failure is one TrackerUnreachable that says what to do."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# An unreachable server must be known in seconds: MLflow's own defaults retry for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it logs every step of its database's migration
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.db import utils as migrations
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+from pipeline.tracking import database
+from pipeline.tracking.address import home, message, mlflow_uri, shown, sqlite_file, uri
+from pruneonce.errors import TrackerUnreachable
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a traceback of every error that it raises
+
+EXPERIMENT = "pruneonce"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's pages are those for chat agents
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")  # e.g. the run was deleted
+BATCH = 90  # entries a request: the server's limit is 100 params, 1000 metrics
+
+
+def connect() -> tuple[MlflowClient, str]:
+    """A client and the id of our experiment. Raises TrackerUnreachable."""
+    try:
+        if file := sqlite_file(uri()):
+            database.ensure(file, _migrate)
+            database.check(file, migrations._get_latest_schema_revision(), _older)
+        client = MlflowClient(tracking_uri=mlflow_uri())
+        return client, _experiment(client)
+    except TrackerUnreachable:
+        raise
+    except Exception as error:
+        raise _unreachable(error) from None
+
+
+@contextmanager
+def store(also: str = "") -> Iterator[tuple[MlflowClient, str]]:
+    """`connect` for some requests: whatever fails inside is one TrackerUnreachable. also: words to end its message with."""
+    try:
+        yield connect()
+    except TrackerUnreachable as error:
+        raise TrackerUnreachable(f"{error}{also}") from None
+    except Exception as error:
+        raise TrackerUnreachable(f"{_unreachable(error)}{also}") from None
+
+
+def _unreachable(error: Exception) -> TrackerUnreachable:
+    advice = database.advice(str(error), sqlite_file(uri()) or Path("it"))
+    if not advice and os.environ.get("MLFLOW_TRACKING_URI"):
+        advice = "Start it, or unset MLFLOW_TRACKING_URI to use a local file."
+    return TrackerUnreachable(f"expected an MLflow tracking store at {shown()}, found: {message(error)}. {advice}".rstrip())
+
+
+def _migrate(file: Path) -> None:
+    """Write an empty database of MLflow's, with all that it holds in one file."""
+    address = f"sqlite:///{file}"
+    try:
+        SqlAlchemyStore(address, _artifacts())
+    finally:
+        if engine := SqlAlchemyStore._engine_map.pop(address, None):  # kept for later, when this is another file
+            engine.dispose()
+
+
+def _older(version: str) -> bool:
+    """Whether this MLflow knows the schema: then it is an older one."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(migrations._get_alembic_config(""))
+    return version in {script.revision for script in scripts.walk_revisions()}
+
+
+def _artifacts() -> str:
+    """Where artifacts lie whose records are in a sqlite file: MLflow's own default, in the project itself."""
+    return str(home() / "mlruns")
+
+
+def _experiment(client: MlflowClient) -> str:
+    """The id of our experiment, made if there is none yet. Raises TrackerUnreachable if it was deleted."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        place = _artifacts() + f"/{EXPERIMENT}" if uri().startswith("sqlite") else None
+        try:
+            return client.create_experiment(EXPERIMENT, artifact_location=place, tags=KIND)
+        except MlflowException:
+            found = client.get_experiment_by_name(EXPERIMENT)  # another worker made it in between
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise TrackerUnreachable(
+            f"expected the experiment {EXPERIMENT} in MLflow at {shown()}, found that it was deleted. Bring it back, with "
+            f"MLFLOW_TRACKING_URI set to that address: mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return found.experiment_id
+
+
+def refused(error: Exception) -> bool:
+    """Whether the server answered, and will give the same answer to the same request next time."""
+    return isinstance(error, MlflowException) and error.error_code in REFUSALS
+
+
+def in_batches(entries: Sequence[Any], send: Callable[[Sequence[Any]], object]) -> None:
+    """Send entries by so many as one request may hold."""
+    for start in range(0, len(entries), BATCH):
+        send(entries[start : start + BATCH])

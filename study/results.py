@@ -1,0 +1,118 @@
+"""The results of the study: its table as Markdown with verdicts and notes, as JSON, as CSV points and as an SVG drawing."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from study.comparison import Row, Verdict, spread
+
+COLUMNS = ("learning rate", "encoder MB", "smaller", "task steps", "steps paid once")
+NOTES = """\
+Test scores in PyTorch: mean over {seeds} seeds ± half of the distance between the best and the worst. Learning rate: by
+task, the best on validation of {rates}, first seed. Every variant begins with the head of the
+task's teacher and takes the same number of steps on the same batches, int8 a few more. Learning from labels alone:
+{hard}; the others learn from the teacher too, by the recipe of `finetune`. one_shot and
+gradual prune by magnitude while the task is learned; once begins with what `sparsify` pruned (criterion: {criterion}).
+Int8 rounds the prunable matrices and leaves the embedding tables in float, which the pipeline's int8 file has in int8.
+Encoder MB: the prunable matrices as bitmap and values of 32 bits, in int8 of 8; smaller: dense / this. Task steps are paid
+for every task, and for every rate tried; steps paid once are those of teacher preparation and student pruning, whatever
+the number of tasks. A comparison holds, or is reversed, where the means differ by more than both spreads added.
+"""
+
+
+def markdown(title: str, table: Sequence[Row], verdicts: Sequence[Verdict], notes: str) -> str:
+    """The table in the shape of the paper's Table 1, the verdicts on each claim, and the notes on the columns."""
+    tasks = list(table[0].scores)
+    header = ["variant", "sparsity", *tasks, *COLUMNS]
+    lines = [f"# {title}", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {' | '.join(_cells(row, tasks))} |" for row in table]
+    return "\n".join([*lines, "", *summary(verdicts), "", notes])
+
+
+def _cells(row: Row, tasks: Sequence[str]) -> list[str]:
+    scores = [f"{fmean(row.scores[task]):.2%} ± {100 * spread(row.scores[task]):.2f}" for task in tasks]
+    rates, steps = (" / ".join(f"{by_task[task]:g}" for task in tasks) for by_task in (row.learning_rates, row.steps))
+    size = [f"{row.encoder_bytes / 1e6:.2f}", f"{row.times_smaller:.1f} x"]
+    return [row.variant, f"{row.sparsity:.0%}", *scores, rates, *size, steps, str(row.once_steps)]
+
+
+def summary(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """For each claim a line of counts and its verdicts in points; last, whether the ordering holds as a whole."""
+    for claim in dict.fromkeys((v.better, v.worse) for v in verdicts):
+        of_claim = [v for v in verdicts if (v.better, v.worse) == claim]
+        yield f"- {claim[0]} >= {claim[1]}: {_counts(of_claim)} of {len(of_claim)} comparisons."
+        for v in of_claim:
+            yield f"  {v.task} at {v.sparsity:.0%}: {100 * v.difference:+.2f}, spread {100 * v.noise:.2f}: {v.says}."
+    says = {v.says for v in verdicts}
+    if "reversed" in says:
+        whole = "does not hold"
+    else:
+        whole = "holds" if "holds" in says else "cannot be told from the spread of the seeds"
+    yield f"- The ordering as a whole {whole}: {_counts(verdicts)} of {len(verdicts)} comparisons."
+
+
+def _counts(verdicts: Sequence[Verdict]) -> str:
+    says = [v.says for v in verdicts]
+    return ", ".join(f"{word} in {says.count(word)}" for word in ("holds", "within the spread", "reversed") if word in says)
+
+
+def as_json(table: Sequence[Row], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Rows and verdicts as JSON values."""
+    return {"rows": [asdict(row) for row in table], "claims": [{**asdict(v), "says": v.says} for v in verdicts]}
+
+
+def means(table: Sequence[Row], task: str) -> dict[str, float]:
+    """ "variant-sparsity" -> mean score on the task."""
+    return {f"{row.variant}-{row.sparsity:g}": fmean(row.scores[task]) for row in table}
+
+
+def write_points(path: Path, table: Sequence[Row]) -> None:
+    """Write score against encoder size as CSV, one line for each row and task, for DVC's scatter plot."""
+    with path.open("w", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["task", "variant", "sparsity", "encoder_megabytes", "score", "spread"])
+        for row in table:
+            for task, scores in row.scores.items():
+                numbers = f"{row.encoder_bytes / 1e6:.3f}", f"{fmean(scores):.5f}", f"{spread(scores):.5f}"
+                out.writerow([task, row.variant, f"{row.sparsity:g}", *numbers])
+
+
+def draw(path: Path, table: Sequence[Row]) -> None:
+    """Draw the same points as SVG, one panel for each task. The same table gives the same bytes."""
+    import matplotlib as mpl  # importing it takes a second
+    from matplotlib.figure import Figure
+
+    tasks = list(table[0].scores)
+    with mpl.rc_context({"svg.hashsalt": "pruneonce", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(4.5 * len(tasks), 4.2), layout="constrained")
+        panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+        for panel, task in zip(panels, tasks, strict=True):
+            _draw_task(panel, task, table)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _draw_task(panel: Any, task: str, table: Sequence[Row]) -> None:
+    """Draw one line for each variant, with the spread of its seeds as bars."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for variant in dict.fromkeys(row.variant for row in table):
+        line = [row for row in table if row.variant == variant]
+        panel.errorbar(
+            [row.encoder_bytes / 1e6 for row in line],
+            [100 * fmean(row.scores[task]) for row in line],
+            yerr=[100 * spread(row.scores[task]) for row in line],
+            fmt="o-",
+            linewidth=1,
+            markersize=4,
+            capsize=3,
+            label=variant,
+        )
+    panel.set(title=task, xlabel="encoder, MB", ylabel="test score, %", xscale="log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.grid(alpha=0.3)

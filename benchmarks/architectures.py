@@ -45,39 +45,43 @@ from pruneonce.training import loop
 PAGE = Path(__file__).parents[1] / "docs/architectures.md"
 SPARSITY, STEPS, SEED = 0.85, 4, 1
 COLUMNS = """\
-Written by `python -m benchmarks.architectures`, which ends with an error where zeros or parity do not hold. Models of
-random weights, four layers of width 256, a vocabulary of 8192: pruned to 85 % as language models, fine-tuned and trained for
-quantization for {steps} steps each on random tokens with their zeros locked, exported. It says that the code holds for an
-architecture; how good a pruned one is takes real training to know.
+Written by `python -m benchmarks.architectures`, which ends with an error where zeros or parity do not hold. It shows that
+the code works for an architecture. How good a pruned model is, takes real training to know.
 
-- prunable: the linears of the layers, found from the structure; a matrix that layers share counts once.
-- exact: every matrix has exactly the zeros of 85 %. kept: every one of them is zero after fine-tuning, after
-  quantization-aware training and in the sparse and the int8 file.
-- parity: largest difference of a logit between ONNX Runtime and PyTorch over the largest logit, on {rows} texts with
-  padding, from 3 tokens to as many as the model takes; fp32: the larger of dense and sparse; int8: before the tables are
-  rounded.
-- integer: matrices whose every product runs on integers in ONNX Runtime. mask: added, made ready in the graph; given,
-  where the architecture makes more of it.
-- MB: the dense fp32 file; the int8 file, tables in int8 as well; that one packed by `pruneonce pack`.
+The models have random weights, four layers of width 256 and a vocabulary of 8192. They are pruned to 85 % as language
+models. They are fine-tuned and trained for quantization for {steps} steps each, on random tokens, with their zeros
+locked. Then they are exported.
+- prunable: the linears of the layers, found from the structure. A matrix that layers share counts once.
+- exact: every matrix has exactly the zeros of 85 %.
+- kept: every zero is still there after fine-tuning, after quantization-aware training, and in the sparse and the int8
+  file.
+- parity: largest difference of a logit between ONNX Runtime and PyTorch, divided by the largest logit. It is measured on
+  {rows} texts with padding, from 3 tokens to the most that the model takes. fp32: the larger of dense and sparse. int8:
+  before the tables are rounded.
+- integer: matrices whose every product runs on integers in ONNX Runtime.
+- mask: added: it is prepared in the graph and added to the scores. given: the architecture uses it in other ways too.
+- MB: the dense fp32 file. The int8 file, with tables in int8 as well. The int8 file packed by `pruneonce pack`.
 """
 NOTES = """\
 ## What differs
-
-- **ALBERT** runs one layer's matrices four times. The file holds each once. **DeBERTa**'s queries and keys also project the
-  table of relative positions, which hangs on no input: these products run on integers too, in every call. Both have
-  weights that several nodes read, and ONNX Runtime 1.32 cannot load such a file with `session.x64quantprecision`: for
-  processors without VNNI take `quantize.weight_bits: 7`.
-- **ELECTRA** and **ALBERT** project embeddings to the width of the layers: not a layer's matrix, not pruned, float.
-- **RoBERTa** and **MPNet** number positions behind that of padding: 512 tokens of 514 rows.
-- **DeBERTa** multiplies with the mask and **ModernBERT** hides what is out of a layer's window: their graphs take it as it
-  is. Everybody else's has it ready to be added. Which, is found by comparing the two on an example.
-- **DeBERTa-v3** is v2's class with another configuration, the one built here. Published checkpoints name their MLM head
-  otherwise, so that it is new and teacher preparation trains it; with `legacy: false` in the configuration the head does
-  not end in its output embeddings, which is one clear error.
-- In transformers **DeBERTa** and **MPNet** have no fused attention (`common.attention: eager`), **ALBERT** and **MPNet** no
+- ALBERT runs the matrices of one layer four times. The file holds each matrix once.
+- The queries and keys of DeBERTa also project the table of relative positions, which does not depend on the input. These
+  products run on integers too, in every call.
+- ALBERT and DeBERTa have weights that several nodes read. ONNX Runtime 1.32 cannot load such a file with
+  `session.x64quantprecision`. For processors without VNNI use `quantize.weight_bits: 7`.
+- ELECTRA and ALBERT project embeddings to the width of the layers. This matrix is not in a layer: it is not pruned and
+  stays in float.
+- RoBERTa and MPNet number positions from the one after padding: 512 tokens of 514 rows.
+- DeBERTa multiplies with the mask, and ModernBERT hides what is outside a layer's window. Their graphs take the mask as
+  it is. The graphs of the other architectures have it prepared, so that it only needs to be added. The exporter compares
+  both on an example.
+- DeBERTa-v3 is the class of v2 with another configuration, the one built here. Published checkpoints have other names for
+  their MLM head, so the head is new and teacher preparation trains it. With `legacy: false` in the configuration the head
+  does not end in its output embeddings: this is one clear error.
+- In transformers, DeBERTa and MPNet have no fused attention (use `common.attention: eager`), and ALBERT and MPNet have no
   gradient checkpointing.
-- A pooler is pruned where the language model has one (BERT with next-sentence prediction). Where only the task's model
-  has one it is part of the task's head.
+- A pooler is pruned if the language model has one (BERT with next-sentence prediction). If only the task's model has one,
+  it is part of the task's head.
 """
 
 

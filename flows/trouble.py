@@ -64,7 +64,7 @@ def _remedy(error: BaseException) -> str:
         return "It holds nothing but who is at work: rm .dvc/tmp/rwlock, once no command of DVC is"
     if isinstance(error, NotDvcRepoError):
         return "Run inside the repository; what git has of it comes back with git checkout -- .dvc"
-    return "Mend that; git diff shows what was changed here, git checkout -- FILE brings a file back"
+    return "Correct it: git diff shows the changes, git checkout -- FILE undoes them"
 
 
 def _conflict(path: Path) -> bool:

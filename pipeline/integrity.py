@@ -1,7 +1,7 @@
-"""Whether files are what dvc.lock says, and the commands that mend them if not.
+"""Checks files against dvc.lock, and gives the commands that repair them.
 
-DVC takes what stands read-only in its cache for good without hashing it, and what it took from there for what it should be.
-So one wrong byte in the cache is trained on, under the md5 of the right ones, until somebody hashes it: here.
+DVC does not hash a file that is read-only in its cache, nor a file that it took from there. So a wrong byte in the cache
+would be trained on, under the md5 of the right bytes.
 """
 
 import json
@@ -96,7 +96,7 @@ def _message(wrong: list[Wrong]) -> str:
     remote = " (--pull takes it from a remote, if that has the right ones)" if has_remote else ""
     return (
         f"expected what dvc.lock says, found other bytes in {made}; {where}. Nothing was computed from them.{keep} "
-        f"To mend it{remote}: {remove} && {again}"
+        f"To repair it{remote}: {remove} && {again}"
     )
 
 

@@ -1,7 +1,7 @@
-"""Processes that work in one folder: one at a time, and none without what started it.
+"""Processes in one folder: one at a time, and each ends with the process that started it.
 
-DVC starts a stage by a shell, perhaps that one torchrun, and that one the stage: a signal that ends DVC or the flow reaches
-none of them. So a stage watches those above it, and a flow leaves a process that ends Prefect's server after it:
+DVC starts a shell, which starts the stage, perhaps by torchrun. A signal that ends DVC or the flow reaches none of them. So
+a stage watches the processes above it. A flow starts a process that ends Prefect's server after it:
 `python -m pipeline.processes MARK`.
 """
 

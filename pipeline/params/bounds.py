@@ -1,7 +1,7 @@
-"""What YAML may hold before it is read: so much, so deep, every key once, and nothing but names, numbers and text.
+"""Limits of a YAML file, checked before it is read: its size, its depth, every key once; names, numbers and text only.
 
-A few lines of aliases stand for billions of values, a few thousand brackets end the interpreter, and of a key that is there
-twice one block would be lost. So the parser's events are counted first: they cost a tenth of reading, and build nothing.
+A few lines of aliases can stand for billions of values. A few thousand brackets end the interpreter. If a key stands twice,
+one block is lost. So the parser's events are counted first, which builds nothing.
 """
 
 from dataclasses import dataclass, field
@@ -29,14 +29,14 @@ class _Open:
 
 @dataclass
 class Count:
-    """Follows the parser's events of what came from `name`."""
+    """Counts the parser's events. name: the file that they come from."""
 
     name: str
     inside: list[_Open] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)  # values that an anchor stands for
 
     def __call__(self, event: Any) -> None:
-        """Raises ConfigError at the first event that is one too many, or none that a file of ours has."""
+        """Raises ConfigError at the first event above a limit, or of a kind that a file of parameters has not."""
         if isinstance(event, CollectionEndEvent):
             done = self.inside.pop()
             return self._value(done.values, done.anchor)
@@ -76,7 +76,7 @@ class Count:
     def _size(self, anchor: str, line: int) -> int:
         if any(each.anchor == anchor for each in self.inside):
             raise self._bad("values that end", f"*{anchor} in line {line} inside of &{anchor}", "Write out what is meant")
-        return self.sizes.get(anchor, 1)  # of an unknown one the parser speaks
+        return self.sizes.get(anchor, 1)  # the parser raises for an unknown one
 
     def _value(self, values: int, anchor: str | None) -> None:
         if anchor:

@@ -82,8 +82,10 @@ class Params(Section):
         return section[item] if isinstance(section, dict) else section
 
     def check_study(self, wired: Collection[str]) -> None:
-        """Raises ConfigError if the study is of tasks or sparsities that cannot be had, or of other variants than `wired`,
-        those of study/dvc.yaml: asked before it runs, for nobody else reads it."""
+        """Raises ConfigError for unknown tasks, impossible sparsities, or other variants than study/dvc.yaml has.
+
+        wired: the variants of study/dvc.yaml.
+        """
         strangers = [task for task in self.study.tasks if task not in self.tasks]
         if strangers:
             raise ConfigError(
@@ -106,16 +108,16 @@ class Params(Section):
                 ) from None
 
     def check_lengths(self, positions: int) -> None:
-        """Raises ConfigError at the first number of tokens that a model of so many positions has none for."""
-        wanted = {
+        """Raises ConfigError for the first number of tokens above the model's positions."""
+        lengths = {
             "prepare_corpus.block_tokens": self.prepare_corpus.block_tokens,
             "evaluate.latency_tokens": self.evaluate.latency_tokens,
         }
         for task in self.tasks:
             for stage in TASK_STAGES:
                 section: Any = self.section(stage, task)
-                wanted[f"max_tokens of {stage} for task {task}"] = section.max_tokens
-        for key, tokens in wanted.items():
+                lengths[f"max_tokens of {stage} for task {task}"] = section.max_tokens
+        for key, tokens in lengths.items():
             if tokens > positions:
                 raise ConfigError(
                     f"expected {key} of at most {positions}, the positions of {self.common.model}, found {tokens}. Lower it "
@@ -152,7 +154,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _attention_can_be_read(self) -> Self:
-        """transformers returns where a model looks from its eager attention alone, and after the dropout."""
+        """transformers returns attention probabilities from its eager implementation alone, and after the dropout."""
         losses: dict[str, Any] = {"sparsify": self.sparsify}
         losses |= {
             f"{stage} of {task}": self.section(stage, task) for task in self.tasks for stage in ("finetune", "quantize")
@@ -171,10 +173,10 @@ class Params(Section):
         both = set(self.fetch) & set(self.fetch_local)
         if both:
             raise ValueError(f"source names stand in fetch and in fetch_local: {sorted(both)}")
-        wanted = {"common.model": self.common.model}
-        wanted |= {f"prepare_corpus.documents[{i}].source": d.source for i, d in enumerate(self.prepare_corpus.documents)}
-        wanted |= {f"tasks.{t}.prepare_task.source": self.section("prepare_task", t).source for t in self.tasks}  # type: ignore[attr-defined]
-        for key, name in wanted.items():
+        names = {"common.model": self.common.model}
+        names |= {f"prepare_corpus.documents[{i}].source": d.source for i, d in enumerate(self.prepare_corpus.documents)}
+        names |= {f"tasks.{t}.prepare_task.source": self.section("prepare_task", t).source for t in self.tasks}  # type: ignore[attr-defined]
+        for key, name in names.items():
             if name not in self.sources():
                 raise ValueError(f"{key} names source {name!r}, found sources {sorted(self.sources())}")
         return self
@@ -205,7 +207,9 @@ def parse(document: Any, name: str) -> Params:
     try:
         return Params.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"{name} is not valid. {_lines(error)}. Mend the file; profiles/ holds files that work.") from None
+        raise ConfigError(
+            f"{name} is not valid. {_lines(error)}. Correct the file; profiles/ holds files that work."
+        ) from None
 
 
 def load(path: Path = Path("params.yaml"), changes: Sequence[str] = ()) -> Params:

@@ -1,8 +1,7 @@
-"""One YAML document laid over another, with comments that stay true.
+"""Merge one YAML document over another, with comments that stay true.
 
-A number's comment says where the number comes from. Where a document changes the number, its own comment comes along, or
-none: never the one of the number that is gone. What stands between two sections stays between them; what stands above a
-block that is dropped goes with it.
+A number's comment says where the number comes from. A document that changes the number brings its own comment, or none: the
+old comment is dropped. Lines between two sections stay between them. Lines above a dropped block are dropped with it.
 """
 
 from collections.abc import Mapping

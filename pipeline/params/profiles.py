@@ -1,10 +1,10 @@
-"""Which params.yaml a run uses: the file as it stands, or a profile, with single numbers changed.
+"""The params.yaml of a run: the file as it is, or a profile, with single values changed.
 
-A profile is a file in profiles/: whole, or its first key is `extends`, the name of a profile or a list of names, which are
-laid over each other in their order, and its own keys over them. `tasks: {r8: null}` in it drops a task that is inherited,
-and so it is with sources in `fetch` and `fetch_local`; everywhere else null is a value. Names with a folder, such as
-`tasks/mnli`, are blocks: parts to list in `extends`. Using a profile replaces params.yaml, whole, so that `dvc repro`, `dvc
-params diff` and the next run see what was run; edits that git does not have are never overwritten.
+A profile is a file in profiles/. Its first key may be `extends`, one name or a list of names. Those files are merged in
+their order, and the profile's own keys last. Names with a folder, such as `tasks/mnli`, are blocks for `extends`.
+In a profile `tasks: {r8: null}` drops an inherited task. The same holds for sources in `fetch` and `fetch_local`; elsewhere
+null is a value. Using a profile replaces params.yaml, so `dvc repro` and the next run see it. Edits that git does not have
+are never overwritten.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ DEEPEST = 8  # files that extend one another
 
 
 def names() -> list[str]:
-    """The profiles there are; `default` is params.yaml as git has it."""
+    """The names of the profiles; `default` is params.yaml as git has it."""
     return ["default", *sorted(path.stem for path in FOLDER.glob("*.yaml"))]
 
 
 def select(profile: str | None, overrides: Sequence[str] = ()) -> Params:
-    """Make params.yaml the profile (None: as it stands) with `section.key=value` overrides. Validated before it is written.
+    """Write the profile (None: the file as it is) with `section.key=value` overrides to params.yaml, after validating it.
 
-    Raises ConfigError for an unknown profile or key, a bad value, edits that would be lost, or where git knows of none.
+    Raises ConfigError for an unknown profile or key, a bad value, edits that would be lost, or without git.
     """
     text, selected = _checked(profile, overrides)
     if text != current():
@@ -48,13 +48,13 @@ def select(profile: str | None, overrides: Sequence[str] = ()) -> Params:
 
 
 def check(profile: str | None, overrides: Sequence[str] = ()) -> Params:
-    """What `select` would do, and every error that it would raise; nothing is written."""
+    """The result of `select`, and every error that it would raise; nothing is written."""
     return _checked(profile, overrides)[1]
 
 
 def _checked(profile: str | None, overrides: Sequence[str]) -> tuple[str, Params]:
     before = current()
-    _committed()  # raises where git has none: said before anything else
+    _committed()  # raises without git
     source = str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
     text = before if profile is None else read(profile)
     text = _override(text, overrides, source) if overrides else text
@@ -69,12 +69,12 @@ def _checked(profile: str | None, overrides: Sequence[str]) -> tuple[str, Params
 
 
 def current() -> str:
-    """params.yaml as it stands. Raises ConfigError outside of the repository."""
+    """params.yaml as it is. Raises ConfigError outside of the repository."""
     return read_text(PARAMS)
 
 
 def read(profile: str) -> str:
-    """The params.yaml that the profile stands for, not validated. Raises ConfigError for a name that no file has."""
+    """The text of the params.yaml that the profile gives, not validated. Raises ConfigError for an unknown name."""
     if "extends" not in _parsed(profile):
         return _text(profile)
     return _mark(f"from {FOLDER}/{profile}.yaml", _dump(_whole(profile, ())))
@@ -85,7 +85,7 @@ def _text(name: str) -> str:
     if name == "default":
         return _committed()
     blocks = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
-    if name not in (*names(), *blocks):  # asked of the list, not of the disk, which some names are too long for
+    if name not in (*names(), *blocks):  # not the disk: some names are too long for it
         raise ConfigError(
             f"expected one of the profiles {names()}, found {name!r}. `extends` may also name one of {blocks}."
         )
@@ -101,7 +101,7 @@ def _parsed(name: str) -> CommentedMap:
 
 
 def _whole(name: str, above: tuple[str, ...]) -> CommentedMap:
-    """The file laid over what it extends. above: the files that it is read for."""
+    """The file merged over the files that it extends. above: the files that extend it."""
     if name in above or len(above) == DEEPEST:
         raise ConfigError(f"expected profiles whose `extends` ends soon, found {' extends '.join([*above, name])}.")
     document = _parsed(name)
@@ -110,16 +110,16 @@ def _whole(name: str, above: tuple[str, ...]) -> CommentedMap:
 
 
 def _bases(document: CommentedMap, name: str) -> list[str]:
-    """The names that a file extends, taken out of it."""
-    given = document.pop("extends", [])
-    found = [given] if isinstance(given, str) else given
-    if not isinstance(found, list) or not all(isinstance(base, str) for base in found) or len(set(found)) < len(found):
-        raise ConfigError(f"expected a name, or names that differ, in `extends` of {FOLDER}/{name}.yaml, found {given!r}.")
-    return found
+    """Remove `extends` from a file. Returns its names."""
+    value = document.pop("extends", [])
+    bases = [value] if isinstance(value, str) else value
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases) or len(set(bases)) < len(bases):
+        raise ConfigError(f"expected a name, or names that differ, in `extends` of {FOLDER}/{name}.yaml, found {value!r}.")
+    return bases
 
 
 def _lay(base: CommentedMap, over: CommentedMap, name: str) -> CommentedMap:
-    """One layer over those below it. A task or a source that is null is dropped. name: whose `extends` lists the layers."""
+    """Merge one layer over those below it. A null task or source is dropped. name: the file whose `extends` lists them."""
     for section in BLOCKS:
         block, below = over.get(section), base.get(section)
         for key in [key for key, value in block.items() if value is None] if isinstance(block, CommentedMap) else ():
@@ -156,7 +156,7 @@ def _dump(document: CommentedMap) -> str:
 
 
 def _committed() -> str:
-    """params.yaml as git has it. Raises ConfigError where it has none: DVC needs a repository, and edits are told by it."""
+    """params.yaml as git has it. Raises ConfigError if git has none: DVC needs a repository, and edits are found by it."""
     try:
         done = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
@@ -170,17 +170,16 @@ def _committed() -> str:
 
 
 def _known(text: str) -> bool:
-    """Whether this text is kept somewhere: in git, as a profile, or as what a run of ours wrote, unedited since."""
-    kept = [_committed(), *(path.read_text("utf-8", "replace") for path in FOLDER.glob("*.yaml"))]
-    return text in kept or _marked(text)
+    """Whether this text is saved: in git, as a profile, or as a file that a run wrote and nobody edited since."""
+    saved = [_committed(), *(path.read_text("utf-8", "replace") for path in FOLDER.glob("*.yaml"))]
+    return text in saved or _marked(text)
 
 
 MARK = "# Written by a run "
 
 
 def _mark(how: str, body: str) -> str:
-    """A first line that says how the text came about, with a digest: without one, edits made by hand before or since would
-    pass for ours, and be overwritten."""
+    """The text after a first line that says how a run made it. Its digest tells edits by hand, which are not overwritten."""
     return f"{MARK}{how} ({_digest(body)})\n{body}"
 
 
@@ -194,7 +193,7 @@ def _digest(body: str) -> str:
 
 
 def _override(text: str, overrides: Sequence[str], source: str) -> str:
-    """The text with each `a.b.c=value` set; comments and order are kept."""
+    """The text with each `a.b.c=value` set; comments and order stay."""
     document = parse_yaml(text, source, _yaml())
     for change in overrides:
         override(document, change)

@@ -39,6 +39,6 @@ def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
             raise ConfigError(
                 f"A merge conflict stands in {name}: take a side of it, e.g. git checkout --ours -- {name}"
             ) from None
-        said = str(error).replace('"<unicode string>"', name)
-        raise ConfigError(f"expected YAML in {name}, found: {type(error).__name__}: {said}. Mend that.") from None
+        reason = str(error).replace('"<unicode string>"', name)
+        raise ConfigError(f"expected YAML in {name}, found: {type(error).__name__}: {reason}. Correct it.") from None
     return document

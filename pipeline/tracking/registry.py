@@ -1,7 +1,7 @@
 """MLflow's model registry: the int8 file of every task, byte for byte the one that DVC tracks.
 
-One registered model a task, `pruneonce-<task>`; one version a file, tagged with its md5 and what was measured on it, and
-linked to the run that exported it. The alias `current` stands on the version that dvc.lock names.
+Each task has one registered model, `pruneonce-<task>`, and each file one version. The version is tagged with the file's md5
+and measurements, and linked to the run that exported it. The alias `current` is the version that dvc.lock names.
 """
 
 import shutil

@@ -151,7 +151,7 @@ def test_a_corrupt_file_of_dvcs_cache_stops_the_run_and_the_advice_repairs_it(co
     assert "StageFailed: finetune@topic failed" in output
     (line,) = [line for line in output.splitlines() if line.startswith("finetune: DataError")]
     assert "found other bytes in data/sparsify/model (model.safetensors) of sparsify" in line
-    run(["bash", "-euc", line.partition("To mend it: ")[2]], copy)
+    run(["bash", "-euc", line.partition("To repair it: ")[2]], copy)
     assert weights.read_bytes() == right
     done = outcomes(compress(copy, "--profile", "tiny"))
     assert len(done) == STAGES

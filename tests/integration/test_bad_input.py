@@ -334,7 +334,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("name", "flag"), [("prepare_corpus", "--tokens"), ("prepare_teacher", "--model"), ("fetch_local@corpus", "--source")]
+    ("name", "flag"),
+    [("prepare_corpus", "--tokens"), ("prepare_teacher", "--model-folder"), ("fetch_local@corpus", "--source")],
 )
 def test_a_full_disk(computed, small_disk, name, flag):
     (small_disk / "ballast").write_bytes(b"x" * 60_000)

@@ -162,7 +162,7 @@ def test_dvcs_lock_held_is_one_line(project):
 
 
 def test_any_error_of_the_file_system_is_one_line():
-    denied = r"expected a thing, found: \[Errno 13\] Permission denied: 'x'\. Mend that"
+    denied = r"expected a thing, found: \[Errno 13\] Permission denied: 'x'\. Correct it"
     with pytest.raises(PipelineError, match=denied), trouble.plainly("a thing"):
         raise PermissionError(13, "Permission denied", "x")
     full = r"No space left on device\. Free some space, and run again\."
@@ -243,7 +243,7 @@ def test_what_is_restored_from_a_corrupt_cache_is_an_error(project):
     for _ in range(2):
         with pytest.raises(DataError, match=r"found other bytes in model \(weights\) of grow; DVC's cache has") as error:
             bring("grow")
-    remove, _, again = str(error.value).rpartition("To mend it: ")[2].rpartition(" && dvc ")
+    remove, _, again = str(error.value).rpartition("To repair it: ")[2].rpartition(" && dvc ")
     subprocess.run(["bash", "-euc", remove], check=True)
     dvc(*again.split())
     assert MODEL.read_bytes() == right

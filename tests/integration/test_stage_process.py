@@ -118,7 +118,7 @@ def damage(path: Path) -> None:
 
 def advice(said: str) -> str:
     """The commands that a message ends with."""
-    (found,) = re.findall(r"To mend it[^:]*: (.*)$", said, re.MULTILINE)
+    (found,) = re.findall(r"To repair it[^:]*: (.*)$", said, re.MULTILINE)
     return found
 
 
@@ -170,7 +170,7 @@ def test_what_was_edited_by_hand_can_be_had_back_or_kept(project, tracking_uri):
     (WEIGHTS.parent / "more").touch()
     said = words(project, tracking_uri, "dvc", "repro", "--single-item", "count", expect=255)
     assert "found other bytes in data/models/one (more, weights) of grow; they were changed after it" in said
-    (keep,) = re.findall(r"To keep them as they are instead: (.*)\. To mend", said)
+    (keep,) = re.findall(r"To keep them as they are instead: (.*)\. To repair", said)
     words(project, tracking_uri, "bash", "-euc", advice(said))
     assert WEIGHTS.read_bytes() == right
     assert not (WEIGHTS.parent / "more").exists()

@@ -77,7 +77,7 @@ def _sorted(graph: Any) -> list[str]:
 def _rank(name: str) -> tuple[int, str, str]:
     """A key for the paper's order: first the stages that serve all tasks, then task by task."""
     base, _, item = name.partition("@")
-    shared = base in ("fetch", "fetch_local", "prepare_task", "prepare_corpus", "prepare_teacher", "sparsify")
+    shared = base in ("fetch", "fetch_local", "prepare_task", "list_tasks", "prepare_corpus", "prepare_teacher", "sparsify")
     return (0, name, "") if shared else (1, item or "~", name)
 
 

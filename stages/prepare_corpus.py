@@ -5,12 +5,14 @@ validation. Folders that params.yaml does not name are not read.
 
 reads   raw     the folders of the sources in `documents`           fetch, fetch_local
         splits  the test splits of the tasks                        prepare_task
+        names   the tasks                                           list_tasks
 writes  tokens  train.arrow, held_out.arrow: int32[blocks, length]; with next_sentence segment pairs, padded
 """
 
+import json
 from functools import partial
 
-from pipeline.params.sections import Common, PrepareCorpus, TaskNames
+from pipeline.params.sections import Common, PrepareCorpus
 from pipeline.stage import Dep, Metrics, Out, main
 from pruneonce.errors import DataError
 from pruneonce.language import corpus, segments
@@ -19,11 +21,11 @@ from pruneonce.sources import tables
 from pruneonce.tasks.splits import read_test_texts
 
 
-def run(raw: Dep, splits: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus, tasks: TaskNames) -> Metrics:
+def run(raw: Dep, splits: Dep, names: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus) -> Metrics:
     p = prepare_corpus
     tokenizer = checkpoint.load_tokenizer(raw / common.model)
     configuration.check_tokens(raw / common.model, p.block_tokens, setting="prepare_corpus.block_tokens")
-    tests = (text for task in sorted(tasks.names) for text in read_test_texts(splits / task))
+    tests = (text for task in json.loads(names.read_text()) for text in read_test_texts(splits / task))
 
     def documents():
         for d in p.documents:

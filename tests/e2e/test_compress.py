@@ -23,7 +23,7 @@ from tests.conftest import ROOT, copy_project, wait_for
 from tests.e2e.conftest import environment, started
 from tests.pages import IN_ORDER, blocks, inline, saved
 
-STAGES = 13  # three sources, and each of the ten other stages once: tiny has one task
+STAGES = 14  # three sources, and each of the eleven other stages once: tiny has one task
 # Depends on the clock: latency is measured, and the report shows it.
 TIMED = ("data/latency", "data/report")
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 PAGE = ROOT / "docs/workers.md"
 STAY = ("prefect server start", "prefect worker start", "mlflow server")
-STAGES = 13  # of profiles/tiny.yaml
+STAGES = 14  # of profiles/tiny.yaml
 
 
 class Reader:

@@ -210,7 +210,7 @@ def test_tokens_of_another_tokenizer(byte_level, tmp_path):
 def prepared(tmp_path_factory) -> Path:
     """The tokens and splits that all architectures share."""
     folder = tmp_path_factory.mktemp("prepared")
-    stages(folder, "fetch_local", "prepare_task", "prepare_corpus")
+    stages(folder, "fetch_local", "prepare_task", "list_tasks", "prepare_corpus")
     return folder
 
 

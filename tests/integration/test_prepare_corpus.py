@@ -10,7 +10,7 @@ from datasets.arrow_writer import ArrowWriter
 from pipeline.hashing import file_md5
 from tests.integration import tiny
 
-STAGES = ("fetch_local", "prepare_task", "prepare_corpus")
+STAGES = ("fetch_local", "prepare_task", "list_tasks", "prepare_corpus")
 
 
 @pytest.fixture
@@ -42,5 +42,15 @@ def test_a_stray_folder_changes_no_byte_of_the_corpus(folder):
     assert file_md5(tokens) == before
     document = tiny.document()
     document["tasks"]["stray"] = copy.deepcopy(document["tasks"][tiny.TASK])
-    run(folder, document, ("prepare_corpus",))
+    run(folder, document, ("list_tasks", "prepare_corpus"))
     assert file_md5(tokens) != before, "the stray task's texts are in the corpus: nothing was tested"
+
+
+def test_a_number_of_a_task_is_no_reason_to_make_the_corpus_again(folder):
+    names = folder / "data/task_names.json"
+    before = names.read_bytes()
+    document = tiny.document()
+    document["tasks"][tiny.TASK]["finetune"]["epochs"] = 9.0
+    run(folder, document, ("list_tasks",))
+    assert names.read_bytes() == before
+    assert "tasks" not in tiny.stages()["prepare_corpus"]["params"]

@@ -76,7 +76,7 @@ def test_ranges_are_those_of_the_whole_batch_on_every_process(curves):
 def prepared(project):
     """A project in which everything before teacher preparation has run."""
     for command in tiny.commands(tiny.document()):
-        if command.stage in ("fetch_local", "prepare_task", "prepare_corpus"):
+        if command.stage in ("fetch_local", "prepare_task", "list_tasks", "prepare_corpus"):
             tiny.run(command, project.folder, tiny.document())
     return project
 

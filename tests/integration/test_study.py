@@ -261,7 +261,7 @@ def test_the_pipeline_passes_the_study_by_and_the_study_brings_what_it_stands_on
     assert whole[-1] == "study/dvc.yaml:study_table"
     below = [name for name in whole if "study" not in name]
     assert {name.partition("@")[0] for name in below} == {
-        *("fetch_local", "prepare_task", "prepare_corpus", "prepare_teacher", "teach_task"),
+        *("fetch_local", "prepare_task", "list_tasks", "prepare_corpus", "prepare_teacher", "teach_task"),
     }
     for first, then in (
         ("teach_task@topic", "study_dense@topic-dense-0"),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.params.reading import read_yaml
-from pipeline.params.sections import METRICS, Common, PrepareCorpus, PrepareTask, TaskNames
+from pipeline.params.sections import METRICS, Common, PrepareCorpus, PrepareTask
 from stages import prepare_corpus, prepare_task
 from tests.conftest import TINY
 from tests.fuzz import damage
@@ -125,7 +125,8 @@ def run(folder: Path) -> None:
         p = PrepareCorpus.model_validate(corpus)
         Path("model").symlink_to(TINY / "model")
         Path("tasks").mkdir()
-        prepare_corpus.run(Path(), Path("tasks"), folder / "out", common=common, prepare_corpus=p, tasks=TaskNames(names=[]))
+        Path("names.json").write_text("[]")
+        prepare_corpus.run(Path(), Path("tasks"), Path("names.json"), folder / "out", common=common, prepare_corpus=p)
         return
     wanted = PrepareTask.model_validate(block)
     prepare_task.run("task", Path("source"), TINY / "model", folder / "out", common=common, prepare_task=wanted)

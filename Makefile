@@ -13,7 +13,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study test check fuzz bench clean
+.PHONY: help install run study test check docs fuzz bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test: check  ## everything that CI runs: check, integration and end-to-end tests
 
 fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)
+
+docs: install  ## write what commands print into README.md and docs/
+	$(BIN)/python -m docs.write
 
 bench: install  ## measure speed, memory, size and overhead against their bars; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -1,6 +1,6 @@
-"""Every measurement of this folder, one after another, and one page of what they print.
+"""Run every measurement of this folder, one after another, and write their output on one page.
 
-`python -m benchmarks --page docs/benchmarks.md` takes less than 40 minutes on two cores. Inputs are those of the default
+`python -m benchmarks --page docs/benchmarks.md` is stopped after BUDGET_SECONDS. Inputs are those of the default
 profile where data/ has them (after `make run`), else random weights and invented texts; the page says which.
 """
 
@@ -31,17 +31,17 @@ PROGRAMS: dict[str, list[str]] = {
 
 def existing(words: list[str]) -> list[str]:
     """The arguments without the options whose path is not there."""
-    kept: list[str] = []
+    words_left: list[str] = []
     for word in words:
         if word.startswith("data/") and not (ROOT / word).exists():
-            kept.pop()
+            words_left.pop()
         else:
-            kept.append(word)
-    return kept
+            words_left.append(word)
+    return words_left
 
 
 def section(name: str, arguments: list[str], *, end: float) -> tuple[str, bool]:
-    """What a measurement printed, with its command and its wall time, and whether it went well.
+    """The output of a measurement with its command and wall time, and whether it succeeded.
 
     end: time.monotonic() at which it is stopped.
     """
@@ -51,11 +51,11 @@ def section(name: str, arguments: list[str], *, end: float) -> tuple[str, bool]:
         done = subprocess.run(
             [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=max(1.0, end - began)
         )
-        said, good = done.stdout.strip(), done.returncode == 0
+        printed, good = done.stdout.strip(), done.returncode == 0
     except subprocess.TimeoutExpired:
-        said, good = "", False
+        printed, good = "", False
     took = f"{time.monotonic() - began:.0f} s" if good else "FAILED"
-    return f"`python {' '.join(command)}`, {took}:\n\n{said}\n", good
+    return f"`python {' '.join(command)}`, {took}:\n\n{printed}\n", good
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     args.page.write_text("\n\n".join(parts) + "\n")
     failed = [name for name, (_, good) in done.items() if not good]
     if failed:
-        sys.exit(f"no measurement of: {', '.join(failed)}. What they said stands above; the page has the others.")
+        sys.exit(f"no measurement of: {', '.join(failed)}. Their output stands above; the page has the others.")
     print(f"{len(done)} measurements in {args.page}")
 
 

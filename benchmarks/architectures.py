@@ -1,15 +1,15 @@
 """Every architecture through the same code: what is prunable, and whether zeros, parity and integer kernels hold.
 
-Models of four layers, 256 wide, of random weights: pruned once to 85 %, then a few steps on a task and a few of
-quantization-aware training on random tokens, zeros locked, then ONNX. Nothing asks for the kind of model; zeros or parity
-that do not hold end the program. Writes docs/architectures.md.
+Models have random weights. Each is pruned once to 85 %, trained some steps on a task and some more with quantization-aware
+training, on random tokens and with its zeros locked, then exported to ONNX. The program ends with an error where zeros
+or parity do not hold. Writes docs/architectures.md.
 """
 
 import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from benchmarks.configurations import CONFIGURATIONS, SIZES
 from benchmarks.measuring import Compute, Row, machine, markdown
 from pruneonce import quantization
 from pruneonce.batch import Batch, inputs
@@ -29,9 +30,8 @@ from pruneonce.deployment.parity import Texts, check_parity, parity, reference
 from pruneonce.deployment.weight_names import name_weights
 from pruneonce.engine import accelerator
 from pruneonce.errors import PatternBroken
-from pruneonce.models import checkpoint, matrices
+from pruneonce.models import configuration, matrices
 from pruneonce.sparsity.masks import (
-    MaskedLinear,
     bake,
     check_pattern,
     lock,
@@ -39,75 +39,55 @@ from pruneonce.sparsity.masks import (
     prunable,
     prune,
     pruned_count,
-    zeros,
 )
 from pruneonce.training import loop
 
 PAGE = Path(__file__).parents[1] / "docs/architectures.md"
 SPARSITY, STEPS, SEED = 0.85, 4, 1
-SIZES = {
-    "vocab_size": 8192,
-    "hidden_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-}
-DISTILBERT = {"dim": 256, "hidden_dim": 1024, "n_layers": 4, "n_heads": 4, "vocab_size": 8192, "pad_token_id": 0}
-DEBERTA = {"relative_attention": True, "position_buckets": 64, "norm_rel_ebd": "layer_norm", "share_att_key": True}
-DEBERTA |= {"pos_att_type": "p2c|c2p", "position_biased_input": False, "type_vocab_size": 0}
-ENDS = {"cls_token_id": 1, "bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2}
-CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (model_type, fields)
-    "BERT": ("bert", SIZES),
-    "DistilBERT": ("distilbert", DISTILBERT),
-    "RoBERTa": ("roberta", SIZES | {"max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}),
-    "ELECTRA": ("electra", SIZES | {"embedding_size": 128}),
-    "DeBERTa-v2, -v3": ("deberta-v2", SIZES | DEBERTA),
-    "ALBERT": ("albert", SIZES | {"embedding_size": 128}),
-    "MPNet": ("mpnet", SIZES | {"max_position_embeddings": 514, "pad_token_id": 1}),
-    "ModernBERT": ("modernbert", SIZES | ENDS | {"local_attention": 32, "global_attn_every_n_layers": 3}),
-}
-FOUND = """\
-Written by `python -m benchmarks.architectures`, which ends with an error where zeros or parity do not hold. Models of
-random weights, four layers of width 256, a vocabulary of 8192: pruned to 85 % as language models, fine-tuned and trained for
-quantization for {steps} steps each on random tokens with their zeros locked, exported. It says that the code holds for an
-architecture; how good a pruned one is takes real training to know.
+COLUMNS = """\
+Written by `python -m benchmarks.architectures`, which ends with an error where zeros or parity do not hold. It shows that
+the code works for an architecture. How good a pruned model is, takes real training to know.
 
-- prunable: the linears of the layers, found from the structure; a matrix that layers share counts once.
-- exact: every matrix has exactly the zeros of 85 %. kept: every one of them is zero after fine-tuning, after
-  quantization-aware training and in the sparse and the int8 file.
-- parity: largest difference of a logit between ONNX Runtime and PyTorch over the largest logit, on {rows} texts with
-  padding, from 3 tokens to as many as the model takes; fp32: the larger of dense and sparse; int8: before the tables are
-  rounded.
-- integer: matrices whose every product runs on integers in ONNX Runtime. mask: added, made ready in the graph; given,
-  where the architecture makes more of it.
-- MB: the dense fp32 file; the int8 file, tables in int8 as well; that one packed by `pruneonce pack`.
+The models have random weights, four layers of width 256 and a vocabulary of 8192. They are pruned to 85 % as language
+models. They are fine-tuned and trained for quantization for {steps} steps each, on random tokens, with their zeros
+locked. Then they are exported.
+- prunable: the linears of the layers, found from the structure. A matrix that layers share counts once.
+- exact: every matrix has exactly the zeros of 85 %.
+- kept: every zero is still there after fine-tuning, after quantization-aware training, and in the sparse and the int8
+  file.
+- parity: largest difference of a logit between ONNX Runtime and PyTorch, divided by the largest logit. It is measured on
+  {rows} texts with padding, from 3 tokens to the most that the model takes. fp32: the larger of dense and sparse. int8:
+  before the tables are rounded.
+- integer: matrices whose every product runs on integers in ONNX Runtime.
+- mask: added: it is prepared in the graph and added to the scores. given: the architecture uses it in other ways too.
+- MB: the dense fp32 file. The int8 file, with tables in int8 as well. The int8 file packed by `pruneonce pack`.
 """
 NOTES = """\
 ## What differs
-
-- **ALBERT** runs one layer's matrices four times. The file holds each once. **DeBERTa**'s queries and keys also project the
-  table of relative positions, which hangs on no input: these products run on integers too, in every call. Both have
-  weights that several nodes read, and ONNX Runtime 1.32 cannot load such a file with `session.x64quantprecision`: for
-  processors without VNNI take `quantize.weight_bits: 7`.
-- **ELECTRA** and **ALBERT** project embeddings to the width of the layers: not a layer's matrix, not pruned, float.
-- **RoBERTa** and **MPNet** number positions behind that of padding: 512 tokens of 514 rows.
-- **DeBERTa** multiplies with the mask and **ModernBERT** hides what is out of a layer's window: their graphs take it as it
-  is. Everybody else's has it ready to be added. Which, is found by comparing the two on an example.
-- **DeBERTa-v3** is v2's class with another configuration, the one built here. Published checkpoints name their MLM head
-  otherwise, so that it is new and teacher preparation trains it; with `legacy: false` in the configuration the head does
-  not end in its output embeddings, which is one clear error.
-- In transformers **DeBERTa** and **MPNet** have no fused attention (`common.attention: eager`), **ALBERT** and **MPNet** no
+- ALBERT runs the matrices of one layer four times. The file holds each matrix once.
+- The queries and keys of DeBERTa also project the table of relative positions, which does not depend on the input. These
+  products run on integers too, in every call.
+- ALBERT and DeBERTa have weights that several nodes read. ONNX Runtime 1.32 cannot load such a file with
+  `session.x64quantprecision`. For processors without VNNI use `quantize.weight_bits: 7`.
+- ELECTRA and ALBERT project embeddings to the width of the layers. This matrix is not in a layer: it is not pruned and
+  stays in float.
+- RoBERTa and MPNet number positions from the one after padding: 512 tokens of 514 rows.
+- DeBERTa multiplies with the mask, and ModernBERT hides what is outside a layer's window. Their graphs take the mask as
+  it is. The graphs of the other architectures have it prepared, so that it only needs to be added. The exporter compares
+  both on an example.
+- DeBERTa-v3 is the class of v2 with another configuration, the one built here. Published checkpoints have other names for
+  their MLM head, so the head is new and teacher preparation trains it. With `legacy: false` in the configuration the head
+  does not end in its output embeddings: this is one clear error.
+- In transformers, DeBERTa and MPNet have no fused attention (use `common.attention: eager`), and ALBERT and MPNet have no
   gradient checkpointing.
-- A pooler is pruned where the language model has one (BERT with next-sentence prediction). Where only the task's model
-  has one it is part of the task's head.
+- A pooler is pruned if the language model has one (BERT with next-sentence prediction). If only the task's model has one,
+  it is part of the task's head.
 """
 
 
 @dataclass
 class Built:
-    """A language model dense and pruned, in folders, and what was pruned."""
+    """The folders of a dense and a pruned language model, the names of the pruned linears, and their zeros."""
 
     dense: Path
     sparse: Path
@@ -116,7 +96,7 @@ class Built:
 
 
 def batch_of(rows: int, length: int, seed: int) -> dict[str, torch.Tensor]:
-    """Random tokens; row i ends i positions early, padded with 0 and 1, which some architectures count positions by."""
+    """Random tokens, labels of two classes, and a mask by which row i ends i positions early. Padding is token 1."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, SIZES["vocab_size"], (rows, length), generator=generator)
     mask = (torch.arange(length) < length - torch.arange(rows)[:, None] % length).long()
@@ -134,13 +114,12 @@ def build(kind: str, fields: Mapping[str, Any], folder: Path) -> Built:
     names = list(prunable(model, None))
     mask_linears(model, names)
     prune(model, SPARSITY)
-    bake(model)
+    pattern = bake(model)
     model.save_pretrained(folder / "sparse")
-    pattern = zeros(model, names)
-    found = {name: int(zero.sum()) for name, zero in pattern.items()}
-    wanted = {name: pruned_count(SPARSITY, zero.numel()) for name, zero in pattern.items()}
-    if found != wanted:
-        raise PatternBroken(f"expected {wanted} zeros, found {found}.")
+    counts = {name: int(zero.sum()) for name, zero in pattern.items()}
+    expected = {name: pruned_count(SPARSITY, zero.numel()) for name, zero in pattern.items()}
+    if counts != expected:
+        raise PatternBroken(f"expected {expected} zeros, found {counts}.")
     return Built(folder / "dense", folder / "sparse", names, pattern)
 
 
@@ -162,16 +141,11 @@ def train(model: nn.Module, engine) -> None:
     loop.fit(model, partial(batch_of, 8, 64), loss, engine=engine, **rate)  # type: ignore[arg-type]
 
 
-def wrap(model: nn.Module, names: list[str], kind: Callable[[nn.Linear], MaskedLinear]) -> None:
-    mask_linears(model, names, kind)
-    lock(model)
-
-
 def measure(name: str, folder: Path) -> Row:
     """One architecture's line of the table."""
     engine = accelerator(Compute(seed=SEED, precision="fp32", threads=1))
     built = build(*CONFIGURATIONS[name], folder)
-    longest = checkpoint.longest(load(built.dense)) or 512
+    longest = configuration.longest(load(built.dense)) or 512
     batches = [batch_of(*sizes, seed) for seed, sizes in enumerate([(8, 64), (1, 3), (5, 100), (2, longest)])]
     differences: dict[str, float] = {}
 
@@ -190,16 +164,17 @@ def measure(name: str, folder: Path) -> Row:
     dense = load(built.dense)
     dense_path = export("dense", dense, floats(dense))
     model = load(built.sparse)
-    wrap(model, built.names, MaskedLinear)
+    mask_linears(model, built.names)
+    lock(model)
     train(model, engine)
-    bake(model)
-    check_pattern(built.pattern, zeros(model, built.names))
+    check_pattern(built.pattern, bake(model))
     sparse_path = export("sparse", model, floats(model))
 
-    wrap(model, built.names, quantization.FakeQuantLinear)
+    mask_linears(model, built.names, quantization.FakeQuantLinear)
+    lock(model)
     quantization.calibrate(model, [batch_of(8, 64, seed) for seed in range(4)], engine=engine)
     train(model, engine)
-    quantization.observe(model, False)
+    quantization.freeze(model)
     masks = {layer: ~linear.mask for layer, linear in quantization.quantized_linears(model).items()}
     check_pattern(built.pattern, masks)
     weights = {layer: linear.weight.numpy().T for layer, linear in quantization.to_int8(model).items()}
@@ -225,7 +200,7 @@ def measure(name: str, folder: Path) -> Row:
 
 
 def example() -> str:
-    """What `sparsify` prints of BERT-Base; built without memory."""
+    """The table of matrices that `sparsify` prints of BERT-Base, from a model without memory for its weights."""
     with torch.device("meta"):
         return matrices.table(
             matrices.matrices(AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"), trust_remote_code=False), None)
@@ -242,7 +217,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(name, Path(folder)))
         print(rows[-1], file=sys.stderr, flush=True)
-    note = FOUND.format(steps=STEPS, rows=8 + 1 + 5 + 2)
+    note = COLUMNS.format(steps=STEPS, rows=8 + 1 + 5 + 2)
     printed = "## What is prunable\n\n`sparsify` prints it before it begins, of BERT-Base for example:"
     parts = [
         "# Architectures",

@@ -44,7 +44,7 @@ def masked(folder: Path | None, *, rows: int, seed: int = 0) -> Callable[[int], 
 
 
 def texts(folder: Path | None, *, count: int) -> Dataset:
-    """So many tokenised texts with labels, cut at LENGTH: of the folder's train.arrow, or random tokens."""
+    """`count` tokenised texts with labels, cut at LENGTH: of the folder's train.arrow, or random tokens."""
     draw = np.random.default_rng(0)
     if folder:
         split = splits.read_split(folder / "train.arrow")

@@ -1,7 +1,7 @@
 """Corpus preparation against the tokenizer alone: characters a second of `write_corpus` and of `encode_batch`.
 
-The same texts, each once (a repeated one would cost write_corpus nothing), on all cores and on one core (a process with
-RAYON_NUM_THREADS=1 on one processor). `write_corpus` also finds duplicates, keeps test texts out, packs and writes.
+Both read the same texts, each once: a repeated one would cost write_corpus nothing. They run on all cores, and on one
+core with RAYON_NUM_THREADS=1. `write_corpus` also finds duplicates, keeps test texts out, packs and writes.
 """
 
 import json
@@ -25,7 +25,7 @@ COLUMNS = {"newsgroups": "Text", "r52": "Text", "friends": "Quote"}  # of the de
 
 
 def texts(raw: Path | None, characters: int) -> list[str]:
-    """Distinct texts of at most so many characters: the default profile's corpus, or invented words."""
+    """Distinct texts of at most `characters` in all: the default profile's corpus, or invented words."""
     found: dict[str, None] = {}
     if raw:
         for split, column in COLUMNS.items():
@@ -38,13 +38,13 @@ def texts(raw: Path | None, characters: int) -> list[str]:
             picked = (draw.zipf(1.3, (1000, 80)) - 1) % len(words)
             found |= dict.fromkeys(" ".join(words[i] for i in row) for row in picked)
     order = np.random.default_rng(0).permutation(len(found))
-    shuffled, total, kept = list(found), 0, list[str]()
+    shuffled, total, chosen = list(found), 0, list[str]()
     for text in (shuffled[i] for i in order):
         total += len(text)
         if total > characters:
             break
-        kept.append(text)
-    return kept
+        chosen.append(text)
+    return chosen
 
 
 def measure(documents: list[str], tokenizer: PreTrainedTokenizerBase, rounds: int) -> dict[str, list[float]]:

@@ -4,8 +4,8 @@ Two shapes, batch 1 and 8, 16 to 384 tokens, 1 and 2 threads. `--quick`: batch 1
 cell with bars. `--operators`: time by operator. Models have random weights, are pruned to 85 % and calibrated on random
 tokens.
 Variants take turns in rounds, so that a busy machine slows all alike. A turn is as many calls as the slowest variant makes
-in 0.1 s, from 1 to 10, and counts as its fastest. ms is the median over rounds; a ratio is the median of the ratios within
-a round. All sessions have the same options.
+in 0.1 s, from 1 to 10. Its time is that of the fastest call. ms is the median over rounds. A ratio is the median of the
+ratios within a round. All sessions have the same options.
 """
 
 import contextlib
@@ -121,7 +121,7 @@ def int8(config: BertConfig, path: Path) -> None:
         [random_tokens(2, 64, seed=seed) for seed in range(4)],
         engine=engine.accelerator(Compute(seed=SEED, precision="fp32", threads=2)),
     )
-    quantization.observe(model, False)
+    quantization.freeze(model)
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
     _write(model, weights, path)
     audit.check_integer(audit.Audit(path).kernels(weights))

@@ -1,4 +1,4 @@
-"""What every measurement needs: sides in turn, Markdown, JSON, the machine it ran on."""
+"""The parts that all measurements share: sides in turn, ratios, Markdown, JSON, facts about the machine."""
 
 import argparse
 import importlib.metadata
@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Compute:
-    """A `training.Compute`: how a measurement computes."""
+    """An `engine.Compute` on the CPU."""
 
     seed: int = 1
     device: str = "cpu"
@@ -33,9 +33,9 @@ def in_turn(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, 
     return found
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median over rounds of ours / theirs in the same round."""
-    return median(a / b for a, b in zip(ours, theirs, strict=True))
+def ratio(values: Sequence[float], base: Sequence[float]) -> float:
+    """Median over rounds of value / base in the same round."""
+    return median(a / b for a, b in zip(values, base, strict=True))
 
 
 def bar(limit: str, *, met: bool) -> str:

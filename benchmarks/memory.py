@@ -19,7 +19,7 @@ from benchmarks import batches, models
 from benchmarks.measuring import Compute, Row, arguments, bar, publish
 from benchmarks.trained import PROFILE, train
 from pruneonce.batch import IGNORED
-from pruneonce.engine import has_bf16
+from pruneonce.engine import cpu_has_bf16
 from pruneonce.language import masked_lm
 from pruneonce.models import step_costs
 from pruneonce.sparsity import masks
@@ -70,12 +70,12 @@ def step(config: BertConfig, *, rows: int, length: int, checkpointing: bool) -> 
     if checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     batch = batches.random_blocks(rows, length, seed=0)
-    loss = masked_lm.distilled_loss(teacher, **PROFILE, everywhere=False)
+    loss = masked_lm.distilled_loss(teacher, PROFILE, soft_positions=masked_lm.masked_tokens)
     train(student, lambda step: batch, loss, steps=STEPS, compute=Compute(), prune=models.prune)
     watch.going = False
     watch.join()
     masks.bake(student)
-    read, element = int((batch["labels"] != IGNORED).sum()), 2 if has_bf16(cpu=True) else 4
+    read, element = int((batch["labels"] != IGNORED).sum()), 2 if cpu_has_bf16() else 4
     parts = computed(student, rows=rows, length=length, read=read, element=element, checkpointing=checkpointing)
     return {"measured": watch.highest - before, **parts}
 

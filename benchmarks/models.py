@@ -1,6 +1,7 @@
 """The models that are measured: two shapes of BERT, with random weights unless a folder has trained ones."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
 
-SHAPES = {  # name -> fields of BertConfig that are not BERT-Base's
+SHAPES: dict[str, dict[str, Any]] = {  # name -> fields of BertConfig that are not BERT-Base's
     "BERT-Base": {},
     "MiniLM-L6": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
 }

@@ -1,4 +1,4 @@
-"""What the flow costs on top of the work: a run with nothing to do, and a run that trains, against plain `dvc repro`.
+"""Time that the flow adds to plain `dvc repro`, in a run with nothing to do and in a run that trains.
 
 In a clone of the last commit on the tiny profile, with a Prefect home and an MLflow file of its own.
 
@@ -51,7 +51,7 @@ class Copy:
         (self.folder / "dvc.lock").unlink()
 
     def run(self, words: list[str]) -> tuple[float, str]:
-        """Wall time in seconds, and what it printed. Raises RuntimeError with the end of its output if it fails."""
+        """Wall time in seconds, and the output. Raises RuntimeError with the end of its output if it fails."""
         began = time.perf_counter()
         done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         took = time.perf_counter() - began

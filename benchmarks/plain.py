@@ -6,6 +6,8 @@ length, masks applied to `weight.data` after each optimizer step.
 
 import tempfile
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ class Distilling(Trainer):
 class Masks(TrainerCallback):
     """Sets the pruned weights to zero after each step, and keeps the end time of every step."""
 
-    def __init__(self, masks: dict[nn.Parameter, Tensor]):
+    def __init__(self, masks: Mapping[Any, Tensor]):
         self.masks, self.ends = masks, list[float]()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -50,7 +52,7 @@ class Masks(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def train(student: nn.Module, teacher: nn.Module, batches: list[Batch], *, masks: dict[nn.Parameter, Tensor]) -> float:
+def train(student: nn.Module, teacher: nn.Module, batches: list[Batch], *, masks: Mapping[Any, Tensor]) -> float:
     """Time in seconds of all steps but the first, one batch each."""
     rows = [{key: value[i] for key, value in batch.items()} for batch in batches for i in range(len(batch["labels"]))]
     watch = Masks(masks)

@@ -18,7 +18,7 @@ def curve(args: argparse.Namespace) -> None:
     """Print the mean losses of every window of steps, in both precisions on every seed."""
     teacher = models.teacher(models.language_model(args.teacher, dropout=0.0, attention="eager"))
     student = models.language_model(args.teacher, dropout=0.0, attention="eager")
-    loss = masked_lm.distilled_loss(teacher, **PROFILE, everywhere=False)
+    loss = masked_lm.distilled_loss(teacher, PROFILE, soft_positions=masked_lm.masked_tokens)
     losses: dict[str, list[list[float]]] = {"bf16": [], "fp32": []}
     for seed in SEEDS:
         for precision, runs in losses.items():

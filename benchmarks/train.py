@@ -32,7 +32,8 @@ from benchmarks import batches, models, plain, precision
 from benchmarks.batches import LENGTH, MEDIAN_TOKENS
 from benchmarks.measuring import Compute, Row, arguments, bar, in_turn, publish, ratio
 from benchmarks.models import PRUNABLE, SPARSITY
-from benchmarks.trained import PAPER, PROFILE, fit
+from benchmarks.trained import PAPER, PROFILE, SOFT, fit
+from pipeline.params.sections import Distillation
 from pruneonce.batch import IGNORED, Batch
 from pruneonce.language import masked_lm
 from pruneonce.models import step_costs
@@ -73,8 +74,9 @@ def mlm_rates(args: argparse.Namespace) -> tuple[dict[str, list[float]], float]:
     student, teacher = model(dropout=0.0, attention="eager"), models.teacher(model(dropout=0.0, attention="eager"))
     compute = Compute(threads=args.threads)
 
-    def ours(weights: dict[str, float], everywhere: bool, steps: int) -> float:
-        loss = masked_lm.distilled_loss(teacher, **weights, everywhere=everywhere)
+    def ours(distillation: Distillation, soft_positions: str, steps: int) -> float:
+        positions = masked_lm.SOFT_POSITIONS[soft_positions]
+        loss = masked_lm.distilled_loss(teacher, distillation, soft_positions=positions)
         watch = fit(student, read, loss, steps=steps + 1, compute=compute, prune=models.prune)
         return steps * ROWS * LENGTH / watch.seconds
 
@@ -82,9 +84,9 @@ def mlm_rates(args: argparse.Namespace) -> tuple[dict[str, list[float]], float]:
         return steps * ROWS * LENGTH / plain_seconds(model, [read(step) for step in range(steps + 1)])
 
     sides = {
-        "ours, default profile": lambda: ours(PROFILE, False, args.steps),
-        "ours, the paper's loss, masked positions": lambda: ours(PAPER, False, args.steps),
-        "ours, the paper's loss, all positions": lambda: ours(PAPER, True, max(1, args.steps // 2)),
+        "ours, default profile": lambda: ours(PROFILE, "masked", args.steps),
+        "ours, the paper's loss, masked positions": lambda: ours(PAPER, "masked", args.steps),
+        "ours, the paper's loss, all positions": lambda: ours(PAPER, "all", max(1, args.steps // 2)),
         "plain Trainer": lambda: trainer(max(1, args.steps // 4)),
     }
     if args.only_ours:
@@ -99,14 +101,14 @@ def student_pruning(args: argparse.Namespace) -> None:
     rates, masked = mlm_rates(args)
     bf16, fp32 = max(bf16, peak(torch.bfloat16)), max(fp32, peak(torch.float32))
     model = step_costs.build(models.config("MiniLM-L6", dropout=0.0, attention="eager").to_dict())
-    shape = step_costs.shape(model, masks.prunable(model, PRUNABLE))
-    flops = partial(step_costs.step_flops, shape, tokens=ROWS * LENGTH, length=LENGTH)
+    tokens = ROWS * LENGTH
+    forward = step_costs.forward_flops(model, rows=ROWS, length=LENGTH)
     read = {"ours, default profile": (masked, 0.0), "ours, the paper's loss, masked positions": (masked, masked)}
     rows = []
     for name, found in rates.items():
-        student, teacher = (share * ROWS * LENGTH for share in read.get(name, (1.0, 1.0)))
-        speed = flops(read=student, teacher_read=teacher) / (ROWS * LENGTH) * median(found)
-        times = ratio(found, rates["plain Trainer"])
+        student, teacher = (share * tokens for share in read.get(name, (1.0, 1.0)))
+        speed = step_costs.step_flops(forward, read=student, teacher_read=teacher) / tokens * median(found)
+        times = ratio(found, rates["plain Trainer"]) if "plain Trainer" in rates else float("nan")
         reached = bar(">= 4 x", met=times >= 4), bar(">= 45 %", met=speed >= 0.45 * bf16)
         rows.append(
             {
@@ -128,7 +130,7 @@ def student_pruning(args: argparse.Namespace) -> None:
 def speeds(title: str, name: str, unit: str, rates: Mapping[str, Sequence[float]]) -> Row:
     """The columns of a side that both trainings have. rates: by side and round."""
     found = rates[name]
-    times = ratio(found, rates["plain Trainer"])
+    times = ratio(found, rates["plain Trainer"]) if "plain Trainer" in rates else float("nan")
     return {title: name, unit: median(found), "lowest": min(found), "highest": max(found), "times plain": times}
 
 
@@ -150,7 +152,7 @@ def fine_tuning(args: argparse.Namespace) -> None:
     models.prune(student)
     masks.bake(student)
     teacher = models.teacher(models.classifier(dropout=0.0, attention="eager"))
-    loss = task.distilled_loss(KIND, teacher, temperature=2.0, soft_ratio=1.0, hidden_weight=0.0)
+    loss = task.distilled_loss(KIND, teacher, SOFT)
 
     def ours() -> float:
         return WINDOW / fit(student, read, loss, steps=len(read) + 1, compute=compute, prune=masks.lock).seconds
@@ -173,7 +175,7 @@ def operators(args: argparse.Namespace) -> None:
     """Print the twelve operators with the most CPU time of their own, in two steps of student pruning."""
     model, read = partial(models.language_model, args.teacher), batches.masked(args.tokens, rows=ROWS)
     teacher = models.teacher(model(dropout=0.0, attention="eager"))
-    loss = masked_lm.distilled_loss(teacher, **PROFILE, everywhere=False)
+    loss = masked_lm.distilled_loss(teacher, PROFILE, soft_positions=masked_lm.masked_tokens)
     student, compute = model(dropout=0.0, attention="eager"), Compute(threads=args.threads)
     train = partial(fit, student, read, loss, steps=2, compute=compute, prune=models.prune)
     train()

@@ -10,13 +10,15 @@ from torch import nn
 
 from benchmarks.measuring import Compute
 from benchmarks.models import PRUNABLE
+from pipeline.params.sections import Distillation
 from pruneonce.batch import Batch, Loss
 from pruneonce.engine import accelerator
 from pruneonce.sparsity import masks
 from pruneonce.training import loop, schedules
 
-PAPER = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 0.0, "temperature": 2.0}
-PROFILE = {"hard_weight": 0.1, "soft_weight": 0.0, "hidden_weight": 1.0, "temperature": 2.0}
+PAPER = Distillation(temperature=2.0, hard_weight=0.5, soft_weight=0.5, hidden_weight=0.0, attention_weight=0.0)
+PROFILE = Distillation(temperature=2.0, hard_weight=0.1, soft_weight=0.0, hidden_weight=1.0, attention_weight=0.0)
+SOFT = Distillation(temperature=2.0, hard_weight=0.0, soft_weight=1.0, hidden_weight=0.0, attention_weight=0.0)
 
 
 class Watch:

@@ -1,0 +1,1 @@
+"""The Prefect flow: every DVC stage as one task, in order."""

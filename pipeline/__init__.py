@@ -1,0 +1,1 @@
+"""The plumbing: parameters, stages as commands, tracking, plans."""

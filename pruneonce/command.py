@@ -16,7 +16,7 @@ PROJECT_COMMANDS = """\
 commands in a project's folder:
     plan      check a profile and print what it would cost, without training
     trace     print the stages, md5s, parameters and MLflow runs behind a file
-    seal      bring MLflow to what dvc.lock says: md5s into its runs, shipped models registered
+    register  register the int8 models of dvc.lock in MLflow; close runs of lost processes
 `pruneonce COMMAND --help` describes one.
 """
 

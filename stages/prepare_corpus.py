@@ -14,7 +14,7 @@ from pipeline.params.sections import Common, PrepareCorpus, TaskNames
 from pipeline.stage import Dep, Metrics, Out, main
 from pruneonce.errors import DataError
 from pruneonce.language import corpus, segments
-from pruneonce.models import checkpoint
+from pruneonce.models import checkpoint, configuration
 from pruneonce.sources import tables
 from pruneonce.tasks.splits import read_test_texts
 
@@ -22,7 +22,7 @@ from pruneonce.tasks.splits import read_test_texts
 def run(raw: Dep, splits: Dep, tokens: Out, *, common: Common, prepare_corpus: PrepareCorpus, tasks: TaskNames) -> Metrics:
     p = prepare_corpus
     tokenizer = checkpoint.load_tokenizer(raw / common.model)
-    checkpoint.check_tokens(raw / common.model, p.block_tokens, setting="prepare_corpus.block_tokens")
+    configuration.check_tokens(raw / common.model, p.block_tokens, setting="prepare_corpus.block_tokens")
     tests = (text for task in sorted(tasks.names) for text in read_test_texts(splits / task))
 
     def documents():

@@ -7,7 +7,7 @@ writes  splits     train, validation, test: texts, label, input_ids; task.json: 
 
 from pipeline.params.sections import Common, PrepareTask
 from pipeline.stage import Dep, Item, Metrics, Out, main
-from pruneonce.models import checkpoint
+from pruneonce.models import checkpoint, configuration
 from pruneonce.sources import tables
 from pruneonce.tasks import classes, examples, kinds
 from pruneonce.tasks.splits import cut_remark, write_split
@@ -36,7 +36,7 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
 
     tokenizer = checkpoint.load_tokenizer(model)
     setting = f"prepare_task.max_tokens, or that of tasks.{item}"
-    checkpoint.check_tokens(model, p.max_tokens, setting=setting)  # now, before anything is trained
+    configuration.check_tokens(model, p.max_tokens, setting=setting)  # now, before anything is trained
     splits.mkdir(parents=True, exist_ok=True)
     kinds.save(kind, splits)
     sizes = {}

@@ -2,8 +2,8 @@
 
 The first seed tries every rate, validation chooses one, and the other seeds train with it. Every variant begins with the
 head of the task's teacher, and takes the same number of steps on the same batches. Test scores are PyTorch's. The int8
-score is that of the fake-quantized model. One process trains all models of a cell, since starting one costs as much as
-30 steps. Only metrics are an out. Finished models stay in the scratch folder until the cell is finished.
+score is that of the fake-quantized model. One process trains all models of a cell. Only metrics are an
+out. Finished models stay in the scratch folder until the cell is finished.
 
 reads   start_folder    masked LM, dense or sparse              prepare_teacher, study_sparsify
         teacher_folder  dense task model                        teach_task
@@ -21,8 +21,7 @@ from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
 from pruneonce.training.task import Task
-from study import sizes
-from study.trials import MagnitudePruning, Trials, best_rate, prune_end_steps, weighted
+from study import sizes, trials
 
 
 def run(
@@ -43,31 +42,31 @@ def run(
     chosen, steps, recipe, (first, *others) = study.variants[variant], study.steps[item], study.recipe, study.recipe.seeds
     task = Task.read(splits, teacher_folder, accelerator(common, micro_batches=finetune.micro_batches))
     teacher = task.teacher(teacher_folder, attention=common.attention)
-    trials = Trials(task, teacher, attention=common.attention, log=log, name=f"{item} {variant} {sparsity}")
+    cell = trials.Trials(task, teacher, attention=common.attention, log=log, name=f"{item} {variant} {sparsity}")
     pruned = checkpoint.prunable_in(start_folder, teacher, sparsify.prunable)
-    schedule = MagnitudePruning(
+    schedule = trials.MagnitudePruning(
         prunable=pruned,
         pattern=sparsify.pattern,
         scope=sparsify.scope,
         sparsity=float(sparsity),
-        prune_end_steps=prune_end_steps(chosen.pruning, recipe.prune_end_ratio, steps=steps),
+        prune_end_steps=trials.prune_end_steps(chosen.pruning, recipe.prune_end_ratio, steps=steps),
         prune_every_steps=recipe.prune_every_steps,
     )
-    distillation = weighted(finetune.distillation, chosen)
+    distillation = trials.weighted(finetune.distillation, chosen)
 
     def finetuned(*, rate: float, seed: int) -> Path:
         p = finetune.model_copy(update={"learning_rate": rate, "distillation": distillation})
-        return trials.finetuned(start_folder, chosen.pruning, schedule, p, steps=steps, seed=seed)
+        return cell.finetuned(start_folder, chosen.pruning, schedule, p, steps=steps, seed=seed)
 
     tried = {rate: finetuned(rate=rate, seed=first) for rate in recipe.learning_rates}
-    validation = {rate: task.score(trials.load(folder), "validation") for rate, folder in tried.items()}
-    rate = best_rate(validation)
+    validation = {rate: task.score(cell.load(folder), "validation") for rate, folder in tried.items()}
+    rate = trials.best_rate(validation)
     models = {first: tried[rate], **{seed: finetuned(rate=rate, seed=seed) for seed in others}}
-    pattern = masks.zeros(trials.load(tried[rate]), pruned)
+    pattern = masks.zeros(cell.load(tried[rate]), pruned)
     metrics = {
         "learning_rate": rate,
         "validation": {f"{rate:g}": score for rate, score in validation.items()},
-        "test": {str(seed): task.score(trials.load(folder), "test") for seed, folder in models.items()},
+        "test": {str(seed): task.score(cell.load(folder), "test") for seed, folder in models.items()},
         "steps": steps,
         "sparsity": masks.sparsity(pattern),
         "encoder_bytes": sizes.pattern_bytes(pattern, bits=32),
@@ -75,7 +74,7 @@ def run(
     if not chosen.int8:
         return metrics
     int8 = {
-        "test": {str(seed): trials.int8_score(folder, pruned, quantize, seed=seed) for seed, folder in models.items()},
+        "test": {str(seed): cell.int8_score(folder, pruned, quantize, seed=seed) for seed, folder in models.items()},
         "steps": steps + task.batches(quantize, seed=first).steps(quantize.epochs),
         "encoder_bytes": sizes.pattern_bytes(pattern, bits=8),
     }

@@ -1,8 +1,7 @@
 """Bytes of sparse matrices, each stored as a bitmap of its zeros and the values that are not zero."""
 
 from collections.abc import Mapping
-
-from torch import Tensor
+from typing import Any
 
 
 def bitmap_bytes(weights: int, zeros: int, *, bits: int) -> float:
@@ -15,6 +14,6 @@ def bitmap_bytes(weights: int, zeros: int, *, bits: int) -> float:
     return (weights if zeros else 0) / 8 + (weights - zeros) * bits / 8
 
 
-def pattern_bytes(pattern: Mapping[str, Tensor], *, bits: int) -> float:
-    """Sum of `bitmap_bytes` over the matrices of a sparsity pattern (bool, True where the weight is zero)."""
+def pattern_bytes(pattern: Mapping[str, Any], *, bits: int) -> float:
+    """Sum of `bitmap_bytes` over the matrices of a sparsity pattern (bool tensors, True where the weight is zero)."""
     return sum(bitmap_bytes(zero.numel(), int(zero.sum()), bits=bits) for zero in pattern.values())

@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import PreTrainedModel
-
 from pipeline.history import Log
-from pipeline.params.sections import Distillation, Finetune, Quantize
+from pipeline.params.sections import Distillation, Distilled, Finetune, Quantize
 from pipeline.params.study import Variant
 from pruneonce import quantization
 from pruneonce.models import checkpoint
@@ -18,7 +16,7 @@ from pruneonce.sparsity import masks
 from pruneonce.sparsity.criterion import Calibration
 from pruneonce.sparsity.gradual import GradualPruning
 from pruneonce.tasks.batches import Batches
-from pruneonce.training.task import Task
+from pruneonce.training.task import Task, distilled_loss, hard_loss
 from study import finished
 
 
@@ -44,7 +42,7 @@ class MagnitudePruning:
 
 
 def prune_end_steps(pruning: str, end_ratio: float, *, steps: int) -> int:
-    """The last pruning step, which a training of so many steps reaches: 0 unless pruning is gradual."""
+    """The last pruning step, 0 unless pruning is gradual. A training of `steps` steps reaches it."""
     return min(round(end_ratio * steps), steps - 1) if pruning == "gradual" else 0
 
 
@@ -66,12 +64,12 @@ class Trials:
     """What all models of a cell share. name: of the cell, in progress bars."""
 
     task: Task
-    teacher: PreTrainedModel
+    teacher: Any
     attention: str
     log: Log
     name: str
 
-    def load(self, folder: Path) -> PreTrainedModel:
+    def load(self, folder: Path) -> Any:
         """A finished model, without dropout."""
         return self.task.model(folder, attention=self.attention, dropout=0.0)
 
@@ -96,7 +94,7 @@ class Trials:
             masks.lock(student)
         elif pruning != "none":
             options["before_step"] = gradual.before_step
-        self._distil(student, batches, recipe=p, steps=steps, name=name, **options)
+        self._train(student, batches, recipe=p, steps=steps, name=name, **options)
         masks.check_pattern(zeros, gradual.finish())
         part = folder.with_name(f"{name}.model.part")  # not with_suffix: there is a point in the rate
         checkpoint.save(student, self.task.tokenizer, part)
@@ -118,7 +116,7 @@ class Trials:
         quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=self.task.engine)
         ratios = {"begin_ratio": p.begin_ratio, "freeze_ranges_ratio": p.freeze_ranges_ratio}
         before_step = quantization.before_step(student, steps=steps, **ratios)
-        self._distil(student, batches, recipe=p, steps=steps, name=name, before_step=before_step)
+        self._train(student, batches, recipe=p, steps=steps, name=name, before_step=before_step)
         quantization.freeze(student)
         score = self.task.score(student, "test")
         part = file.with_name(f"{file.name}.part")
@@ -127,12 +125,19 @@ class Trials:
         self._state(name).unlink(missing_ok=True)
         return score
 
-    def _distil(self, student: PreTrainedModel, batches: Batches, *, name: str, **options: Any) -> None:
-        """Train, with `name` before the name of every metric. options: further keywords of `Task.distil`."""
-        self.task.distil(
+    def _train(self, student: Any, batches: Batches, *, recipe: Distilled, name: str, **options: Any) -> None:
+        """Train, with `name` before the name of every metric. options: further keywords of `Task.fit`.
+
+        Where the labels alone have a weight, the teacher is not run, and that weight is 1.
+        """
+        d = recipe.distillation
+        labels_alone = d.soft_weight == d.hidden_weight == d.attention_weight == 0
+        kind = self.task.kind
+        self.task.fit(
             student,
-            self.teacher,
             batches,
+            hard_loss(kind) if labels_alone else distilled_loss(kind, self.teacher, d),
+            recipe=recipe,
             log=lambda step, metrics: self.log(step, {f"{name}/{key}": value for key, value in metrics.items()}),
             name=f"{self.name} {name}",
             checkpoint=self._state(name),

@@ -42,7 +42,8 @@ TASK_STAGES: dict[str, type[Section]] = {
 class Params(Section):
     """The whole file. Stages of a task are validated as merged: the recipe with the task's changes over it."""
 
-    launcher: Annotated[str, Field(pattern=r"^[A-Za-z]")]  # of the stages that train; words as in a shell, which none reads
+    # starts the stages that train, such as torchrun; words as in a shell, but no shell reads them
+    launcher: Annotated[str, Field(pattern=r"^[A-Za-z]")]
     common: Common
     fetch: dict[Name, RemoteSource]
     fetch_local: dict[Name, LocalSource]
@@ -57,6 +58,7 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     study: Study
+    # task: stage: the keys that differ from the recipe of that stage
     tasks: Annotated[dict[Name, dict[str, dict[str, Any]]], Field(min_length=1)]
 
     @field_validator("launcher")

@@ -25,40 +25,40 @@ class Common(Section):
     """What every stage shares: the model, and where and how to compute."""
 
     model: Name  # a source of `fetch` or `fetch_local`
-    seed: Seed
+    seed: Seed  # of every random draw
     device: Literal["auto", "cpu"]  # auto: an accelerator if there is one
-    precision: Literal["auto", "bf16", "fp32"]  # auto: bf16 where the processor multiplies it
-    attention: Literal["eager", "sdpa"]  # the implementation in transformers; eager is the faster on CPUs
-    threads: Threads  # of PyTorch
+    precision: Literal["auto", "bf16", "fp32"]  # auto: bf16 if the processor has instructions for it
+    attention: Literal["eager", "sdpa"]  # the implementation in transformers; eager is faster on CPUs
+    threads: Threads  # of PyTorch; 0: as many as the processor has cores
 
 
 class Documents(Section):
     """One file of the corpus: each row of `column` is a document."""
 
-    source: Name
-    split: Name
-    column: str
+    source: Name  # a source of `fetch` or `fetch_local`
+    split: Name  # its file, by name, without the ending
+    column: str  # the column with the text; each row is a document
     skip_rows: Rows  # lines after the header that are not data
 
 
 class PrepareCorpus(Section):
-    documents: Annotated[list[Documents], Field(min_length=1)]
-    block_tokens: Annotated[int, Field(ge=8)]
-    held_out_ratio: Annotated[float, Field(gt=0, lt=1)]
-    max_tokens: Count | None  # stop after so many training tokens; null: all
-    next_sentence: bool  # blocks are segment pairs, for models with a next-sentence head; false: text without gaps
+    documents: Annotated[list[Documents], Field(min_length=1)]  # the files that make up the corpus
+    block_tokens: Annotated[int, Field(ge=8)]  # tokens in a block, which is one row of a batch
+    held_out_ratio: Annotated[float, Field(gt=0, lt=1)]  # share of the documents that no training reads
+    max_tokens: Count | None  # stop after this number of training tokens; null: take all
+    next_sentence: bool  # true: blocks are pairs of segments, for models with a next-sentence head; false: text without gaps
     short_ratio: Ratio  # with next_sentence: share of pairs that are short, of random length
 
 
 class Training(Section):
     """What every training stage sets."""
 
-    batch_size: Count
-    micro_batches: Count  # gradients are accumulated over so many pieces of a batch
-    learning_rate: Positive  # peak
-    weight_decay: NonNegative
-    clip_norm: Positive
-    dropout: Share | None  # replaces every dropout rate of the model; null keeps them
+    batch_size: Count  # rows of one optimizer step, over all processes
+    micro_batches: Count  # a batch is cut into this number of pieces, and their gradients are added
+    learning_rate: Positive  # its highest value
+    weight_decay: NonNegative  # of AdamW
+    clip_norm: Positive  # largest norm of the gradient
+    dropout: Share | None  # replaces every dropout rate of the model; null: keep the model's
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -70,11 +70,11 @@ class Training(Section):
 class MaskedLM(Training):
     """Training on masked language modelling, measured in steps."""
 
-    steps: Count
-    warmup_steps: Steps
-    masking_probability: Annotated[float, Field(gt=0, lt=1)]
-    gradient_checkpointing: bool  # recompute activations in the backward pass: less memory, a third more time
-    held_out_batches: Count  # how many batches of held-out blocks the closing metric reads at most
+    steps: Count  # optimizer steps
+    warmup_steps: Steps  # steps in which the learning rate rises
+    masking_probability: Annotated[float, Field(gt=0, lt=1)]  # share of the tokens that the model predicts
+    gradient_checkpointing: bool  # compute activations again in the backward pass: less memory, a third more time
+    held_out_batches: Count  # at most this number of held-out batches for the closing metric
 
     @model_validator(mode="after")
     def _warm_in_time(self) -> Self:
@@ -86,11 +86,12 @@ class MaskedLM(Training):
 class Distillation(Section):
     """The loss of a student: one weight a part, and the temperature of the soft part."""
 
-    temperature: Positive
-    hard_weight: NonNegative  # loss against the labels
-    soft_weight: NonNegative  # loss against the teacher's logits
-    hidden_weight: NonNegative  # relative error of the hidden states
-    attention_weight: NonNegative  # KL against the teacher's attention; needs common.attention eager and dropout 0.0
+    temperature: Positive  # divides both logits of the soft loss
+    hard_weight: NonNegative  # of the loss against the labels; on a corpus these are the masked tokens
+    soft_weight: NonNegative  # of the loss against the teacher's logits
+    hidden_weight: NonNegative  # of the relative error of the hidden states, layer by layer
+    # of the KL divergence from the teacher's attention; needs common.attention eager and dropout 0.0
+    attention_weight: NonNegative
 
     @model_validator(mode="after")
     def _one_part(self) -> Self:
@@ -100,25 +101,28 @@ class Distillation(Section):
 
 
 class PrepareTeacher(MaskedLM):
-    weights: Literal["pretrained", "random"]  # random: the source brings a configuration and a tokenizer only
+    # random: begin with random weights; the source needs a configuration and a tokenizer only
+    weights: Literal["pretrained", "random"]
 
 
 class Sparsify(MaskedLM):
-    prunable: str | None  # null: every linear of the layers and the pooler; or a regular expression over names
-    sparsity: Share  # target fraction of zeros in every prunable matrix, or in all of them together
-    initial_sparsity: Share  # the first jump, at prune_begin_steps
-    pattern: Literal["unstructured", "1x4", "4x1", "2:4", "4:8"]  # outputs x inputs of a block, or N of every M inputs stay
-    scope: Literal["uniform", "global"]  # where weights compete: in their matrix, or over the model
-    first_criterion: Literal["magnitude", "second_order"]  # what decides at the first jump ...
-    criterion: Literal["magnitude", "movement", "second_order"]  # ... and at every pruning step after it
-    calibration_batches: Count  # second_order: batches whose activations are measured each time
-    prune_begin_steps: Steps  # sparsity rises from here ...
-    prune_end_steps: Steps  # ... to here; masks may still move ...
-    freeze_masks_steps: Steps  # ... until here
-    prune_every_steps: Count
-    schedule: Literal["linear", "rewound"]  # of the learning rate
-    soft_positions: Literal["all", "masked"]  # where the soft loss reads logits; all is the paper's
-    distillation: Distillation
+    # which matrices are pruned: a regular expression over names; null: the linears of the layers and the pooler
+    prunable: str | None
+    sparsity: Share  # target share of zeros, of each prunable matrix or, with scope global, of all together
+    initial_sparsity: Share  # sparsity of the first jump, at prune_begin_steps
+    # AxB: blocks of A outputs x B inputs; N:M: N of every M inputs keep their weight
+    pattern: Literal["unstructured", "1x4", "4x1", "2:4", "4:8"]
+    scope: Literal["uniform", "global"]  # where weights compete: in their matrix, or in the whole model
+    first_criterion: Literal["magnitude", "second_order"]  # what a weight is worth at the first jump
+    criterion: Literal["magnitude", "movement", "second_order"]  # what a weight is worth at every later pruning step
+    calibration_batches: Count  # second_order: batches whose activations are measured at each pruning step
+    prune_begin_steps: Steps  # sparsity rises from this step
+    prune_end_steps: Steps  # sparsity is reached at this step; masks may still move
+    freeze_masks_steps: Steps  # masks no longer move from this step
+    prune_every_steps: Count  # steps between two computations of the masks
+    schedule: Literal["linear", "rewound"]  # of the learning rate; rewound: the paper's
+    soft_positions: Literal["all", "masked"]  # where the soft loss reads logits; all: the paper's
+    distillation: Distillation  # the parts of the loss
 
     @field_validator("prunable")
     @classmethod
@@ -170,22 +174,26 @@ METRICS = {
 
 
 class PrepareTask(Section):
-    source: Name
+    source: Name  # a source of `fetch` or `fetch_local`
+    # what is decided
     kind: Literal["classification", "regression", "multi_label", "token_classification", "question_answering"]
-    metric: str  # of METRICS
-    text: str  # column; of questions and answers, the question
-    pair: str | None  # column of a second text; the context of a question
-    label: str  # column
-    labels: Annotated[list[str], Field(min_length=2)] | None  # null: those of the training rows
-    more_tests: list[Name]  # further test splits: file test-<name>.* of the source
-    skip_rows: Rows
-    max_tokens: Annotated[int, Field(ge=4)]
-    validation_ratio: Annotated[float, Field(gt=0, lt=1)]  # of all rows, carved from train where there is no such split
-    test_ratio: Annotated[float, Field(gt=0, lt=1)]  # likewise
-    stride_tokens: Count  # question_answering, all of these: what a window of a long context shares with the one before
-    max_answer_tokens: Count
-    n_best: Count  # starts and ends of a window that are paired
-    null_threshold: float | None  # no answer where it beats the best span by more; null: every question has an answer
+    metric: str  # what `score` is; each kind has its own metrics, the first of them is the usual one
+    text: str  # column of the text, or of the question
+    pair: str | None  # column of a second text, or of the context of a question; null: none
+    label: str  # column of the label
+    # the classes in order, of two the second is the positive one; null: those of the training rows, sorted
+    labels: Annotated[list[str], Field(min_length=2)] | None
+    more_tests: list[Name]  # further test splits: files test-<name>.* of the source
+    skip_rows: Rows  # lines after the header that are not data
+    max_tokens: Annotated[int, Field(ge=4)]  # longer texts are cut
+    # share of all rows that is taken from train if there is no validation split
+    validation_ratio: Annotated[float, Field(gt=0, lt=1)]
+    test_ratio: Annotated[float, Field(gt=0, lt=1)]  # share of all rows that is taken from train if there is no test split
+    stride_tokens: Count  # question_answering: tokens that a window of a long context shares with the one before
+    max_answer_tokens: Count  # question_answering: longest answer
+    n_best: Count  # question_answering: starts and ends of a window that are paired
+    # question_answering: no answer where its score is higher than the best span's by more; null: all have one
+    null_threshold: float | None
 
     @property
     def further_tests(self) -> list[str]:
@@ -214,9 +222,10 @@ class PrepareTask(Section):
 class TaskTraining(Training):
     """Training on a task, measured in epochs."""
 
-    epochs: Positive  # may be a fraction: half an epoch sees half of the rows
-    warmup_ratio: Share
-    max_tokens: Annotated[int, Field(ge=4)]  # longer texts are cut, in training only
+    epochs: Positive  # may be a fraction: half an epoch reads half of the rows
+    warmup_ratio: Share  # share of the steps in which the learning rate rises
+    # longer texts are cut, in training only; evaluation reads prepare_task.max_tokens
+    max_tokens: Annotated[int, Field(ge=4)]
 
 
 class TeachTask(TaskTraining):
@@ -226,7 +235,7 @@ class TeachTask(TaskTraining):
 class Distilled(TaskTraining):
     """Training on a task with a dense teacher."""
 
-    distillation: Distillation
+    distillation: Distillation  # the parts of the loss
 
 
 class Finetune(Distilled):
@@ -234,13 +243,13 @@ class Finetune(Distilled):
 
 
 class Quantize(Distilled):
-    start: Literal["sparse", "dense"]  # what is quantized: the fine-tuned sparse model, or as a baseline its dense teacher
-    epochs: NonNegative  # 0: post-training quantization, calibration alone
-    weight_bits: Literal[8, 7]  # 7 where the model runs on processors without VNNI: no sum of two products overflows
-    range_momentum: Annotated[float, Field(gt=0, le=1)]  # share of a new tensor in the moving minimum and maximum
+    start: Literal["sparse", "dense"]  # what is quantized: the fine-tuned sparse model, or its dense teacher as a baseline
+    epochs: NonNegative  # 0: post-training quantization, which is calibration alone
+    weight_bits: Literal[8, 7]  # 7: for processors without VNNI, where sums of two products of 8 bits overflow
+    range_momentum: Annotated[float, Field(gt=0, le=1)]  # share of a new batch in the moving minimum and maximum of a range
     calibration_batches: Count  # before training, to find the first ranges
-    begin_ratio: Ratio  # training is in float up to this share of the steps, while ranges already move
-    freeze_ranges_ratio: Ratio  # after this share of the steps ranges no longer move
+    begin_ratio: Ratio  # training is in float up to this share of the steps; ranges already move
+    freeze_ranges_ratio: Ratio  # ranges no longer move after this share of the steps
 
     @model_validator(mode="after")
     def _rounds_before_it_freezes(self) -> Self:
@@ -253,24 +262,24 @@ class Quantize(Distilled):
 
 
 class Export(Section):
-    parity_texts: Count  # of the validation split
-    fp32_tolerance: Positive  # largest difference of a logit, as a fraction of the largest logit
-    int8_tolerance: Positive
-    same_decision_ratio: Ratio  # least share of equal decisions, int8
-    embeddings: Literal["int8", "fp32"]  # of the int8 variant
+    parity_texts: Count  # texts of the validation split on which ONNX Runtime is compared with PyTorch
+    fp32_tolerance: Positive  # largest difference of a logit, as a share of the largest logit; dense and sparse
+    int8_tolerance: Positive  # the same, of the int8 model
+    same_decision_ratio: Ratio  # smallest share of texts that the int8 model decides as PyTorch does
+    embeddings: Literal["int8", "fp32"]  # of the int8 model; fp32: embedding tables stay as they were trained
 
 
 class Evaluate(Section):
     threads: Count  # of ONNX Runtime
-    batch_size: Count
-    latency_tokens: Annotated[int, Field(ge=4)]
-    warmup_runs: Runs
-    latency_runs: Annotated[int, Field(ge=10)]
-    resamples: Annotated[int, Field(ge=40)]  # of the bootstrap: intervals of all metrics but accuracy
+    batch_size: Count  # texts of one call while scores are measured
+    latency_tokens: Annotated[int, Field(ge=4)]  # tokens of one call while latency is measured; its batch is 1
+    warmup_runs: Runs  # calls before latency is measured
+    latency_runs: Annotated[int, Field(ge=10)]  # calls whose latency is measured
+    resamples: Annotated[int, Field(ge=40)]  # of the bootstrap: it gives the intervals of all metrics but accuracy
 
 
 class Report(Section):
-    title: str
+    title: str  # first line of the report
 
 
 class TaskNames(Section):

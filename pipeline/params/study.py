@@ -10,10 +10,11 @@ from pipeline.params.section import Count, Name, NonNegative, Positive, Ratio, S
 class Variant(Section):
     """One way to a task model. With which language model it begins is an arrow of study/dvc.yaml."""
 
-    pruning: Literal["none", "one_shot", "gradual", "once"]  # once: it begins sparse, its zeros locked
-    hard_weight: NonNegative  # loss against the labels
-    soft_weight: NonNegative  # loss against the teacher's logits
-    int8: bool  # whether quantization-aware training follows
+    # one_shot, gradual: while the task is learned; once: before, with the zeros locked
+    pruning: Literal["none", "one_shot", "gradual", "once"]
+    hard_weight: NonNegative  # of the loss against the labels
+    soft_weight: NonNegative  # of the loss against the teacher's logits
+    int8: bool  # true: quantization-aware training follows
 
     @model_validator(mode="after")
     def _one_part(self) -> Self:
@@ -25,22 +26,23 @@ class Variant(Section):
 class StudyRecipe(Section):
     """What all cells of the study share."""
 
-    seeds: Annotated[list[Seed], Field(min_length=2)]  # the first one tries every learning rate; without two, no spread
-    learning_rates: Annotated[list[Positive], Field(min_length=1)]
-    prune_end_ratio: Ratio  # gradual: of the steps, after which the target sparsity is reached
-    prune_every_steps: Count  # gradual
+    seeds: Annotated[list[Seed], Field(min_length=2)]  # the first one tries every learning rate; two or more give a spread
+    learning_rates: Annotated[list[Positive], Field(min_length=1)]  # every variant takes the one that is best on validation
+    prune_end_ratio: Ratio  # gradual: share of the steps after which the target sparsity is reached
+    prune_every_steps: Count  # gradual: steps between two computations of the masks
 
 
 class Study(Section):
     """What is compared with what; `study/dvc.yaml` says which model each variant begins with."""
 
-    title: str
-    tasks: Annotated[list[Name], Field(min_length=1)]
-    sparsities: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
-    steps: dict[Name, Count]  # by task, the same for every variant
-    recipe: StudyRecipe
-    variants: dict[Name, Variant]
-    claims: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]  # [this variant, scores no lower than this]
+    title: str  # first line of the table
+    tasks: Annotated[list[Name], Field(min_length=1)]  # tasks of `tasks`
+    sparsities: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]  # of every variant that prunes
+    steps: dict[Name, Count]  # task: optimizer steps of learning it, the same for every variant
+    recipe: StudyRecipe  # what all variants share; the rest is `finetune`'s and `quantize`'s
+    variants: dict[Name, Variant]  # the ways to a task model
+    # pairs of variants: the first one scores no lower than the second one
+    claims: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]
 
     @model_validator(mode="after")
     def _named(self) -> Self:

@@ -1,28 +1,36 @@
-"""What the stages of a profile that train would take: steps, tokens, FLOPs, memory."""
+"""The costs of the stages that train, for a profile: steps, tokens, FLOPs, memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.params.document import Params
+from pipeline.params.document import TASK_STAGES, Params
 from pipeline.params.sections import Common, Distilled, MaskedLM, PrepareTeacher, Sparsify, TaskTraining
-from pipeline.plan.inventory import Source
+from pipeline.plan.inventory import Source, text_bytes
 from pruneonce.errors import DataError
 from pruneonce.models import step_costs
-from pruneonce.models.step_costs import Piece, Shape
+from pruneonce.models.step_costs import ForwardFlops, Piece, Shape
+from pruneonce.tasks.examples import SPLITS
 
-BYTES_A_TOKEN = 5  # of English, in WordPiece: 4.9 of 20 newsgroups, 5.0 of R52
-SPLITS = ("train", "validation", "test")
-TASK_STAGES = ("teach_task", "finetune", "quantize")
+BYTES_PER_TOKEN = 5  # of English text in WordPiece, about: see docs/design-notes.md
+TRAINING_STAGES = tuple(name for name, section in TASK_STAGES.items() if issubclass(section, TaskTraining))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model of a profile."""
+
+    shape: Shape
+    forward: Callable[..., ForwardFlops]  # FLOPs of a batch: forward(rows=, length=)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What the machine does. tflops: model TFLOP/s that one GPU sustains; tokens: a second, on one GPU. None: not said."""
+    """The speed of the machine; None: not known."""
 
     gpus: int
-    tflops: float | None
-    tokens: float | None
+    tflops: float | None  # model TFLOP/s that one GPU sustains
+    tokens: float | None  # tokens a second on one GPU
 
     def seconds(self, work: "Work") -> float | None:
         """Of a stage's training alone; the GPUs share it without loss."""
@@ -33,123 +41,137 @@ class Rate:
 
 @dataclass(frozen=True)
 class Work:
-    """One stage that trains. tokens: at most, every row as long as it may be. memory: of a device, bytes by part."""
+    """One stage that trains."""
 
     name: str
     steps: int
-    tokens: float
+    tokens: float  # at most: every row as long as it may be
     flops: float
-    rows: int
+    rows: int  # that a device computes at a time
     length: int
-    memory: Mapping[str, float]
+    memory: Mapping[str, float]  # bytes of a device by part
     uneven: bool  # the devices get different numbers of rows
 
 
 def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
-    """Rows that the task trains on, before duplicates are dropped; None if nobody knows yet.
+    """Rows that the task trains on, before duplicates are dropped; None if they are not known yet.
 
     Raises DataError where a split that training needs, or a column, is missing.
     """
     section: Any = p.section("prepare_task", task)
-    of = sources[section.source]
-    for needed in ("train", *section.further_tests):
-        if of.lacks(needed):
+    source = sources[section.source]
+    for split in ("train", *section.further_tests):
+        if source.lacks(split):
             raise DataError(
-                f"expected {needed} rows for task {task!r} in source {section.source!r}, found splits {of.splits()}."
+                f"expected {split} rows for task {task!r} in source {section.source!r}, found splits {source.splits()}."
             )
     columns = [section.text, section.label, *([section.pair] if section.pair else [])]
-    given = [split for split in SPLITS if split in of.splits()]
-    counts = {split: of.rows(split, columns, skip_rows=section.skip_rows) for split in given}
+    present = [split for split in SPLITS if split in source.splits()]
+    counts = {split: source.rows(split, columns, skip_rows=section.skip_rows) for split in present}
     train = counts.get("train")
     if train is None:
         return None
-    left = 1 - sum(
-        r for split, r in (("validation", section.validation_ratio), ("test", section.test_ratio)) if split not in given
-    )
-    if round(train * left) < 1:
+    taken = {"validation": section.validation_ratio, "test": section.test_ratio}  # from train, where there is no such split
+    left = round(train * (1 - sum(ratio for split, ratio in taken.items() if split not in present)))
+    if left < 1:
         raise DataError(f"expected train rows for task {task!r}, found {train} rows in source {section.source!r}.")
-    return round(train * left)
+    return left
 
 
 def corpus_bytes(p: Params, sources: Mapping[str, Source]) -> float | None:
-    """Bytes of the corpus' sources, the share of the files it reads; None if nobody knows yet. Raises DataError."""
-    here, cards = 0.0, dict[str, int | None]()  # a card counts all splits of its source
+    """Bytes of the corpus' sources, the share of the files it reads; None if not known yet. Raises DataError."""
+    local, cards = 0.0, dict[str, int | None]()  # a card counts all splits of its source
     for d in p.prepare_corpus.documents:
-        of = sources[d.source]
-        of.rows(d.split, [d.column], skip_rows=d.skip_rows)
-        if of.files:
-            here += step_costs.text_bytes(of.by_split()[d.split], d.column)
+        source = sources[d.source]
+        source.rows(d.split, [d.column], skip_rows=d.skip_rows)
+        if source.files:
+            local += text_bytes(source.by_split()[d.split], d.column)
         else:
-            cards[d.source] = of.bytes
+            cards[d.source] = source.bytes
     known = [size for size in cards.values() if size is not None]
-    return here + sum(known) if len(known) == len(cards) else None
+    return local + sum(known) if len(known) == len(cards) else None
 
 
 def corpus_tokens(p: Params, size: float | None) -> float | None:
-    """Tokens to train on, about."""
+    """Tokens to train on, about. size: bytes of the corpus."""
     if size is None:
         return p.prepare_corpus.max_tokens
-    found = size / BYTES_A_TOKEN * (1 - p.prepare_corpus.held_out_ratio)
-    return min(found, p.prepare_corpus.max_tokens or found)
+    tokens = size / BYTES_PER_TOKEN * (1 - p.prepare_corpus.held_out_ratio)
+    return min(tokens, p.prepare_corpus.max_tokens or tokens)
 
 
-def pre_training(p: Params, s: Shape, gpus: int) -> Iterator[Work]:
+def pre_training(p: Params, model: Model, gpus: int) -> Iterator[Work]:
     """prepare_teacher and sparsify."""
     length = p.prepare_corpus.block_tokens
     sections: tuple[PrepareTeacher | Sparsify, ...] = (p.prepare_teacher, p.sparsify)
     for name, section in zip(("prepare_teacher", "sparsify"), sections, strict=True):
-        tokens = section.batch_size * length
+        distils = isinstance(section, Sparsify)
         soft = isinstance(section, Sparsify) and section.distillation.soft_weight > 0
         everywhere = isinstance(section, Sparsify) and soft and section.soft_positions == "all"
-        read = tokens * (1.0 if everywhere else section.masking_probability)
-        teacher = (read if soft else 0.0) if isinstance(section, Sparsify) else None
-        flops = step_costs.step_flops(s, tokens=tokens, length=length, read=read, teacher_read=teacher)
-        rows, uneven = _share(section.batch_size, section.micro_batches, gpus)
-        piece = Piece(
-            rows=rows,
-            length=length,
-            read=read * rows / section.batch_size,
-            soft=soft,
-            hidden=isinstance(section, Sparsify) and section.distillation.hidden_weight > 0,
-            quantized=False,
-            checkpointing=section.gradient_checkpointing,
-            **_engine(p.common, s, section, gpus),
-        )
-        memory = step_costs.memory(s, piece, teacher=teacher is not None)
-        yield Work(name, section.steps, section.steps * tokens, section.steps * flops, rows, length, memory, uneven)
+        read = section.batch_size * length * (1.0 if everywhere else section.masking_probability)
+        step = {
+            "soft": soft,
+            "hidden": isinstance(section, Sparsify) and section.distillation.hidden_weight > 0,
+            "quantized": False,
+            "checkpointing": section.gradient_checkpointing,
+            **_engine(p.common, model.shape, section, gpus),
+        }
+        teacher_read = (read if soft else 0.0) if distils else None
+        yield _work(name, section, model, step, steps=section.steps, length=length, read=read, teacher_read=teacher_read)
 
 
-def task_training(p: Params, s: Shape, gpus: int, training_rows: Mapping[str, int | None]) -> Iterator[Work]:
+def task_training(p: Params, model: Model, gpus: int, training_rows: Mapping[str, int | None]) -> Iterator[Work]:
     """The three stages of every task whose rows are known."""
-    for task, count in training_rows.items():
-        for stage in TASK_STAGES if count else ():
+    for task, rows in training_rows.items():
+        for stage in TRAINING_STAGES if rows else ():
             section: Any = p.section(stage, task)
-            teacher = isinstance(section, Distilled)
-            steps = max(section.epochs > 0, round(section.epochs * -(-(count or 0) // section.batch_size)))
-            tokens, length = section.batch_size * section.max_tokens, section.max_tokens
-            flops = step_costs.step_flops(s, tokens=tokens, length=length, read=0, teacher_read=0 if teacher else None)
-            rows, uneven = _share(section.batch_size, section.micro_batches, gpus)
-            piece = Piece(
-                rows=rows,
-                length=length,
-                read=0,
-                soft=False,
-                hidden=teacher and section.distillation.hidden_weight > 0,
-                quantized=stage == "quantize",
-                checkpointing=False,
-                **_engine(p.common, s, section, gpus),
-            )
-            memory = step_costs.memory(s, piece, teacher=teacher)
-            yield Work(f"{stage}@{task}", steps, steps * tokens, steps * flops, rows, length, memory, uneven)
+            distils = isinstance(section, Distilled)
+            step = {
+                "soft": False,
+                "hidden": distils and section.distillation.hidden_weight > 0,
+                "quantized": stage == "quantize",
+                "checkpointing": False,
+                **_engine(p.common, model.shape, section, gpus),
+            }
+            steps = max(section.epochs > 0, round(section.epochs * -(-(rows or 0) // section.batch_size)))
+            teacher_read = 0.0 if distils else None
+            settings: dict[str, Any] = {"steps": steps, "length": section.max_tokens, "read": 0.0}
+            yield _work(f"{stage}@{task}", section, model, step, **settings, teacher_read=teacher_read)
 
 
-def _share(batch: int, micro: int, gpus: int) -> tuple[int, bool]:
-    """Rows that a device computes at a time, and whether some have fewer."""
-    return -(-batch // (micro * gpus)), batch % (micro * gpus) != 0
+def _work(
+    name: str,
+    section: MaskedLM | TaskTraining,
+    model: Model,
+    step: Mapping[str, Any],
+    *,
+    steps: int,
+    length: int,
+    read: float,
+    teacher_read: float | None,
+) -> Work:
+    """The work of one stage.
+
+    step: fields of a Piece that do not depend on its size. read, teacher_read: positions of a batch, as in `step_flops`.
+    """
+    batch, pieces = section.batch_size, section.micro_batches * step["processes"]
+    rows = -(-batch // pieces)
+    piece = Piece(rows=rows, length=length, read=read * rows / batch, **step)
+    flops = step_costs.step_flops(model.forward(rows=batch, length=length), read=read, teacher_read=teacher_read)
+    return Work(
+        name=name,
+        steps=steps,
+        tokens=steps * batch * length,
+        flops=steps * flops,
+        rows=rows,
+        length=length,
+        memory=step_costs.memory(model.shape, piece, teacher=teacher_read is not None),
+        uneven=batch % pieces != 0,
+    )
 
 
 def _engine(common: Common, s: Shape, section: MaskedLM | TaskTraining, gpus: int) -> dict[str, Any]:
-    """The part of a Piece that is the same for every stage. `auto` is planned as bf16: what a GPU multiplies."""
+    """The fields of a Piece that every stage sets alike. Precision `auto` counts as bf16, in which a GPU multiplies."""
     drops = s.dropout if section.dropout is None else section.dropout > 0
     eager = common.attention == "eager"  # the fused kernels of sdpa keep no probabilities, and draw dropout again
     return {

@@ -1,6 +1,6 @@
-"""What a profile's sources hold: counted where they are here, taken from `expects` where they are not.
+"""The sources of a profile: their splits, rows and bytes, counted from files or taken from `expects`.
 
-A source is here if it is a local one, or if DVC recorded that data/raw has it as this profile asks for it.
+The files are at hand for a local source, and for one that DVC recorded in data/raw with this profile's settings.
 """
 
 import json
@@ -22,11 +22,11 @@ RAW = Path("data/raw")
 
 @dataclass(frozen=True)
 class Source:
-    """files: those that are here, by their name in the source's folder. names: of all that will be; None: not known."""
+    """A source of rows or of a model."""
 
     name: str
-    files: Mapping[str, Path]
-    names: frozenset[str] | None
+    files: Mapping[str, Path]  # those at hand, by their name in the source's folder
+    names: frozenset[str] | None  # of all its files, once fetched; None: not known
     expects: ExpectedRows | Mapping[str, Any] | None
 
     @property
@@ -36,13 +36,13 @@ class Source:
 
     @property
     def bytes(self) -> int | None:
-        """Of its files, or as its card says; None if nobody knows yet."""
+        """Of its files, or as its card says; None if not known yet."""
         if self.files:
             return sum(path.stat().st_size for path in self.files.values())
         return self.expects.bytes if isinstance(self.expects, ExpectedRows) else None
 
     def splits(self) -> list[str]:
-        """The splits that it is known to have, by name."""
+        """The names of the splits that it is known to have."""
         return sorted(_by_split(self.names or ()))
 
     def lacks(self, split: str) -> bool:
@@ -50,11 +50,11 @@ class Source:
         return self.names is not None and split not in self.splits()
 
     def by_split(self) -> dict[str, Path]:
-        """The files of rows that are here, by their split."""
+        """The files of rows at hand, by their split."""
         return {split: self.files[name] for split, name in _by_split(self.files).items()}
 
     def rows(self, split: str, columns: Sequence[str], *, skip_rows: int) -> int | None:
-        """Rows of a split that has these columns; None if nobody knows yet.
+        """Rows of a split that has these columns; None if not known yet.
 
         Raises DataError if there is no such split or column.
         """
@@ -67,20 +67,20 @@ class Source:
         missing = [column for column in columns if column not in self.expects.columns]
         if missing:
             raise DataError(
-                f"expected column {missing[0]!r} in source {self.name!r}, found columns {self.expects.columns} expected."
+                f"expected column {missing[0]!r} in source {self.name!r}, found {self.expects.columns} in its `expects`."
             )
         if split not in self.expects.rows:
             raise DataError(f"expected the rows of split {split!r} in `expects` of source {self.name!r}, found none.")
         return self.expects.rows[split]
 
     def facts(self) -> Mapping[str, Any]:
-        """A model's configuration. Raises DataError if nobody knows it yet, ModelError if its file is none."""
+        """A model's configuration. Raises DataError if it is not known yet, ModelError if its file holds none."""
         if "config.json" in self.files:
             return _configuration(self.files["config.json"])
         if self.files:
             raise DataError(
                 f"expected config.json in source {self.name!r}, found {sorted(self.files)[:8]}. If the model is a folder "
-                "below, mend `path` or `members` of this source in params.yaml."
+                "below, correct `path` or `members` of this source in params.yaml."
             )
         if isinstance(self.expects, Mapping):
             return self.expects
@@ -90,71 +90,73 @@ class Source:
         )
 
 
+def text_bytes(path: Path, column: str) -> int:
+    """Bytes of a file of rows; of parquet, those of this column before compression."""
+    return tables.column_bytes(path, column) if path.suffix == ".parquet" else path.stat().st_size
+
+
 def source(name: str, p: Params) -> Source:
-    """The source of this name, as it stands in this folder."""
+    """The source of this name, as the working folder has it."""
     section = "fetch" if name in p.fetch else "fetch_local"
-    given = getattr(p, section)[name]
-    stage, names = locked().get(f"{section}@{name}"), _names(given)
-    if stage and (RAW / name).is_dir() and _same(stage.params.get(f"{section}.{name}"), given):
+    settings = getattr(p, section)[name]
+    stage, names = locked().get(f"{section}@{name}"), _names(settings)
+    if stage and (RAW / name).is_dir() and _same(stage.params.get(f"{section}.{name}"), settings):
         files = _inside(RAW / name)
-        if not names or names == set(files):  # else another profile's: git may have brought back dvc.lock alone
-            return Source(name, files, frozenset(files), getattr(given, "expects", None))
-    if isinstance(given, LocalSource):
-        files = _local(given)
+        if not names or names == set(files):  # else they are another profile's: git brings back dvc.lock, not data/raw
+            return Source(name, files, frozenset(files), getattr(settings, "expects", None))
+    if isinstance(settings, LocalSource):
+        files = _local(settings)
         return Source(name, files, frozenset(files), None)
-    return Source(name, {}, names, getattr(given, "expects", None))
+    return Source(name, {}, names, getattr(settings, "expects", None))
 
 
-def _names(given: PackageSource | HubSource | LocalSource) -> frozenset[str] | None:
-    """Of the files of rows that the source will have; None for a folder with who knows what in it."""
-    if isinstance(given, HubSource):
-        return frozenset(f"{split}.parquet" for split in given.splits)
-    whole = isinstance(given, LocalSource) or any(PurePosixPath(each) == PurePosixPath() for each in given.members)
-    return None if whole else frozenset(given.members)
+def _names(settings: PackageSource | HubSource | LocalSource) -> frozenset[str] | None:
+    """Names of the files of rows that the source will have; None for a whole folder, whose content is not known."""
+    if isinstance(settings, HubSource):
+        return frozenset(f"{split}.parquet" for split in settings.splits)
+    whole = isinstance(settings, LocalSource) or any(PurePosixPath(each) == PurePosixPath() for each in settings.members)
+    return None if whole else frozenset(settings.members)
 
 
 def _configuration(path: Path) -> Mapping[str, Any]:
     """The facts of a config.json. Raises ModelError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"expected a model's configuration in {path}, found no JSON: {error}. Get the file again."
         ) from None
-    if not isinstance(found, dict):
-        raise ModelError(f"expected a model's configuration in {path}, found a {type(found).__name__}. Get the file again.")
-    return found
+    if not isinstance(facts, dict):
+        raise ModelError(f"expected a model's configuration in {path}, found a {type(facts).__name__}. Get the file again.")
+    return facts
 
 
 def _by_split(names: Iterable[str]) -> dict[str, str]:
-    """Names of files of rows by their split; as the stages do, not looking into folders."""
+    """Names of files of rows by their split. Files in folders below do not count, as in the stages."""
     return {path.stem: name for name in names if (path := Path(name)).suffix in SUFFIXES and path.name == str(path)}
 
 
-def _same(recorded: Any, given: Any) -> bool:
-    """Whether the fetched source is this one: `expects` says what is in it, not which it is."""
-    return isinstance(recorded, dict) and {**recorded, "expects": None} == {
-        "expects": None,
-        **given.model_dump(exclude={"expects"}),
-    }
+def _same(recorded: Any, settings: Any) -> bool:
+    """Whether the recorded source is this one. `expects` describes its content and does not count."""
+    return isinstance(recorded, dict) and {**recorded, "expects": None} == {**settings.model_dump(), "expects": None}
 
 
 def _inside(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def _local(given: LocalSource) -> dict[str, Path]:
+def _local(settings: LocalSource) -> dict[str, Path]:
     """The files of a local source under the names that they will have."""
-    found: dict[str, Path] = {}
-    for name, member in given.members.items():
-        path = Path(given.path) if member == "." else Path(given.path) / member
+    files: dict[str, Path] = {}
+    for name, member in settings.members.items():
+        path = Path(settings.path) if member == "." else Path(settings.path) / member
         try:
-            found |= _at(path, name)
+            files |= _at(path, name)
         except OSError as error:  # no permission, a name that is too long, links in a circle
             raise DataError(
-                f"expected a file or folder at {path}, found: {error}. Mend this source in params.yaml."
+                f"expected a file or folder at {path}, found: {error}. Correct this source in params.yaml."
             ) from None
-    return found
+    return files
 
 
 def _at(path: Path, name: str) -> dict[str, Path]:

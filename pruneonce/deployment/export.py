@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pruneonce import quantization
 from pruneonce.deployment import rewrite
 from pruneonce.errors import ExportError
-from pruneonce.models.checkpoint import longest
+from pruneonce.models.configuration import longest
 
 OPSET = 20
 

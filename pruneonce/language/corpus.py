@@ -1,6 +1,6 @@
-"""Text as blocks of tokens, and blocks as masked-language-modelling batches."""
+"""Text as blocks of tokens, and blocks as batches for masked language modelling."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -18,9 +18,9 @@ from pruneonce.text import fingerprint, normalized, text_key
 
 
 def pack(documents: Iterable[list[int]], *, block_tokens: int, first: int, last: int) -> Iterator[list[int]]:
-    """Join documents into blocks `[first] tokens... [last]` of exactly `block_tokens`, no padding.
+    """Join documents into blocks `[first] tokens... [last]` of exactly `block_tokens`, without padding.
 
-    A document ends with `last` ([SEP]) too and may span blocks. The incomplete block at the end is dropped.
+    Each document ends with `last` ([SEP]) too, and may span blocks. The incomplete block at the end is dropped.
     """
     room = block_tokens - 2
     pending: list[int] = []
@@ -31,24 +31,24 @@ def pack(documents: Iterable[list[int]], *, block_tokens: int, first: int, last:
             del pending[:room]
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema, *, at_once: int = 1024) -> int:
-    """Stream rows, column -> value, into an Arrow file. Returns how many there were."""
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema, *, batch_rows: int = 1024) -> int:
+    """Stream rows, column -> value, into an Arrow file. Returns their number."""
     written, rows = 0, iter(rows)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
-        while part := list(islice(rows, at_once)):
-            out.write_batch(pa.record_batch({name: [row[name] for row in part] for name in schema.names}, schema=schema))
-            written += len(part)
+        while batch := list(islice(rows, batch_rows)):
+            out.write_batch(pa.record_batch({name: [row[name] for row in batch] for name in schema.names}, schema=schema))
+            written += len(batch)
     return written
 
 
-def write_blocks(path: Path, blocks: Iterable[list[int]], *, block_tokens: int, rows: int = 1024) -> int:
-    """Stream blocks into an Arrow file with one column `tokens`, int32[block_tokens]. Returns how many there were."""
+def write_blocks(path: Path, blocks: Iterable[list[int]], *, block_tokens: int, batch_rows: int = 1024) -> int:
+    """Stream blocks into an Arrow file with one column `tokens`, int32[block_tokens]. Returns their number."""
     schema = pa.schema({"tokens": pa.list_(pa.int32(), block_tokens)})
-    return write_rows(path, ({"tokens": block} for block in blocks), schema, at_once=rows)
+    return write_rows(path, ({"tokens": block} for block in blocks), schema, batch_rows=batch_rows)
 
 
 class Writer(Protocol):
-    """Documents, token ids each, into an Arrow file; returns what was written, counted by name."""
+    """Write documents, each a list of token ids, into an Arrow file. Returns counts of what was written."""
 
     def __call__(
         self, path: Path, documents: Iterable[list[int]], tokenizer, *, block_tokens: int, max_tokens: int | None
@@ -58,7 +58,7 @@ class Writer(Protocol):
 def write_packed(
     path: Path, documents: Iterable[list[int]], tokenizer, *, block_tokens: int, max_tokens: int | None
 ) -> dict[str, int]:
-    """Stream the documents, packed, into an Arrow file of at most `max_tokens` (one block at least); counted."""
+    """Stream packed documents into an Arrow file of at most `max_tokens`, but at least one block."""
     blocks = pack(documents, block_tokens=block_tokens, first=tokenizer.cls_token_id, last=tokenizer.sep_token_id)
     most = None if max_tokens is None else max(1, max_tokens // block_tokens)
     written = write_blocks(path, islice(blocks, most), block_tokens=block_tokens)
@@ -66,7 +66,7 @@ def write_packed(
 
 
 def read_blocks(path: Path) -> Dataset:
-    """The blocks as a memory-mapped data set: what is not asked for stays on disk."""
+    """The blocks as a memory-mapped data set: rows are read from the disk when they are used."""
     return Dataset.from_file(str(path)).with_format("numpy")
 
 
@@ -79,9 +79,9 @@ def mask_tokens(
     special: list[int],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """BERT's masking: of the positions chosen, 80 % become [MASK], 10 % a random token, 10 % stay.
+    """BERT's masking: of the chosen positions, 80 % become [MASK], 10 % a random token, 10 % stay.
 
-    tokens: int64[batch, length]. Returns inputs and labels of that shape; labels are IGNORED where nothing was chosen.
+    tokens: int64[batch, length]. Returns inputs and labels of that shape; labels are IGNORED at the other positions.
     Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1.
     """
     draw = torch.rand(tokens.shape, generator=generator)
@@ -105,81 +105,86 @@ def write_corpus(
     seed: int,
     write: Writer = write_packed,
 ) -> dict[str, int]:
-    """Tokenise documents into `train.arrow` and `held_out.arrow`; returns what was kept and dropped, counted.
+    """Tokenise documents into `train.arrow` and `held_out.arrow`. Returns counts of documents, blocks and tokens.
 
-    documents: called once a part, so that nothing but one key a document is held in memory.
-    exclude: test texts; a document equal to one (up to case and white space) is dropped, as is a repeated document. One
-    that differs by a word, or holds a test text among others, stays.
-    Which part a document goes to is decided by its own hash, so equal documents cannot stand on both sides.
-    write: how the documents of a part become the rows of its file.
+    documents: called once for each part, so that memory holds only one key a document.
+    exclude: test texts. A document that equals one up to case and white space is dropped, and so is a repeated document.
+    A document that differs by a word, or that contains a test text, stays.
+    write: makes the rows of a part from its documents.
+    The hash of a document decides its part, so equal documents are never in both.
     """
     banned = {text_key(text) for text in exclude}
-    counts: dict[str, int] = {}
-
-    def part_of(part: str) -> Iterator[str]:
-        counts.update(dict.fromkeys(("documents", "empty", "duplicate", "in_test"), 0))
-        seen: set[int] = set()
-        for text in tqdm(documents(), desc=f"tokenise {part}", unit=" documents", mininterval=1.0):
-            plain = normalized(text)
-            key = fingerprint(plain, 0)
-            fate = "empty" if not text else "in_test" if key in banned else "duplicate" if key in seen else "documents"
-            counts[fate] += 1
-            seen.add(key)
-            held_out = fingerprint(plain, seed + 1) < held_out_ratio * 2**64
-            if fate == "documents" and held_out == (part == "held_out"):
-                yield text
-
-    sizes: dict[str, int] = {}
+    counts = dict[str, int]()
+    sizes = dict[str, int]()
     for part, limit in (("train", max_tokens), ("held_out", None)):
-        texts = encode(part_of(part), tokenizer)
-        found = write(folder / f"{part}.arrow", texts, tokenizer, block_tokens=block_tokens, max_tokens=limit)
-        sizes |= {f"{part}_{name}": count for name, count in found.items()}
+        counts.update(dict.fromkeys(("documents", "empty", "duplicate", "in_test"), 0))
+        listed = tqdm(documents(), desc=f"tokenise {part}", unit=" documents", mininterval=1.0)
+        texts = _texts_of(part, listed, banned, counts, held_out_ratio=held_out_ratio, seed=seed)
+        tokens = encode(texts, tokenizer)
+        written = write(folder / f"{part}.arrow", tokens, tokenizer, block_tokens=block_tokens, max_tokens=limit)
+        sizes |= {f"{part}_{name}": count for name, count in written.items()}
     return counts | sizes
 
 
-def encode(texts: Iterable[str], tokenizer, *, at_once: int = 1_000_000) -> Iterator[list[int]]:
-    """The token ids of each text, without special tokens; the tokenizer works on all cores, on the texts that come next.
-
-    at_once: characters handed to it together, about; what is held in memory at a time hangs on this and on nothing else.
-    """
-    ids, parts = _encoder(tokenizer), _parts(texts, at_once)
-    with ThreadPoolExecutor(1) as ahead:
-        now = ahead.submit(ids, next(parts, []))
-        for part in parts:
-            following = ahead.submit(ids, part)
-            yield from now.result()
-            now = following
-        yield from now.result()
-
-
-def _parts(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
-    """The texts in order, in lists that end with the text that makes them as long as `characters`."""
-    part, size = list[str](), 0
+def _texts_of(
+    part: str, texts: Iterable[str], banned: Set[int], counts: dict[str, int], *, held_out_ratio: float, seed: int
+) -> Iterator[str]:
+    """The texts of one part. Adds every text of both parts to `counts`."""
+    seen: set[int] = set()
     for text in texts:
-        part.append(text)
+        plain = normalized(text)
+        key = fingerprint(plain, 0)
+        fate = "empty" if not text else "in_test" if key in banned else "duplicate" if key in seen else "documents"
+        counts[fate] += 1
+        seen.add(key)
+        held_out = fingerprint(plain, seed + 1) < held_out_ratio * 2**64
+        if fate == "documents" and held_out == (part == "held_out"):
+            yield text
+
+
+def encode(texts: Iterable[str], tokenizer, *, chunk_characters: int = 1_000_000) -> Iterator[list[int]]:
+    """The token ids of each text, without special tokens. The tokenizer works on all cores, one chunk ahead.
+
+    chunk_characters: characters, about, that the tokenizer gets at a time; the memory in use depends on this alone.
+    """
+    ids, chunks = _encoder(tokenizer), _chunks(texts, chunk_characters)
+    with ThreadPoolExecutor(1) as ahead:
+        current = ahead.submit(ids, next(chunks, []))
+        for chunk in chunks:
+            following = ahead.submit(ids, chunk)
+            yield from current.result()
+            current = following
+        yield from current.result()
+
+
+def _chunks(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """The texts in order, in lists. A list ends with the text that brings it to `characters`."""
+    chunk, size = list[str](), 0
+    for text in texts:
+        chunk.append(text)
         size += len(text)
         if size >= characters:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _encoder(tokenizer) -> Callable[[list[str]], list[list[int]]]:
-    """Texts -> token ids, cut nowhere. A tokenizer in Rust saves a fifth of its time where nobody asks for offsets."""
+    """A function from texts to token ids, which cuts no text. A tokenizer in Rust is faster without offsets."""
     if not tokenizer.is_fast:
         return lambda texts: tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    return lambda texts: [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    return lambda texts: [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 class MaskedBlocks:
     """Batches for masked language modelling, a pure function of the step: `batches(step)`.
 
-    Each has input_ids, labels and attention_mask, int64[batch, length], and what else the blocks have: of segment pairs
-    token_type_ids, and next_sentence_label, int64[batch].
+    A batch has input_ids, labels and attention_mask, int64[batch, length]. With segment pairs it also has token_type_ids,
+    and next_sentence_label, int64[batch].
     """
 
     def __init__(self, blocks: Dataset, tokenizer, *, batch_size: int, probability: float, seed: int):
@@ -201,21 +206,21 @@ class MaskedBlocks:
         return self.blocks.column_names
 
     def rows(self, step: int) -> np.ndarray:
-        """Which rows the batch of `step` takes: a fresh shuffle each epoch, every row at most once an epoch."""
+        """The rows of the batch of `step`: a fresh shuffle each epoch, every row at most once an epoch."""
         epoch, position = divmod(step, len(self))
-        if self._order[0] != epoch:  # kept for the epoch: a corpus has millions of blocks
+        if self._order[0] != epoch:  # one shuffle for the epoch: a corpus has millions of blocks
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.blocks)))
         return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def masked(self, rows: np.ndarray, seed: int) -> Batch:
         """The batch of these rows, masked by this seed."""
-        found = {k: torch.as_tensor(np.asarray(v), dtype=torch.int64) for k, v in self.blocks[rows].items()}
+        columns = {k: torch.as_tensor(np.asarray(v), dtype=torch.int64) for k, v in self.blocks[rows].items()}
         inputs, labels = mask_tokens(
-            found.pop("tokens"),
+            columns.pop("tokens"),
             probability=self.probability,
             mask_token=self.mask_token,
             vocabulary=self.vocabulary,
             special=self.special,
             generator=torch.Generator().manual_seed(seed),
         )
-        return {"input_ids": inputs, "labels": labels, "attention_mask": torch.ones_like(inputs)} | found
+        return {"input_ids": inputs, "labels": labels, "attention_mask": torch.ones_like(inputs)} | columns

@@ -1,4 +1,4 @@
-"""Masked language modelling and next-sentence prediction: heads only where a loss reads them, losses, held-out metrics."""
+"""Losses and held-out metrics of masked language modelling and next-sentence prediction."""
 
 import math
 from collections.abc import Callable
@@ -19,43 +19,43 @@ from pruneonce.errors import DataError, ModelError
 from pruneonce.language.corpus import MaskedBlocks, read_blocks
 from pruneonce.sparsity.masks import body
 
-NEXT_SENTENCE = "next_sentence_label"  # int64[batch], 1 for a second segment that does not follow; of segment pairs only
+NEXT_SENTENCE = "next_sentence_label"  # int64[batch], 1 for a B that does not follow A; only with segment pairs
 
 
-def head_at(model: nn.Module, batch: Batch, positions: Tensor, **asked: bool) -> tuple[Head, Any]:
-    """Run a masked LM up to its last linear, from there on only for `positions`: bool[batch, length], n of them True.
+def head_at(model: nn.Module, batch: Batch, positions: Tensor, **outputs: bool) -> tuple[Head, Any]:
+    """Run a masked LM without its last linear, and its head only at `positions`: bool[batch, length], n of them True.
 
-    The logits are most of a small model's cost, and the head is the same function at every position. Returns the last
-    linear with what it reads, n rows, and the model's output, with what was asked for (`output_hidden_states=True`, ...)
-    and without logits.
+    Logits at every position would be most of a small model's cost.
+    outputs: what the model returns besides, such as `output_hidden_states=True`.
+    Returns the last linear with its n input rows, and the model's output without logits.
     Raises ModelError if the model's logits are not the output of its `get_output_embeddings()`.
     """
     inner: Any = getattr(model, "module", model)  # under data parallelism
-    last, found = inner.get_output_embeddings(), list[Head]()
+    last, heads = inner.get_output_embeddings(), list[Head]()
 
     def select(module, args, output):
         output["last_hidden_state"] = output["last_hidden_state"][positions].unsqueeze(0)
         return output
 
     def stop(module, args):
-        found.append(Head(args[0].squeeze(0), module.weight, module.bias))  # here a sharded weight is whole
-        return (args[0][:, :0],)  # of no rows there are no logits to compute
+        heads.append(Head(args[0].squeeze(0), module.weight, module.bias))  # a sharded weight is whole at this point
+        return (args[0][:, :0],)  # no rows, so no logits are computed
 
     handles = [body(inner).register_forward_hook(select)]
     if last is not None:
         handles.append(last.register_forward_pre_hook(stop))
     try:
-        out = model(**inputs(batch), **asked)
+        out = model(**inputs(batch), **outputs)
     finally:
         for handle in handles:
             handle.remove()
-    said = out["prediction_logits" if "prediction_logits" in out else "logits"]  # the former beside next-sentence logits
-    if not found or said.shape[-1] != len(found[0].weight):
+    logits = out["prediction_logits" if "prediction_logits" in out else "logits"]  # the former with a next-sentence head
+    if not heads or logits.shape[-1] != len(heads[0].weight):
         raise ModelError(
             f"expected a masked LM that ends in its output embeddings, found {type(inner).__name__}, whose logits come from "
             "elsewhere. Choose another `common.model`."
         )
-    return found[0], out
+    return heads[0], out
 
 
 def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def next_sentence_loss(out: Any, batch: Batch) -> Tensor:
-    """Mean cross entropy of the model's answers float[batch, 2] whether B follows A (class 0) or not."""
+    """Mean cross entropy of the model's next-sentence logits float[batch, 2]: B follows A (class 0) or not."""
     return F.cross_entropy(out.seq_relationship_logits.float(), batch[NEXT_SENTENCE])
 
 
@@ -150,9 +150,9 @@ def read_batches(
 
 
 def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:
-    """Raises DataError if none of the first `limit` batches (of an epoch at most) has a token to predict.
+    """Raise DataError if none of the first `limit` batches (at most an epoch) has a masked token.
 
-    part: of the corpus, to name it. To be called before a training: which tokens are masked is known from the start.
+    part: name of the part of the corpus, for the message. Call it before a training: the masks depend on the step alone.
     """
     steps = min(limit, len(batches))
     if not any(bool((batches(step)["labels"] != IGNORED).any()) for step in range(steps)):
@@ -167,15 +167,15 @@ def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:
 def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, limit: int) -> dict[str, float]:
     """Mean MLM loss over the masked tokens of at most `limit` batches of held-out blocks, and its perplexity.
 
-    Of segment pairs also the share, in [0, 1], of which the model knows whether B follows A.
+    With segment pairs also the accuracy, in [0, 1], of next-sentence prediction.
     Raises DataError if no token is masked.
     """
     check_masked(batches, limit=limit, part="held-out")
     was_training = model.training
     model.eval().to(engine.device)
     total, count, right, rows = 0.0, 0, 0, 0
-    cut = (piece for step in range(min(limit, len(batches))) for piece in pieces(batches(step), engine))
-    for batch in ({k: v.to(engine.device) for k, v in piece.items()} for piece in cut):
+    parts = (piece for step in range(min(limit, len(batches))) for piece in pieces(batches(step), engine))
+    for batch in ({k: v.to(engine.device) for k, v in piece.items()} for piece in parts):
         chosen = batch["labels"] != IGNORED
         with engine.autocast():
             head, out = head_at(model, batch, chosen)
@@ -187,5 +187,5 @@ def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, li
             rows += len(batch[NEXT_SENTENCE])
     model.train(was_training)
     loss = total / count
-    found = {"held_out_loss": loss, "held_out_perplexity": math.exp(min(loss, 700.0))}
-    return found | ({"held_out_next_sentence_accuracy": right / rows} if rows else {})
+    metrics = {"held_out_loss": loss, "held_out_perplexity": math.exp(min(loss, 700.0))}
+    return metrics | ({"held_out_next_sentence_accuracy": right / rows} if rows else {})

@@ -1,10 +1,10 @@
-"""Pairs of segments for next-sentence prediction: [CLS] A [SEP] B [SEP], B what follows A or a piece of another document.
+"""Pairs of segments for next-sentence prediction: [CLS] A [SEP] B [SEP]. B follows A, or is of another document.
 
 A span of a document is cut in two where a sentence begins, or anywhere if none does. In half of the pairs B is the second
-part; in the others as many tokens out of another document, from a place of the same kind, and the second part begins the
-next span, so that no text is lost. Spans fill the block, but for a share of short ones of random length.
-Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.2, and its create_pretraining_data.py. There B of
-a random pair fills up the block; here it is as long as the true one, or the padding would tell the two apart.
+part. In the others B has as many tokens of another document, from a place of the same kind. The second part then begins
+the next span, so no text is lost. Spans fill the block, except for a share of short ones of random length.
+Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.2, and its create_pretraining_data.py.
+Difference: there, B of a random pair fills up the block. Here it is as long as the true B: the padding tells nothing.
 """
 
 from bisect import bisect_left
@@ -20,40 +20,40 @@ import pyarrow as pa
 from pruneonce.errors import DataError
 from pruneonce.language.corpus import write_rows
 
-NEXT, RANDOM = 0, 1  # the label `next_sentence_label` in transformers: 1 is a B that does not follow
-WINDOW = 500  # documents in memory: another document is one of these or of as many before
-ENDS = ".!?。！？"  # tokens that end a sentence
+NEXT, RANDOM = 0, 1  # `next_sentence_label` of transformers: 1 for a B that does not follow
+WINDOW = 500  # documents; B of a random pair is from the same window or the one before
+SENTENCE_ENDS = ".!?。！？"
 
 
 class Document(NamedTuple):
-    """Token ids, and where a sentence begins among them (not at 0), in order."""
+    """One document of the corpus."""
 
     tokens: list[int]
-    begins: list[int]
+    begins: list[int]  # positions above 0 where a sentence begins, in order
 
 
 class Pair(NamedTuple):
-    """One example; `used`: how many tokens of its document it used up."""
+    """One example."""
 
     first: list[int]
     second: list[int]
     label: int
-    used: int
+    used: int  # tokens of its own document
 
 
 def sentence_ends(tokenizer) -> set[int]:
-    """The tokens that end a sentence, those of ENDS that the vocabulary has."""
-    found = {tokenizer.convert_tokens_to_ids(mark) for mark in ENDS}
-    return found - {tokenizer.unk_token_id, None}
+    """Ids of the tokens that end a sentence, as far as the vocabulary has them."""
+    ids = {tokenizer.convert_tokens_to_ids(mark) for mark in SENTENCE_ENDS}
+    return ids - {tokenizer.unk_token_id, None}
 
 
 def pairs(
     documents: Iterable[list[int]], *, room: int, short_ratio: float, ends: set[int], seed: int
 ) -> Iterator[tuple[list[int], list[Pair]]]:
-    """Each document with its pairs, in order, a function of the documents and the seed.
+    """Each document with its pairs, in order: a function of the documents and the seed.
 
-    room: tokens of A and B together, 2 at least. short_ratio: share of spans whose length is uniform in [2, room].
-    At most one token of a document is in no pair: one alone makes none. Raises DataError for a lone document.
+    room: tokens of A and B together, at least 2. short_ratio: share of spans whose length is uniform in [2, room].
+    At most one token of a document is in no pair. Raises DataError for a single document.
     """
     draw = np.random.default_rng(seed)
     before: list[Document] = []
@@ -64,16 +64,17 @@ def pairs(
                 "expected two documents or more in each part of the corpus, found one: a random pair's second segment is "
                 "from another. Add documents, or set prepare_corpus.next_sentence to false."
             )
-        for own, document in enumerate(window, len(before)):
-            others = pool[:own] + pool[own + 1 :]
+        for index, document in enumerate(window, len(before)):
+            others = pool[:index] + pool[index + 1 :]
             yield document.tokens, list(_pairs_of(document, others, room, short_ratio, draw))
         before = window
 
 
 def _windows(documents: Iterable[list[int]], ends: set[int]) -> Iterator[list[Document]]:
-    """The documents that hold anything, WINDOW at a time."""
-    whole = (Document(tokens, [i for i in range(1, len(tokens)) if tokens[i - 1] in ends]) for tokens in documents if tokens)
-    return iter(lambda: list(islice(whole, WINDOW)), [])
+    """The documents that are not empty, WINDOW at a time."""
+    full = (tokens for tokens in documents if tokens)
+    parsed = (Document(tokens, [i for i in range(1, len(tokens)) if tokens[i - 1] in ends]) for tokens in full)
+    return iter(lambda: list(islice(parsed, WINDOW)), [])
 
 
 def _pairs_of(
@@ -100,7 +101,7 @@ def _pairs_of(
 
 
 def _begin(begins: Sequence[int], low: int, high: int, draw: np.random.Generator) -> int:
-    """One of `begins` in [low, high), each as likely; of all positions there where none is. high > low."""
+    """One of `begins` in [low, high), each equally likely; if there is none, one of all positions there. high > low."""
     left, right = bisect_left(begins, low), bisect_left(begins, high)
     return begins[int(draw.integers(left, right))] if left < right else int(draw.integers(low, high))
 
@@ -115,19 +116,19 @@ def write_pairs(
     short_ratio: float,
     seed: int,
 ) -> dict[str, int]:
-    """Stream the documents' pairs into an Arrow file, until it holds `max_tokens`; what was written, counted.
+    """Stream the documents' pairs into an Arrow file, until it holds `max_tokens`. Returns counts of what was written.
 
-    Columns: tokens int32, token_type_ids int8 (1 for B [SEP]) and attention_mask int8 (0 at padding), all [block_tokens],
-    and next_sentence_label int8. left_over_tokens: of documents that were read, in no pair.
+    Columns, see `schema`: token_type_ids is 1 for B [SEP], attention_mask is 0 at padding.
+    Of the counts, left_over_tokens are the tokens of documents that are in no pair.
     """
     marks = {"first": tokenizer.cls_token_id, "last": tokenizer.sep_token_id, "pad": tokenizer.pad_token_id}
     counts = Counter(blocks=0, tokens=0, next_pairs=0, left_over_tokens=0)
-    found = pairs(documents, room=block_tokens - 3, short_ratio=short_ratio, ends=sentence_ends(tokenizer), seed=seed)
+    by_document = pairs(documents, room=block_tokens - 3, short_ratio=short_ratio, ends=sentence_ends(tokenizer), seed=seed)
 
     def rows() -> Iterator[dict[str, Any]]:
-        for tokens, of_document in found:
-            counts["left_over_tokens"] += len(tokens) - sum(pair.used for pair in of_document)
-            for pair in of_document:
+        for tokens, its_pairs in by_document:
+            counts["left_over_tokens"] += len(tokens) - sum(pair.used for pair in its_pairs)
+            for pair in its_pairs:
                 if max_tokens is not None and counts["blocks"] and counts["tokens"] >= max_tokens:
                     return
                 row = _row(pair, block_tokens, **marks)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from pruneonce.sparsity.masks import Selection, body, prunable
@@ -18,19 +19,19 @@ class Matrices:
     name: str  # in the body, or of a head; `*` stands for the number of a layer
     shape: tuple[int, ...]
     count: int
-    weights: int  # stored: 0 where the matrix is another one's
+    weights: int  # stored: 0 where the matrix shares the weights of another one
     prunable: str  # "yes", or "no" and why
 
 
 def matrices(model: nn.Module, selection: Selection) -> list[Matrices]:
-    """Every matrix of the model, in definition order, equal ones of all layers as one entry."""
-    chosen = {id(linear) for linear in prunable(model, selection).values()}
+    """Every matrix of the model, in definition order. Equal ones of all layers are one entry."""
+    selected = {id(linear) for linear in prunable(model, selection).values()}
     inside = {id(m): name for name, m in body(model).named_modules()}
-    found: Counter[tuple[str, tuple[int, ...], str]] = Counter()
+    counts: Counter[tuple[str, tuple[int, ...], str]] = Counter()
     stored = set[int]()
 
     def verdict(module: nn.Module) -> str:
-        if id(module) in chosen:
+        if id(module) in selected:
             return "yes"
         if id(module.weight) in stored:
             return "no: the embeddings again"
@@ -43,22 +44,19 @@ def matrices(model: nn.Module, selection: Selection) -> list[Matrices]:
     for name, module in model.named_modules():
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim >= 2:
             place = re.sub(r"(?<=\.)\d+(?=\.)", "*", inside.get(id(module), name))
-            found[place, tuple(weight.shape), verdict(module)] += 1
+            counts[place, tuple(weight.shape), verdict(module)] += 1
             stored.add(id(weight))
     return [
         Matrices(name, shape, count, 0 if why.endswith("again") else count * math.prod(shape), why)
-        for (name, shape, why), count in found.items()
+        for (name, shape, why), count in counts.items()
     ]
 
 
-def table(found: Sequence[Matrices]) -> str:
-    """What `matrices` found, as text: a line each and the sums."""
-    yes = [m for m in found if m.prunable == "yes"]
-    rows = [("matrix", "shape", "count", "weights", "prunable")]
-    rows += [(m.name, " x ".join(map(str, m.shape)), str(m.count), f"{m.weights:,}", m.prunable) for m in found]
-    for name, part in (("all", found), ("prunable", yes)):
-        rows.append((name, "", str(sum(m.count for m in part)), f"{sum(m.weights for m in part):,}", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:{'>' if i in (2, 3) else '<'}{widths[i]}}" for i, cell in enumerate(r)).rstrip() for r in rows
-    )
+def table(entries: Sequence[Matrices]) -> str:
+    """The entries as text, a line each, and two lines of sums: of all and of the prunable ones."""
+    rows: list[tuple[object, ...]] = [("matrix", "shape", "count", "weights", "prunable")]
+    rows += [(m.name, " x ".join(map(str, m.shape)), m.count, f"{m.weights:,}", m.prunable) for m in entries]
+    for name, part in (("all", entries), ("prunable", [m for m in entries if m.prunable == "yes"])):
+        rows.append((name, "", sum(m.count for m in part), f"{sum(m.weights for m in part):,}", ""))
+    sides = ("left", "left", "right", "right", "left")
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=sides)

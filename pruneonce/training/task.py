@@ -17,6 +17,7 @@ from pruneonce.batch import Batch, Loss, inputs, logits
 from pruneonce.distillation.losses import Distillation, inner_losses, outputs_for
 from pruneonce.errors import DataError
 from pruneonce.models import checkpoint
+from pruneonce.models.tokenizers import check_vocabulary
 from pruneonce.tasks import kinds
 from pruneonce.tasks.batches import Batches, evaluation_batches, in_split_order
 from pruneonce.tasks.examples import SPLITS
@@ -74,7 +75,7 @@ class Task:
         """The model of `checkpoint.load_task_model`, on the engine's device."""
         model = checkpoint.load_task_model(self.kind.architecture, folder, attention=attention, dropout=dropout, **config)
         embeddings: Any = model.get_input_embeddings()
-        checkpoint.check_vocabulary(self.tokenizer, embeddings.num_embeddings, folder)
+        check_vocabulary(self.tokenizer, embeddings.num_embeddings, folder)
         return model.to(self.engine.device)
 
     def teacher(self, folder: Path, *, attention: str) -> PreTrainedModel:

@@ -21,6 +21,7 @@ from pipeline import hashing
 from pipeline.tracking import lock
 from tests.conftest import ROOT, copy_project, wait_for
 from tests.e2e.conftest import environment, started
+from tests.pages import IN_ORDER, blocks, inline, saved
 
 STAGES = 13  # three sources, and each of the ten other stages once: tiny has one task
 # Depends on the clock: latency is measured, and the report shows it.
@@ -249,17 +250,14 @@ def test_dvc_alone_gives_the_same_bytes_and_its_runs_are_registered(copy: Path, 
     assert shipped(alone) == shipped(copy)
 
 
-def test_every_command_of_the_readme(copy: Path, first: str):
+def test_every_command_of_the_pages(copy: Path, first: str):
     """In order, in one shell, on the tiny profile. `make test` is not run again: it is what runs this.
 
-    The profile of a reader's own task is saved as the README has it; its texts are the tiny ones, under other names.
+    The profile of a reader's own task is saved as its page has it; its texts are the tiny ones, under other names.
     """
-    readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^```bash\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines() if line != "make test"]
+    commands = [line for block in blocks("bash", *IN_ORDER) for line in block.splitlines() if line != "make test"]
     assert len(commands) == 19
-    (own,) = re.findall(r"^```yaml\n# profiles/reviews.yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    (copy / "profiles/reviews.yaml").write_text(own)
+    (copy / "profiles/reviews.yaml").write_text(saved()["profiles/reviews.yaml"])
     rows = [line.split("\t") for line in (ROOT / "tests/tiny/text/topic-train.tsv").read_text().splitlines()]
     assert rows[0] == ["text", "label"]
     lines = ["body,stars", *(f'"{text}",{label}' for text, label in rows[1:])]
@@ -287,24 +285,23 @@ def test_every_command_of_the_readme(copy: Path, first: str):
     assert {row["task"] for row in table} == {"topic", "reviews"}
     assert [0.89 < row["sparsity"] < 0.94 for row in table] == 2 * [False, True, True]
 
-    undo = [command for command in re.findall(r"`(git [^`]+)`", readme) if command.startswith(("git checkout", "git clean"))]
+    undo = [code for page in IN_ORDER for code in inline(page) if code.startswith(("git checkout ", "git clean "))]
     run(["bash", "-euc", "\n".join(undo)], copy)
     assert len(undo) >= 2
     assert run(["git", "status", "--porcelain"], copy) == ""
     assert {stage for stage, done in outcomes(compress(copy, "--profile", "tiny")).items() if done == "ran"} <= {"report"}
 
 
-def test_from_text_to_an_answer_as_the_readme_has_it(copy: Path, first: str, tmp_path: Path):
-    """With what ships alone: the packed file, and of the teacher's folder its json files."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    (program,) = [block for block in blocks if "pruneonce.load" in block]
-    for path in (copy / "data/teach_task/topic").glob("*.json"):
-        (tmp_path / "data/teach_task/topic").mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, tmp_path / "data/teach_task/topic")
+def test_from_text_to_an_answer_as_the_page_has_it(copy: Path, first: str, tmp_path: Path):
+    """With the packed file, and of the teacher's folder its tokenizer and its configuration."""
+    (program,) = [block for block in blocks("python", "docs/deployment.md") if "pruneonce.load" in block]
+    (tmp_path / "data/teach_task/topic").mkdir(parents=True)
+    for name in ("tokenizer.json", "config.json"):
+        shutil.copy(copy / "data/teach_task/topic" / name, tmp_path / "data/teach_task/topic")
     (tmp_path / "data/export/topic").mkdir(parents=True)
     packed = str(tmp_path / "data/export/topic/int8.packed")
     run([sys.executable, "-m", "pruneonce.command", "pack", "data/export/topic/int8.onnx", packed], copy)
-    assert len(list(tmp_path.rglob("*.*"))) == 4, "three json files and the model"
+    assert len(list(tmp_path.rglob("*.*"))) == 3, "two json files and the model"
     assert program.count("/r8") == 2
     done = run([sys.executable, "-W", "error", "-c", program.replace("/r8", "/topic")], tmp_path)
     labels = json.loads((copy / "data/teach_task/topic/config.json").read_text())["id2label"].values()

@@ -25,7 +25,7 @@ from pruneonce import quantization
 from pruneonce.batch import IGNORED, inputs
 from pruneonce.deployment import audit, export, parity, weight_names
 from pruneonce.language import corpus, masked_lm
-from pruneonce.models import checkpoint, matrices
+from pruneonce.models import checkpoint, configuration, matrices
 from pruneonce.sparsity import masks
 from pruneonce.tasks import splits
 from pruneonce.tasks.batches import evaluation_batches
@@ -305,7 +305,7 @@ def test_the_int8_file_at_every_length(done):
     assert set(quantization.quantized_linears(model)) == set(expected(done.name))
     quantization.to_int8(model)
 
-    assert checkpoint.longest(model) == ARCHITECTURES[done.name].longest
+    assert configuration.longest(model) == ARCHITECTURES[done.name].longest
     sizes = [(4, 20), (1, 3), (5, 33), (2, ARCHITECTURES[done.name].longest)]
     batches = [token_batch(seed, rows, length) for seed, (rows, length) in enumerate(sizes)]
     found = parity.parity(parity.reference(model, parity.Texts(batches)), path)

@@ -22,9 +22,9 @@ MAY = {
 }
 # Science behind a command: what `plan` needs is imported when it is asked for.
 ALSO = {
-    "pipeline/plan/costs.py": ("pruneonce.models.step_costs",),
+    "pipeline/plan/costs.py": ("pruneonce.models.step_costs", "pruneonce.tasks.examples"),
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
-    "pipeline/plan/page.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices"),
+    "pipeline/plan/page.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices", "pruneonce.sparsity.masks"),
 }
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
 SHARED = {"errors", "terminal", "batch", "text", "engine", "files"}

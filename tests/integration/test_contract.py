@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from docs import modules
 from pipeline.params import profiles, sections
 from pipeline.params.document import TASK_STAGES, Params, parse
 from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.stage import contract
 from tests.integration.tiny import ROOT, flags, stages
+from tests.pages import PAGES
 
 STAGES = [
     "fetch",
@@ -325,9 +327,8 @@ def test_the_params_of_a_study_stage_are_those_it_reads(stage):
 
 def test_the_study_runs_every_variant_and_writes_no_path_twice(monkeypatch):
     monkeypatch.chdir(ROOT)
-    variants = {"dense"}
-    for stage in ("study_late", "study_once"):
-        variants |= set(study_stages()[stage]["matrix"]["variant"])
+    cells = [stage for stage, module in STUDY.items() if module == "study.cell"]
+    variants = {variant for stage in cells for variant in study_stages()[stage]["matrix"]["variant"]}
     written = [path for block in study_stages().values() for path in listed(block, "outs", "metrics", "plots")]
     for profile in profiles.names():
         rows = parse(parse_yaml(profiles.read(profile), profile), profile).study.variants
@@ -335,9 +336,8 @@ def test_the_study_runs_every_variant_and_writes_no_path_twice(monkeypatch):
         assert {name for name, row in rows.items() if row.pruning == "once"} == set(
             study_stages()["study_once"]["matrix"]["variant"]
         )
-    late, once = (next(p for p in listed(study_stages()[s], "outs")) for s in ("study_late", "study_once"))
-    assert late == once, "the table finds a cell by task, variant and sparsity"
-    assert len(written) == len(set(written)) + 1
+    assert len({path for stage in cells for path in listed(study_stages()[stage], "outs")}) == 1, "which the table reads"
+    assert len(written) == len(set(written)) + len(cells) - 1
     mine = {path for block in stages().values() for path in listed(block, "outs", "metrics", "plots")}
     assert mine.isdisjoint(written)
     for path in written:
@@ -347,27 +347,13 @@ def test_the_study_runs_every_variant_and_writes_no_path_twice(monkeypatch):
         assert done.returncode == (0 if cached else 1), f"{path} is {'not ' * cached}ignored"
 
 
-def tree() -> str:
-    """The indented block of the README that draws the tree."""
-    blocks = re.findall(r"(?:^    .*\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
-    folders = ("flows/", "stages/", "pipeline/", "pruneonce/")
-    (found,) = [block for block in blocks if all(re.search(rf"(?m)^ +{folder}", block) for folder in folders)]
-    return found
-
-
-def test_the_readme_has_a_line_for_every_file():
-    drawn = Counter(re.findall(r"[\w-]+\.py\b", tree()))
-    files = [
-        f for f in tracked("flows", "stages", "pipeline", "pruneonce", "study") if f.endswith(".py") and "__init__" not in f
-    ]
-    need = Counter(Path(file).name for file in files)
-    assert len(files) >= 35
-    assert {name: count for name, count in need.items() if drawn[name] < count} == {}
-
-
-def test_the_readme_draws_no_file_that_is_not_there():
-    folders = ("flows", "stages", "pipeline", "pruneonce", "study", "tests", "benchmarks")
-    there = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}
-    drawn = set(re.findall(r"[\w-]+\.py\b", tree()))
-    assert len(drawn) >= 35
-    assert drawn <= there
+def test_every_module_has_a_line_and_every_room_is_in_the_layout():
+    """The line is the summary of its docstring; docs/contributing.md lists them as the code has them."""
+    files = [file for file in tracked(*modules.FOLDERS) if file.endswith(".py")]
+    assert len(files) >= 60
+    assert [file for file in files if not modules.summary(ROOT / file)] == []
+    layout = PAGES["README.md"].partition("## Layout\n")[2].partition("\n## ")[0]
+    drawn = set(re.findall(r"\b[\w-]+(?=/)", layout))
+    rooms = {Path(file).parent.name for file in files} | {"docs", "profiles", "tests", "benchmarks", "data"}
+    assert len(rooms) >= 15
+    assert drawn == rooms

@@ -24,17 +24,19 @@ def document() -> dict[str, Any]:
     changed["prepare_corpus"]["next_sentence"] = True
     changed["prepare_teacher"] |= {"steps": 20, "held_out_batches": 4}
     changed["sparsify"] |= {"steps": 12, "prune_end_steps": 8, "freeze_masks_steps": 8, "held_out_batches": 4}
-    changed["sparsify"] |= {"soft_weight": 0.5, "soft_positions": "all", "attention_weight": 0.5}
+    changed["sparsify"]["soft_positions"] = "all"
+    changed["sparsify"]["distillation"] |= {"soft_weight": 0.5, "attention_weight": 0.5}
     changed["teach_task"] |= {"epochs": 1}
-    changed["finetune"] |= {"epochs": 1, "attention_weight": 0.5}
+    changed["finetune"]["epochs"] = 1
+    changed["finetune"]["distillation"] |= {"attention_weight": 0.5}
     changed["quantize"] |= {"epochs": 1}
     changed["evaluate"] |= {"latency_runs": 10}
     return changed
 
 
 def run(folder: Path) -> dict[str, Any]:
-    wanted = document()
-    return {c.name: tiny.run(c, folder, wanted) for c in tiny.commands(wanted)}
+    changed = document()
+    return {c.name: tiny.run(c, folder, changed) for c in tiny.commands(changed)}
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +85,11 @@ def test_every_part_of_the_losses_is_logged_by_name(twice):
 
 def test_the_models_have_the_head_and_the_task_model_its_pooler(twice):
     data, metrics = twice[0]
-    taught, sparse, tuned = (
+    teacher, sparse, tuned = (
         load_file(data / name / "model.safetensors")
         for name in ("prepare_teacher/model", "sparsify/model", f"finetune/{TASK}")
     )
-    for model in (taught, sparse):
+    for model in (teacher, sparse):
         assert model["cls.seq_relationship.weight"].shape == (2, 48)
     assert metrics["sparsify"]["sparsity"] == pytest.approx(0.85, abs=1e-3)
     assert metrics[f"finetune@{TASK}"]["sparsity"] >= metrics["sparsify"]["sparsity"]
@@ -120,10 +122,11 @@ def test_a_model_without_the_head_is_one_error(twice, tmp_path):
     (raw / "config.json").write_text(
         '{"model_type": "distilbert", "vocab_size": 162, "dim": 48, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}'
     )
-    wanted = document()
-    (command,) = [c for c in tiny.commands(wanted) if c.name == "prepare_teacher"]
+    changed = document()
+    (command,) = [c for c in tiny.commands(changed) if c.name == "prepare_teacher"]
     tokens = tmp_path / command.flags["tokens"]
     tokens.mkdir(parents=True)
-    (tokens / "train.arrow").write_bytes((data / "prepare_corpus/tokens/train.arrow").read_bytes())
+    for path in (data / "prepare_corpus/tokens").iterdir():
+        (tokens / path.name).write_bytes(path.read_bytes())
     with pytest.raises(ModelError, match="DistilBertForMaskedLM without next_sentence_label, token_type_ids"):
-        tiny.run(command, tmp_path, wanted)
+        tiny.run(command, tmp_path, changed)

@@ -1,7 +1,6 @@
 """The model registry holds what dvc.lock says ships: the same bytes, tagged with what was measured, under one alias."""
 
 import hashlib
-import re
 from pathlib import Path
 
 import mlflow
@@ -13,7 +12,7 @@ from pipeline import stopping
 from pipeline.tracking import address, registry, runs
 from pipeline.tracking.lock import Stage
 from pruneonce.errors import TrackerUnreachable
-from tests.conftest import ROOT
+from tests.pages import blocks
 
 MODEL = "pruneonce-topic"
 FILE = "data/export/topic/int8.onnx"
@@ -64,8 +63,7 @@ def test_the_shipped_file_is_registered_with_its_run_and_its_numbers(store, int8
     kept = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@current", tracking_uri=address.uri()))
     assert (kept / "model.onnx").read_bytes() == content
 
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    (program,) = [block for block in blocks if "mlflow.pyfunc" in block]
+    (program,) = [block for block in blocks("python", "docs/deployment.md") if "mlflow.pyfunc" in block]
     words = np.ones((2, 5), np.int64)
     names = {"ids": words, "mask": words}
     exec(program.replace("sqlite:///mlflow.db", address.uri()).replace("pruneonce-r8", MODEL), names)

@@ -12,8 +12,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.plan import inventory
 from pruneonce.errors import DataError
-from pruneonce.models import step_costs
 from pruneonce.sources import tables
 
 ROWS = [{"text": f'text {i}, "quoted" ünd', "label": "abc"[i % 3]} for i in range(40)]
@@ -69,7 +69,7 @@ def test_rows_or_one_error(tmp_path_factory, name, cut, changes, at_the_end):
     path = tmp_path_factory.getbasetemp() / f"damaged{name.split()[0]}"
     path.write_bytes(content if cut is None else content[: int(cut * len(content))])
     began = time.monotonic()
-    for ask in (tables.count, lambda *asked: list(tables.read(*asked)), lambda p, c: step_costs.text_bytes(p, c[0])):
+    for ask in (tables.count, lambda *asked: list(tables.read(*asked)), lambda p, c: inventory.text_bytes(p, c[0])):
         with contextlib.suppress(DataError), naming(path):
             ask(path, ["text", "label"])
     assert time.monotonic() - began < 20

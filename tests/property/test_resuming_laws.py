@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import cpu_engine
-from tests.unit.test_training import Interrupted, fit, network, schedule, state
+from tests.unit.test_loop import Interrupted, fit, network, schedule, state
 
 STEPS, SAVED_AT = 6, 4
 

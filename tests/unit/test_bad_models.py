@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from pruneonce.errors import ModelError, PruneOnceError
-from pruneonce.models import checkpoint
+from pruneonce.models import checkpoint, configuration, folders
 from tests.conftest import ROOT, TINY, random_masked_lm
 
 Damage = Callable[[Path], object]
@@ -46,7 +46,7 @@ def folder(whole, tmp_path):
 def load(folder: Path) -> None:
     """All that a stage reads of a model's folder."""
     checkpoint.load_tokenizer(folder)
-    checkpoint.check_tokens(folder, 16, setting="a.b")
+    configuration.check_tokens(folder, 16, setting="a.b")
     checkpoint.load_masked_lm(folder, attention="eager", dropout=0.0)
     checkpoint.random_masked_lm(folder, attention="eager")
 
@@ -122,7 +122,7 @@ def weights(change: Callable[[dict], object]) -> Damage:
 def shards(index: object) -> Damage:
     def damage(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-        (folder / checkpoint.INDEX).write_text(json.dumps(index))
+        (folder / folders.INDEX).write_text(json.dumps(index))
 
     return damage
 
@@ -209,16 +209,16 @@ BAD: dict[str, tuple[Damage, str]] = {
     "pickles only": (pickled, "expected the weights of a bert .*no file named model.safetensors"),
     "an index of nothing": (
         shards({"metadata": {}, "weight_map": {}}),
-        f"found {checkpoint.INDEX} as an index without a `weight_map`",
+        f"found {folders.INDEX} as an index without a `weight_map`",
     ),
     "an index of numbers": (shards({"weight_map": {"a": 3}}), "as an index without a `weight_map`"),
     "a shard that is missing": (
         shards({"metadata": {"total_size": 1}, "weight_map": {WEIGHT: "model-00002-of-00002.safetensors"}}),
-        f"found {checkpoint.INDEX} as an index that names model-00002-of-00002.safetensors, which is not there",
+        f"found {folders.INDEX} as an index that names model-00002-of-00002.safetensors, which is not there",
     ),
     "an index without metadata": (
         shards({"weight_map": {WEIGHT: "model-00001-of-00002.safetensors"}}),
-        f"found {checkpoint.INDEX} as an index without an object `metadata`",
+        f"found {folders.INDEX} as an index without an object `metadata`",
     ),
     "fewer layers than weights": (
         config(num_hidden_layers=1),
@@ -355,7 +355,7 @@ def test_a_student_of_other_sizes_than_its_teacher(folder, classifier):
 def test_weights_in_several_files_are_whole(folder, masked_lm):
     (folder / "model.safetensors").unlink()
     masked_lm.save_pretrained(folder, max_shard_size="40KB")
-    assert (folder / checkpoint.INDEX).exists()
+    assert (folder / folders.INDEX).exists()
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     load(folder)
 
@@ -386,7 +386,7 @@ def test_what_is_no_weight_of_a_layer_may_be_left(folder):
 
 
 def test_an_index_beside_the_whole_weights_is_not_read(folder):
-    (folder / checkpoint.INDEX).write_text(json.dumps({"weight_map": {WEIGHT: "model-00001-of-00002.safetensors"}}))
+    (folder / folders.INDEX).write_text(json.dumps({"weight_map": {WEIGHT: "model-00001-of-00002.safetensors"}}))
     load(folder)
 
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from transformers import AutoConfig
 
 from benchmarks import __main__ as all_of_them
@@ -12,6 +13,15 @@ from benchmarks import batches, measuring, memory, models, precision, size, trai
 from pruneonce.sparsity import masks
 
 
+@pytest.fixture
+def own_engine():
+    """Accelerate's state of this process is as for a new process, before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("own_engine")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_memory_is_measured_beside_what_is_computed(tiny_folder, checkpointing):
     config = AutoConfig.from_pretrained(tiny_folder, attn_implementation="eager")

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification as AUTO
 
 from pruneonce import engine
 from pruneonce.errors import ConfigError, ModelError
-from pruneonce.models import checkpoint
+from pruneonce.models import checkpoint, configuration
 from pruneonce.sparsity import masks
 from pruneonce.tasks.protocol import label_config
 from tests.conftest import TINY, random_classifier
@@ -231,9 +231,9 @@ def test_what_was_pruned_is_written_with_the_model(masked_lm, tokenizer, tmp_pat
 def test_rows_that_a_model_has_no_positions_for_are_an_error(tmp_path, config, most):
     """RoBERTa and MPNet number positions behind that of padding."""
     AutoConfig.for_model(config, **SMALL, max_position_embeddings=64, pad_token_id=1).save_pretrained(tmp_path)
-    checkpoint.check_tokens(tmp_path, most, setting="a.b")
+    configuration.check_tokens(tmp_path, most, setting="a.b")
     with pytest.raises(ConfigError, match=rf"at most {most} tokens, the positions .* found {most + 1}: lower a\.b\."):
-        checkpoint.check_tokens(tmp_path, most + 1, setting="a.b")
+        configuration.check_tokens(tmp_path, most + 1, setting="a.b")
 
 
 def test_of_several_processes_the_first_one_writes(masked_lm, tokenizer, tmp_path, monkeypatch):

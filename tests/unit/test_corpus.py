@@ -24,7 +24,7 @@ def test_pack_drops_the_incomplete_block():
 
 def test_blocks_round_trip_over_several_batches(tmp_path):
     blocks = [[i, i + 1, i + 2] for i in range(10)]
-    assert corpus.write_blocks(tmp_path / "b.arrow", iter(blocks), block_tokens=3, rows=4) == 10
+    assert corpus.write_blocks(tmp_path / "b.arrow", iter(blocks), block_tokens=3, batch_rows=4) == 10
     read = corpus.read_blocks(tmp_path / "b.arrow")
     assert len(read) == 10
     np.testing.assert_array_equal(read[[9, 0, 4]]["tokens"], [[9, 10, 11], [0, 1, 2], [4, 5, 6]])
@@ -143,10 +143,10 @@ def test_max_tokens_limits_training_only(tmp_path, tokenizer):
     assert len(corpus.read_blocks(tmp_path / "train.arrow")) == 3
 
 
-@pytest.mark.parametrize("at_once", [1, 10, 1000])
-def test_encode_has_no_special_tokens_and_cuts_nothing(tokenizer, at_once):
+@pytest.mark.parametrize("chunk_characters", [1, 10, 1000])
+def test_encode_has_no_special_tokens_and_cuts_nothing(tokenizer, chunk_characters):
     texts = ["apple pie", "a " * 200, "b"]
-    found = list(corpus.encode(iter(texts), tokenizer, at_once=at_once))
+    found = list(corpus.encode(iter(texts), tokenizer, chunk_characters=chunk_characters))
     assert [len(ids) for ids in found] == [len(tokenizer.tokenize(t)) for t in texts]
     assert len(found[1]) == 200
     assert tokenizer.cls_token_id not in found[0]

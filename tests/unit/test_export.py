@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig
 
 from pruneonce.deployment import embeddings, export, runtime
-from pruneonce.models import checkpoint
+from pruneonce.models import configuration
 from tests.conftest import token_batch
 
 LAYER = "encoder.layer.0.attention.self.query"
@@ -68,9 +68,9 @@ class Refuses(torch.nn.Module):
 
 def test_a_model_that_refuses_a_ready_mask_gets_the_one_it_knows(classifier):
     assert not export.takes_additive_mask(Refuses())
-    assert checkpoint.longest(Refuses()) == 10
+    assert configuration.longest(Refuses()) == 10
     assert export.takes_additive_mask(classifier)
-    assert checkpoint.longest(classifier) == 64
+    assert configuration.longest(classifier) == 64
 
 
 def test_the_file_is_plain_onnx_without_detours(exported):

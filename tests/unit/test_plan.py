@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -107,12 +108,12 @@ def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
 
 def test_the_numbers_of_the_tiny_profile_by_hand(tiny):
     """60 and 40 steps of 8 rows of 32 tokens; 288 rows: 36 steps an epoch, of 8 rows of 24 tokens at most."""
-    work = {w.name: w for w in costs.pre_training(load(), shape(), 1)}
+    work = {w.name: w for w in costs.pre_training(load(), model(), 1)}
     assert {name: (w.steps, w.tokens, w.rows) for name, w in work.items()} == {
         "prepare_teacher": (60, 60 * 8 * 32, 8),
         "sparsify": (40, 40 * 8 * 32, 8),
     }
-    work = {w.name: w for w in costs.task_training(load(), shape(), 2, {"topic": 288, "unknown": None})}
+    work = {w.name: w for w in costs.task_training(load(), model(), 2, {"topic": 288, "unknown": None})}
     assert {name: (w.steps, w.tokens, w.rows, w.uneven) for name, w in work.items()} == {
         "teach_task@topic": (180, 180 * 8 * 24, 4, False),
         "finetune@topic": (180, 180 * 8 * 24, 4, False),
@@ -124,9 +125,10 @@ def test_the_numbers_of_the_tiny_profile_by_hand(tiny):
     assert HERE.seconds(work["quantize@topic"]) is None
 
 
-def shape():
-    model = step_costs.build(inventory.source("tiny-bert", load()).facts())
-    return step_costs.shape(model, masks.prunable(model, load().sparsify.prunable))
+def model():
+    built = step_costs.build(inventory.source("tiny-bert", load()).facts())
+    shape = step_costs.shape(built, masks.prunable(built, load().sparsify.prunable))
+    return costs.Model(shape, partial(step_costs.forward_flops, built))
 
 
 def test_rows_are_counted_where_the_files_are(tiny):
@@ -223,7 +225,7 @@ SIZES = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_at
         ({**SIZES, "model_type": "t5"}, "config.json of source 'tiny-bert': expected"),
         (
             {**SIZES, "hidden_size": -8},
-            "expected hidden_size of a model from 0 to 10,000,000, found -8. Mend its config.json",
+            "expected hidden_size of a model from 0 to 10,000,000, found -8. Correct its config.json",
         ),
         ({**SIZES, "hidden_size": 10**12}, "expected hidden_size of a model from 0 to 10,000,000, found 1000000000000"),
         ({**SIZES, "vocab_size": 10**30}, "expected vocab_size of a model from 0 to 10,000,000, found 1000000000000"),
@@ -341,8 +343,8 @@ def test_the_corpus_is_measured_before_compression_and_a_card_is_counted_once(ti
     (tmp_path / "plain.txt").write_text(text)
     here = inventory.Source("here", {f: tmp_path / f for f in ("train.parquet", "plain.txt")}, frozenset(), None)
     assert here.by_split().keys() == {"train", "plain"}
-    assert step_costs.text_bytes(here.by_split()["train"], "text") == pytest.approx(2 * len(text), rel=0.01)
-    assert step_costs.text_bytes(here.by_split()["plain"], "text") == len(text)
+    assert inventory.text_bytes(here.by_split()["train"], "text") == pytest.approx(2 * len(text), rel=0.01)
+    assert inventory.text_bytes(here.by_split()["plain"], "text") == len(text)
 
     card = ExpectedRows.model_construct(columns=["text"], rows={"train": 5, "more": 5}, bytes=1000)
     hub = inventory.Source("corpus", {}, frozenset(["train.parquet", "more.parquet"]), card)
@@ -354,7 +356,7 @@ def test_the_corpus_is_measured_before_compression_and_a_card_is_counted_once(ti
 
 def test_no_epochs_are_no_steps(tiny):
     tiny(lambda d: d["quantize"].update(epochs=0))
-    work = {w.name: w.steps for w in costs.task_training(load(), shape(), 1, {"topic": 288})}
+    work = {w.name: w.steps for w in costs.task_training(load(), model(), 1, {"topic": 288})}
     assert work == {"teach_task@topic": 180, "finetune@topic": 180, "quantize@topic": 0}
 
 

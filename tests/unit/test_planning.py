@@ -1,5 +1,6 @@
 """Planned products and memory against measured steps: torch's counter of FLOPs, and the bytes of every live tensor."""
 
+import math
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -127,6 +128,10 @@ def batch_of(rows, length, vocabulary):
     return {"input_ids": inputs, "labels": labels, "attention_mask": torch.ones_like(inputs)}
 
 
+def forward_of(facts, rows, length):
+    return step_costs.forward_flops(step_costs.build(facts), rows=rows, length=length)
+
+
 def shape_of(facts):
     model = step_costs.build(facts)
     return step_costs.shape(model, masks.prunable(model, PATTERN))
@@ -147,7 +152,7 @@ def test_flops_of_a_step_are_those_that_torch_counts(facts, rows, length):
             theirs = teacher(**batch).logits
         (student(**batch).logits - theirs).square().sum().backward()
     tokens = rows * length
-    planned = step_costs.step_flops(shape_of(facts), tokens=tokens, length=length, read=tokens, teacher_read=tokens)
+    planned = step_costs.step_flops(forward_of(facts, rows, length), read=tokens, teacher_read=tokens)
     assert counter.get_total_flops() == planned
     assert planned > 1e7
 
@@ -165,17 +170,31 @@ def test_flops_of_student_pruning_as_it_runs(facts, everywhere):
     with FlopCounterMode(display=False) as counter:
         loss(student, batch)["loss"].backward()
     read = 256 if everywhere else int((batch["labels"] != IGNORED).sum())
-    planned = step_costs.step_flops(shape_of(facts), tokens=256, length=64, read=read, teacher_read=read)
+    planned = step_costs.step_flops(forward_of(facts, 4, 64), read=read, teacher_read=read)
     assert planned == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_a_teacher_and_a_head_that_nobody_reads_cost_nothing():
-    s = shape_of(BERT)
-    alone = step_costs.step_flops(s, tokens=256, length=64, read=0, teacher_read=None)
-    assert alone == 3 * 256 * (2 * s.body + 4 * 4 * 64 * 128)
-    assert step_costs.step_flops(s, tokens=256, length=64, read=0, teacher_read=0) == alone * 4 / 3
-    assert s.body == s.prunable == 4 * (4 * 128 * 128 + 2 * 128 * 512)
-    assert s.head == 128 * 128 + 128 * 400
+    """2 FLOPs a weight and token, and 4 a pair of tokens of a row and a unit of a layer, for scores and their use."""
+    forward, s = forward_of(BERT, 4, 64), shape_of(BERT)
+    alone = step_costs.step_flops(forward, read=0, teacher_read=None)
+    assert alone == 3 * 256 * (2 * s.prunable + 4 * 4 * 64 * 128)
+    assert step_costs.step_flops(forward, read=0, teacher_read=0) == alone * 4 / 3
+    assert s.prunable == 4 * (4 * 128 * 128 + 2 * 128 * 512)
+    assert forward.head == 2 * (128 * 128 + 128 * 400)
+
+
+def test_a_pooler_reads_one_token_a_row():
+    model = step_costs.build(BERT, next_sentence=True)
+    pooled = step_costs.forward_flops(model, rows=4, length=64).body
+    assert pooled - forward_of(BERT, 4, 64).body == 2 * 4 * 128 * 128
+
+
+@pytest.mark.parametrize("kind", ["convbert", "roformer", "megatron-bert", "xlm-roberta", "xlm"])
+def test_flops_of_other_architectures_are_counted_or_not_known(kind):
+    """XLM reads the lengths of its rows, which have no values here."""
+    forward = forward_of({**BERT, "model_type": kind}, 2, 16)
+    assert math.isnan(forward.body) == math.isnan(forward.head) == (kind == "xlm")
 
 
 def peak(student, teacher, loss, batch, *, precision, micro_batches):

@@ -109,7 +109,7 @@ def test_the_last_document_alone_in_its_window_has_strangers_before_it():
 
 
 def test_sentence_ends_are_those_the_vocabulary_has(tokenizer):
-    has = {mark for mark in segments.ENDS if mark in tokenizer.get_vocab()}
+    has = {mark for mark in segments.SENTENCE_ENDS if mark in tokenizer.get_vocab()}
     assert segments.sentence_ends(tokenizer) == {tokenizer.get_vocab()[mark] for mark in has}
     assert "." in has
 

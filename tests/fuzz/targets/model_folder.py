@@ -9,7 +9,7 @@ from safetensors.torch import save
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
 from pruneonce.errors import ConfigError
-from pruneonce.models import checkpoint
+from pruneonce.models import checkpoint, configuration
 from tests.conftest import TINY
 from tests.fuzz import damage
 from tests.fuzz.case import Files
@@ -76,7 +76,7 @@ def run(folder: Path) -> None:
     elif which == 2:
         checkpoint.load_pruned(folder)
         try:
-            checkpoint.check_tokens(folder, 16, setting="here")
+            configuration.check_tokens(folder, 16, setting="here")
         except ConfigError:
             return
         checkpoint.random_masked_lm(folder, attention="eager")

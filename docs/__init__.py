@@ -1,0 +1,1 @@
+"""The pages, and the programs that write what commands print into them."""

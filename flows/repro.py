@@ -44,31 +44,32 @@ class Outcome:
 def repro(stage: str) -> Outcome:
     """Bring `stage` up to date; its dependencies must already be. Raises StageFailed if its command fails, or DVC keeps less
     than it recorded."""
-    began = time.monotonic()
-    goal = f"DVC to bring {stage} up to date"
-    with trouble.plainly(goal), Repo(str(project(stage))) as repo, tempfile.TemporaryDirectory() as folder:
-        changes = repo.status(targets=[stage], with_deps=False).get(stage, [])
-        if not changes:
-            return Outcome(stage, "unchanged", "as in dvc.lock", time.monotonic() - began)
-        if keeping.store(repo, stage, changes):
-            return Outcome(stage, "unchanged", "now in DVC's cache too", time.monotonic() - began)
+    began, home = time.monotonic(), str(project(stage))
+    with trouble.plainly(f"DVC to bring {stage} up to date"), tempfile.TemporaryDirectory() as folder:
+        with Repo(home) as repo:
+            changes = repo.status(targets=[stage], with_deps=False).get(stage, [])
+            if not changes:
+                return Outcome(stage, "unchanged", "as in dvc.lock", time.monotonic() - began)
+            if keeping.store(repo, stage, changes):
+                return Outcome(stage, "unchanged", "now in DVC's cache too", time.monotonic() - began)
         why = reasons(stage, changes)
         get_run_logger().info("starts: %s", why)
         mark = Path(folder) / "ran"
         with keeping.transfers() as failures:
-            _run(repo, stage, mark)
+            _run(stage, mark)
         ran = mark.exists()
-        keeping.check(repo, stage, failures)
-        if not ran:
-            keeping.check_restored(repo, stage)
+        with Repo(home) as repo:  # a new one: the first one has the lock file as it was
+            keeping.check(repo, stage, failures)
+            if not ran:
+                keeping.check_restored(repo, stage)
     return Outcome(stage, "ran" if ran else "restored from cache", why, time.monotonic() - began)
 
 
-def _run(repo: Repo, stage: str, mark: Path) -> None:
+def _run(stage: str, mark: Path) -> None:
     """Let DVC run the stage. mark: a file that exists afterwards if the stage did its work. Raises StageFailed."""
     os.environ[RAN] = str(mark)
     try:
-        _reproduce(repo, stage)
+        _reproduce(stage)
     except KeyboardInterrupt:
         if not stopping.listens():
             raise
@@ -90,11 +91,16 @@ def _run(repo: Repo, stage: str, mark: Path) -> None:
         del os.environ[RAN]
 
 
-def _reproduce(repo: Repo, stage: str) -> None:
+def _reproduce(stage: str) -> None:
     """Run the stage in a thread: in the main thread DVC ignores Ctrl-C while a command runs, and its end may take long."""
+
+    def work() -> None:
+        with Repo(str(project(stage))) as repo:
+            repo.reproduce(stage, single_item=True)
+
     # The thread is waited for: DVC gives back its locks, and a stage that ended just before Ctrl-C is recorded.
     with ThreadPoolExecutor(1) as pool, _hear_ctrl_c(), _end_children():
-        pool.submit(repo.reproduce, stage, single_item=True).result()
+        pool.submit(work).result()
 
 
 def reasons(stage: str, changes: list[Any]) -> str:

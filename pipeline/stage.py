@@ -28,6 +28,7 @@ from pipeline.history import Log, Quiet
 from pipeline.params.document import load
 from pipeline.params.section import Section
 from pipeline.stopping import RAN, stoppable
+from pipeline.tracking import lock
 from pipeline.tracking.lock import short
 from pipeline.tracking.open_run import flatten
 from pipeline.tracking.runs import stage_run
@@ -136,7 +137,8 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     began = time.monotonic()
     with processes.alone(scratch.with_name(f"{scratch.name}.lock"), f"process that computes {name}"):
         _discard_damaged(scratch, name)
-        with stage_run(name, flat, deps, source=_source(run), scratch=scratch) as tracked:
+        code = {str(path): file_md5(path) for path in lock.code(name) if path.exists()}
+        with stage_run(name, flat, deps | code, source=_source(run), scratch=scratch) as tracked:
             log = Log(scratch, tracked.log_step)
             tracked.catch_up(log.steps())
             metrics = work(log)

@@ -99,6 +99,16 @@ def project(stage: str) -> Path:
         return STUDY if short(stage).partition("@")[0] in document.get("stages", {}) else PIPELINE
 
 
+def code(stage: str) -> list[Path]:
+    """The deps of a stage that its block in dvc.yaml names without a template and that are not in a folder `data`."""
+    folder = project(stage)
+    with _of_dvc(folder / "dvc.yaml") as document:
+        block = document.get("stages", {}).get(short(stage).partition("@")[0], {})
+        deps = [dep for dep in block.get("do", block).get("deps", []) if "${" not in dep]
+    paths = [Path(posixpath.normpath(folder / dep)) for dep in deps]
+    return [path for path in paths if "data" not in path.parts]
+
+
 def short(stage: str) -> str:
     """study_dense@r8 of study/dvc.yaml:study_dense@r8, which is its name in the repository's root."""
     return stage.rpartition(":")[2]

@@ -279,5 +279,6 @@ def test_a_plain_dvc_repro_tags_its_runs(project, tracking_uri):
     assert (run.info.run_name, run.info.status) == ("fetch_local@tiny-bert", "FINISHED")
     tags = run.data.tags
     assert {path: tags[f"out.{path}"] for path in stage.outs} == stage.outs
-    assert tags["dep.tests/tiny/model"] == stage.deps["tests/tiny/model"]
+    assert {path: tags[f"dep.{path}"] for path in stage.deps} == stage.deps, "data and code"
+    assert {"tests/tiny/model", "stages/fetch_local.py"} < set(stage.deps)
     assert tags["mlflow.source.name"] == "stages/fetch_local.py"

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,8 +95,9 @@ def _reproduce(stage: str) -> None:
     """Run the stage in a thread: in the main thread DVC ignores Ctrl-C while a command runs, and its end may take long."""
 
     def work() -> None:
-        with Repo(str(project(stage))) as repo:
-            repo.reproduce(stage, single_item=True)
+        # DVC's run cache takes paths relative to the working folder, so this must be the project's.
+        with chdir(project(stage)), Repo() as repo:
+            repo.reproduce(short(stage), single_item=True)
 
     # The thread is waited for: DVC gives back its locks, and a stage that ended just before Ctrl-C is recorded.
     with ThreadPoolExecutor(1) as pool, _hear_ctrl_c(), _end_children():

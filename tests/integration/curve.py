@@ -77,7 +77,8 @@ def main(folder: Path) -> None:
     shares = [{k: v[engine.process_index :: engine.num_processes] for k, v in batches(step).items()} for step in range(3)]
     quantization.calibrate(student, shares, engine=engine)
     found = {"processes": engine.num_processes, "losses": losses, "rows": rows, "weights": weights}
-    found["ranges"] = quantization.ranges(student)
+    quantized = quantization.quantized_linears(student)
+    found["ranges"] = {name: (float(linear.low), float(linear.high)) for name, linear in quantized.items()}
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 

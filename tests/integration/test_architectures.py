@@ -91,9 +91,11 @@ ARCHITECTURES = {
     ),
 }
 FEW = {"epochs": 0.1, "batch_size": 8}
+DISTILLATION = {"temperature": 2.0, "hard_weight": 0.1, "soft_weight": 0.5, "hidden_weight": 1.0, "attention_weight": 0.0}
 SHORT = {
     "sparsify": {"steps": 3, "warmup_steps": 1, "prune_end_steps": 1, "freeze_masks_steps": 1, "prune_every_steps": 1}
-    | {"soft_weight": 0.5, "soft_positions": "all", "calibration_batches": 1, "held_out_batches": 1},
+    | {"soft_positions": "all", "calibration_batches": 1, "held_out_batches": 1}
+    | {"distillation": DISTILLATION},
     "teach_task": FEW,
     "finetune": FEW,
     "quantize": FEW,

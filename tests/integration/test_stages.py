@@ -185,7 +185,7 @@ class TestTraining:
         assert first.metrics[f"{stage}@{TASK}"]["sparsity"] >= first.metrics["sparsify"]["sparsity"]
 
     def test_every_quantized_linear_has_a_range_that_holds_zero_and_more(self, first):
-        ranges = json.loads((first[f"quantize/{TASK}"] / "ranges.json").read_text())
+        ranges = json.loads((first[f"quantize/{TASK}"] / "quantization.json").read_text())["ranges"]
         assert sorted(ranges) == sorted(matrices(first[f"quantize/{TASK}"]))
         assert all(low < high for low, high in ranges.values())
 
@@ -342,7 +342,7 @@ class TestBrokenPromises:
 
     @pytest.mark.parametrize("stage", ["finetune", "quantize"])
     def test_a_student_that_is_not_locked(self, first, tmp_path, monkeypatch, stage):
-        monkeypatch.setattr(masks, "lock", lambda model: None)
+        monkeypatch.setattr(masks, "lock", lambda model: masks.zeros(model, list(masks.masked_linears(model))))
         reads = [f"data/teach_task/{TASK}", f"data/tasks/{TASK}", f"data/finetune/{TASK}", "data/sparsify"]
         copies = [path for path in reads if path != f"data/{stage}/{TASK}"]
         with pytest.raises(PatternBroken, match="zeros lost in 12 of 12 matrices"):
@@ -400,10 +400,10 @@ def test_the_paper_s_recipe_runs_too(first, tmp_path):
         "first_criterion": "magnitude",
         "criterion": "magnitude",
         "schedule": "rewound",
-        "hard_weight": 0.5,
-        "soft_weight": 0.5,
     }
-    changes |= {"hidden_weight": 0.0, "soft_positions": "all", "micro_batches": 2, "dropout": 0.1}
+    weights = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 0.0, "attention_weight": 0.0}
+    changes |= {"distillation": {"temperature": 2.0, **weights}}
+    changes |= {"soft_positions": "all", "micro_batches": 2, "dropout": 0.1}
     found = again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus", sparsify=changes)
     weights = matrices(tmp_path / "data/sparsify/model")
     assert all((w == 0).sum() == round(TARGET * w.size) for w in weights.values())

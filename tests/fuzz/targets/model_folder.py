@@ -25,7 +25,7 @@ CONFIG = {
     "num_hidden_layers": 1,
     "max_position_embeddings": 32,
 }
-PARTS = ("config.json", "tokenizer_config.json", "vocab.txt", "model.safetensors", "ranges.json")
+PARTS = ("config.json", "tokenizer_config.json", "vocab.txt", "model.safetensors", "quantization.json")
 _made: dict[str, bytes] = {}
 
 
@@ -40,7 +40,7 @@ def start() -> None:
             "tokenizer_config.json": (TINY / "model/tokenizer_config.json").read_bytes(),
             "vocab.txt": (TINY / "model/vocab.txt").read_bytes(),
             "model.safetensors": save({k: v.contiguous() for k, v in tensors.items()}, {"format": "pt"}),
-            "ranges.json": json.dumps({layer: [-1.0, 1.0]}).encode(),
+            "quantization.json": json.dumps({"weight_bits": 8, "ranges": {layer: [-1.0, 1.0]}}).encode(),
         }
     )
 

@@ -7,7 +7,7 @@ is then in the workspace, and the next run would compute them again, for they ar
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from flows import trouble
 from flows.trouble import StageFailed
 from pipeline import integrity
 from pipeline.hashing import all_hashes
+from pipeline.tracking.lock import short
 from pruneonce.errors import DataError
 
 LOG = "dvc_data.hashfile.transfer"
@@ -60,8 +61,9 @@ def store(repo: Repo, stage: str, changes: list[Any]) -> bool:
     unchanged = not any(out.workspace_status() for out in outs)
     if not (unchanged and all(_not_in_cache(change) for change in changes) and _verified(outs)):
         return False
-    with transfers() as reasons:
-        repo.commit(stage, force=True)
+    # DVC's run cache takes paths relative to the working folder, so this must be the project's, and the repository its own.
+    with transfers() as reasons, chdir(repo.root_dir), Repo() as own:
+        own.commit(short(stage), force=True)
     check(repo, stage, reasons)
     return True
 

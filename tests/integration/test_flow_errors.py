@@ -360,3 +360,44 @@ def test_a_first_run_reads_as_a_start(project):
         changes = repo.status(targets=["grow"], with_deps=False)["grow"]
     assert repro.reasons("grow", changes) == "its first run"
     assert not keeping._not_in_cache(changes[0])
+
+
+STUDY = """
+stages:
+  study_count:
+    matrix: {unit: [c, w]}
+    cmd: cd .. && mkdir -p study/data && wc -${item.unit} < model/weights > study/data/${item.unit} && touch "$PRUNEONCE_RAN"
+    deps: [../model]
+    outs: ["data/${item.unit}"]
+"""
+
+
+@pytest.fixture
+def with_study(project: Path) -> Path:
+    """The project, with a DVC project of its own inside that reads what the first one wrote."""
+    Path("study").mkdir()
+    dvc("--cd", "study", "init", "--quiet", "--subdir")
+    Path("study/dvc.yaml").write_text(STUDY)
+    return project
+
+
+def test_a_stage_of_the_study_is_run_recorded_and_restored(with_study):
+    stage = "study/dvc.yaml:study_count@c"
+    assert bring(stage).result == "ran"
+    assert "study_count@c" in Path("study/dvc.lock").read_text()
+    assert bring(stage).result == "unchanged"
+    assert Path.cwd() == with_study
+    shutil.rmtree("study/data")
+    assert bring(stage).result == "restored from cache"
+    assert Path("study/data/c").is_file()
+    Path("study/dvc.lock").unlink()
+    shutil.rmtree("study/data")
+    assert bring(stage).result == "restored from cache", "DVC's run cache has it"
+
+
+def test_outs_of_the_study_that_the_cache_lost_are_stored_again(with_study):
+    stage = "study/dvc.yaml:study_count@c"
+    bring(stage)
+    shutil.rmtree("study/.dvc/cache/files")
+    assert bring(stage) == repro.Outcome(stage, "unchanged", "now in DVC's cache too", pytest.approx(0, abs=60))
+    assert len([path for path in Path("study/.dvc/cache/files").rglob("*") if path.is_file()]) == 1

@@ -1,6 +1,6 @@
 """How a stage file becomes a command. A stage's signature is its contract with dvc.yaml.
 
-`python -m stages.sparsify --teacher data/... --model data/... --metrics data/...` reads params.yaml, opens an MLflow
+`python -m stages.sparsify --teacher-folder data/... --metrics data/...` reads params.yaml, opens an MLflow
 run, calls `run` once, and writes its metrics. Every expected error ends in one line and a non-zero exit code.
 `--set sparsify.sparsity=0.9` sets another value for this run alone. The study runs stages of the pipeline this way.
 A stage that trains starts itself again under params.yaml's `launcher`. Under `torchrun -m stages.sparsify ...` every process
@@ -120,7 +120,8 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
         if not path.exists():
             raise DataError(f"expected {path}, found none. Get it with: dvc repro {name}")
     deps = _checked([args[n] for n in reads if args[n].exists()])  # of a missing `Given` path the stage says what is wrong
-    scratch = SCRATCH / f"{name}-{_key(run, flat, deps)}"
+    code = {str(path): file_md5(path) for path in lock.code(name) if path.exists()}
+    scratch = SCRATCH / f"{name}-{_key(flat, deps | code)}"
     report = args.pop("metrics")
     made = [args[n] for n in (*names["out"], *names["record"])]
 
@@ -137,7 +138,6 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     began = time.monotonic()
     with processes.alone(scratch.with_name(f"{scratch.name}.lock"), f"process that computes {name}"):
         _discard_damaged(scratch, name)
-        code = {str(path): file_md5(path) for path in lock.code(name) if path.exists()}
         with stage_run(name, flat, deps | code, source=_source(run), scratch=scratch) as tracked:
             log = Log(scratch, tracked.log_step)
             tracked.catch_up(log.steps())
@@ -188,12 +188,7 @@ def _arguments(run: Callable[..., Metrics], names: Mapping[str, list[str]]) -> d
     return vars(parser.parse_args())
 
 
-def _key(run: Callable[..., Metrics], flat: Mapping[str, Any], deps: Mapping[str, str]) -> str:
-    """A digest of all that determines a stage: parameters, inputs, processes, code. It names the scratch folder."""
+def _key(flat: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """A digest of all that determines a stage: parameters, data and code, processes. It names the scratch folder."""
     processes = os.environ.get("WORLD_SIZE", "1")
-    digest = hashlib.sha256(repr((sorted(flat.items()), sorted(deps.items()), processes)).encode())
-    file = Path(inspect.getfile(run))
-    root = file.resolve().parents[1]
-    for path in [file, *sorted((root / "pruneonce").rglob("*.py")), *file.parent.glob("*.py")]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(repr((sorted(flat.items()), sorted(inputs.items()), processes)).encode()).hexdigest()[:16]

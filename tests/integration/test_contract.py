@@ -304,7 +304,8 @@ def test_the_study_runs_stages_as_the_pipeline_does(stage):
     # What git keeps is the table alone; every number of a cell is in DVC's cache.
     assert set(written.values()) == {stage != "study_table"}
     code = reached(ROOT / (STUDY[stage].replace(".", "/") + ".py"))
-    assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | as_deps(code))
+    # File by file: DVC would count the bytecode in a folder outside of the study's own project, whatever .dvcignore says.
+    assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | code)
 
 
 @pytest.mark.parametrize("stage", STUDY)

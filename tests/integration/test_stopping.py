@@ -60,12 +60,11 @@ DEAF = "trap '' INT TERM; touch runs; while :; do sleep 0.1; done"
 REPRO = """
 import json
 import os
-from dvc.repo import Repo
 from flows import repro
 
 repro.STOP_SECONDS = 0.5
 try:
-    repro._reproduce(Repo(), "deaf")
+    repro._reproduce("deaf")
 except KeyboardInterrupt:
     print("left")
 """

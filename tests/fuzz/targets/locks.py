@@ -6,7 +6,6 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from pipeline import cli
 from pipeline.tracking import lock, trace
 from tests.fuzz import damage
 from tests.fuzz.case import Files
@@ -60,6 +59,6 @@ def lay(folder: Path) -> None:
 
 def run(folder: Path) -> None:
     lay(folder)
-    with mock.patch.object(cli._Tree, "runs", return_value="none"):  # a store of MLflow a case is too dear
+    with mock.patch.object(trace._Tree, "runs", return_value="none"):  # a store of MLflow a case is too dear
         list(trace.lines(Path(json.loads(Path("file.json").read_text()))))
     lock.locked()

@@ -7,24 +7,24 @@ from typing import Any
 import networkx
 from ruamel.yaml import YAML
 
-SECOND_DOOR = "fetch_local"  # writes the same folders as fetch, from files of this machine
+LOCAL_FETCH = "fetch_local"  # left out: it writes the same folders as fetch, from files of this machine
 
 
 def stages() -> dict[str, Any]:
-    """Stage -> its block in dvc.yaml, with whether it runs for each task under `task`."""
+    """Stage -> its block in dvc.yaml, and under the key `task` whether it runs for each task."""
     blocks = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
-    del blocks[SECOND_DOOR]
+    del blocks[LOCAL_FETCH]
     return {name: {**block.get("do", block), "task": block.get("foreach") == "${tasks}"} for name, block in blocks.items()}
 
 
 def stems(entries: list[Any]) -> list[str]:
-    """Paths up to the part that is filled in for each item."""
+    """The paths of the entries, up to the part that DVC fills in for each item."""
     paths = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
     return [f"{path.split('${')[0].rstrip('/')}/" for path in paths]
 
 
 def arrows(blocks: dict[str, Any]) -> networkx.DiGraph:
-    """Stage -> the stages that read its outs, without the arrows that others imply."""
+    """Arrows from a stage to the stages that read its outs, without those that follow from other arrows."""
     graph = networkx.DiGraph()
     for name, block in blocks.items():
         for other, earlier in blocks.items():

@@ -1,6 +1,6 @@
 """What DVC leaves out of a folder: .git and its like, what .dvcignore names, and a folder with a DVC of its own.
 
-After dvc/ignore.py of DVC 3.67. A file that DVC leaves out is in none of its md5s.
+This follows dvc/ignore.py of DVC 3.67. The md5 of a folder does not depend on a file that DVC leaves out.
 """
 
 import os

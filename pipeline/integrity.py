@@ -23,7 +23,7 @@ NAMED = 5  # files that a message names
 
 @dataclass(frozen=True)
 class Wrong:
-    """An out that is not what dvc.lock says. files: those that differ, if the cache knows; bad: of the cache, to remove."""
+    """An out that is not what dvc.lock says. files: those that differ, if known. bad: damaged files in the cache."""
 
     path: str
     stage: str
@@ -32,10 +32,10 @@ class Wrong:
 
 
 def check(known: Hashes, paths: Iterable[Path]) -> None:
-    """Raises DataError unless what stages of dvc.lock wrote, of these paths and inside them, is as it is written there.
+    """Raises DataError if an out of dvc.lock, at one of these paths or inside it, has another md5 than dvc.lock says.
 
-    What no stage wrote is nobody's promise. Without a dvc.lock there is none at all. Raises ConfigError for one that cannot
-    be read, and for such a dvc.yaml or params.yaml: with nothing to compare, wrong bytes would be computed from.
+    A file that no stage wrote is not checked; without a dvc.lock nothing is. Raises ConfigError if dvc.lock, dvc.yaml or
+    params.yaml cannot be read: with nothing to compare, a stage would compute from wrong bytes.
     """
     names = {path.as_posix().rstrip("/") for path in paths}
     recorded = [

@@ -31,7 +31,7 @@ SERVER_SECONDS = 5.0  # what Prefect's server has
 
 @contextlib.contextmanager
 def alone(lock: Path, what: str) -> Iterator[None]:
-    """Hold `lock` for one process. what: that of which there may be one.
+    """Hold `lock` while the block runs. what: names what there may be only one of, for the message.
 
     Raises AlreadyRunning; PipelineError if no lock can be written.
     """
@@ -57,7 +57,7 @@ def alone(lock: Path, what: str) -> Iterator[None]:
 
 
 def _stopped(holder: Path) -> str:
-    """Who holds a lock, and how to end it. Its number is written after the lock is taken, and goes before it is given up."""
+    """Which process holds a lock, and how to end it. `holder` is written after the lock is taken, removed before."""
     try:
         pid = int(holder.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -72,7 +72,7 @@ def end_with_parent() -> None:
 
 
 def _above(stage: str) -> list[psutil.Process]:
-    """The processes between this one and the one that runs DVC, which is the last: DVC named the stage to its child."""
+    """The processes above this one, up to the one that runs DVC: the first without this stage in its environment."""
     found: list[psutil.Process] = []
     for process in psutil.Process().parents():
         found.append(process)
@@ -100,7 +100,7 @@ def _follow(above: list[psutil.Process]) -> None:
 
 
 def _there(process: psutil.Process) -> bool:
-    """Whether it lives, and is not what takes over the children of the dead: that one does not run DVC."""
+    """Whether the process lives. One that adopts orphans (process 1, systemd) counts only if it runs DVC itself."""
     try:
         alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         adopts = process.pid == 1 or process.name() == "systemd"
@@ -112,7 +112,7 @@ def _there(process: psutil.Process) -> bool:
 
 
 def guard() -> None:
-    """Whatever ends this process: what it starts from now on, stages apart, ends too. They look after themselves."""
+    """Have all processes that this one starts from now on end with it, however it ends. Stages do so by themselves."""
     mark = os.environ[FLOW] = uuid.uuid4().hex
     command = [sys.executable, "-m", "pipeline.processes", mark]
     quiet = subprocess.DEVNULL

@@ -1,7 +1,8 @@
 """How a stage file becomes a command. A stage's signature is its contract with dvc.yaml.
 
-`python -m stages.sparsify --teacher-folder data/... --metrics data/...` reads params.yaml, opens an MLflow
-run, calls `run` once, and writes its metrics. Every expected error ends in one line and a non-zero exit code.
+`python -m stages.sparsify --teacher-folder data/... --metrics data/...`, with an option for each path of `run`, reads
+params.yaml, opens an MLflow run, calls `run` once, and writes its metrics. Every expected error ends in one line and a
+non-zero exit code.
 `--set sparsify.sparsity=0.9` sets another value for this run alone. The study runs stages of the pipeline this way.
 A stage that trains starts itself again under params.yaml's `launcher`. Under `torchrun -m stages.sparsify ...` every process
 calls `run`; the first one tracks and writes, and the files of the others are deleted.

@@ -42,7 +42,7 @@ TASK_STAGES: dict[str, type[Section]] = {
 class Params(Section):
     """The whole file. Stages of a task are validated as merged: the recipe with the task's changes over it."""
 
-    # starts the stages that train, such as torchrun; words as in a shell, but no shell reads them
+    # the command that starts the stages that train, such as torchrun; split into words as in a shell, but no shell reads it
     launcher: Annotated[str, Field(pattern=r"^[A-Za-z]")]
     common: Common
     fetch: dict[Name, RemoteSource]

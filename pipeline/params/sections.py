@@ -36,7 +36,7 @@ class Documents(Section):
     """One file of the corpus: each row of `column` is a document."""
 
     source: Name  # a source of `fetch` or `fetch_local`
-    split: Name  # its file, by name, without the ending
+    split: Name  # the name of its file in that source, without the ending
     column: str  # the column with the text; each row is a document
     skip_rows: Rows  # lines after the header that are not data
 
@@ -84,13 +84,13 @@ class MaskedLM(Training):
 
 
 class Distillation(Section):
-    """The loss of a student: one weight a part, and the temperature of the soft part."""
+    """The loss of a student: a weight for each part, and the temperature of the soft part."""
 
     temperature: Positive  # divides both logits of the soft loss
-    hard_weight: NonNegative  # of the loss against the labels; on a corpus these are the masked tokens
-    soft_weight: NonNegative  # of the loss against the teacher's logits
-    hidden_weight: NonNegative  # of the relative error of the hidden states, layer by layer
-    # of the KL divergence from the teacher's attention; needs common.attention eager and dropout 0.0
+    hard_weight: NonNegative  # weight of the loss against the labels; on a corpus these are the masked tokens
+    soft_weight: NonNegative  # weight of the loss against the teacher's logits
+    hidden_weight: NonNegative  # weight of the relative error of the hidden states, layer by layer
+    # weight of the KL divergence from the teacher's attention; needs common.attention eager and dropout 0.0
     attention_weight: NonNegative
 
     @model_validator(mode="after")
@@ -177,22 +177,23 @@ class PrepareTask(Section):
     source: Name  # a source of `fetch` or `fetch_local`
     # what is decided
     kind: Literal["classification", "regression", "multi_label", "token_classification", "question_answering"]
-    metric: str  # what `score` is; each kind has its own metrics, the first of them is the usual one
+    metric: str  # what `score` is; each kind has its own metrics: see docs/tasks.md
     text: str  # column of the text, or of the question
     pair: str | None  # column of a second text, or of the context of a question; null: none
     label: str  # column of the label
-    # the classes in order, of two the second is the positive one; null: those of the training rows, sorted
+    # the classes in order; of two, the second is the positive one; null: the classes of the training rows, sorted
     labels: Annotated[list[str], Field(min_length=2)] | None
     more_tests: list[Name]  # further test splits: files test-<name>.* of the source
     skip_rows: Rows  # lines after the header that are not data
     max_tokens: Annotated[int, Field(ge=4)]  # longer texts are cut
-    # share of all rows that is taken from train if there is no validation split
+    # share of the rows of train that is taken for validation, if the source has no validation split
     validation_ratio: Annotated[float, Field(gt=0, lt=1)]
-    test_ratio: Annotated[float, Field(gt=0, lt=1)]  # share of all rows that is taken from train if there is no test split
+    # share of the rows of train that is taken for the test, if the source has no test split
+    test_ratio: Annotated[float, Field(gt=0, lt=1)]
     stride_tokens: Count  # question_answering: tokens that a window of a long context shares with the one before
     max_answer_tokens: Count  # question_answering: longest answer
-    n_best: Count  # question_answering: starts and ends of a window that are paired
-    # question_answering: no answer where its score is higher than the best span's by more; null: all have one
+    n_best: Count  # question_answering: this many best starts of a window are paired with as many best ends
+    # question_answering: no answer if its score exceeds the best span's by more than this; null: every question has one
     null_threshold: float | None
 
     @property

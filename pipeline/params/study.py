@@ -12,8 +12,8 @@ class Variant(Section):
 
     # one_shot, gradual: while the task is learned; once: before, with the zeros locked
     pruning: Literal["none", "one_shot", "gradual", "once"]
-    hard_weight: NonNegative  # of the loss against the labels
-    soft_weight: NonNegative  # of the loss against the teacher's logits
+    hard_weight: NonNegative  # weight of the loss against the labels
+    soft_weight: NonNegative  # weight of the loss against the teacher's logits
     int8: bool  # true: quantization-aware training follows
 
     @model_validator(mode="after")
@@ -39,7 +39,7 @@ class Study(Section):
     tasks: Annotated[list[Name], Field(min_length=1)]  # tasks of `tasks`
     sparsities: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]  # of every variant that prunes
     steps: dict[Name, Count]  # task: optimizer steps of learning it, the same for every variant
-    recipe: StudyRecipe  # what all variants share; the rest is `finetune`'s and `quantize`'s
+    recipe: StudyRecipe  # what all variants share; all other numbers are those of `finetune` and `quantize`
     variants: dict[Name, Variant]  # the ways to a task model
     # pairs of variants: the first one scores no lower than the second one
     claims: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]

@@ -33,7 +33,7 @@ class Rate:
     tokens: float | None  # tokens a second on one GPU
 
     def seconds(self, work: "Work") -> float | None:
-        """Of a stage's training alone; the GPUs share it without loss."""
+        """Seconds of a stage's training alone; the GPUs share the work without loss."""
         if self.tflops:
             return work.flops / (self.tflops * 1e12 * self.gpus)
         return work.tokens / (self.tokens * self.gpus) if self.tokens else None
@@ -79,7 +79,10 @@ def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
 
 
 def corpus_bytes(p: Params, sources: Mapping[str, Source]) -> float | None:
-    """Bytes of the corpus' sources, the share of the files it reads; None if not known yet. Raises DataError."""
+    """Bytes of the files that the corpus reads, or of the whole source before it is fetched; None if not known yet.
+
+    Raises DataError for a missing split or column.
+    """
     local, cards = 0.0, dict[str, int | None]()  # a card counts all splits of its source
     for d in p.prepare_corpus.documents:
         source = sources[d.source]
@@ -93,7 +96,7 @@ def corpus_bytes(p: Params, sources: Mapping[str, Source]) -> float | None:
 
 
 def corpus_tokens(p: Params, size: float | None) -> float | None:
-    """Tokens to train on, about. size: bytes of the corpus."""
+    """About how many tokens there are to train on. size: bytes of the corpus."""
     if size is None:
         return p.prepare_corpus.max_tokens
     tokens = size / BYTES_PER_TOKEN * (1 - p.prepare_corpus.held_out_ratio)

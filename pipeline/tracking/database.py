@@ -1,7 +1,7 @@
-"""The sqlite file that MLflow's runs lie in: whole from its first moment on, and said to be damaged where it is.
+"""The sqlite file that holds MLflow's runs: it gets its name when it is complete, and damage is reported.
 
-MLflow makes its tables by some fifty migrations, which take seconds and are no transaction. Of a file in which they were
-cut short it says `duplicate column name`, for ever. So they are run under another name.
+MLflow makes its tables by some fifty migrations, which take seconds and are not one transaction. If they were interrupted,
+MLflow says `duplicate column name` of this file at every start. So they are run on a file of another name.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ BESIDE = ("-wal", "-shm", "-journal")  # what sqlite keeps beside a file, by its
 
 
 def ensure(file: Path, make: Callable[[Path], None]) -> None:
-    """Have a whole database at `file`: `make` writes it under another name, and it gets its own when it is on the disk.
+    """Have a complete database at `file`. `make` writes it under another name; once it is on the disk it is renamed.
 
-    One process makes it, others wait. A file without tables is none; any other is left as it is.
+    One process makes it, others wait. A file without tables counts as missing; any other file is left as it is.
     Raises TrackerUnreachable for a file that is no database, and for what is no file: a device would be replaced.
     """
     file = Path(os.path.realpath(file))  # of a link, what it points to; of a loop of links, one of them

@@ -1,7 +1,7 @@
 """An MLflow run that is open: what is sent to it while a stage works.
 
-Metrics are sent in batches. If the server is lost, training goes on; what it did not take waits for the next try. A server
-that stays away costs the metrics, not the stage.
+Metrics are sent in batches. If the server does not answer, training goes on, and the metrics wait for the next try. If it
+never answers again, the metrics are lost, but not the stage.
 """
 
 import posixpath
@@ -18,8 +18,8 @@ from pipeline.tracking.address import shown
 from pipeline.tracking.store import BATCH, in_batches, refused
 
 FLUSH_SECONDS = 5.0
-PAUSE = 20  # a try that took s seconds is followed by a pause of 20 s: a server that times out takes a twentieth of the time
-MOST = 100_000  # metrics that wait for a server; then the oldest are dropped
+PAUSE = 20  # pause after a try, in durations of that try: a server that times out costs a twentieth of the time
+MOST = 100_000  # metrics that wait for a server; of more than these the oldest are dropped
 
 
 class OpenRun:

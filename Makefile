@@ -7,7 +7,7 @@ SEED    ?= 1
 CASES   ?= 20000
 BIN     := .venv/bin
 # Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
-# them: a value with a blank wants `python -m flows.compress --set`.
+# them: give a value with a blank to `python -m flows.compress --set`.
 ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set '$(subst ','\'',$(s))')
 
 export DO_NOT_TRACK ?= 1

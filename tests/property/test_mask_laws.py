@@ -102,7 +102,7 @@ def test_bake_save_load_gives_the_same_logits(seed, sparsity):
     tokenizer = checkpoint.load_tokenizer(Path(__file__).parents[1] / "tiny" / "model")
     linears = mask_linears(model, r"^encoder\.")
     prune(model, sparsity)
-    masks = {name: m.mask for name, m in linears.items()}
+    zero = {name: ~m.mask | (m.weight == 0) for name, m in linears.items()}  # a random weight may be 0 by itself: seed 4751
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         wanted = model(batch["input_ids"], batch["attention_mask"]).logits
         bake(model)
@@ -111,7 +111,7 @@ def test_bake_save_load_gives_the_same_logits(seed, sparsity):
         loaded = checkpoint.load_masked_lm(Path(folder), attention="eager").eval()
         assert torch.equal(loaded(batch["input_ids"], batch["attention_mask"]).logits, wanted)
     found = zeros(loaded, r"^encoder\.")
-    assert all(torch.equal(found[name], ~mask) for name, mask in masks.items())
+    assert all(torch.equal(found[name], expected) for name, expected in zero.items())
 
 
 @given(matrices(st.floats(-10, 10, width=32)), sparsities, st.integers(0, 2**31))

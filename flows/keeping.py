@@ -31,7 +31,9 @@ def transfers() -> Iterator[list[str]]:
 
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(trouble.said(record.exc_info[1]) if record.exc_info and record.exc_info[1] else record.getMessage())
+            found.append(
+                trouble.messages(record.exc_info[1]) if record.exc_info and record.exc_info[1] else record.getMessage()
+            )
 
     notes = Notes(logging.ERROR)
     logging.getLogger(LOG).addHandler(notes)

@@ -81,10 +81,10 @@ def _run(stage: str, mark: Path) -> None:
         if mark.exists():
             commit = command("commit --force", stage)
             raise StageFailed(
-                f"expected DVC to record {stage}, which ran to its end, found: {trouble.said(cause)}. Its outs are in the "
-                f"workspace. Correct that, then {commit}, and run again; else it is computed again."
+                f"expected DVC to record {stage}, which ran to its end, found: {trouble.messages(cause)}. Its outs are "
+                f"in the workspace. Correct that, then {commit}, and run again; else it is computed again."
             ) from None
-        raise StageFailed(f"{stage} failed ({cause}). What it said stands above; finished stages are kept.") from None
+        raise StageFailed(f"{stage} failed ({cause}). Its own output is above; finished stages are kept.") from None
     except DvcException as error:
         raise StageFailed(f"DVC could not run {stage}: {error}. Finished stages are kept.") from None
     finally:

@@ -26,26 +26,26 @@ FILES = ("params.yaml", *(str(folder / name) for folder in FOLDERS for name in (
 
 
 class StageFailed(PruneOnceError):
-    """A stage's command failed; what it said stands above."""
+    """A stage failed. Its own output is above."""
 
 
 @contextmanager
-def plainly(wanted: str) -> Iterator[None]:
-    """What DVC, git or the file system raise inside, as AlreadyRunning or PipelineError. wanted: what was to be done."""
+def plainly(goal: str) -> Iterator[None]:
+    """Turn errors of DVC, git and the file system into AlreadyRunning or PipelineError. goal: names what is attempted."""
     try:
         yield
     except LockError as error:
         raise busy(error) from None
     except (DvcException, SCMError, ObjectFormatError, OSError, sqlite3.Error) as error:
-        raise PipelineError(f"expected {wanted}, found: {said(error)}. {_remedy(error)}, and run again.") from None
+        raise PipelineError(f"expected {goal}, found: {messages(error)}. {_remedy(error)}, and run again.") from None
 
 
 def busy(error: LockError) -> AlreadyRunning:
-    return AlreadyRunning(f"expected no command of DVC at work in this folder, found: {said(error)}")
+    return AlreadyRunning(f"expected no command of DVC at work in this folder, found: {messages(error)}")
 
 
-def said(error: BaseException) -> str:
-    """Its message and those of what caused it: DVC's own is often `validation failed`, and no more."""
+def messages(error: BaseException) -> str:
+    """Its message and those of its causes: the message of DVC is often only `validation failed`."""
     found: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -59,9 +59,9 @@ def _remedy(error: BaseException) -> str:
         return "Free some space"
     if conflicts := [name for name in FILES if _conflict(Path(name))]:
         names = " ".join(conflicts)
-        return f"A merge conflict stands in {names}: take a side of it, e.g. git checkout --ours -- {names}"
+        return f"A merge conflict is in {names}: take one side, e.g. git checkout --ours -- {names}"
     if isinstance(error, RWLockFileCorruptedError | RWLockFileFormatError):
-        return "It holds nothing but who is at work: rm .dvc/tmp/rwlock, once no command of DVC is"
+        return "Remove it when no command of DVC runs: rm .dvc/tmp/rwlock"
     if isinstance(error, NotDvcRepoError):
         return "Run inside the repository; what git has of it comes back with git checkout -- .dvc"
     return "Correct it: git diff shows the changes, git checkout -- FILE undoes them"

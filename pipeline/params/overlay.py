@@ -35,11 +35,11 @@ def drop(base: CommentedMap, section: str, key: str) -> None:
         _swap_tail(block, keys[before], below)
     elif not block.fa.flow_style():
         _, above, beside, _ = base.ca.items.pop(section, [None] * 4)
-        said = beside.value.partition("\n")[0] if beside else ""
-        token = CommentToken(f"{said}\n{below or ''}", CommentMark(beside.start_mark.column if said else 0), None)
-        if above or said or below:
-            base.ca.items[section] = [None, above, token if said or below else None, None]
-        block.ca.comment = [token, None] if said or below else None  # the same token once more
+        comment = beside.value.partition("\n")[0] if beside else ""
+        token = CommentToken(f"{comment}\n{below or ''}", CommentMark(beside.start_mark.column if comment else 0), None)
+        if above or comment or below:
+            base.ca.items[section] = [None, above, token if comment or below else None, None]
+        block.ca.comment = [token, None] if comment or below else None  # the same token once more
 
 
 def _merge(base: CommentedMap, over: CommentedMap) -> None:

@@ -112,8 +112,8 @@ def opened(file: Path) -> Iterator[sqlite3.Connection]:
         ) from None
 
 
-def advice(said: str, file: Path) -> str:
-    """What to do where sqlite says this; empty if we do not know."""
+def advice(message: str, file: Path) -> str:
+    """What the user can do about this message of sqlite; empty if that is not known."""
     for words, what in {
         "is locked": "Another process holds it: wait for it or end it, and run again.",
         "is not a database": f"Move {file} away and run again.",
@@ -123,6 +123,6 @@ def advice(said: str, file: Path) -> str:
         "readonly": f"Make {file}, and the folder that it lies in, writable.",
         "unable to open": f"Make {file} a file that may be read and written.",
     }.items():
-        if words in said:
+        if words in message:
             return what
     return ""

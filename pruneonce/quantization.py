@@ -11,7 +11,7 @@ Source: Zafrir et al. 2019, arXiv:1910.06188 (Q8BERT), and 2021, arXiv:2111.0575
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from pruneonce.batch import Batch, inputs
+from pruneonce.engine import is_first_process
 from pruneonce.errors import ModelError
 from pruneonce.sparsity.masks import MaskedLinear, body, lock, mask_linears
 
@@ -180,7 +181,7 @@ def quantized_linears(model: nn.Module) -> dict[str, FakeQuantLinear]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Batch], *, engine: Accelerator) -> None:
-    """Set the first ranges: the model reads the batches, ranges move, no weight does.
+    """Set the first ranges: the model reads the batches, and the ranges of linears with `observe` move. No weight does.
 
     The batches are the same on every process, and so are the ranges.
     """
@@ -207,17 +208,19 @@ def before_step(
 
 
 def freeze(model: nn.Module) -> None:
-    """From here on the model computes what the int8 file computes: ranges are frozen, operands are rounded."""
+    """Freeze the ranges and round the operands: the model computes what its int8 file computes, until `before_step` runs."""
     for linear in quantized_linears(model).values():
         linear.observe, linear.rounds = False, True
 
 
-def save(model: nn.Module, folder: Path) -> None:
+def save(linears: Mapping[str, FakeQuantLinear], folder: Path) -> None:
     """Write what a quantized model needs besides its weights: the bits of a weight, and the input range of every layer.
 
-    The layers of the file are the pruned ones. transformers would drop such buffers from the file of the weights.
+    linears: of `quantized_linears`; these are the pruned layers. Of several processes the first one writes.
+    transformers would drop the ranges silently from the file of the weights.
     """
-    linears = quantized_linears(model)
+    if not is_first_process():
+        return
     (bits,) = {linear.weight_bits for linear in linears.values()}
     ranges = {name: [float(linear.low), float(linear.high)] for name, linear in linears.items()}
     folder.mkdir(parents=True, exist_ok=True)

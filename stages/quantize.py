@@ -1,9 +1,9 @@
 """Quantization-aware training: the sparse task model learns to compute with int8, its zeros locked, its teacher the same.
 
-reads   sparse_folder   sparse task model: the model that is quantized           finetune
-        teacher_folder  dense task model; quantized itself where start is dense  teach_task
+reads   sparse_folder   sparse task model; it is quantized where start is sparse finetune
+        teacher_folder  dense task model; it is quantized where start is dense   teach_task
         splits          tokenised train, validation, test                        prepare_task
-writes  model_folder    sparse task model, and quantization.json
+writes  model_folder    the task model with its zeros in place, and quantization.json
         history         losses by step
 source  Zafrir et al. 2021, arXiv:2111.05754, "quantization-aware training"
 
@@ -47,7 +47,7 @@ def run(
     steps = batches.steps(p.epochs)
     ratios = {"begin_ratio": p.begin_ratio, "freeze_ranges_ratio": p.freeze_ranges_ratio}
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
-    quantization.freeze(student)
+    quantization.freeze(student)  # for this score; the training moves ranges again
     calibrated_score = task.score(student, "validation")
 
     task.distil(
@@ -63,10 +63,11 @@ def run(
     )
     quantization.freeze(student)
     score = task.score(student, "validation")
-    quantization.save(student, model_folder)
+    linears = quantization.quantized_linears(student)  # baked, the student has plain linears again
     zeros = masks.bake(student)
     masks.check_pattern(pattern, zeros)
     checkpoint.save(student, task.tokenizer, model_folder)
+    quantization.save(linears, model_folder)
     log.write_history(history)
     return {"validation_score": score, "ptq_validation_score": calibrated_score, "sparsity": masks.sparsity(zeros)}
 

@@ -290,7 +290,9 @@ def test_every_command_of_the_pages(copy: Path, first: str):
     run(["bash", "-euc", "\n".join(undo)], copy)
     assert len(undo) >= 2
     assert run(["git", "status", "--porcelain"], copy) == ""
-    assert {stage for stage, done in outcomes(compress(copy, "--profile", "tiny")).items() if done == "ran"} <= {"report"}
+    # The folders of another profile's tasks are still there, and DVC counts them: docs/profiles.md.
+    ran = {stage for stage, done in outcomes(compress(copy, "--profile", "tiny")).items() if done == "ran"}
+    assert ran <= {"report", "prepare_corpus"}
 
 
 def test_from_text_to_an_answer_as_the_page_has_it(copy: Path, first: str, tmp_path: Path):

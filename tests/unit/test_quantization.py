@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce import quantization
+from pruneonce import engine, quantization
 from pruneonce.errors import ModelError
 from pruneonce.quantization import (
     FakeQuantLinear,
@@ -203,7 +203,7 @@ def test_a_saved_model_computes_the_same_once_its_quantizers_are_back(tmp_path):
     wanted, found = model(batch["input_ids"], batch["attention_mask"]).logits, ranges(model)
     assert len(found) == 12
     assert all(low < high for low, high in found.values())
-    quantization.save(model, tmp_path)
+    quantization.save(quantization.quantized_linears(model), tmp_path)
     pattern = masks.bake(model)
     quantization.load(model, tmp_path)
     assert ranges(model) == found
@@ -222,11 +222,20 @@ def test_bits_and_ranges_round_trip_to_the_last_bit(tmp_path, bits):
     model[0].low.fill_(-0.1)
     model[0].high.fill_(1 / 3)
     before = ranges(model)
-    quantization.save(model, tmp_path)
+    quantization.save(quantization.quantized_linears(model), tmp_path)
     masks.bake(model)
     quantization.load(model, tmp_path)
     assert model[0].weight_bits == bits
     assert ranges(model) == before
+
+
+def test_of_several_processes_the_first_one_writes(tmp_path, monkeypatch):
+    linears = quantization.quantized_linears(quantized_classifier())
+    monkeypatch.setattr(engine.distributed, "is_initialized", lambda: True)
+    for rank, written in ((1, False), (0, True)):
+        monkeypatch.setattr(engine.distributed, "get_rank", lambda rank=rank: rank)
+        quantization.save(linears, tmp_path)
+        assert (tmp_path / "quantization.json").exists() == written
 
 
 def test_a_model_that_was_not_quantized_is_an_error(tmp_path):

@@ -46,7 +46,7 @@ NOT_RUN = {
     "git push": "needs a remote of git",
     "git pull": "needs a remote of git",
     "pip install ": "needs the package index",
-    "export MLFLOW_TRACKING_URI=": "needs a server; tests/integration/test_tracking.py sets it",
+    "export MLFLOW_TRACKING_URI=": "needs a server; tests/integration/test_runs.py sets it",
     "mlflow ": "needs PostgreSQL, S3 or a browser; tests/e2e/test_workers.py starts a server on sqlite",
     "prefect ": "needs PostgreSQL or other machines; tests/e2e/test_workers.py runs the same programs on one",
     "accelerate launch ": "needs GPUs; tests/integration/test_processes.py starts several processes",

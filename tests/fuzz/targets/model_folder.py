@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
+from pruneonce import quantization
 from pruneonce.errors import ConfigError
 from pruneonce.models import checkpoint, configuration
 from tests.conftest import TINY
@@ -79,6 +80,6 @@ def run(folder: Path) -> None:
             configuration.check_tokens(folder, 16, setting="here")
         except ConfigError:
             return
-        checkpoint.random_masked_lm(folder, attention="eager")
+        quantization.load(checkpoint.random_masked_lm(folder, attention="eager"), folder)
     else:
         checkpoint.load_task_model(AutoModelForSequenceClassification, folder, attention="eager", num_labels=2)

@@ -30,7 +30,8 @@ from pruneonce.deployment.parity import Texts, check_parity, parity, reference
 from pruneonce.deployment.weight_names import name_weights
 from pruneonce.engine import accelerator
 from pruneonce.errors import PatternBroken
-from pruneonce.models import configuration, matrices
+from pruneonce.models import configuration
+from pruneonce.sparsity import matrices
 from pruneonce.sparsity.masks import (
     bake,
     check_pattern,

@@ -18,10 +18,10 @@ from transformers import BertConfig, BertForMaskedLM
 from benchmarks import batches, models
 from benchmarks.measuring import Compute, Row, arguments, bar, publish
 from benchmarks.trained import PROFILE, train
+from pruneonce import step_costs
 from pruneonce.batch import IGNORED
 from pruneonce.engine import cpu_has_bf16
 from pruneonce.language import masked_lm
-from pruneonce.models import step_costs
 from pruneonce.sparsity import masks
 
 ROWS, LENGTH, STEPS = 8, 512, 2  # the second step has Adam's moments from its start

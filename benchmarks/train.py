@@ -34,9 +34,9 @@ from benchmarks.measuring import Compute, Row, arguments, bar, in_turn, publish,
 from benchmarks.models import PRUNABLE, SPARSITY
 from benchmarks.trained import PAPER, PROFILE, SOFT, fit
 from pipeline.params.sections import Distillation
+from pruneonce import step_costs
 from pruneonce.batch import IGNORED, Batch
 from pruneonce.language import masked_lm
-from pruneonce.models import step_costs
 from pruneonce.sparsity import masks
 from pruneonce.tasks.batches import Batches, collate
 from pruneonce.tasks.classification import Classification

@@ -14,8 +14,8 @@ from pipeline.params.sections import Common, Sparsify
 from pipeline.stage import Dep, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
 from pruneonce.language import masked_lm
-from pruneonce.models import checkpoint, matrices
-from pruneonce.sparsity import masks
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks, matrices
 from pruneonce.sparsity.criterion import Calibration
 from pruneonce.sparsity.gradual import GradualPruning
 from pruneonce.training import loop, schedules

@@ -7,9 +7,9 @@ from typing import Any
 from pipeline.params.document import TASK_STAGES, Params
 from pipeline.params.sections import Common, Distilled, MaskedLM, PrepareTeacher, Sparsify, TaskTraining
 from pipeline.plan.inventory import Source, text_bytes
+from pruneonce import step_costs
 from pruneonce.errors import DataError
-from pruneonce.models import step_costs
-from pruneonce.models.step_costs import ForwardFlops, Piece, Shape
+from pruneonce.step_costs import ForwardFlops, Piece, Shape
 from pruneonce.tasks.examples import SPLITS
 
 BYTES_PER_TOKEN = 5  # of English text in WordPiece, about: see docs/design-notes.md

@@ -18,10 +18,10 @@ from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.plan import costs, inventory
 from pipeline.plan.costs import Model, Rate, Work
 from pipeline.plan.inventory import Source
+from pruneonce import step_costs
 from pruneonce.errors import ModelError
-from pruneonce.models import matrices, step_costs
-from pruneonce.models.step_costs import Shape
-from pruneonce.sparsity import masks
+from pruneonce.sparsity import masks, matrices
+from pruneonce.step_costs import Shape
 
 MANY_TIMES = 40  # BERT's own pre-training read its corpus so often: Devlin et al. 2019, arXiv:1810.04805, appendix A.2
 

@@ -25,8 +25,8 @@ from pruneonce import quantization
 from pruneonce.batch import IGNORED, inputs
 from pruneonce.deployment import audit, export, parity, weight_names
 from pruneonce.language import corpus, masked_lm
-from pruneonce.models import checkpoint, configuration, matrices
-from pruneonce.sparsity import masks
+from pruneonce.models import checkpoint, configuration
+from pruneonce.sparsity import masks, matrices
 from pruneonce.tasks import splits
 from pruneonce.tasks.batches import evaluation_batches
 from pruneonce.tasks.classification import Classification

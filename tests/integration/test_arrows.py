@@ -22,9 +22,9 @@ MAY = {
 }
 # Science behind a command: what `plan` needs is imported when it is asked for.
 ALSO = {
-    "pipeline/plan/costs.py": ("pruneonce.models.step_costs", "pruneonce.tasks.examples"),
+    "pipeline/plan/costs.py": ("pruneonce.step_costs", "pruneonce.tasks.examples"),
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
-    "pipeline/plan/page.py": ("pruneonce.models.step_costs", "pruneonce.models.matrices", "pruneonce.sparsity.masks"),
+    "pipeline/plan/page.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
 }
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
 SHARED = {"errors", "terminal", "batch", "text", "engine", "files"}
@@ -39,6 +39,7 @@ ROOMS = {
     "models": {"sparsity", "language", "distillation"},
     "training": {"tasks", "models", "sparsity", "distillation"},
     "deployment": {"models", "quantization"},
+    "step_costs": {"models", "language", "distillation", "sparsity"},
 }
 HOME = {
     "prefect": "flows/",
@@ -143,7 +144,7 @@ def test_a_cycle_of_late_imports_would_be_seen(tmp_path, monkeypatch):
         ("pipeline/params/document.py", "stages.export"),
         ("pipeline/params/document.py", "pruneonce.deployment.packing"),
         ("pipeline/cli.py", "pruneonce.deployment.export"),
-        ("pipeline/cli.py", "pruneonce.models.step_costs"),
+        ("pipeline/cli.py", "pruneonce.step_costs"),
         ("pipeline/plan/page.py", "torch"),
         ("pipeline/stage.py", "mlflow"),
         ("flows/compress.py", "stages.export"),

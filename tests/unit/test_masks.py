@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pruneonce.errors import ModelError, PatternBroken
-from pruneonce.models import matrices
+from pruneonce.sparsity import matrices
 from pruneonce.sparsity.masks import (
     MaskedLinear,
     bake,

@@ -19,8 +19,8 @@ from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.params.sources import ExpectedRows
 from pipeline.plan import costs, inventory
 from pipeline.plan import page as plan_page
+from pruneonce import step_costs
 from pruneonce.errors import ConfigError, DataError, ModelError, PruneOnceError
-from pruneonce.models import step_costs
 from pruneonce.sparsity import masks
 from tests.conftest import commit
 

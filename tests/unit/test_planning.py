@@ -13,13 +13,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from pruneonce import quantization
+from pruneonce import quantization, step_costs
 from pruneonce.batch import IGNORED, inputs
 from pruneonce.distillation import losses
 from pruneonce.engine import accelerator
 from pruneonce.errors import ModelError
 from pruneonce.language import corpus, masked_lm
-from pruneonce.models import step_costs
 from pruneonce.sparsity import masks
 from pruneonce.training import loop
 from tests.conftest import Cpu, distillation

@@ -98,14 +98,14 @@ def check_lengths(chosen: Params) -> None:
         chosen.check_lengths(positions)
 
 
-def register() -> list[str]:
-    """Register the int8 models of dvc.lock in MLflow. Returns a line for each that moved; an error is one line too."""
-    from pipeline.tracking import lock, registry  # imports MLflow, which takes seconds
+def register() -> Iterator[str]:
+    """Do what `pruneonce register` does, and yield its lines; an error is one line too."""
+    from pipeline.tracking import registry  # imports MLflow, which takes seconds
 
     try:
-        return registry.register(lock.current())
+        yield from registry.update()
     except PruneOnceError as error:
-        return [f"The models were not registered ({error}). Try again with: pruneonce register"]
+        yield f"Not all models were registered ({error}). Try again with: pruneonce register"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pipeline.stopping import PARENT
 from pipeline.tracking.address import shown
 from pipeline.tracking.lock import Stage
 from pipeline.tracking.open_run import OpenRun, flatten, md5_tags, set_tags
-from pipeline.tracking.store import connect, in_batches, refused, store
+from pipeline.tracking.store import in_batches, refused, store
 from pruneonce.errors import TrackerUnreachable
 
 RUN = "run"  # file in a stage's scratch folder: the id of its run, for the process that continues it
@@ -154,15 +154,14 @@ def start_flow(name: str, params: Mapping[str, Any]) -> str:
 def end_flow(run_id: str, status: str, seconds: Mapping[str, float], note: str = "") -> None:
     """Close the parent run with the seconds of each stage and a note in Markdown. A lost server is printed, not raised."""
     try:
-        client, _ = connect()
+        with store() as (client, _):
+            run = OpenRun(client, run_id)
+            run.log_numbers("seconds", {stage.replace("@", "."): value for stage, value in seconds.items()})
+            if note:
+                run.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
+            run.end(status)
     except TrackerUnreachable:
         print(f"\nMLflow at {shown()} no longer answers; run {run_id} stays open there.", file=sys.stderr)
-        return
-    run = OpenRun(client, run_id)
-    run.log_numbers("seconds", {stage.replace("@", "."): value for stage, value in seconds.items()})
-    if note:
-        run.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
-    run.end(status)
 
 
 def runs_of(stage: Stage) -> list[str]:

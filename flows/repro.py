@@ -7,9 +7,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import keeping, stopping, trouble
 from flows.trouble import StageFailed
+from pipeline import processes
 from pipeline.stopping import RAN
 from pipeline.tracking.lock import command, locked, project, short
 from pruneonce.errors import PruneOnceError
@@ -159,16 +160,8 @@ def _end_children() -> Iterator[None]:
             _, started = psutil.wait_procs(started, timeout=STOP_SECONDS)
             if started:
                 print(f"\nThe stage did not end within {STOP_SECONDS:.0f} s of Ctrl-C; it is being ended.", file=sys.stderr)
-        _signal(started, signal.SIGTERM)
-        _, alive = psutil.wait_procs(started, timeout=STOP_SECONDS)
-        _signal(alive, signal.SIGKILL)
+        processes.end(started, seconds=STOP_SECONDS)
         raise
-
-
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
 
 
 def quiet_logs() -> None:

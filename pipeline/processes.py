@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -131,13 +131,17 @@ def _end_marked(mark: str) -> None:
     sys.stdin.buffer.read()
     environments = {process: _environment(process) for process in psutil.process_iter() if process.pid != os.getpid()}
     marked = [p for p, environment in environments.items() if environment.get(FLOW) == mark and STAGE not in environment]
-    for process in marked:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _, alive = psutil.wait_procs(marked, timeout=SERVER_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    end(marked, seconds=SERVER_SECONDS)
+
+
+def end(processes: Iterable[psutil.Process], *, seconds: float) -> None:
+    """Send SIGTERM to the processes, and SIGKILL to those that live after these seconds."""
+    alive = list(processes)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+        _, alive = psutil.wait_procs(alive, timeout=seconds)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.plan import costs, inventory
 from pipeline.plan.costs import Model, Rate, Work
 from pipeline.plan.inventory import Source
+from pipeline.tracking.lock import meet
 from pruneonce import step_costs
 from pruneonce.errors import ModelError
 from pruneonce.sparsity import masks, matrices
@@ -69,7 +70,7 @@ def graph(document: Mapping[str, Any]) -> list[str]:
         each = entry.get("foreach", "").strip("${}")
         block = entry.get("do", entry)
         read = _stems(block.get("deps", []))
-        after = [other for other, outs in written.items() if any(_meet(a, b) for a in read for b in outs)]
+        after = [other for other, outs in written.items() if any(meet(a, b) for a in read for b in outs)]
         if not each or document[each]:
             written[name] = _stems([*block.get("outs", []), *block.get("metrics", []), *block.get("plots", [])])
             many = {"": "once", "tasks": "for each task"}.get(each, "for each source")
@@ -81,10 +82,6 @@ def _stems(entries: Sequence[Any]) -> list[str]:
     """The paths up to the part that DVC fills in for an item."""
     paths = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
     return [stem for path in paths if (stem := path.split("${")[0].rstrip("/"))]
-
-
-def _meet(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 def _model(p: Params, s: Shape, entries: Sequence[matrices.Matrices]) -> Iterator[str]:

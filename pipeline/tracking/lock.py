@@ -125,11 +125,14 @@ def command(verb: str, *stages: str) -> str:
     )
 
 
-def producers(path: str, stages: Mapping[str, Stage]) -> Iterator[Stage]:
+def producers(path: str, stages: Mapping[str, Stage]) -> list[Stage]:
     """The stages that write `path`, the folder it lies in, or something inside it."""
-    for stage in stages.values():
-        if any(o == path or path.startswith(f"{o}/") or o.startswith(f"{path}/") for o in stage.outs):
-            yield stage
+    return [stage for stage in stages.values() if any(meet(out, path) for out in stage.outs)]
+
+
+def meet(one: str, other: str) -> bool:
+    """Whether they are one path, or one lies in the other."""
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
 
 def makers(path: str, md5: str, stages: Mapping[str, Stage], now: Collection[str]) -> list[Stage]:
@@ -138,7 +141,7 @@ def makers(path: str, md5: str, stages: Mapping[str, Stage], now: Collection[str
     now: the names of the current stages. A stage of a former profile counts only if it wrote these very bytes, and never
     for a folder that several stages write into.
     """
-    found = list(producers(path, stages))
+    found = producers(path, stages)
     same = [stage for stage in found if stage.outs.get(path) == md5]
     inside = [stage for stage in found if path not in stage.outs and stage.name in now]
     return [stage for stage in same if stage.name in now] or same or inside

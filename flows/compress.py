@@ -173,7 +173,8 @@ def main() -> None:
         say_errors_once()
         processes.guard()
         trouble.check_prefect()
-        outcomes = (study if args.pipeline == "study" else compress)(args.profile, args.set)
+        called, pipeline = (study, STUDY) if args.pipeline == "study" else (compress, COMPRESS)
+        outcomes = called(args.profile, args.set)
     except PruneOnceError as error:
         sys.exit(f"\n{type(error).__name__}: {error}")
     except (httpx.HTTPError, RuntimeError) as error:
@@ -181,7 +182,7 @@ def main() -> None:
             raise
         sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
     with flushed_output():
-        show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)
+        show(pipeline.page, outcomes, time.monotonic() - began)
         for line in to_commit():
             print(line)
 

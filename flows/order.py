@@ -31,10 +31,9 @@ def variants(document: Mapping[str, Any]) -> set[str]:
     """The variants that study/dvc.yaml has cells of. document: study/dvc.yaml; a cell has one of its params a variant."""
     names: set[str] = set()
     for stage in document["stages"].values():
-        for key in (key for file in stage["params"] for keys in file.values() for key in keys):
-            if key.startswith("study.variants."):
-                name = key.removeprefix("study.variants.")
-                names |= set(stage["matrix"]["variant"]) if name == "${item.variant}" else {name}
+        keys = [key for file in stage["params"] for keys in file.values() for key in keys]
+        named = {key.removeprefix("study.variants.") for key in keys if key.startswith("study.variants.")}
+        names |= {v for name in named for v in (stage["matrix"]["variant"] if name == "${item.variant}" else [name])}
     return names
 
 

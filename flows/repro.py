@@ -125,13 +125,8 @@ def reasons(stage: str, changes: list[Any]) -> str:
                 else:
                     what = kind.removeprefix("changed ").removesuffix("s")
                     (outs if what == "out" else causes).append(f"{what} {name} {state}")
-    return _few(causes or outs)
-
-
-def _few(reasons: list[str], at_most: int = 1) -> str:
-    """["a", "b", "c"] -> "a and 2 more"."""
-    more = len(reasons) - at_most
-    return ", ".join(reasons[:at_most]) + (f" and {more} more" if more > 0 else "")
+    first, *more = causes or outs or ["DVC does not say why"]
+    return f"{first} and {len(more)} more" if more else first
 
 
 @contextmanager

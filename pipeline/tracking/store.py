@@ -108,6 +108,16 @@ def refused(error: Exception) -> bool:
     return isinstance(error, MlflowException) and error.error_code in REFUSALS
 
 
+@contextmanager
+def unless_refused() -> Iterator[None]:
+    """End the block, without an error, where the server refuses a request."""
+    try:
+        yield
+    except MlflowException as error:
+        if not refused(error):
+            raise
+
+
 def in_batches(entries: Sequence[Any], send: Callable[[Sequence[Any]], object]) -> None:
     """Send entries by so many as one request may hold."""
     for start in range(0, len(entries), BATCH):

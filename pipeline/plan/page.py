@@ -173,9 +173,9 @@ def _warnings(
         if tokens and "@" not in w.name and w.rows * w.length > tokens:
             yield f"{w.name}: the corpus has about {tokens:.0f} tokens, one device takes {w.rows * w.length} at a time"
         if tokens and "@" not in w.name and w.tokens > MANY_TIMES * tokens:
-            yield f"{w.name}: reads the corpus {w.tokens / tokens:.0f} times; BERT was trained on its own {MANY_TIMES} times"
+            yield f"{w.name}: reads the corpus {w.tokens / tokens:.0f} times; BERT read its own {MANY_TIMES} times"
         if w.uneven:
-            yield f"{w.name}: batch_size is no multiple of micro_batches x GPUs; some GPUs get fewer than {w.rows} rows"
+            yield f"{w.name}: batch_size is no multiple of micro_batches x GPUs: pieces differ in size"
     for task, count in training_rows.items():
         section: Any = p.section("prepare_task", task)
         if count is None:

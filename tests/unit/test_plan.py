@@ -386,7 +386,7 @@ def test_what_works_but_looks_wrong_is_a_warning(tiny):
     tiny(change)
     found = page(rate=costs.Rate(gpus=8, tflops=None, tokens=None))
     assert re.search(r"^warning: sparsify: reads the corpus \d{3,} times", found, re.MULTILINE)
-    uneven = "batch_size is no multiple of micro_batches x GPUs; some GPUs get fewer than 2 rows"
+    uneven = "batch_size is no multiple of micro_batches x GPUs: pieces differ in size"
     assert f"warning: finetune@topic: {uneven}" in found
     assert found.count("warning") == 2
 

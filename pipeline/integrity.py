@@ -9,7 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,18 +34,17 @@ class Wrong:
     bad: list[Path]
 
 
-def check(known: Hashes, paths: Iterable[Path]) -> None:
+def check(known: Hashes, paths: Collection[Path]) -> None:
     """Raises DataError if an out at one of these paths, or inside one, has another md5 than dvc.lock has.
 
     known: the md5s of the files. A file that no stage wrote is not checked. Without a dvc.lock no file is checked.
     Raises ConfigError if dvc.lock, dvc.yaml or params.yaml cannot be read.
     """
-    folders = list(paths)
     recorded = [
         (stage.name, out, md5s)
         for stage in current().values()
         for out, md5s in stage.outs.items()
-        if md5s and any(Path(out).is_relative_to(path) for path in folders) and Path(out).exists()
+        if md5s and any(Path(out).is_relative_to(path) for path in paths) and Path(out).exists()
     ]
     if wrong := [_wrong(*entry, known) for entry in recorded if known_md5(Path(entry[1]), known) != entry[2]]:
         raise DataError(_message(wrong))

@@ -26,7 +26,7 @@ from pruneonce.errors import ModelError
 from pruneonce.models.configuration import load_config, set_dropout
 from pruneonce.models.folders import WEIGHTS, reading
 from pruneonce.models.tokenizers import check_padding, check_rows, check_special_tokens, check_vocabulary
-from pruneonce.sparsity.masks import Selection, body, prunable
+from pruneonce.sparsity.masks import Layers, body, prunable
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -130,14 +130,14 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
-def prunable_in(folder: Path, model: PreTrainedModel, selection: Selection) -> list[str]:
+def prunable_in(folder: Path, model: PreTrainedModel, layers: Layers) -> list[str]:
     """Names of the prunable linears of a task model that the language model in `folder` has as well.
 
     For a language model that was not pruned; of one that was pruned, `load_pruned` returns them.
     """
     with reading("weights", folder), safe_open(folder / WEIGHTS, "pt") as file:
         stored = {f".{key}" for key in file.keys()}  # noqa: SIM118, no dict
-    return [name for name in prunable(model, selection) if any(key.endswith(f".{name}.weight") for key in stored)]
+    return [name for name in prunable(model, layers) if any(key.endswith(f".{name}.weight") for key in stored)]
 
 
 def load_pruned(folder: Path) -> list[str]:

@@ -45,25 +45,17 @@ def fake_quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
     return torch.fake_quantize_per_channel_affine(weight, scale, zero_points, 0, -127, 127)
 
 
-@fake_quantize_activation.register_fake
-def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@fake_quantize_weight.register_fake
-def _(weight: Tensor, scale: Tensor) -> Tensor:
-    return torch.empty_like(weight)
-
-
 def _keep_activation(ctx, inputs, output) -> None:
     x, scale, zero_point = inputs
     offset = zero_point.float()
     ctx.save_for_backward((x >= (-0.5 - offset) * scale) & (x <= (255.5 - offset) * scale))
 
 
+fake_quantize_activation.register_fake(lambda x, scale, zero_point: torch.empty_like(x))
 fake_quantize_activation.register_autograd(
     lambda ctx, grad: (grad * ctx.saved_tensors[0], None, None), setup_context=_keep_activation
 )
+fake_quantize_weight.register_fake(lambda weight, scale: torch.empty_like(weight))
 fake_quantize_weight.register_autograd(lambda ctx, grad: (grad, None))
 
 
@@ -91,9 +83,7 @@ def dequantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.float() * scale
 
 
-@dequantize_weight.register_fake
-def _(weight: Tensor, scale: Tensor) -> Tensor:
-    return torch.empty_like(weight, dtype=torch.float32)
+dequantize_weight.register_fake(lambda weight, scale: torch.empty_like(weight, dtype=torch.float32))
 
 
 def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:

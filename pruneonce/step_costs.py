@@ -245,17 +245,18 @@ def _cast_bytes(s: Shape, p: Piece) -> int:
 
 
 def _loss_bytes(s: Shape, p: Piece) -> float:
-    """The loss over the vocabulary: logits, features and a cast weight of each side, the gradient, the walk over tiles.
+    """The loss over the vocabulary: logits, features and a cast weight of each side, the gradient, the tiles in work.
 
-    The walk holds tiles in fp32: logits, their quotients by the temperature, two softmaxes, the gradient, now and before.
-    After it there is the product that is added to the gradient of the last linear.
+    Logits become a gradient tile by tile. In fp32 there are tiles of logits, of their quotients by the temperature, of two
+    softmaxes, and of the gradient, now and before. At the end there is the product that is added to the gradient of the
+    last linear.
     """
     sides = 2 if p.soft else 1  # student and teacher
     one_side = (min(p.read, PIECE) * s.vocabulary + p.read * s.hidden) * p.element + _cast_bytes(s, p)
     one_tile = 4 * min(p.read, p.tile) * s.vocabulary
-    walk = (8 if p.soft else 5) * one_tile
+    tiles = (8 if p.soft else 5) * one_tile
     product = _vocabulary_bytes(s, p, element=p.element) + sides * one_tile
-    return _vocabulary_bytes(s, p, element=4) + sides * one_side + max(walk, product)
+    return _vocabulary_bytes(s, p, element=4) + sides * one_side + max(tiles, product)
 
 
 def file_bytes(s: Shape) -> dict[str, float]:

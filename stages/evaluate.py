@@ -3,7 +3,7 @@
 reads   dense_onnx, sparse_onnx, int8_onnx   the files                export
         splits     the test splits; no other stage reads them         prepare_task
         tokenizer_folder   a task model, for padding                  teach_task
-writes  latency    median and p95 at batch 1, and the time by operator. Not a function of deps and params, hence apart
+writes  latency    median and p95 at batch 1, and the time by operator; in its own file, because it differs between runs
 """
 
 import json

@@ -239,7 +239,9 @@ def test_of_several_processes_the_first_one_writes(tmp_path, monkeypatch):
 
 
 def test_a_model_without_quantizers_is_not_saved(tmp_path):
-    with pytest.raises(ModelError, match=r"expected fake-quantized linears .*, found no such linear\. Call .* before `bake`"):
+    with pytest.raises(
+        ModelError, match=r"expected fake-quantized linears .*, found no such linear\. Call .* before `bake`"
+    ):
         quantization.save({}, tmp_path)
     mixed = {name: FakeQuantLinear(nn.Linear(2, 2), weight_bits=bits) for name, bits in {"a": 7, "b": 8}.items()}
     with pytest.raises(ModelError, match=r"found \[7, 8\]"):

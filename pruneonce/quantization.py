@@ -45,25 +45,17 @@ def fake_quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
     return torch.fake_quantize_per_channel_affine(weight, scale, zero_points, 0, -127, 127)
 
 
-@fake_quantize_activation.register_fake
-def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@fake_quantize_weight.register_fake
-def _(weight: Tensor, scale: Tensor) -> Tensor:
-    return torch.empty_like(weight)
-
-
 def _keep_activation(ctx, inputs, output) -> None:
     x, scale, zero_point = inputs
     offset = zero_point.float()
     ctx.save_for_backward((x >= (-0.5 - offset) * scale) & (x <= (255.5 - offset) * scale))
 
 
+fake_quantize_activation.register_fake(lambda x, scale, zero_point: torch.empty_like(x))
 fake_quantize_activation.register_autograd(
     lambda ctx, grad: (grad * ctx.saved_tensors[0], None, None), setup_context=_keep_activation
 )
+fake_quantize_weight.register_fake(lambda weight, scale: torch.empty_like(weight))
 fake_quantize_weight.register_autograd(lambda ctx, grad: (grad, None))
 
 
@@ -91,9 +83,7 @@ def dequantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.float() * scale
 
 
-@dequantize_weight.register_fake
-def _(weight: Tensor, scale: Tensor) -> Tensor:
-    return torch.empty_like(weight, dtype=torch.float32)
+dequantize_weight.register_fake(lambda weight, scale: torch.empty_like(weight, dtype=torch.float32))
 
 
 def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,13 +208,19 @@ def save(linears: Mapping[str, FakeQuantLinear], folder: Path) -> None:
 
     linears: of `quantized_linears`; these are the pruned layers. Of several processes the first one writes.
     transformers would drop the ranges silently from the file of the weights.
+    Raises ModelError if there are no linears, or linears of 7 and of 8 bits.
     """
     if not is_first_process():
         return
-    (bits,) = {linear.weight_bits for linear in linears.values()}
+    bits = {linear.weight_bits for linear in linears.values()}
+    if len(bits) != 1:
+        raise ModelError(
+            f"expected fake-quantized linears of one number of bits, found {sorted(bits) or 'no such linear'}. Call "
+            "`quantized_linears` before `bake`, which puts plain linears back."
+        )
     ranges = {name: [float(linear.low), float(linear.high)] for name, linear in linears.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps({"weight_bits": bits, "ranges": ranges}, indent=1) + "\n")
+    (folder / FILE).write_text(json.dumps({"weight_bits": bits.pop(), "ranges": ranges}, indent=1) + "\n")
 
 
 def load(model: nn.Module, folder: Path) -> None:
@@ -251,6 +247,8 @@ def _read(path: Path) -> tuple[int, dict[str, tuple[float, float]]]:
         bits, ranges = found["weight_bits"], {name: (low, high) for name, (low, high) in found["ranges"].items()}
         if bits not in (7, 8):
             raise ValueError(f"weight_bits {bits}, not 7 or 8")
+        if not ranges:
+            raise ValueError("no layer")
         if empty := [name for name, (low, high) in ranges.items() if not -math.inf < low <= high < math.inf]:
             raise ValueError(f"no range of numbers for {empty[0]}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

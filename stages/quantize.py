@@ -45,7 +45,6 @@ def run(
     pattern = masks.lock(student)
     batches = task.batches(p, seed=common.seed)
     steps = batches.steps(p.epochs)
-    ratios = {"begin_ratio": p.begin_ratio, "freeze_ranges_ratio": p.freeze_ranges_ratio}
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
     quantization.freeze(student)  # for this score; the training moves ranges again
     calibrated_score = task.score(student, "validation")
@@ -56,7 +55,9 @@ def run(
         batches,
         recipe=p,
         steps=steps,
-        before_step=quantization.before_step(student, steps=steps, **ratios),
+        before_step=quantization.before_step(
+            student, steps=steps, begin_ratio=p.begin_ratio, freeze_ranges_ratio=p.freeze_ranges_ratio
+        ),
         log=log,
         name=f"quantize {item}",
         checkpoint=log.scratch / "state.safetensors",

@@ -159,7 +159,7 @@ def _work(
     """
     batch, pieces = section.batch_size, section.micro_batches * step["processes"]
     rows = -(-batch // pieces)
-    piece = Piece(rows=rows, length=length, read=read * rows / batch, **step)
+    piece = Piece(rows=rows, length=length, read=read * rows / batch, teacher=teacher_read is not None, **step)
     flops = step_costs.step_flops(model.forward(rows=batch, length=length), read=read, teacher_read=teacher_read)
     return Work(
         name=name,
@@ -168,7 +168,7 @@ def _work(
         flops=steps * flops,
         rows=rows,
         length=length,
-        memory=step_costs.memory(model.shape, piece, teacher=teacher_read is not None),
+        memory=step_costs.memory(model.shape, piece),
         uneven=batch % pieces != 0,
     )
 

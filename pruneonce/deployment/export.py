@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pruneonce import quantization
 from pruneonce.deployment import rewrite
-from pruneonce.errors import ExportError
 from pruneonce.models.configuration import longest
 
 OPSET = 20
@@ -72,8 +71,7 @@ def _program(
             optimize=True,
             verbose=False,
         )
-    if program is None:
-        raise ExportError("expected a program from the exporter, found none.")
+    assert program is not None  # only the exporter without `dynamo` returns None
     return program
 
 

@@ -53,8 +53,7 @@ def _foreign_format(path: Path) -> tuple[str, str] | None:
     for start, foreign in FOREIGN_HEADS.items():
         if head.startswith(start):
             return foreign
-    page = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(PAGE_HEADS)
-    if page and path.suffix != ".txt":  # a text may be a page
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(PAGE_HEADS):
         return "a web page", "Check the address and whether it needs a login. Get the file again"
     if path.suffix == ".parquet":
         return None

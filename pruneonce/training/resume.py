@@ -4,7 +4,6 @@ A state that is damaged or of another training is discarded with a line, and the
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pruneonce.errors import DataError, plain
+from pruneonce.files import sync
 from pruneonce.sparsity.masks import MaskedLinear
 
 
@@ -51,9 +51,9 @@ class State:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(tensors, part, {"sha256": _sha256(tensors)})
-            _sync(part)
+            sync(part)
             part.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         except (OSError, SafetensorError) as error:
             self.say(plain(f"expected room to save the state in {path}, found {error}. The training goes on."))
             with suppress(OSError):
@@ -66,9 +66,8 @@ class State:
         """
         saved = self._saved(path, steps)
         step = int(saved["step"]) if saved else 0
-        if any(other != step for other in gather_object([step])):  # processes on other machines may have another file
-            return 0
-        if not saved:
+        steps_read = gather_object([step])  # processes on other machines may have another file
+        if not saved or any(other != step for other in steps_read):
             return 0
         with torch.no_grad():
             for name, tensor in self.tensors().items():
@@ -120,15 +119,6 @@ class State:
         if not 0 < int(saved["step"]) < steps:
             raise ValueError(f"step {int(saved['step'])} of a training of {steps}")
         return saved
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:

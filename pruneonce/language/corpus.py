@@ -137,6 +137,7 @@ def _texts_of(
         fate = "empty" if not text else "in_test" if key in banned else "duplicate" if key in seen else "documents"
         counts[fate] += 1
         seen.add(key)
+        # seed + 1 is never 0: the key of duplicates, whose salt is 0, says nothing of the part
         held_out = fingerprint(plain, seed + 1) < held_out_ratio * 2**64
         if fate == "documents" and held_out == (part == "held_out"):
             yield text

@@ -88,11 +88,12 @@ SOFT_POSITIONS: dict[str, Callable[[Batch], Tensor]] = {"masked": masked_tokens,
 
 
 def distilled_loss(teacher: nn.Module, distillation: Distillation, *, soft_positions: Callable[[Batch], Tensor]) -> Loss:
-    """The loss of a student that learns from the labels and from its teacher, on (student, batch).
+    """Return the loss of a student that learns from the labels and from its teacher, of (student, batch).
 
-    hard_weight (MLM + NSP) + soft_weight KL(teacher's logits of both) + hidden_weight hidden + attention_weight attention
-    NSP: only where batches are segment pairs.
-    soft_positions: the tokens whose logits the soft loss reads.
+    loss = hard_weight * hard + soft_weight * soft + hidden_weight * hidden + attention_weight * attention
+    hard, soft over the vocabulary: `distillation.vocabulary.distilled`, with the formula of `losses.soft_loss`. Batches of
+    segment pairs add the hard and the soft loss of next-sentence prediction, with the same weights.
+    soft_positions: batch -> bool[batch, length], the tokens whose logits the soft loss reads.
     """
     d = distillation
     soft = d.soft_weight > 0

@@ -1,7 +1,7 @@
 """One training loop for every stage that trains, on Hugging Face Accelerate.
 
 The stage passes in the batches, the loss and a hook before each step. Batches, learning rate and sparsity are pure
-functions of the step. So the state of a run is its weights, optimizer, masks and step (`resume.py`), and a run that was
+functions of the step. So the state of a run is its weights, optimizer, masks and step (`resume.py`). A run that was
 interrupted ends with the bytes of one that was not.
 """
 
@@ -51,9 +51,17 @@ def fit(
 ) -> None:
     """Take `steps` optimizer steps on `model`, in place. Resumes from `checkpoint` if that file is there.
 
-    batches: step -> one batch of the whole optimizer step, the same on every process; each computes a part of it.
+    batches: step -> the batch of that step, the same on every process. Each process computes a part of it.
+    loss: (model, part of a batch) -> scalars by name. The one named "loss" is minimised, all are logged.
+    engine: of `engine.accelerator`. It gives device, precision, micro-batches and processes.
     learning_rate: step -> the rate of that step.
-    before_step: a hook, e.g. one that prunes; the numbers that it returns are logged with the step.
+    weight_decay: of AdamW, on matrices only.
+    clip_norm: a gradient of a larger norm, over all parameters, is scaled down to it.
+    seed: of dropout, together with the step.
+    before_step: step -> numbers to log. A hook, e.g. one that prunes.
+    log: called after every step with the step and its numbers.
+    name: of the training, in the progress bar and in errors.
+    checkpoint: file of the state, written every `checkpoint_every_steps`. None: no state is written or read.
     Raises LossNotFinite, before the optimizer is stepped, if the loss or the gradient norm is inf or nan.
     """
     say = cache(partial(tqdm.write, file=sys.stderr))  # prints the same line once

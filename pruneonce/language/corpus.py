@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,8 +115,7 @@ def write_corpus(
     The hash of a document decides its part, so equal documents are never in both.
     """
     banned = {text_key(text) for text in exclude}
-    counts = dict[str, int]()
-    sizes = dict[str, int]()
+    counts, sizes = dict[str, int](), dict[str, int]()
     for part, limit in (("train", max_tokens), ("held_out", None)):
         counts.update(dict.fromkeys(("documents", "empty", "duplicate", "in_test"), 0))
         listed = tqdm(documents(), desc=f"tokenise {part}", unit=" documents", mininterval=1.0)
@@ -192,7 +192,7 @@ class MaskedBlocks:
         self.blocks, self.batch_size, self.probability, self.seed = blocks, batch_size, probability, seed
         self.mask_token, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
         self.special = sorted(tokenizer.all_special_ids)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self._order = lru_cache(1)(self._shuffle)  # of the epoch that is read: a corpus has millions of blocks
 
     def __call__(self, step: int) -> Batch:
         return self.masked(self.rows(step), mix(self.seed, step))
@@ -209,9 +209,10 @@ class MaskedBlocks:
     def rows(self, step: int) -> np.ndarray:
         """The rows of the batch of `step`: a fresh shuffle each epoch, every row at most once an epoch."""
         epoch, position = divmod(step, len(self))
-        if self._order[0] != epoch:  # one shuffle for the epoch: a corpus has millions of blocks
-            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.blocks)))
-        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+        return self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.blocks))
 
     def masked(self, rows: np.ndarray, seed: int) -> Batch:
         """The batch of these rows, masked by this seed."""

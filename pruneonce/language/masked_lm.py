@@ -156,7 +156,7 @@ def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:
     part: name of the part of the corpus, for the message. Call it before a training: the masks depend on the step alone.
     """
     steps = min(limit, len(batches))
-    if not any(bool((batches(step)["labels"] != IGNORED).any()) for step in range(steps)):
+    if not any(masked_tokens(batches(step)).any() for step in range(steps)):
         raise DataError(
             f"expected a masked token in {steps} batches of {part} blocks, found none: {len(batches.blocks)} blocks and "
             f"masking_probability {batches.probability:g} are too little. Raise masking_probability, prepare_corpus."
@@ -177,7 +177,7 @@ def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, li
     total, count, right, rows = 0.0, 0, 0, 0
     parts = (piece for step in range(min(limit, len(batches))) for piece in pieces(batches(step), engine))
     for batch in ({k: v.to(engine.device) for k, v in piece.items()} for piece in parts):
-        chosen = batch["labels"] != IGNORED
+        chosen = masked_tokens(batch)
         with engine.autocast():
             head, out = head_at(model, batch, chosen)
             logits = F.linear(*head)

@@ -29,16 +29,14 @@ FOREIGN_HEADS = {  # first bytes of a file -> its format, and how to make rows o
 PAGE_HEADS = (b"<!doctype html", b"<html")
 
 
-def check_file(path: Path) -> None:
+def _check_file(path: Path) -> None:
     """Raise DataError unless the file may hold rows: it exists, is not empty and does not begin as another format."""
     if path.suffix not in SUFFIXES:
         raise DataError(f"expected one of {', '.join(SUFFIXES)}, found {path.name}.")
     if not path.is_file() or path.stat().st_size == 0:
         there = "an empty file" if path.is_file() else "a folder" if path.is_dir() else "no such file"
         raise DataError(f"expected rows in {path}, found {there}.")
-    with naming_the_file(path):
-        foreign = _foreign_format(path)
-    if foreign:
+    if foreign := _foreign_format(path):
         raise DataError(f"expected {path.suffix} rows in {path}, found {foreign[0]}. {foreign[1]}.")
 
 
@@ -69,9 +67,10 @@ def _utf_16(head: bytes) -> tuple[str, str] | None:
 
 
 @contextmanager
-def naming_the_file(path: Path) -> Iterator[None]:
-    """Turn every error inside into a DataError that names the file."""
+def reading(path: Path) -> Iterator[None]:
+    """Check that the file may hold rows, then run the block. Every error becomes a DataError that names the file."""
     try:
+        _check_file(path)
         yield
     except DataError:
         raise
@@ -88,16 +87,8 @@ def _not_utf_8(path: Path, error: UnicodeDecodeError) -> DataError:
     if path.suffix == ".parquet":
         return DataError(f"expected UTF-8 in {path}, found {byte} in a text. Is it whole? Write the column anew as UTF-8.")
     with path.open("rb") as file:
-        line = next((number for number, line in enumerate(file, 1) if not _is_utf_8(line)), 1)
+        line = next((number for number, line in enumerate(file, 1) if line.decode(errors="ignore").encode() != line), 1)
     return DataError(
         f"expected UTF-8 in {path}, found {byte} in line {line}. If it is Latin-1, convert it: "
         "iconv -f latin1 -t utf-8 < FILE > NEW."
     )
-
-
-def _is_utf_8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

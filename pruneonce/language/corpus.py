@@ -67,7 +67,7 @@ def write_packed(
 
 
 def read_blocks(path: Path) -> Dataset:
-    """The blocks as a memory-mapped data set: rows are read from the disk when they are used."""
+    """Return the blocks as a memory-mapped data set: rows are read from the disk when they are used."""
     return Dataset.from_file(str(path)).with_format("numpy")
 
 
@@ -80,9 +80,9 @@ def mask_tokens(
     special: list[int],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """BERT's masking: of the chosen positions, 80 % become [MASK], 10 % a random token, 10 % stay.
+    """Mask tokens as BERT does: of the chosen positions, 80 % become [MASK], 10 % a random token, 10 % stay.
 
-    tokens: int64[batch, length]. Returns inputs and labels of that shape; labels are IGNORED at the other positions.
+    tokens: int64[batch, length]. Return inputs and labels of that shape; labels are IGNORED at the other positions.
     Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1.
     """
     draw = torch.rand(tokens.shape, generator=generator)
@@ -129,7 +129,7 @@ def write_corpus(
 def _texts_of(
     part: str, texts: Iterable[str], banned: Set[int], counts: dict[str, int], *, held_out_ratio: float, seed: int
 ) -> Iterator[str]:
-    """The texts of one part. Adds every text of both parts to `counts`."""
+    """Yield the texts of one part. Adds every text of both parts to `counts`."""
     seen: set[int] = set()
     for text in texts:
         plain = normalized(text)
@@ -144,7 +144,7 @@ def _texts_of(
 
 
 def encode(texts: Iterable[str], tokenizer, *, chunk_characters: int = 1_000_000) -> Iterator[list[int]]:
-    """The token ids of each text, without special tokens. The tokenizer works on all cores, one chunk ahead.
+    """Yield the token ids of each text, without special tokens. The tokenizer works on all cores, one chunk ahead.
 
     chunk_characters: characters, about, that the tokenizer gets at a time; the memory in use depends on this alone.
     """
@@ -159,7 +159,7 @@ def encode(texts: Iterable[str], tokenizer, *, chunk_characters: int = 1_000_000
 
 
 def _chunks(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
-    """The texts in order, in lists. A list ends with the text that brings it to `characters`."""
+    """Yield the texts in order, in lists. A list ends with the text that brings it to `characters`."""
     chunk, size = list[str](), 0
     for text in texts:
         chunk.append(text)
@@ -172,7 +172,7 @@ def _chunks(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
 
 
 def _encoder(tokenizer) -> Callable[[list[str]], list[list[int]]]:
-    """A function from texts to token ids, which cuts no text. A tokenizer in Rust is faster without offsets."""
+    """Return a function from texts to token ids, which cuts no text. A tokenizer in Rust is faster without offsets."""
     if not tokenizer.is_fast:
         return lambda texts: tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     backend = tokenizer.backend_tokenizer
@@ -198,7 +198,7 @@ class MaskedBlocks:
         return self.masked(self.rows(step), mix(self.seed, step))
 
     def __len__(self) -> int:
-        """Batches in one epoch."""
+        """Return the batches in one epoch."""
         return max(1, len(self.blocks) // self.batch_size)
 
     @property
@@ -207,7 +207,7 @@ class MaskedBlocks:
         return self.blocks.column_names
 
     def rows(self, step: int) -> np.ndarray:
-        """The rows of the batch of `step`: a fresh shuffle each epoch, every row at most once an epoch."""
+        """Return the rows of the batch of `step`: a fresh shuffle each epoch, every row at most once an epoch."""
         epoch, position = divmod(step, len(self))
         return self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
 
@@ -215,7 +215,7 @@ class MaskedBlocks:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.blocks))
 
     def masked(self, rows: np.ndarray, seed: int) -> Batch:
-        """The batch of these rows, masked by this seed."""
+        """Return the batch of these rows, masked by this seed."""
         columns = {k: torch.as_tensor(np.asarray(v), dtype=torch.int64) for k, v in self.blocks[rows].items()}
         inputs, labels = mask_tokens(
             columns.pop("tokens"),

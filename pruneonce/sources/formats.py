@@ -59,7 +59,7 @@ def _foreign_format(path: Path) -> tuple[str, str] | None:
 
 
 def _utf_16(head: bytes) -> tuple[str, str] | None:
-    """Latin letters in UTF-16 have a zero byte each, all on one side."""
+    """Return format and advice for Latin letters in UTF-16: each has a zero byte, always on the same side. Else None."""
     for side, order in enumerate(("be", "le")):
         if 5 * head[side::2].count(0) > 2 * len(head) > 4 and not head[1 - side :: 2].count(0):
             return "text in UTF-16", f"Convert it: iconv -f utf-16{order} -t utf-8 < FILE > NEW"
@@ -82,7 +82,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _not_utf_8(path: Path, error: UnicodeDecodeError) -> DataError:
-    """The error of a file that is not UTF-8, with the line of the first wrong byte."""
+    """Return the error of a file that is not UTF-8, with the line of the first wrong byte."""
     byte = f"byte {error.object[error.start]:#04x}"
     if path.suffix == ".parquet":
         return DataError(f"expected UTF-8 in {path}, found {byte} in a text. Is it whole? Write the column anew as UTF-8.")

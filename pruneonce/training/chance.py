@@ -9,7 +9,7 @@ SHUFFLES = 100
 
 
 def scores(task: Task, model: nn.Module, split: str, *, seed: int) -> tuple[float, float]:
-    """The task's metric of a model on a split, and the 95th percentile of it over shuffles of the model's answers.
+    """Return the task's metric of a model on a split, and the 95th percentile of it over shuffles of the model's answers.
 
     A score that is no higher does not show that the model reads the texts. For a model that gives every text the same
     answer, all shuffles have the same score. Tags and spans fit no other text than their own: chance is 0 for them.

@@ -24,7 +24,7 @@ Log = Callable[[int, Mapping[str, float]], None]  # (step, metrics)
 
 
 def adamw(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only: no decay on biases and normalisation, as BERT was trained."""
+    """Return AdamW with weight decay on matrices only: none on biases and normalisation, as BERT was trained."""
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     rest = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     return torch.optim.AdamW(
@@ -117,6 +117,6 @@ def _micro_batches(batch: Batch, engine: Accelerator) -> list[Batch]:
 
 
 def _mean(losses: list[dict[str, Tensor]], engine: Accelerator) -> dict[str, float]:
-    """Mean of every part of the loss over the micro-batches of all processes. Every process returns the same."""
+    """Return the mean of every part of the loss over the micro-batches of all processes. Every process returns the same."""
     total = torch.stack([torch.stack([part.float() for part in parts.values()]) for parts in losses]).mean(0)
     return dict(zip(losses[0], engine.reduce(total, reduction="mean").tolist(), strict=True))

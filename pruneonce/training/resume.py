@@ -34,7 +34,7 @@ class State:
     say: Callable[[str], None]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state by name; weights and buffers are those of the model itself."""
+        """Return the state by name; weights and buffers are those of the model itself."""
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict(keep_vars=True).items()}
         masked = {name: m for name, m in self.model.named_modules() if isinstance(m, MaskedLinear)}
         for name, linear in masked.items():
@@ -82,7 +82,7 @@ class State:
         return step
 
     def _saved(self, path: Path, steps: int) -> dict[str, Tensor]:
-        """The saved state; empty if there is none, or if it was discarded."""
+        """Return the saved state; empty if there is none, or if it was discarded."""
         try:
             return self._read(path, steps)
         except FileNotFoundError:
@@ -101,7 +101,7 @@ class State:
             return {}
 
     def _read(self, path: Path, steps: int) -> dict[str, Tensor]:
-        """A saved state. Raises ValueError, or an error of the library, unless it is whole and of this training."""
+        """Return a saved state. Raises ValueError, or an error of the library, unless it is whole and of this training."""
         if path.is_dir():
             raise ValueError("a folder")
         with safe_open(path, "pt") as file:
@@ -122,7 +122,7 @@ class State:
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and bytes."""
+    """Return the sha256 of names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -51,7 +51,7 @@ class PruningRecipe(Protocol):
 
 
 def of_pruning(recipe: PruningRecipe) -> Callable[[int], float]:
-    """The learning rate of student pruning: step -> rate."""
+    """Return the learning rate of student pruning: step -> rate."""
     shape = {"steps": recipe.steps, "warmup": recipe.warmup_steps}
     ramp = {"begin": recipe.prune_begin_steps, "end": recipe.prune_end_steps, "every": recipe.prune_every_steps}
     if recipe.schedule == "linear":

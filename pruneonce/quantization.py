@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from pruneonce.batch import Batch, inputs
 from pruneonce.engine import is_first_process
 from pruneonce.errors import ModelError
-from pruneonce.sparsity.masks import MaskedLinear, body, lock, mask_linears
+from pruneonce.sparsity import masks
+from pruneonce.sparsity.masks import MaskedLinear, Selection, body
 
 FILE = "quantization.json"  # in the folder of a quantized model
 TINY = 1e-8  # floor of a scale: a fully pruned row has maximum 0, a constant activation range 0
@@ -169,6 +170,15 @@ def quantized_linears(model: nn.Module) -> dict[str, FakeQuantLinear]:
     return {name: m for name, m in body(model).named_modules() if isinstance(m, FakeQuantLinear)}
 
 
+def lock(model: nn.Module, selection: Selection, *, momentum: float, weight_bits: int) -> dict[str, Tensor]:
+    """Replace, in place, every prunable linear by a fake-quantized one with its zeros locked. Returns the pattern.
+
+    selection: of `masks.prunable`. momentum, weight_bits: of `FakeQuantLinear`. The pattern is that of `masks.lock`.
+    """
+    masks.mask_linears(model, selection, partial(FakeQuantLinear, momentum=momentum, weight_bits=weight_bits))
+    return masks.lock(model)
+
+
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Batch], *, engine: Accelerator) -> None:
     """Set the first ranges: the model reads the batches, and the ranges of linears with `observe` move. No weight does.
@@ -229,8 +239,8 @@ def load(model: nn.Module, folder: Path) -> None:
     model: with the weights of `folder`. Raises ModelError if the model in `folder` was not quantized.
     """
     bits, ranges = _read(folder / FILE)
-    mask_linears(model, list(ranges), partial(FakeQuantLinear, weight_bits=bits))
-    lock(model)
+    masks.mask_linears(model, list(ranges), partial(FakeQuantLinear, weight_bits=bits))
+    masks.lock(model)
     for name, linear in quantized_linears(model).items():
         low, high = ranges[name]
         linear.low.fill_(low)

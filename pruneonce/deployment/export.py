@@ -21,7 +21,7 @@ OPSET = 20
 
 def to_onnx(
     model: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     inputs: Sequence[str] = ("input_ids", "attention_mask"),
     outputs: Sequence[str] = ("logits",),
@@ -34,7 +34,7 @@ def to_onnx(
     program = _program(_Logits(model.eval(), outputs).eval(), inputs, outputs, max_length=longest(model))
     rewrite.simplify(program.model)
     program.model.ir_version = oldest_ir_version(program.model.opset_imports)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     program.save(path, external_data=False)
 
 

@@ -24,7 +24,7 @@ from pruneonce.batch import Batch, inputs
 from pruneonce.engine import is_first_process
 from pruneonce.errors import ModelError
 from pruneonce.sparsity import masks
-from pruneonce.sparsity.masks import MaskedLinear, Selection, body
+from pruneonce.sparsity.masks import Layers, MaskedLinear, body
 
 FILE = "quantization.json"  # in the folder of a quantized model
 TINY = 1e-8  # floor of a scale: a fully pruned row has maximum 0, a constant activation range 0
@@ -170,12 +170,12 @@ def quantized_linears(model: nn.Module) -> dict[str, FakeQuantLinear]:
     return {name: m for name, m in body(model).named_modules() if isinstance(m, FakeQuantLinear)}
 
 
-def lock(model: nn.Module, selection: Selection, *, momentum: float, weight_bits: int) -> dict[str, Tensor]:
+def lock(model: nn.Module, layers: Layers, *, momentum: float, weight_bits: int) -> dict[str, Tensor]:
     """Replace, in place, every prunable linear by a fake-quantized one with its zeros locked. Returns the pattern.
 
-    selection: of `masks.prunable`. momentum, weight_bits: of `FakeQuantLinear`. The pattern is that of `masks.lock`.
+    layers: of `masks.prunable`. momentum, weight_bits: of `FakeQuantLinear`. The pattern is that of `masks.lock`.
     """
-    masks.mask_linears(model, selection, partial(FakeQuantLinear, momentum=momentum, weight_bits=weight_bits))
+    masks.mask_linears(model, layers, partial(FakeQuantLinear, momentum=momentum, weight_bits=weight_bits))
     return masks.lock(model)
 
 

@@ -183,7 +183,7 @@ def measure(name: str, folder: Path) -> Row:
     for path in (sparse_path, int8_path):
         inspect.check_zeros(path, {layer: zero.numpy() for layer, zero in built.pattern.items()})
     kernels = audit.Audit(int8_path).kernels(weights)
-    floating = sorted({f"{layer}: {kernel}" for layer, kernel in kernels.items() if not audit.is_integer(kernel)})
+    floating = sorted({f"{layer}: {kernel}" for layer, kernel in kernels.items() if kernel not in audit.INTEGER_KERNELS})
     embeddings.quantize(int8_path)
     return {
         "architecture": name,

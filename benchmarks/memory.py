@@ -52,6 +52,7 @@ def computed(student: BertForMaskedLM, *, rows: int, length: int, read: int, ele
         element=element,
         probabilities=1,
         dropouts=0,
+        teacher=True,
         soft=False,
         hidden=True,
         quantized=False,
@@ -59,7 +60,7 @@ def computed(student: BertForMaskedLM, *, rows: int, length: int, read: int, ele
         accumulates=False,
         processes=1,
     )
-    return step_costs.memory(shape, piece, teacher=True)
+    return step_costs.memory(shape, piece)
 
 
 def step(config: BertConfig, *, rows: int, length: int, checkpointing: bool) -> Row:

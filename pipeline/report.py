@@ -50,7 +50,7 @@ def cells(row: Row) -> dict[str, str]:
 def markdown(title: str, rows: Sequence[Row]) -> str:
     """The page: the table, what its columns mean, and every metric of every task."""
     first = rows[0]
-    lines = [f"# {title}", "", *_table([cells(row) for row in rows])]
+    lines = [f"# {title}", "", *table([cells(row) for row in rows])]
     lines += [
         "",
         "Measured through ONNX Runtime on the whole test split, and after a / on further ones; the interval is Wilson's for",
@@ -68,7 +68,7 @@ def markdown(title: str, rows: Sequence[Row]) -> str:
 
 def every_metric(rows: Sequence[Row]) -> list[str]:
     """All metrics on the test split, as lines of a table, for tasks with more than one metric."""
-    table = [
+    found = [
         {
             "task": row["task"],
             "variant": row["variant"],
@@ -77,10 +77,11 @@ def every_metric(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if len(row["metrics"]) > 1
     ]
-    return [*_table(table), ""] if table else []
+    return [*table(found), ""] if found else []
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The lines of a Markdown table; its header are the keys of the rows."""
     # Not tabulate: it pads every cell to the width of its column, and the page in git has no padding.
     header, *body = [f"| {' | '.join(line)} |" for line in ([*rows[0]], *([*row.values()] for row in rows))]
     return [header, f"|{'---|' * len(rows[0])}", *body]

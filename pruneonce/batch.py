@@ -1,4 +1,4 @@
-"""A batch: what a model reads of it and says of it, its pieces, and the seed of its step."""
+"""A batch: the inputs and the logits of a model, the batch in pieces, and the seed of a step."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,17 +14,17 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # what a model reads
 
 
 def inputs(batch: Batch) -> Batch:
-    """The part of a batch that the model reads; labels and the like are the loss's."""
+    """Return the part of a batch that the model reads. The loss reads the rest, such as labels."""
     return {name: batch[name] for name in INPUTS if name in batch}
 
 
 def logits(out: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """What a model says, as one tensor float[batch, ...]; several outputs are stacked behind the batch."""
+    """Return the logits of a model's output as one tensor, float[batch, ...]; several are stacked behind the batch axis."""
     return out[names[0]] if len(names) == 1 else torch.stack([out[name] for name in names], dim=1)
 
 
 def pieces(batch: Batch, engine: Accelerator) -> list[Batch]:
-    """The batch in equal pieces, up to a row, as small as training computes them: one a process and micro-batch.
+    """Return the batch in pieces as small as in training: one for each process and micro-batch, equal up to a row.
 
     A batch of fewer rows is cut into its rows.
     """
@@ -33,5 +33,5 @@ def pieces(batch: Batch, engine: Accelerator) -> list[Batch]:
 
 
 def mix(seed: int, step: int) -> int:
-    """One seed out of two numbers, well apart for neighbouring steps."""
+    """Return a seed for each step; those of neighbouring steps are far apart."""
     return (seed * 1_000_003 + step * 7_919 + 17) % 2**63

@@ -28,7 +28,8 @@ def main() -> None:
         if words and not words[0].startswith("-") and words[0] not in OWN:
             _run_in_project(words)
         args = _parser().parse_args(words)
-        print(_convert(args.command, args.file, args.out or _beside(args.file, args.ending)))
+        beside = args.file.parent / f"{args.file.stem}{args.ending}"  # with_suffix raises for `.`
+        print(_convert(args.command, args.file, args.out or beside))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,10 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _beside(file: Path, ending: str) -> Path:
-    return file.parent / f"{file.stem}{ending}"  # with_suffix raises for `.`
-
-
 def _convert(command: str, source: Path, target: Path) -> str:
     """Pack or unpack `source` into `target`. Returns one line that names both with their bytes."""
     from pruneonce.deployment import packing, unpacking  # here, for numpy: a project's command does not need it
@@ -65,8 +62,8 @@ def _convert(command: str, source: Path, target: Path) -> str:
 def _run_in_project(words: list[str]) -> NoReturn:
     """Replace this process by the project's own command line.
 
-    Only this folder is tried, not its parents: paths in `words` are relative to it, and code of a folder that somebody else
-    can write, such as /tmp, is not started.
+    Only this folder is tried, not its parents. Paths in `words` are relative to it. A parent such as /tmp may be one that
+    other users can write to: their code is not started.
     Raises PipelineError in any other folder, and where DVC is not installed.
     """
     if not all(file.is_file() for file in PROJECT_FILES):

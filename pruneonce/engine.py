@@ -27,7 +27,7 @@ class Compute(Protocol):
 
 
 def accelerator(compute: Compute, *, micro_batches: int = 1) -> Accelerator:
-    """The engine of a stage: device, mixed precision and processes. Sets torch's threads and seed.
+    """Return the engine of a stage: device, mixed precision and processes. Sets torch's threads and seed.
 
     precision `auto` is bf16 where the hardware multiplies it, else fp32.
     Raises ConfigError if Accelerate is configured for sharded parameters.
@@ -54,16 +54,16 @@ def accelerator(compute: Compute, *, micro_batches: int = 1) -> Accelerator:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bf16 matrices in hardware. Emulated products are slower than fp32."""
+    """Return whether this processor multiplies bf16 matrices in hardware. Emulated products are slower than fp32."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
 def gpu_has_bf16() -> bool:
-    """Whether the GPU multiplies bf16 matrices in hardware."""
+    """Return whether the GPU multiplies bf16 matrices in hardware."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def is_first_process() -> bool:
-    """Whether this process is the only one, or the one of several that writes files."""
+    """Return whether this process is the only one, or the one of several that writes files."""
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from pruneonce.batch import Batch, inputs
 from pruneonce.engine import is_first_process
 from pruneonce.errors import ModelError
-from pruneonce.sparsity.masks import MaskedLinear, body, lock, mask_linears
+from pruneonce.sparsity import masks
+from pruneonce.sparsity.masks import Layers, MaskedLinear, body
 
 FILE = "quantization.json"  # in the folder of a quantized model
 TINY = 1e-8  # floor of a scale: a fully pruned row has maximum 0, a constant activation range 0
@@ -45,25 +46,17 @@ def fake_quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
     return torch.fake_quantize_per_channel_affine(weight, scale, zero_points, 0, -127, 127)
 
 
-@fake_quantize_activation.register_fake
-def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@fake_quantize_weight.register_fake
-def _(weight: Tensor, scale: Tensor) -> Tensor:
-    return torch.empty_like(weight)
-
-
 def _keep_activation(ctx, inputs, output) -> None:
     x, scale, zero_point = inputs
     offset = zero_point.float()
     ctx.save_for_backward((x >= (-0.5 - offset) * scale) & (x <= (255.5 - offset) * scale))
 
 
+fake_quantize_activation.register_fake(lambda x, scale, zero_point: torch.empty_like(x))
 fake_quantize_activation.register_autograd(
     lambda ctx, grad: (grad * ctx.saved_tensors[0], None, None), setup_context=_keep_activation
 )
+fake_quantize_weight.register_fake(lambda weight, scale: torch.empty_like(weight))
 fake_quantize_weight.register_autograd(lambda ctx, grad: (grad, None))
 
 
@@ -91,9 +84,7 @@ def dequantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
     return weight.float() * scale
 
 
-@dequantize_weight.register_fake
-def _(weight: Tensor, scale: Tensor) -> Tensor:
-    return torch.empty_like(weight, dtype=torch.float32)
+dequantize_weight.register_fake(lambda weight, scale: torch.empty_like(weight, dtype=torch.float32))
 
 
 def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,6 +170,15 @@ def quantized_linears(model: nn.Module) -> dict[str, FakeQuantLinear]:
     return {name: m for name, m in body(model).named_modules() if isinstance(m, FakeQuantLinear)}
 
 
+def lock(model: nn.Module, layers: Layers, *, momentum: float, weight_bits: int) -> dict[str, Tensor]:
+    """Replace, in place, every prunable linear by a fake-quantized one with its zeros locked. Returns the pattern.
+
+    layers: of `masks.prunable`. momentum, weight_bits: of `FakeQuantLinear`. The pattern is that of `masks.lock`.
+    """
+    masks.mask_linears(model, layers, partial(FakeQuantLinear, momentum=momentum, weight_bits=weight_bits))
+    return masks.lock(model)
+
+
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Batch], *, engine: Accelerator) -> None:
     """Set the first ranges: the model reads the batches, and the ranges of linears with `observe` move. No weight does.
@@ -218,13 +218,19 @@ def save(linears: Mapping[str, FakeQuantLinear], folder: Path) -> None:
 
     linears: of `quantized_linears`; these are the pruned layers. Of several processes the first one writes.
     transformers would drop the ranges silently from the file of the weights.
+    Raises ModelError if there are no linears, or linears of 7 and of 8 bits.
     """
     if not is_first_process():
         return
-    (bits,) = {linear.weight_bits for linear in linears.values()}
+    bits = {linear.weight_bits for linear in linears.values()}
+    if len(bits) != 1:
+        raise ModelError(
+            f"expected fake-quantized linears of one number of bits, found {sorted(bits) or 'no such linear'}. Call "
+            "`quantized_linears` before `bake`, which puts plain linears back."
+        )
     ranges = {name: [float(linear.low), float(linear.high)] for name, linear in linears.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps({"weight_bits": bits, "ranges": ranges}, indent=1) + "\n")
+    (folder / FILE).write_text(json.dumps({"weight_bits": bits.pop(), "ranges": ranges}, indent=1) + "\n")
 
 
 def load(model: nn.Module, folder: Path) -> None:
@@ -233,8 +239,8 @@ def load(model: nn.Module, folder: Path) -> None:
     model: with the weights of `folder`. Raises ModelError if the model in `folder` was not quantized.
     """
     bits, ranges = _read(folder / FILE)
-    mask_linears(model, list(ranges), partial(FakeQuantLinear, weight_bits=bits))
-    lock(model)
+    masks.mask_linears(model, list(ranges), partial(FakeQuantLinear, weight_bits=bits))
+    masks.lock(model)
     for name, linear in quantized_linears(model).items():
         low, high = ranges[name]
         linear.low.fill_(low)
@@ -251,6 +257,8 @@ def _read(path: Path) -> tuple[int, dict[str, tuple[float, float]]]:
         bits, ranges = found["weight_bits"], {name: (low, high) for name, (low, high) in found["ranges"].items()}
         if bits not in (7, 8):
             raise ValueError(f"weight_bits {bits}, not 7 or 8")
+        if not ranges:
+            raise ValueError("no layer")
         if empty := [name for name, (low, high) in ranges.items() if not -math.inf < low <= high < math.inf]:
             raise ValueError(f"no range of numbers for {empty[0]}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -7,7 +7,7 @@ Memory. See `memory`. The tests count the bytes of every live tensor in real ste
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    PretrainedConfig,
     PreTrainedModel,
 )
 
@@ -57,27 +58,37 @@ class ForwardFlops:
     head: float  # of each position whose logits a loss reads
 
 
-def build(facts: Mapping[str, Any], *, next_sentence: bool = False) -> PreTrainedModel:
+def build(facts: Mapping[str, Any]) -> PreTrainedModel:
     """The masked LM of a configuration's facts (`model_type`, `hidden_size`, ...) on the meta device: it takes no memory.
 
-    next_sentence: with the head, and so the pooler, for a corpus of segment pairs.
-    Raises ModelError if transformers knows no such model or cannot build it, or the model has no such head.
+    Raises ModelError if transformers knows no such model, or cannot build it.
     """
+    return _build(facts, lambda config: AutoModelForMaskedLM)
+
+
+def build_for_pairs(facts: Mapping[str, Any]) -> PreTrainedModel:
+    """As `build`, with the next-sentence head, and so the pooler, for a corpus of segment pairs.
+
+    Raises ModelError also if the model has no such head.
+    """
+    known = MODEL_FOR_PRETRAINING_MAPPING  # ModernBERT is not in it
+    model = _build(facts, lambda config: AutoModelForPreTraining if type(config) in known else AutoModelForMaskedLM)
+    checkpoint.check_columns(model, segments.schema(1).names)
+    return model
+
+
+def _build(facts: Mapping[str, Any], auto_class: Callable[[PretrainedConfig], Any]) -> PreTrainedModel:
+    """The model on the meta device. auto_class: transformers' Auto class for its configuration. Raises ModelError."""
     _check_bounds(facts)
     try:
         config = AutoConfig.for_model(**facts)
         configuration.check_sizes(config, "the facts of the model")
         with torch.device("meta"):
-            all_heads = next_sentence and type(config) in MODEL_FOR_PRETRAINING_MAPPING  # ModernBERT is not
-            architecture = AutoModelForPreTraining if all_heads else AutoModelForMaskedLM
-            model = architecture.from_config(config, attn_implementation="eager", trust_remote_code=False)
+            return auto_class(config).from_config(config, attn_implementation="eager", trust_remote_code=False)
     except Exception as error:  # transformers checks some sizes; others fail where they are first used
         raise ModelError(
             f"expected the configuration of a masked LM, found {dict(facts)}: {type(error).__name__}: {error}"
         ) from None
-    if next_sentence:
-        checkpoint.check_columns(model, segments.schema(1).names)
-    return model
 
 
 def _check_bounds(facts: Mapping[str, Any]) -> None:
@@ -149,6 +160,7 @@ class Piece:
     element: int  # bytes: 2 in bf16, 4 in fp32
     probabilities: int  # copies of attention's probabilities: 0 with a fused kernel, 1 eager, 3 eager with dropout
     dropouts: int  # copies of float[tokens, hidden] that a layer keeps for dropout: 2 with dropout, else 0
+    teacher: bool  # its weights are in memory
     soft: bool  # the teacher's logits at the same positions
     hidden: bool  # hidden states of student and teacher are compared
     quantized: bool  # inputs and weights are fake-quantized
@@ -166,7 +178,7 @@ def tile(device: str) -> int:
     return TILE if device == "cpu" else PIECE
 
 
-def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
+def memory(s: Shape, p: Piece) -> dict[str, float]:
     """Bytes of a training step by part, and their `peak`. Weights, moments and gradients are fp32.
 
     model       weights, two moments of Adam, masks, and the teacher's weights
@@ -179,7 +191,7 @@ def memory(s: Shape, p: Piece, *, teacher: bool) -> dict[str, float]:
     Not counted: biases, statistics of normalisations, fragmentation, the allocator's reserve, libraries' workspaces.
     With dropout it is an upper bound on a GPU, whose mask has 1 byte an element. A CPU's has `element` bytes.
     """
-    model = 12 * s.parameters + s.prunable + (4 * s.parameters if teacher else 0)
+    model = 12 * s.parameters + s.prunable + (4 * s.parameters if p.teacher else 0)
     gradients = 4 * s.parameters * (1 if p.processes == 1 else 2)
     layer = _layer_bytes(s, p)
     layers = (4 * p.tokens * s.hidden if p.checkpointing else layer) * s.layers + _edge_bytes(s, p)
@@ -233,17 +245,18 @@ def _cast_bytes(s: Shape, p: Piece) -> int:
 
 
 def _loss_bytes(s: Shape, p: Piece) -> float:
-    """The loss over the vocabulary: logits, features and a cast weight of each side, the gradient, the walk over tiles.
+    """The loss over the vocabulary: logits, features and a cast weight of each side, the gradient, the tiles in work.
 
-    The walk holds tiles in fp32: logits, their quotients by the temperature, two softmaxes, the gradient, now and before.
-    After it there is the product that is added to the gradient of the last linear.
+    Logits become a gradient tile by tile. In fp32 there are tiles of logits, of their quotients by the temperature, of two
+    softmaxes, and of the gradient, now and before. At the end there is the product that is added to the gradient of the
+    last linear.
     """
     sides = 2 if p.soft else 1  # student and teacher
     one_side = (min(p.read, PIECE) * s.vocabulary + p.read * s.hidden) * p.element + _cast_bytes(s, p)
     one_tile = 4 * min(p.read, p.tile) * s.vocabulary
-    walk = (8 if p.soft else 5) * one_tile
+    tiles = (8 if p.soft else 5) * one_tile
     product = _vocabulary_bytes(s, p, element=p.element) + sides * one_tile
-    return _vocabulary_bytes(s, p, element=4) + sides * one_side + max(walk, product)
+    return _vocabulary_bytes(s, p, element=4) + sides * one_side + max(tiles, product)
 
 
 def file_bytes(s: Shape) -> dict[str, float]:

@@ -3,10 +3,11 @@
 reads   dense_onnx, sparse_onnx, int8_onnx   the files                export
         splits     the test splits; no other stage reads them         prepare_task
         tokenizer_folder   a task model, for padding                  teach_task
-writes  latency    median and p95 at batch 1, and the time by operator. Not a function of deps and params, hence apart
+writes  latency    median and p95 at batch 1, and the time by operator; in its own file, because it differs between runs
 """
 
 import json
+from functools import partial
 
 from pipeline.params.sections import Common, Evaluate
 from pipeline.stage import Dep, Item, Metrics, Record, main
@@ -54,8 +55,8 @@ def run(
     text = latency_batch(tests["test"], tokenizer, tokens=p.latency_tokens)
     calls = measurements.latencies_ms(sessions, text, warmup_runs=p.warmup_runs, runs=p.latency_runs)
     settings = {"tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs}
-    operators = {v: measurements.operator_times(path, text, threads=p.threads, runs=15) for v, path in files.items()}
-    times = {v: {**calls[v], **settings, "operators_ms": operators[v]} for v in files}
+    operator_times = partial(measurements.operator_times, batch=text, threads=p.threads, runs=p.operator_runs)
+    times = {v: {**calls[v], **settings, "operators_ms": operator_times(path)} for v, path in files.items()}
     latency.write_text(json.dumps(times, indent=2, sort_keys=True) + "\n")
     return metrics
 

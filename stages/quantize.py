@@ -10,8 +10,6 @@ source  Zafrir et al. 2021, arXiv:2111.05754, "quantization-aware training"
 With 0 epochs it is post-training quantization: calibrated, not trained. Its score is measured in any case.
 """
 
-from functools import partial
-
 from pipeline.history import Log
 from pipeline.params.sections import Common, Quantize
 from pipeline.stage import Dep, Item, Metrics, Out, Record, launch
@@ -40,12 +38,10 @@ def run(
     teacher = task.teacher(teacher_folder, attention=common.attention)
     start_folder = {"sparse": sparse_folder, "dense": teacher_folder}[p.start]
     student = task.model(start_folder, attention=common.attention, dropout=p.dropout)
-    fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
-    masks.mask_linears(student, checkpoint.load_pruned(sparse_folder), fake_quant)
-    pattern = masks.lock(student)
+    pruned = checkpoint.load_pruned(sparse_folder)
+    pattern = quantization.lock(student, pruned, momentum=p.range_momentum, weight_bits=p.weight_bits)
     batches = task.batches(p, seed=common.seed)
     steps = batches.steps(p.epochs)
-    ratios = {"begin_ratio": p.begin_ratio, "freeze_ranges_ratio": p.freeze_ranges_ratio}
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
     quantization.freeze(student)  # for this score; the training moves ranges again
     calibrated_score = task.score(student, "validation")
@@ -56,7 +52,9 @@ def run(
         batches,
         recipe=p,
         steps=steps,
-        before_step=quantization.before_step(student, steps=steps, **ratios),
+        before_step=quantization.before_step(
+            student, steps=steps, begin_ratio=p.begin_ratio, freeze_ranges_ratio=p.freeze_ranges_ratio
+        ),
         log=log,
         name=f"quantize {item}",
         checkpoint=log.scratch / "state.safetensors",

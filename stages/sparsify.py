@@ -27,6 +27,7 @@ def run(
     p = sparsify
     engine = accelerator(common, micro_batches=p.micro_batches)
     tokenizer = checkpoint.load_tokenizer(teacher_folder)
+    # seed + 1: another order and other masks than the teacher learned from in `prepare_teacher`.
     train, held_out = masked_lm.read_batches(tokens, tokenizer, p, train_seed=common.seed + 1, held_out_seed=common.seed)
     load = partial(checkpoint.load_masked_lm, teacher_folder, attention=common.attention, columns=train.columns)
     teacher = load(dropout=0.0).eval().requires_grad_(False).to(engine.device)

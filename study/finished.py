@@ -3,11 +3,14 @@
 import hashlib
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
-def finish(part: Path, path: Path) -> None:
-    """Rename `part`, a complete file or folder, to `path`. The checksum is written first, so a kill loses both or none."""
+def finish(path: Path, write: Callable[[Path], object]) -> None:
+    """Make `path` by `write`, which gets another name to write a file or folder to. After a kill, `path` is not finished."""
+    part = path.with_name(f"{path.name}.finish.part")
+    write(part)
     _checksum_file(path).write_text(_sha256(part))
     part.rename(path)
 

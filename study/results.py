@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pipeline import report
 from study.comparison import Row, Verdict, spread
 
-COLUMNS = ("learning rate", "encoder MB", "smaller", "task steps", "steps paid once")
 NOTES = """\
 Test scores in PyTorch: mean over {seeds} seeds ± half of the distance between the best and the worst. Learning rate: by
 task, the best on validation of {rates}, first seed. Every variant begins with the head of the
@@ -25,18 +25,23 @@ the number of tasks. A comparison holds, or is reversed, where the means differ 
 
 def markdown(title: str, table: Sequence[Row], verdicts: Sequence[Verdict], notes: str) -> str:
     """The table in the shape of the paper's Table 1, the verdicts on each claim, and the notes on the columns."""
-    tasks = list(table[0].scores)
-    header = ["variant", "sparsity", *tasks, *COLUMNS]
-    lines = [f"# {title}", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {' | '.join(_cells(row, tasks))} |" for row in table]
-    return "\n".join([*lines, "", *summary(verdicts), "", notes])
+    lines = report.table([_cells(row) for row in table])
+    return "\n".join([f"# {title}", "", *lines, "", *summary(verdicts), "", notes])
 
 
-def _cells(row: Row, tasks: Sequence[str]) -> list[str]:
-    scores = [f"{fmean(row.scores[task]):.2%} ± {100 * spread(row.scores[task]):.2f}" for task in tasks]
-    rates, steps = (" / ".join(f"{by_task[task]:g}" for task in tasks) for by_task in (row.learning_rates, row.steps))
-    size = [f"{row.encoder_bytes / 1e6:.2f}", f"{row.times_smaller:.1f} x"]
-    return [row.variant, f"{row.sparsity:.0%}", *scores, rates, *size, steps, str(row.once_steps)]
+def _cells(row: Row) -> dict[str, str]:
+    """A row of the Markdown table: column -> text."""
+    scores = {task: f"{fmean(scores):.2%} ± {100 * spread(scores):.2f}" for task, scores in row.scores.items()}
+    return {
+        "variant": row.variant,
+        "sparsity": f"{row.sparsity:.0%}",
+        **scores,
+        "learning rate": " / ".join(f"{rate:g}" for rate in row.learning_rates.values()),
+        "encoder MB": f"{row.encoder_bytes / 1e6:.2f}",
+        "smaller": f"{row.times_smaller:.1f} x",
+        "task steps": " / ".join(f"{steps:g}" for steps in row.steps.values()),
+        "steps paid once": str(row.once_steps),
+    }
 
 
 def summary(verdicts: Sequence[Verdict]) -> Iterator[str]:

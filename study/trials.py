@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.history import Log
-from pipeline.params.sections import Distillation, Distilled, Finetune, Quantize
+from pipeline.params.sections import Distillation, Finetune, Quantize
 from pipeline.params.study import Variant
 from pruneonce import quantization
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
 from pruneonce.sparsity.criterion import Calibration
 from pruneonce.sparsity.gradual import GradualPruning
-from pruneonce.tasks.batches import Batches
 from pruneonce.training.task import Task, distilled_loss, hard_loss
 from study import finished
 
@@ -80,70 +79,51 @@ class Trials:
 
         Raises PatternBroken unless it has the sparsity of the schedule, and every zero that it began with.
         """
-        name = f"{p.learning_rate:g}-{seed}"
+        task, d, name = self.task, p.distillation, f"{p.learning_rate:g}-{seed}"
         folder = self.log.scratch / name
         if finished.is_finished(folder):
             return folder
-        student = self.task.student(start_folder, self.teacher, attention=self.attention, dropout=p.dropout)
+        student = task.student(start_folder, self.teacher, attention=self.attention, dropout=p.dropout)
         zeros = masks.zeros(student, schedule.prunable)
-        batches = self.task.batches(p, seed=seed)
-        calibration = Calibration(sample=batches, batches=0, engine=self.task.engine)  # magnitude reads no batch
+        batches = task.batches(p, seed=seed)
+        calibration = Calibration(sample=batches, batches=0, engine=task.engine)  # magnitude reads no batch
         gradual = GradualPruning(student, schedule, calibration)
-        options: dict[str, Any] = {}
+        options = self._options(name)
         if pruning == "once":
             masks.lock(student)
         elif pruning != "none":
             options["before_step"] = gradual.before_step
-        self._train(student, batches, recipe=p, steps=steps, name=name, **options)
+        loss = distilled_loss(task.kind, self.teacher, d) if d.soft_weight else hard_loss(task.kind)
+        task.fit(student, batches, loss, recipe=p, steps=steps, **options)
         masks.check_pattern(zeros, gradual.finish())
-        part = folder.with_name(f"{name}.model.part")  # not with_suffix: there is a point in the rate
-        checkpoint.save(student, self.task.tokenizer, part)
-        finished.finish(part, folder)
-        self._state(name).unlink(missing_ok=True)
+        finished.finish(folder, partial(checkpoint.save, student, task.tokenizer))
+        options["checkpoint"].unlink(missing_ok=True)
         return folder
 
     def int8_score(self, folder: Path, pruned: list[str], p: Quantize, *, seed: int) -> float:
         """Test score of the model in `folder` after quantization-aware training with its zeros locked."""
-        file, name = folder.with_name(f"{folder.name}.json"), f"int8-{seed}"
+        task, file = self.task, folder.with_name(f"{folder.name}.json")
         if finished.is_finished(file):
             return json.loads(file.read_text())
-        student = self.task.model(folder, attention=self.attention, dropout=p.dropout)
-        fake_quant = partial(quantization.FakeQuantLinear, momentum=p.range_momentum, weight_bits=p.weight_bits)
-        masks.mask_linears(student, pruned, fake_quant)
-        masks.lock(student)
-        batches = self.task.batches(p, seed=seed)
+        student = task.model(folder, attention=self.attention, dropout=p.dropout)
+        quantization.lock(student, pruned, momentum=p.range_momentum, weight_bits=p.weight_bits)
+        batches = task.batches(p, seed=seed)
         steps = batches.steps(p.epochs)
-        quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=self.task.engine)
+        quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=task.engine)
         ratios = {"begin_ratio": p.begin_ratio, "freeze_ranges_ratio": p.freeze_ranges_ratio}
-        before_step = quantization.before_step(student, steps=steps, **ratios)
-        self._train(student, batches, recipe=p, steps=steps, name=name, before_step=before_step)
+        options = self._options(f"int8-{seed}")
+        options["before_step"] = quantization.before_step(student, steps=steps, **ratios)
+        task.distil(student, self.teacher, batches, recipe=p, steps=steps, **options)
         quantization.freeze(student)
-        score = self.task.score(student, "test")
-        part = file.with_name(f"{file.name}.part")
-        part.write_text(json.dumps(score))
-        finished.finish(part, file)
-        self._state(name).unlink(missing_ok=True)
+        score = task.score(student, "test")
+        finished.finish(file, lambda part: part.write_text(json.dumps(score)))
+        options["checkpoint"].unlink(missing_ok=True)
         return score
 
-    def _train(self, student: Any, batches: Batches, *, recipe: Distilled, name: str, **options: Any) -> None:
-        """Train, with `name` before the name of every metric. options: further keywords of `Task.fit`.
-
-        Where the labels alone have a weight, the teacher is not run, and that weight is 1.
-        """
-        d = recipe.distillation
-        labels_alone = d.soft_weight == d.hidden_weight == d.attention_weight == 0
-        kind = self.task.kind
-        self.task.fit(
-            student,
-            batches,
-            hard_loss(kind) if labels_alone else distilled_loss(kind, self.teacher, d),
-            recipe=recipe,
-            log=lambda step, metrics: self.log(step, {f"{name}/{key}": value for key, value in metrics.items()}),
-            name=f"{self.name} {name}",
-            checkpoint=self._state(name),
-            **options,
-        )
-
-    def _state(self, name: str) -> Path:
-        """The file that a stopped training resumes from."""
-        return self.log.scratch / f"{name}.safetensors"
+    def _options(self, name: str) -> dict[str, Any]:
+        """Keywords of `Task.fit` for one model. `name` stands before the name of every metric."""
+        return {
+            "log": lambda step, metrics: self.log(step, {f"{name}/{key}": value for key, value in metrics.items()}),
+            "name": f"{self.name} {name}",
+            "checkpoint": self.log.scratch / f"{name}.safetensors",
+        }

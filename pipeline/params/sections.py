@@ -276,6 +276,7 @@ class Evaluate(Section):
     latency_tokens: Annotated[int, Field(ge=4)]  # tokens of one call while latency is measured; its batch is 1
     warmup_runs: Runs  # calls before latency is measured
     latency_runs: Annotated[int, Field(ge=10)]  # calls whose latency is measured
+    operator_runs: Count  # calls whose time is measured by operator, after as many to warm up
     resamples: Annotated[int, Field(ge=40)]  # of the bootstrap: it gives the intervals of all metrics but accuracy
 
 

@@ -143,6 +143,7 @@ def _work(name: str, section: Any, common: Common, model: Model, gpus: int, *, s
         element=4 if common.precision == "fp32" else 2,
         probabilities=(3 if drops else 1) if eager else 0,
         dropouts=2 if drops else 0,
+        teacher=losses is not None,
         soft=soft,
         hidden=losses is not None and losses.hidden_weight > 0,
         quantized=isinstance(section, Quantize),
@@ -159,6 +160,6 @@ def _work(name: str, section: Any, common: Common, model: Model, gpus: int, *, s
         flops=steps * flops,
         rows=rows,
         length=length,
-        memory=step_costs.memory(model.shape, piece, teacher=losses is not None),
+        memory=step_costs.memory(model.shape, piece),
         uneven=batch % pieces != 0,
     )

@@ -53,8 +53,9 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
 def _built(p: Params) -> tuple[Model, list[matrices.Matrices]]:
     """The model, without its weights, and its matrices. Raises ModelError, which names the source of the configuration."""
     facts = inventory.source(p.common.model, p).facts()
+    build = step_costs.build_for_pairs if p.prepare_corpus.next_sentence else step_costs.build
     try:
-        model = step_costs.build(facts, next_sentence=p.prepare_corpus.next_sentence)
+        model = build(facts)
         shape = step_costs.shape(model, masks.prunable(model, p.sparsify.prunable))
     except ModelError as error:
         raise ModelError(f"config.json of source {p.common.model!r}: {error}") from None
@@ -137,6 +138,8 @@ def _training(work: Sequence[Work], rate: Rate) -> Iterator[str]:
     yield from _table(rows)
     yield "Tokens: an upper bound, with every row at its full length."
     yield "Rows x tokens: on one device at a time. Memory: the peak of one device."
+    if any(math.isnan(w.flops) for w in work):
+        yield "FLOPs: not known. This model's code reads values of its input, and the plan has none."
     most = max(work, key=lambda w: w.memory["peak"])
     parts = ", ".join(f"{key} {_bytes(value)}" for key, value in most.memory.items() if key != "peak")
     yield f"Parts of the highest peak, {most.name}, not all at once:"
@@ -195,9 +198,9 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _si(value: float) -> str:
-    """Three digits and a prefix: 1.31e10 -> "13.1 G"; "?" for nan."""
+    """Three digits and a prefix: 1.31e10 -> "13.1 G"; nothing for nan."""
     if math.isnan(value):
-        return "?"
+        return ""
     for prefix, size in (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             digits = value / size

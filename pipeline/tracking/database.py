@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pruneonce.errors import TrackerUnreachable
+from pruneonce.files import sync
 
 WAIT_SECONDS = 5.0  # for another process that holds the file
 MAKING_SECONDS = 300.0  # for another process that makes the file: a busy machine needs a minute
@@ -41,11 +42,11 @@ def ensure(file: Path, make: Callable[[Path], None]) -> None:
         _remove(part)  # of a process that was killed
         try:
             make(part)
-            _sync(part)
+            sync(part)
             for ending in BESIDE:  # a log of a file that is gone would be played into the new one
                 Path(f"{file}{ending}").unlink(missing_ok=True)
             part.replace(file)
-            _sync(file.parent)
+            sync(file.parent)
         finally:
             _remove(part)
 
@@ -53,14 +54,6 @@ def ensure(file: Path, make: Callable[[Path], None]) -> None:
 def _remove(part: Path) -> None:
     for ending in ("", *BESIDE):
         Path(f"{part}{ending}").unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def tables(file: Path) -> set[str]:

@@ -1,7 +1,7 @@
 """Audit of an ONNX file's kernels: which one multiplies each weight in ONNX Runtime, and which products stay float."""
 
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from pruneonce.deployment import runtime
-from pruneonce.deployment.inspect import content, matrix_contents
+from pruneonce.deployment.inspect import content, matrix_readers
 from pruneonce.errors import ExportError
 
 INTEGER_KERNELS = (
@@ -32,19 +32,11 @@ class Audit:
     def kernels(self, weights: Mapping[str, np.ndarray]) -> dict[str, str]:
         """Layer name -> op type of the node that reads its weight, or "not found".
 
-        Weights are found by content, because names do not survive fusion. Several op types are joined:
-        "MatMul + MatMulIntegerToFloat".
+        Several op types are joined: "MatMul + MatMulIntegerToFloat".
         """
-        matrices = matrix_contents(self.graph)
-        readers = defaultdict(set)
-        for node in self.graph.node:
-            for name in node.input:
-                if name in matrices:
-                    readers[matrices[name]].add(node.op_type)
-        return {
-            layer: " + ".join(sorted(readers[content(w)] | readers[content(w.T)])) or "not found"
-            for layer, w in weights.items()
-        }
+        readers = matrix_readers(self.graph)
+        found = {layer: readers.get(content(w), []) + readers.get(content(w.T), []) for layer, w in weights.items()}
+        return {layer: " + ".join(sorted({node.op_type for node, _ in r})) or "not found" for layer, r in found.items()}
 
     def operators(self) -> dict[str, int]:
         """Op type -> number of its nodes."""
@@ -73,13 +65,8 @@ def optimised(path: Path) -> onnx.ModelProto:
         return onnx.load(saved)
 
 
-def is_integer(kernel: str) -> bool:
-    """Whether an op type of the optimised graph multiplies integers."""
-    return kernel in INTEGER_KERNELS
-
-
 def check_integer(kernels: Mapping[str, str]) -> None:
     """Raises ExportError, by name, for every layer whose product ONNX Runtime does not run on integers."""
-    floats = {layer: kernel for layer, kernel in kernels.items() if not is_integer(kernel)}
+    floats = {layer: kernel for layer, kernel in kernels.items() if kernel not in INTEGER_KERNELS}
     if floats:
         raise ExportError(f"expected an integer kernel for every quantized linear, found {floats}.")

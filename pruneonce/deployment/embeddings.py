@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-TINY = 1e-8  # floor of a scale: a column of zeros
+TINY = 1e-8  # floor of a scale, for a column of zeros
 
 
 def quantize(path: Path) -> dict[str, float]:

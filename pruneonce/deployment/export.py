@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pruneonce import quantization
 from pruneonce.deployment import rewrite
-from pruneonce.errors import ExportError
 from pruneonce.models.configuration import longest
 
 OPSET = 20
@@ -22,7 +21,7 @@ OPSET = 20
 
 def to_onnx(
     model: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     inputs: Sequence[str] = ("input_ids", "attention_mask"),
     outputs: Sequence[str] = ("logits",),
@@ -35,7 +34,7 @@ def to_onnx(
     program = _program(_Logits(model.eval(), outputs).eval(), inputs, outputs, max_length=longest(model))
     rewrite.simplify(program.model)
     program.model.ir_version = oldest_ir_version(program.model.opset_imports)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     program.save(path, external_data=False)
 
 
@@ -72,8 +71,7 @@ def _program(
             optimize=True,
             verbose=False,
         )
-    if program is None:
-        raise ExportError("expected a program from the exporter, found none.")
+    assert program is not None  # only the exporter without `dynamo` returns None
     return program
 
 

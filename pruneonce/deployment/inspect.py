@@ -1,6 +1,7 @@
 """The prunable weights that an ONNX file stores: their values, their zeros, whether the sparsity pattern holds."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pruneonce.errors import PatternBroken
 PRUNABLE = "pruneonce.prunable"  # key in the file's metadata: layer -> orientation of its weight, "out,in" or "in,out"
 
 Content = tuple[str, tuple[int, ...], bytes]
+Readers = dict[Content, list[tuple[onnx.NodeProto, int]]]  # content of a matrix -> (node, index of its input)
 
 
 def content(array: np.ndarray) -> Content:
@@ -21,9 +23,15 @@ def content(array: np.ndarray) -> Content:
     return array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes()
 
 
-def matrix_contents(graph: onnx.GraphProto) -> dict[str, Content]:
-    """Initializer -> its content, for every initializer of two axes."""
-    return {t.name: content(numpy_helper.to_array(t)) for t in graph.initializer if len(t.dims) == 2}
+def matrix_readers(graph: onnx.GraphProto) -> Readers:
+    """The nodes that read each stored matrix. Its content stands for it, because names do not survive an export."""
+    contents = {t.name: content(numpy_helper.to_array(t)) for t in graph.initializer if len(t.dims) == 2}
+    readers = defaultdict(list)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in contents:
+                readers[contents[name]].append((node, i))
+    return dict(readers)
 
 
 def prunable_weights(path: Path) -> dict[str, np.ndarray]:

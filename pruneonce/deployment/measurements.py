@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+import timeit
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -52,12 +53,8 @@ def latencies_ms(
 
 
 def _calls_ms(running: InferenceSession, inputs: dict[str, np.ndarray], calls: int) -> list[float]:
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        running.run(None, inputs)
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
+    seconds = timeit.repeat(lambda: running.run(None, inputs), timer=time.perf_counter, repeat=calls, number=1)
+    return [1e3 * value for value in seconds]
 
 
 def operator_times(path: Path, batch: Batch, *, threads: int, runs: int) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pruneonce.errors import PackError
 
 LIMIT = 1 << 31  # bytes of an ONNX file: protobuf allows no more
 NAME_BYTES = 1 << 10  # of a tensor's name, for messages
+FIXED_BYTES = {1: 8, 5: 4}  # wire type -> bytes of a number of fixed size
 
 # Protobuf numbers of ONNX's fields: from the model to the tensors, and in a tensor.
 GRAPH, INITIALIZER = 7, 5
@@ -34,11 +35,10 @@ def tensors(file: BinaryIO) -> Iterator[Span]:
     stop, graphs = file.seek(0, os.SEEK_END), 0
     if stop > LIMIT:
         raise PackError(f"expected an ONNX file, found {stop} bytes: none has more than {LIMIT}.")
-    for field, start, end in _fields(file, 0, stop):
+    for field, *graph in _fields(file, 0, stop):
         if field == GRAPH:
             graphs += 1
-            inside = _fields(file, start, end)
-            yield from (span for field, *at in inside if field == INITIALIZER for span in _tensor(file, *at))
+            yield from (span for field, *at in _fields(file, *graph) if field == INITIALIZER for span in _tensor(file, *at))
     if not graphs:
         raise PackError("expected an ONNX file, found one without a graph.")
 
@@ -64,22 +64,15 @@ def _fields(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, i
     """(number, start, stop) of the value of every protobuf field in file[start:stop]."""
     while start < stop:
         file.seek(start)
-        key = _varint(file)
-        number, wire = key >> 3, key & 7
+        number, wire = divmod(_varint(file), 8)
+        length = _varint(file) if wire == 2 else FIXED_BYTES.get(wire)
         begin = file.tell()
         if wire == 0:
             _varint(file)
-            start = file.tell()
-        elif wire == 2:
-            length = _varint(file)
-            begin = file.tell()
-            start = begin + length
-        elif wire in (1, 5):
-            start = begin + (8 if wire == 1 else 4)
-        else:
-            raise PackError(f"expected an ONNX file, found no protobuf at byte {begin}.")
-        if start > stop or not number:
+            length = file.tell() - begin
+        if length is None or begin + length > stop or not number:
             raise PackError(f"expected an ONNX file, found no protobuf, or not all of it, at byte {begin}.")
+        start = begin + length
         yield number, begin, start
 
 

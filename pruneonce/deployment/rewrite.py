@@ -22,7 +22,6 @@ def simplify(model: ir.Model) -> None:
 
 def _fix_shapes(graph: ir.Graph) -> None:
     """Give every Reshape a constant shape instead of a computed one: 0 copies the axis of the input."""
-    shapes: dict[tuple[int, ...], ir.Value] = {}
     for node in graph:
         if node.op_type != "Reshape" or node.inputs[0] is None:
             continue
@@ -30,9 +29,10 @@ def _fix_shapes(graph: ir.Graph) -> None:
         sizes = [_size(size, before[i] if i < len(before) else None) for i, size in enumerate(after)]
         known = tuple(size for size in sizes if size is not None)
         if known and len(known) == len(sizes):
-            if known not in shapes:
-                shapes[known] = _constant(graph, "shape_" + "_".join(map(str, known)), np.array(known, np.int64))
-            node.replace_input_with(1, shapes[known])
+            name = "shape_" + "_".join(map(str, known))
+            if name not in graph.initializers:
+                graph.register_initializer(ir.val(name, const_value=ir.tensor(np.array(known, np.int64), name=name)))
+            node.replace_input_with(1, graph.initializers[name])
             node.attributes.pop("allowzero", None)
 
 
@@ -43,18 +43,11 @@ def _size(after: int | ir.SymbolicDim, before: int | ir.SymbolicDim | None) -> i
     return 0 if after.value is not None and after == before else None
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
-    graph.register_initializer(value)
-    return value
-
-
 def _sum_terms(graph: ir.Graph) -> None:
     """Replace the Adds before a LayerNormalization or a Gelu by one Sum of all terms, in the same order."""
     for node in list(graph):
-        total = node.inputs[0].producer() if node.op_type in ("LayerNormalization", "Gelu") and node.inputs[0] else None
-        if total is not None and total.op_type == "Add" and len(total.outputs[0].uses()) == 1:
+        total = _producer(node.inputs[0], "Add") if node.op_type in ("LayerNormalization", "Gelu") else None
+        if total and len(total.outputs[0].uses()) == 1:
             joined = ir.node("Sum", _terms(total))
             joined.outputs[0].shape, joined.outputs[0].type = total.outputs[0].shape, total.outputs[0].type
             graph.insert_before(node, joined)
@@ -69,16 +62,16 @@ def _sum_biases(graph: ir.Graph) -> None:
     """
     for node in graph:
         product = next((i.producer() for i in node.inputs if i and i.producer()), None) if node.op_type == "Add" else None
-        if product is None or product.op_type != "MatMul" or not _is_dequantized(product.inputs[1]):
-            continue
-        shape = product.outputs[0].shape
-        if shape is not None and (len(shape) == 2 or shape.is_static()):
-            node.op_type = "Sum"
+        if product and product.op_type == "MatMul" and _producer(product.inputs[1], "DequantizeLinear"):
+            shape = product.outputs[0].shape
+            if shape is not None and (len(shape) == 2 or shape.is_static()):
+                node.op_type = "Sum"
 
 
-def _is_dequantized(value: ir.Value | None) -> bool:
-    producer = value.producer() if value else None
-    return producer is not None and producer.op_type == "DequantizeLinear"
+def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that computes the value, if it is of this type."""
+    node = value.producer() if value else None
+    return node if node and node.op_type == op_type else None
 
 
 def _terms(add: ir.Node) -> list[ir.Value]:
@@ -86,9 +79,6 @@ def _terms(add: ir.Node) -> list[ir.Value]:
     terms: list[ir.Value] = []
     for value in add.inputs:
         assert value is not None  # an Add has two inputs
-        inner = value.producer()
-        if inner is not None and inner.op_type == "Add" and len(value.uses()) == 1:
-            terms += _terms(inner)
-        else:
-            terms.append(value)
+        inner = _producer(value, "Add")
+        terms += _terms(inner) if inner and len(value.uses()) == 1 else [value]
     return terms

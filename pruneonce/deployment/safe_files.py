@@ -34,7 +34,7 @@ def open_file(source: Path) -> BinaryIO:
 def write_whole(target: Path, parts: Iterable[bytes], source: BinaryIO) -> None:
     """Write `parts`, which are made from `source`, under a temporary name, then rename it to `target`.
 
-    Raises PackError if `target` is there and no regular file, or is the source, or cannot be written.
+    Raises PackError if `target` exists and is not a regular file, is the source, or cannot be written.
     """
     _check_target(target, source)
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")

@@ -58,14 +58,10 @@ def unpacked(file: BinaryIO) -> Iterator[bytes]:
             digest.update(raw)
             size += len(raw)
             yield raw
-    except (_Damaged, zlib.error) as error:
+    except zlib.error as error:
         raise _damaged(str(error)) from None
     if digest.digest() != sha256:
         raise _damaged(f"{size} bytes with sha256 {digest.hexdigest()} that the file's end does not name")
-
-
-class _Damaged(Exception):
-    """A packed file holds what no whole one can hold."""
 
 
 def _damaged(found: str) -> PackError:
@@ -85,7 +81,7 @@ class Segment:
 def _heads(file: BinaryIO) -> tuple[list[Segment], bytes]:
     """Every segment, and the sha256 at the end; nothing is unpacked.
 
-    Raises _Damaged if the segments do not add up to the size in the end. Also if a stream is too short for its segment.
+    Raises PackError if the segments do not add up to the size in the end. Also if a stream is too short for its segment.
     """
     segments: list[Segment] = []
     total = 0
@@ -93,18 +89,18 @@ def _heads(file: BinaryIO) -> tuple[list[Segment], bytes]:
         segments.append(_head(file, *head))
         total += segments[-1].size
         if total > LIMIT:
-            raise _Damaged(f"more than the {LIMIT} bytes of an ONNX file")
+            raise _damaged(f"more than the {LIMIT} bytes of an ONNX file")
     (size,) = LENGTH.unpack(_exactly(file, LENGTH.size))
     sha256 = _exactly(file, hashlib.sha256().digest_size)
     if size != total or file.read(1):
-        raise _Damaged(f"an end of {size} bytes behind segments of {total}, or more behind it")
+        raise _damaged(f"an end of {size} bytes behind segments of {total}, or more behind it")
     return segments, sha256
 
 
 def _head(file: BinaryIO, kind: int, width: int) -> Segment:
     (size,) = LENGTH.unpack(_exactly(file, LENGTH.size))
     if kind not in (DENSE, SPARSE) or width not in (1, 2, 4, 8) or size % width or not size:
-        raise _Damaged(f"a segment of kind {kind}, width {width} and size {size}")
+        raise _damaged(f"a segment of kind {kind}, width {width} and size {size}")
     count = size // width
     least = [count] * width if kind == DENSE else [-(-count // 8)] + [0] * width  # bytes of each stream, unpacked
     return Segment(kind, width, size, tuple(_skip(file, least_bytes=n) for n in least))
@@ -115,7 +111,7 @@ def _skip(file: BinaryIO, *, least_bytes: int) -> tuple[int, int]:
     (length,) = LENGTH.unpack(_exactly(file, LENGTH.size))
     start = file.tell()
     if least_bytes > RATIO * length:
-        raise _Damaged(f"a stream of {length} bytes that cannot be {least_bytes} bytes packed")
+        raise _damaged(f"a stream of {length} bytes that cannot be {least_bytes} bytes packed")
     if length:
         file.seek(length - 1, os.SEEK_CUR)
         _exactly(file, 1)
@@ -152,40 +148,38 @@ class _Stream:
         self.unpacker = zlib.decompressobj()
 
     def take(self, size: int) -> np.ndarray:
-        """The next `size` bytes. Raises _Damaged if there are fewer."""
+        """The next `size` bytes. Raises PackError if there are fewer."""
         taken = bytearray()
         while len(taken) < size:
             taken += self._unpack(size - len(taken))
         return np.frombuffer(taken, np.uint8)
 
     def check_end(self) -> None:
-        """Raises _Damaged unless the stream ends here."""
-        while not self.unpacker.eof:
-            if self._unpack(1):
-                raise self._wrong_size()
-        if self.unpacker.unused_data or self.at < self.stop:
+        """Raises PackError unless the stream ends here."""
+        more = b""
+        while not self.unpacker.eof and not more:
+            more = self._unpack(1)
+        if more or self.unpacker.unused_data or self.at < self.stop:
             raise self._wrong_size()
 
     def _unpack(self, size: int) -> bytes:
-        """Up to `size` next bytes, at times none. Raises _Damaged at the end of the stream."""
-        data = self.unpacker.unconsumed_tail or self._read()
+        """Up to `size` next bytes, at times none. Raises PackError at the end of the stream."""
+        data = self.unpacker.unconsumed_tail
+        if not data:
+            self.file.seek(self.at)
+            data = _exactly(self.file, min(ELEMENTS, self.stop - self.at))
+            self.at += len(data)
         raw = self.unpacker.decompress(data, size)
         if not raw and not data:
             raise self._wrong_size()
         return raw
 
-    def _read(self) -> bytes:
-        self.file.seek(self.at)
-        data = _exactly(self.file, min(ELEMENTS, self.stop - self.at))
-        self.at += len(data)
-        return data
-
-    def _wrong_size(self) -> "_Damaged":
-        return _Damaged(f"a stream of {self.length} bytes with more or less in it than its segment has")
+    def _wrong_size(self) -> PackError:
+        return _damaged(f"a stream of {self.length} bytes with more or less in it than its segment has")
 
 
 def _exactly(file: BinaryIO, length: int) -> bytes:
     data = file.read(length)
     if len(data) < length:
-        raise _Damaged("that it ends too early")
+        raise _damaged("that it ends too early")
     return data

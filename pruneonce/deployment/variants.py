@@ -14,13 +14,13 @@ from pruneonce.deployment.audit import Audit, check_integer
 from pruneonce.deployment.export import to_onnx
 from pruneonce.deployment.weight_names import name_weights
 
-Measured = dict[str, Any]
-Linears = Mapping[str, nn.Linear]  # the prunable ones, by layer name
 
-
-def export_float(model: nn.Module, linears: Linears, path: Path, texts: parity.Texts, *, max_difference: float) -> Measured:
+def export_float(
+    model: nn.Module, linears: Mapping[str, nn.Linear], path: Path, texts: parity.Texts, *, max_difference: float
+) -> dict[str, Any]:
     """Write a float model as ONNX; return the parity and the audit of the file.
 
+    linears: the prunable ones, by layer name.
     max_difference: of logits, as a fraction of the largest one.
     Raises ExportError for a larger difference or another decision, PatternBroken if a zero is lost.
     """
@@ -41,7 +41,7 @@ def export_int8(
     quantize_embeddings: Callable[[Path], dict[str, float]],
     max_difference: float,
     same_decision: float,
-) -> Measured:
+) -> dict[str, Any]:
     """Convert the fake-quantized linears to int8, in place, and write the model as ONNX.
 
     Returns the parity and the audit of the file.

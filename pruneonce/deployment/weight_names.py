@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from pruneonce.deployment.inspect import PRUNABLE, Content, content, matrix_contents
+from pruneonce.deployment.inspect import PRUNABLE, content, matrix_readers
 from pruneonce.errors import ExportError
-
-Readers = Mapping[Content, Sequence[tuple[onnx.NodeProto, int]]]  # content -> (node, index of its input)
 
 
 def name_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
@@ -22,7 +20,7 @@ def name_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     Raises ExportError for a weight that the file does not hold bit for bit.
     """
     proto = onnx.load(path)
-    readers = _readers(proto.graph)
+    readers = matrix_readers(proto.graph)
     orientation: dict[str, str] = {}
     layers = defaultdict(list)  # content -> the layers with it: two layers may have equal weights
     for layer, weight in weights.items():
@@ -38,16 +36,6 @@ def name_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     _remove_traces(proto.graph)
     onnx.helper.set_model_props(proto, {PRUNABLE: json.dumps(orientation, sort_keys=True)})
     onnx.save(proto, path)
-
-
-def _readers(graph: onnx.GraphProto) -> Readers:
-    contents = matrix_contents(graph)
-    readers = defaultdict(list)
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name in contents:
-                readers[contents[name]].append((node, i))
-    return dict(readers)
 
 
 def _rename(graph: onnx.GraphProto, readers: Sequence[tuple[onnx.NodeProto, int]], layers: Sequence[str]) -> None:

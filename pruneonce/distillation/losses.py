@@ -1,4 +1,7 @@
-"""The parts of a distillation loss: the teacher's logits, hidden states and attention."""
+"""The parts of a distillation loss: the teacher's logits, hidden states and attention.
+
+A masked language model has the same soft loss over its whole vocabulary: `vocabulary.py` computes it in little memory.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

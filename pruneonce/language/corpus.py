@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,7 +67,7 @@ def write_packed(
 
 
 def read_blocks(path: Path) -> Dataset:
-    """The blocks as a memory-mapped data set: rows are read from the disk when they are used."""
+    """Return the blocks as a memory-mapped data set: rows are read from the disk when they are used."""
     return Dataset.from_file(str(path)).with_format("numpy")
 
 
@@ -79,9 +80,9 @@ def mask_tokens(
     special: list[int],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """BERT's masking: of the chosen positions, 80 % become [MASK], 10 % a random token, 10 % stay.
+    """Mask tokens as BERT does: of the chosen positions, 80 % become [MASK], 10 % a random token, 10 % stay.
 
-    tokens: int64[batch, length]. Returns inputs and labels of that shape; labels are IGNORED at the other positions.
+    tokens: int64[batch, length]. Return inputs and labels of that shape; labels are IGNORED at the other positions.
     Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1.
     """
     draw = torch.rand(tokens.shape, generator=generator)
@@ -114,8 +115,7 @@ def write_corpus(
     The hash of a document decides its part, so equal documents are never in both.
     """
     banned = {text_key(text) for text in exclude}
-    counts = dict[str, int]()
-    sizes = dict[str, int]()
+    counts, sizes = dict[str, int](), dict[str, int]()
     for part, limit in (("train", max_tokens), ("held_out", None)):
         counts.update(dict.fromkeys(("documents", "empty", "duplicate", "in_test"), 0))
         listed = tqdm(documents(), desc=f"tokenise {part}", unit=" documents", mininterval=1.0)
@@ -129,7 +129,7 @@ def write_corpus(
 def _texts_of(
     part: str, texts: Iterable[str], banned: Set[int], counts: dict[str, int], *, held_out_ratio: float, seed: int
 ) -> Iterator[str]:
-    """The texts of one part. Adds every text of both parts to `counts`."""
+    """Yield the texts of one part. Adds every text of both parts to `counts`."""
     seen: set[int] = set()
     for text in texts:
         plain = normalized(text)
@@ -137,13 +137,14 @@ def _texts_of(
         fate = "empty" if not text else "in_test" if key in banned else "duplicate" if key in seen else "documents"
         counts[fate] += 1
         seen.add(key)
+        # seed + 1 is never 0: the key of duplicates, whose salt is 0, says nothing of the part
         held_out = fingerprint(plain, seed + 1) < held_out_ratio * 2**64
         if fate == "documents" and held_out == (part == "held_out"):
             yield text
 
 
 def encode(texts: Iterable[str], tokenizer, *, chunk_characters: int = 1_000_000) -> Iterator[list[int]]:
-    """The token ids of each text, without special tokens. The tokenizer works on all cores, one chunk ahead.
+    """Yield the token ids of each text, without special tokens. The tokenizer works on all cores, one chunk ahead.
 
     chunk_characters: characters, about, that the tokenizer gets at a time; the memory in use depends on this alone.
     """
@@ -158,7 +159,7 @@ def encode(texts: Iterable[str], tokenizer, *, chunk_characters: int = 1_000_000
 
 
 def _chunks(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
-    """The texts in order, in lists. A list ends with the text that brings it to `characters`."""
+    """Yield the texts in order, in lists. A list ends with the text that brings it to `characters`."""
     chunk, size = list[str](), 0
     for text in texts:
         chunk.append(text)
@@ -171,7 +172,7 @@ def _chunks(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
 
 
 def _encoder(tokenizer) -> Callable[[list[str]], list[list[int]]]:
-    """A function from texts to token ids, which cuts no text. A tokenizer in Rust is faster without offsets."""
+    """Return a function from texts to token ids, which cuts no text. A tokenizer in Rust is faster without offsets."""
     if not tokenizer.is_fast:
         return lambda texts: tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     backend = tokenizer.backend_tokenizer
@@ -191,13 +192,13 @@ class MaskedBlocks:
         self.blocks, self.batch_size, self.probability, self.seed = blocks, batch_size, probability, seed
         self.mask_token, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
         self.special = sorted(tokenizer.all_special_ids)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self._order = lru_cache(1)(self._shuffle)  # of the epoch that is read: a corpus has millions of blocks
 
     def __call__(self, step: int) -> Batch:
         return self.masked(self.rows(step), mix(self.seed, step))
 
     def __len__(self) -> int:
-        """Batches in one epoch."""
+        """Return the batches in one epoch."""
         return max(1, len(self.blocks) // self.batch_size)
 
     @property
@@ -206,14 +207,15 @@ class MaskedBlocks:
         return self.blocks.column_names
 
     def rows(self, step: int) -> np.ndarray:
-        """The rows of the batch of `step`: a fresh shuffle each epoch, every row at most once an epoch."""
+        """Return the rows of the batch of `step`: a fresh shuffle each epoch, every row at most once an epoch."""
         epoch, position = divmod(step, len(self))
-        if self._order[0] != epoch:  # one shuffle for the epoch: a corpus has millions of blocks
-            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.blocks)))
-        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+        return self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.blocks))
 
     def masked(self, rows: np.ndarray, seed: int) -> Batch:
-        """The batch of these rows, masked by this seed."""
+        """Return the batch of these rows, masked by this seed."""
         columns = {k: torch.as_tensor(np.asarray(v), dtype=torch.int64) for k, v in self.blocks[rows].items()}
         inputs, labels = mask_tokens(
             columns.pop("tokens"),

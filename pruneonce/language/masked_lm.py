@@ -25,7 +25,7 @@ NEXT_SENTENCE = "next_sentence_label"  # int64[batch], 1 for a B that does not f
 def head_at(model: nn.Module, batch: Batch, positions: Tensor, **outputs: bool) -> tuple[Head, Any]:
     """Run a masked LM without its last linear, and its head only at `positions`: bool[batch, length], n of them True.
 
-    Logits at every position would be most of a small model's cost.
+    The logits at all positions would be the largest part of a small model's cost.
     outputs: what the model returns besides, such as `output_hidden_states=True`.
     Returns the last linear with its n input rows, and the model's output without logits.
     Raises ModelError if the model's logits are not the output of its `get_output_embeddings()`.
@@ -59,7 +59,10 @@ def head_at(model: nn.Module, batch: Batch, positions: Tensor, **outputs: bool) 
 
 
 def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Mean cross entropy at the masked positions, 0 without any: how a teacher learns. Of segment pairs: plus NSP's."""
+    """Return the mean cross entropy at the masked positions, 0 without any: how a teacher learns.
+
+    For segment pairs the loss of next-sentence prediction is added.
+    """
     masked = masked_tokens(batch)
     head, out = head_at(model, batch, masked)
     losses = vocabulary.cross_entropy(head, batch["labels"][masked])
@@ -70,17 +73,17 @@ def hard_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def next_sentence_loss(out: Any, batch: Batch) -> Tensor:
-    """Mean cross entropy of the model's next-sentence logits float[batch, 2]: B follows A (class 0) or not."""
+    """Return the mean cross entropy of the model's next-sentence logits float[batch, 2]: B follows A (class 0) or not."""
     return F.cross_entropy(out.seq_relationship_logits.float(), batch[NEXT_SENTENCE])
 
 
 def masked_tokens(batch: Batch) -> Tensor:
-    """bool[batch, length], True where a token was masked and has a label."""
+    """Return bool[batch, length], True where a token was masked and has a label."""
     return batch["labels"] != IGNORED
 
 
 def all_tokens(batch: Batch) -> Tensor:
-    """bool[batch, length], True where there is a token: not at padding."""
+    """Return bool[batch, length], True where there is a token: not at padding."""
     return batch["attention_mask"].bool()
 
 
@@ -88,11 +91,12 @@ SOFT_POSITIONS: dict[str, Callable[[Batch], Tensor]] = {"masked": masked_tokens,
 
 
 def distilled_loss(teacher: nn.Module, distillation: Distillation, *, soft_positions: Callable[[Batch], Tensor]) -> Loss:
-    """The loss of a student that learns from the labels and from its teacher, on (student, batch).
+    """Return the loss of a student that learns from the labels and from its teacher, of (student, batch).
 
-    hard_weight (MLM + NSP) + soft_weight KL(teacher's logits of both) + hidden_weight hidden + attention_weight attention
-    NSP: only where batches are segment pairs.
-    soft_positions: the tokens whose logits the soft loss reads.
+    loss = hard_weight * hard + soft_weight * soft + hidden_weight * hidden + attention_weight * attention
+    hard, soft over the vocabulary: `distillation.vocabulary.distilled`, with the formula of `losses.soft_loss`. Batches of
+    segment pairs add the hard and the soft loss of next-sentence prediction, with the same weights.
+    soft_positions: batch -> bool[batch, length], the tokens whose logits the soft loss reads.
     """
     d = distillation
     soft = d.soft_weight > 0
@@ -135,7 +139,7 @@ class Recipe(Protocol):
 def read_batches(
     folder: Path, tokenizer: Any, recipe: Recipe, *, train_seed: int, held_out_seed: int
 ) -> tuple[MaskedBlocks, MaskedBlocks]:
-    """The masked batches of the corpus in `folder`: train, held out.
+    """Return the masked batches of the corpus in `folder`: train, held out.
 
     Raises DataError if no token of one of them would be masked.
     """
@@ -155,7 +159,7 @@ def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:
     part: name of the part of the corpus, for the message. Call it before a training: the masks depend on the step alone.
     """
     steps = min(limit, len(batches))
-    if not any(bool((batches(step)["labels"] != IGNORED).any()) for step in range(steps)):
+    if not any(masked_tokens(batches(step)).any() for step in range(steps)):
         raise DataError(
             f"expected a masked token in {steps} batches of {part} blocks, found none: {len(batches.blocks)} blocks and "
             f"masking_probability {batches.probability:g} are too little. Raise masking_probability, prepare_corpus."
@@ -165,7 +169,7 @@ def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:
 
 @torch.inference_mode()
 def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, limit: int) -> dict[str, float]:
-    """Mean MLM loss over the masked tokens of at most `limit` batches of held-out blocks, and its perplexity.
+    """Return the mean MLM loss over the masked tokens of at most `limit` batches of held-out blocks, and its perplexity.
 
     With segment pairs also the accuracy, in [0, 1], of next-sentence prediction.
     Raises DataError if no token is masked.
@@ -176,7 +180,7 @@ def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, li
     total, count, right, rows = 0.0, 0, 0, 0
     parts = (piece for step in range(min(limit, len(batches))) for piece in pieces(batches(step), engine))
     for batch in ({k: v.to(engine.device) for k, v in piece.items()} for piece in parts):
-        chosen = batch["labels"] != IGNORED
+        chosen = masked_tokens(batch)
         with engine.autocast():
             head, out = head_at(model, batch, chosen)
             logits = F.linear(*head)

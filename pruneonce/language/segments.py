@@ -2,9 +2,10 @@
 
 A span of a document is cut in two where a sentence begins, or anywhere if none does. In half of the pairs B is the second
 part. In the others B has as many tokens of another document, from a place of the same kind. The second part then begins
-the next span, so no text is lost. Spans fill the block, except for a share of short ones of random length.
+the next span, so all text is used. Spans fill the block, except for a share of short ones of random length.
 Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.2, and its create_pretraining_data.py.
-Difference: there, B of a random pair fills up the block. Here it is as long as the true B: the padding tells nothing.
+Difference: there, B of a random pair fills up the block. Here it is as long as the true B: the padding does not show the
+label.
 """
 
 from bisect import bisect_left
@@ -42,7 +43,7 @@ class Pair(NamedTuple):
 
 
 def sentence_ends(tokenizer) -> set[int]:
-    """Ids of the tokens that end a sentence, as far as the vocabulary has them."""
+    """Return the ids of the tokens that end a sentence, as far as the vocabulary has them."""
     ids = {tokenizer.convert_tokens_to_ids(mark) for mark in SENTENCE_ENDS}
     return ids - {tokenizer.unk_token_id, None}
 
@@ -50,7 +51,7 @@ def sentence_ends(tokenizer) -> set[int]:
 def pairs(
     documents: Iterable[list[int]], *, room: int, short_ratio: float, ends: set[int], seed: int
 ) -> Iterator[tuple[list[int], list[Pair]]]:
-    """Each document with its pairs, in order: a function of the documents and the seed.
+    """Yield each document with its pairs, in order: a function of the documents and the seed.
 
     room: tokens of A and B together, at least 2. short_ratio: share of spans whose length is uniform in [2, room].
     At most one token of a document is in no pair. Raises DataError for a single document.
@@ -71,7 +72,7 @@ def pairs(
 
 
 def _windows(documents: Iterable[list[int]], ends: set[int]) -> Iterator[list[Document]]:
-    """The documents that are not empty, WINDOW at a time."""
+    """Return the documents that are not empty, WINDOW at a time."""
     full = (tokens for tokens in documents if tokens)
     parsed = (Document(tokens, [i for i in range(1, len(tokens)) if tokens[i - 1] in ends]) for tokens in full)
     return iter(lambda: list(islice(parsed, WINDOW)), [])
@@ -80,7 +81,7 @@ def _windows(documents: Iterable[list[int]], ends: set[int]) -> Iterator[list[Do
 def _pairs_of(
     document: Document, others: Sequence[Document], room: int, short_ratio: float, draw: np.random.Generator
 ) -> Iterator[Pair]:
-    """The pairs of one document."""
+    """Yield the pairs of one document."""
     tokens, begins = document
     start = 0
     while len(tokens) - start >= 2:
@@ -101,7 +102,7 @@ def _pairs_of(
 
 
 def _begin(begins: Sequence[int], low: int, high: int, draw: np.random.Generator) -> int:
-    """One of `begins` in [low, high), each equally likely; if there is none, one of all positions there. high > low."""
+    """Draw one of `begins` in [low, high), with equal chances; if there is none, one of all positions there. high > low."""
     left, right = bisect_left(begins, low), bisect_left(begins, high)
     return begins[int(draw.integers(left, right))] if left < right else int(draw.integers(low, high))
 
@@ -140,7 +141,7 @@ def write_pairs(
 
 
 def schema(block_tokens: int) -> pa.Schema:
-    """The columns of a corpus of segment pairs."""
+    """Return the columns of a corpus of segment pairs."""
     block = pa.list_(pa.int8(), block_tokens)
     columns = {"tokens": pa.list_(pa.int32(), block_tokens), "token_type_ids": block, "attention_mask": block}
     return pa.schema({**columns, "next_sentence_label": pa.int8()})

@@ -26,11 +26,11 @@ from pruneonce.errors import ModelError
 from pruneonce.models.configuration import load_config, set_dropout
 from pruneonce.models.folders import WEIGHTS, reading
 from pruneonce.models.tokenizers import check_padding, check_rows, check_special_tokens, check_vocabulary
-from pruneonce.sparsity.masks import Selection, body, prunable
+from pruneonce.sparsity.masks import Layers, body, prunable
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved in `folder`. Raises ModelError unless it makes rows for the model in the same folder."""
+    """Return the tokenizer saved in `folder`. Raises ModelError unless it makes rows for the model in the same folder."""
     with reading("a tokenizer", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     check_special_tokens(tokenizer, folder)
@@ -49,7 +49,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_masked_lm(
     folder: Path, *, attention: str, dropout: float | None = None, columns: Collection[str] = ("tokens",)
 ) -> PreTrainedModel:
-    """A masked LM in fp32. A missing MLM head is new, drawn from torch's seed. A missing body is an error.
+    """Return a masked LM in fp32. A missing MLM head is new, drawn from torch's seed. A missing body is an error.
 
     dropout: replaces every dropout rate of the configuration; None keeps them.
     columns: of the corpus. With more than tokens, the model has every head that it was pre-trained with.
@@ -63,7 +63,7 @@ def load_masked_lm(
 def random_masked_lm(
     folder: Path, *, attention: str, dropout: float | None = None, columns: Collection[str] = ("tokens",)
 ) -> PreTrainedModel:
-    """A masked LM of the folder's configuration with random weights (drawn from torch's seed)."""
+    """Return a masked LM of the folder's configuration with random weights (drawn from torch's seed)."""
     config = load_config(folder)
     if dropout is not None:
         set_dropout(config, dropout)
@@ -92,7 +92,7 @@ def check_columns(model: PreTrainedModel, columns: Collection[str]) -> None:
 def load_task_model(
     architecture, folder: Path, *, attention: str, dropout: float | None = None, **changes
 ) -> PreTrainedModel:
-    """A task model in fp32, from the folder of a task model or of a masked LM. A masked LM gets a new head.
+    """Return a task model in fp32, from the folder of a task model or of a masked LM. A masked LM gets a new head.
 
     architecture: transformers' Auto class of the task's kind.
     changes: fields of the configuration that a new head needs, such as id2label.
@@ -103,7 +103,7 @@ def load_task_model(
 def load_sparse_task_model(
     sparse_folder: Path, teacher: PreTrainedModel, *, attention: str, dropout: float | None
 ) -> PreTrainedModel:
-    """The student of `teacher`: the body of the sparse LM, and a copy of the teacher's head (pooler, classifier)."""
+    """Return the student of `teacher`: the body of the sparse LM, and a copy of the teacher's head (pooler, classifier)."""
     fields = {name: getattr(teacher.config, name) for name in ("id2label", "label2id", "problem_type")}
     config = load_config(sparse_folder, **fields)
     student, info = _load(type(teacher), sparse_folder, config, attention=attention, dropout=dropout)
@@ -130,18 +130,18 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
-def prunable_in(folder: Path, model: PreTrainedModel, selection: Selection) -> list[str]:
-    """Names of the prunable linears of a task model that the language model in `folder` has as well.
+def prunable_in(folder: Path, model: PreTrainedModel, layers: Layers) -> list[str]:
+    """Return the names of the prunable linears of a task model that the language model in `folder` has as well.
 
     For a language model that was not pruned; of one that was pruned, `load_pruned` returns them.
     """
     with reading("weights", folder), safe_open(folder / WEIGHTS, "pt") as file:
         stored = {f".{key}" for key in file.keys()}  # noqa: SIM118, no dict
-    return [name for name in prunable(model, selection) if any(key.endswith(f".{name}.weight") for key in stored)]
+    return [name for name in prunable(model, layers) if any(key.endswith(f".{name}.weight") for key in stored)]
 
 
 def load_pruned(folder: Path) -> list[str]:
-    """Names in the body of the linears that `sparsify` pruned. Every model that is made of the sparse LM has them.
+    """Return the names, in the body, of the linears that `sparsify` pruned. Every model made from the sparse LM has them.
 
     A task model may have more linears: a pooler that the language model lacks is part of the task's head.
     Raises ModelError if the model was not pruned.
@@ -158,7 +158,7 @@ def load_pruned(folder: Path) -> list[str]:
 def _load(
     architecture, folder: Path, config: PretrainedConfig, *, attention: str, dropout: float | None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model in fp32, its weights checked, and what transformers reports of the loading."""
+    """Return the model in fp32, its weights checked, and what transformers reports of the loading."""
     if dropout is not None:
         set_dropout(config, dropout)
     logging.set_verbosity_error()  # a report of what a new head lacks; `_check_weights` raises where it matters
@@ -204,7 +204,7 @@ def _check_weights(model: PreTrainedModel, info: dict[str, Any], folder: Path) -
 
 
 def _unused_weights(model: PreTrainedModel, keys: Collection[str]) -> list[str]:
-    """Those of the unused keys that name a weight in a layer of the body, not of a head and no buffer."""
+    """Return those of the unused keys that name a weight in a layer of the body, not of a head and no buffer."""
     names = [name for name, _ in body(model).named_parameters()]
     layers = {match[1] for name in names if (match := re.match(r"(.*?\.)\d+\.", name))}
     inside = {

@@ -12,7 +12,7 @@ from pruneonce.models.folders import reading
 
 
 def load_config(folder: Path, **changes: Any) -> PretrainedConfig:
-    """The configuration in `folder` with these fields changed.
+    """Return the configuration in `folder` with these fields changed.
 
     Raises ModelError for one that transformers does not know, of a quantized model, or with a size below 1.
     """
@@ -42,13 +42,13 @@ def check_sizes(config: PretrainedConfig, place: object) -> None:
 
 
 def longest(model: nn.Module) -> int | None:
-    """The most tokens that a row of the model may have; None if its configuration sets no limit."""
+    """Return the most tokens that a row of the model may have; None if its configuration sets no limit."""
     positions = getattr(model.config, "max_position_embeddings", None)
     return positions and positions - position_offset(model)
 
 
 def position_offset(model: nn.Module) -> int:
-    """Rows of the table of positions that no token uses.
+    """Return the number of rows of the table of positions that no token uses.
 
     RoBERTa and MPNet number positions from the padding token's id on; the offset is 0 for most other models.
     """
@@ -57,7 +57,7 @@ def position_offset(model: nn.Module) -> int:
 
 
 def build_body(config: PretrainedConfig, folder: Path) -> nn.Module:
-    """The body of the configuration in `folder`, on the meta device: without memory for weights."""
+    """Return the body of the configuration in `folder`, on the meta device: without memory for weights."""
     with reading(f"a {config.model_type}", folder), torch.device("meta"):
         return AutoModel.from_config(config, trust_remote_code=False)
 

@@ -50,7 +50,7 @@ def reading(what: str, folder: Path) -> Iterator[None]:
 
 
 def _tokenizer_hint(folder: Path) -> str:
-    """A possible reason, if tokenizer.json is the file that cannot be read; else nothing."""
+    """Return a possible reason, if tokenizer.json is the file that cannot be read; else nothing."""
     path = folder / "tokenizer.json"
     try:
         tokenizers.Tokenizer.from_file(str(path))
@@ -60,7 +60,7 @@ def _tokenizer_hint(folder: Path) -> str:
 
 
 def _fault(path: Path) -> str:
-    """The fault of a file and what to do; empty if a library may read it."""
+    """Return the fault of a file and what to do; empty if a library may read it."""
     if not path.is_file():
         return "a folder" if path.is_dir() else f"a link to {path.readlink()}, where nothing is: copy the file itself"
     if is_lfs_pointer(path):

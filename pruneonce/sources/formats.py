@@ -29,16 +29,14 @@ FOREIGN_HEADS = {  # first bytes of a file -> its format, and how to make rows o
 PAGE_HEADS = (b"<!doctype html", b"<html")
 
 
-def check_file(path: Path) -> None:
+def _check_file(path: Path) -> None:
     """Raise DataError unless the file may hold rows: it exists, is not empty and does not begin as another format."""
     if path.suffix not in SUFFIXES:
         raise DataError(f"expected one of {', '.join(SUFFIXES)}, found {path.name}.")
     if not path.is_file() or path.stat().st_size == 0:
         there = "an empty file" if path.is_file() else "a folder" if path.is_dir() else "no such file"
         raise DataError(f"expected rows in {path}, found {there}.")
-    with naming_the_file(path):
-        foreign = _foreign_format(path)
-    if foreign:
+    if foreign := _foreign_format(path):
         raise DataError(f"expected {path.suffix} rows in {path}, found {foreign[0]}. {foreign[1]}.")
 
 
@@ -53,8 +51,7 @@ def _foreign_format(path: Path) -> tuple[str, str] | None:
     for start, foreign in FOREIGN_HEADS.items():
         if head.startswith(start):
             return foreign
-    page = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(PAGE_HEADS)
-    if page and path.suffix != ".txt":  # a text may be a page
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(PAGE_HEADS):
         return "a web page", "Check the address and whether it needs a login. Get the file again"
     if path.suffix == ".parquet":
         return None
@@ -62,7 +59,7 @@ def _foreign_format(path: Path) -> tuple[str, str] | None:
 
 
 def _utf_16(head: bytes) -> tuple[str, str] | None:
-    """Latin letters in UTF-16 have a zero byte each, all on one side."""
+    """Return format and advice for Latin letters in UTF-16: each has a zero byte, always on the same side. Else None."""
     for side, order in enumerate(("be", "le")):
         if 5 * head[side::2].count(0) > 2 * len(head) > 4 and not head[1 - side :: 2].count(0):
             return "text in UTF-16", f"Convert it: iconv -f utf-16{order} -t utf-8 < FILE > NEW"
@@ -70,9 +67,10 @@ def _utf_16(head: bytes) -> tuple[str, str] | None:
 
 
 @contextmanager
-def naming_the_file(path: Path) -> Iterator[None]:
-    """Turn every error inside into a DataError that names the file."""
+def reading(path: Path) -> Iterator[None]:
+    """Check that the file may hold rows, then run the block. Every error becomes a DataError that names the file."""
     try:
+        _check_file(path)
         yield
     except DataError:
         raise
@@ -84,21 +82,13 @@ def naming_the_file(path: Path) -> Iterator[None]:
 
 
 def _not_utf_8(path: Path, error: UnicodeDecodeError) -> DataError:
-    """The error of a file that is not UTF-8, with the line of the first wrong byte."""
+    """Return the error of a file that is not UTF-8, with the line of the first wrong byte."""
     byte = f"byte {error.object[error.start]:#04x}"
     if path.suffix == ".parquet":
         return DataError(f"expected UTF-8 in {path}, found {byte} in a text. Is it whole? Write the column anew as UTF-8.")
     with path.open("rb") as file:
-        line = next((number for number, line in enumerate(file, 1) if not _is_utf_8(line)), 1)
+        line = next((number for number, line in enumerate(file, 1) if line.decode(errors="ignore").encode() != line), 1)
     return DataError(
         f"expected UTF-8 in {path}, found {byte} in line {line}. If it is Latin-1, convert it: "
         "iconv -f latin1 -t utf-8 < FILE > NEW."
     )
-
-
-def _is_utf_8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from pruneonce.errors import DataError
 from pruneonce.sources import cells
-from pruneonce.sources.formats import DELIMITERS, SUFFIXES, check_file, naming_the_file
+from pruneonce.sources.formats import DELIMITERS, SUFFIXES, reading
 from pruneonce.sources.rows import check_columns, read_rows
 
 # Endings of files that hold rows too, but are not read.
@@ -22,7 +22,7 @@ def find_split(folder: Path, split: str) -> Path | None:
 
     Raises DataError for two such files, and for a file that is not read, such as train.json.
     """
-    paths = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").exists()]
+    paths = [path for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").exists()]
     if len(paths) > 1:
         raise DataError(f"expected one file for split {split!r} in {folder}, found {[p.name for p in paths]}: keep one.")
     others = (name.lower() for name in _names(folder) if name.lower().startswith(f"{split.lower()}."))
@@ -83,8 +83,7 @@ def count(path: Path, columns: Sequence[str], *, skip_rows: int = 0) -> int:
     """Return the number of rows that `read` yields; a parquet file is not read for it."""
     if path.suffix != ".parquet":
         return sum(1 for _ in _numbered(path, columns, skip_rows))
-    check_file(path)
-    with naming_the_file(path):
+    with reading(path):
         table = pq.ParquetFile(path)
         check_columns(path, columns, table.schema_arrow.names)
         return max(0, table.metadata.num_rows - skip_rows)
@@ -92,8 +91,7 @@ def count(path: Path, columns: Sequence[str], *, skip_rows: int = 0) -> int:
 
 def column_bytes(path: Path, column: str) -> int:
     """Return the bytes of a parquet file's column before compression. Raises DataError for a damaged file."""
-    check_file(path)
-    with naming_the_file(path):
+    with reading(path):
         table = pq.ParquetFile(path, buffer_size=1 << 16)
         schema, size = table.metadata.schema, 0
         own = [i for i in range(len(schema)) if schema.column(i).path.partition(".")[0] == column]
@@ -106,8 +104,7 @@ def column_bytes(path: Path, column: str) -> int:
 
 def _numbered(path: Path, columns: Sequence[str], skip_rows: int) -> Iterator[tuple[int, list[Any]]]:
     """Yield the number of every row and its cells in the order of `columns`."""
-    check_file(path)
-    with naming_the_file(path):
+    with reading(path):
         for index, (number, row) in enumerate(read_rows(path, columns)):
             if index >= skip_rows:
                 yield number, [row[column] for column in columns]

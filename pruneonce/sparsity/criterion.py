@@ -1,8 +1,9 @@
 """Which weights a pruning step removes: the interface of a criterion, and the paper's one, magnitude."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from accelerate import Accelerator
 from torch import nn
@@ -25,30 +26,24 @@ class Calibration:
     engine: Accelerator
 
 
-class Criterion(Protocol):
-    """A criterion is built from a Placement and a Calibration. Each one stands in a file of its own."""
-
-    linear: ClassVar[type[MaskedLinear]]  # replaces every prunable linear while the model is trained
-
-    def before_step(self, model: nn.Module) -> None:
-        """Called before every optimizer step, also before those that prune nothing."""
-        ...
-
-    def prune(self, model: nn.Module, sparsity: float) -> None:
-        """Recompute the masks of all masked linears of `model`, in place."""
-        ...
-
-
 @dataclass(frozen=True)
-class Magnitude:
-    """The weights of smallest |W| go: the paper's criterion."""
+class Criterion(ABC):
+    """A rule for which weights go. Each criterion stands in a file of its own."""
 
     placement: Placement
     calibration: Calibration
-    linear: ClassVar[type[MaskedLinear]] = MaskedLinear
+    linear: ClassVar[type[MaskedLinear]] = MaskedLinear  # replaces every prunable linear while the model is trained
 
-    def before_step(self, model: nn.Module) -> None:
-        pass
+    def before_step(self, model: nn.Module) -> None:  # noqa: B027, most criteria have nothing to do between prunings
+        """Called before every optimizer step, also before those that prune nothing."""
+
+    @abstractmethod
+    def prune(self, model: nn.Module, sparsity: float) -> None:
+        """Recompute the masks of all masked linears of `model`, in place."""
+
+
+class Magnitude(Criterion):
+    """The weights of smallest |W| go: the paper's criterion."""
 
     def prune(self, model: nn.Module, sparsity: float) -> None:
         masks.prune(model, sparsity, score=masks.magnitude, select=self.placement.select)

@@ -1,6 +1,6 @@
 """Gradual pruning: sparsity rises along a cubic curve while the model is trained, until the masks freeze."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from pruneonce.sparsity import masks, patterns
 from pruneonce.sparsity.criterion import Calibration, Criterion, Magnitude
 from pruneonce.sparsity.movement import Movement
-from pruneonce.sparsity.patterns import Placement
 from pruneonce.sparsity.second_order import SecondOrder
 
-CRITERIA: dict[str, Callable[[Placement, Calibration], Criterion]] = {
+CRITERIA: dict[str, type[Criterion]] = {
     "magnitude": Magnitude,
     "movement": Movement,
     "second_order": SecondOrder,
@@ -19,7 +18,7 @@ CRITERIA: dict[str, Callable[[Placement, Calibration], Criterion]] = {
 
 
 class Schedule(Protocol):
-    """The numbers of a gradual pruning, as params.yaml has them. Steps are optimizer steps."""
+    """The numbers of a gradual pruning, as params.yaml has them. Every step is an optimizer step."""
 
     @property
     def prunable(self) -> str | Collection[str] | None: ...  # which linears count, as in `masks.prunable`
@@ -36,13 +35,13 @@ class Schedule(Protocol):
     @property
     def criterion(self) -> str: ...  # of CRITERIA: decides at every pruning step after it
     @property
-    def prune_begin_steps(self) -> int: ...
+    def prune_begin_steps(self) -> int: ...  # the step of the first jump
     @property
-    def prune_end_steps(self) -> int: ...
+    def prune_end_steps(self) -> int: ...  # the first step with the target sparsity
     @property
-    def freeze_masks_steps(self) -> int: ...
+    def freeze_masks_steps(self) -> int: ...  # the last pruning step: the masks stay from there
     @property
-    def prune_every_steps(self) -> int: ...
+    def prune_every_steps(self) -> int: ...  # steps between two prunings
 
 
 class GradualPruning:

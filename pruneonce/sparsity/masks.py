@@ -2,7 +2,7 @@
 
 A mask is a bool buffer of the shape of its weight; False means pruned. The weight in use is weight * mask. A pruned
 entry gets no gradient and keeps its last value: it may return at the next `prune`, never after `lock`.
-Checkpoints hold no masks: `bake` writes the zeros into the weights, `lock` reads them back.
+A saved model holds no masks: `bake` writes the zeros into the weights, `lock` reads them back.
 """
 
 import re
@@ -35,13 +35,13 @@ class MaskedLinear(nn.Linear):
         return F.linear(x, self.effective_weight, self.bias)
 
 
-Selection = str | Collection[str] | None  # of linears: a regular expression, their names, or by structure
+Layers = str | Collection[str] | None  # which linears: a regular expression, their names, or None: by structure
 
 
-def prunable(model: nn.Module, selection: Selection) -> dict[str, nn.Linear]:
+def prunable(model: nn.Module, layers: Layers) -> dict[str, nn.Linear]:
     """The prunable linears of the language model's body, by their name in the body.
 
-    selection: None selects those in the body's repeated layers and in its pooler, for every architecture. A regular
+    layers: None selects those in the body's repeated layers and in its pooler, for every architecture. A regular
     expression selects those whose name it matches. Names select exactly those, as of a model that was pruned.
     Names are relative to the body (`model.base_model` in transformers), so they do not depend on the head:
     `encoder.layer.0.attention.self.query`. Heads are not in the body and are never pruned. A linear that several layers
@@ -50,12 +50,12 @@ def prunable(model: nn.Module, selection: Selection) -> dict[str, nn.Linear]:
     Source: Zafrir et al. 2021, arXiv:2111.05754, "student pruning": every Linear of the encoder, and the pooler.
     """
     linears = {name: m for name, m in body(model).named_modules() if isinstance(m, nn.Linear)}
-    if selection is None:
+    if layers is None:
         names, place = _in_layers(body(model)), "inside its layers"
-    elif isinstance(selection, str):
-        names, place = [name for name in linears if re.search(selection, name)], f"whose name matches {selection!r}"
+    elif isinstance(layers, str):
+        names, place = [name for name in linears if re.search(layers, name)], f"whose name matches {layers!r}"
     else:
-        names, place = list(selection), f"of the names {', '.join(sorted(set(selection) - set(linears))[:4])}"
+        names, place = list(layers), f"of the names {', '.join(sorted(set(layers) - set(linears))[:4])}"
     if not names or not set(names) <= set(linears):
         raise ModelError(
             f"expected nn.Linear layers {place}, found none in {type(model).__name__}; "
@@ -70,9 +70,9 @@ def _in_layers(inside: nn.Module) -> list[str]:
 
     Other linears lead from the embeddings to the layers: ELECTRA's and ALBERT's projections.
     """
-    layers = tuple(f"{name}." for name, m in inside.named_modules() if isinstance(m, nn.ModuleList))
+    inside_lists = tuple(f"{name}." for name, m in inside.named_modules() if isinstance(m, nn.ModuleList))
     linears = (name for name, m in inside.named_modules() if isinstance(m, nn.Linear))
-    return [name for name in linears if name.startswith(layers) or name.split(".")[0] == "pooler"]
+    return [name for name in linears if name.startswith(inside_lists) or name.split(".")[0] == "pooler"]
 
 
 def body(model: nn.Module) -> nn.Module:
@@ -81,10 +81,10 @@ def body(model: nn.Module) -> nn.Module:
 
 
 def mask_linears(
-    model: nn.Module, selection: Selection, masked_linear: Callable[[nn.Linear], MaskedLinear] = MaskedLinear
+    model: nn.Module, layers: Layers, masked_linear: Callable[[nn.Linear], MaskedLinear] = MaskedLinear
 ) -> dict[str, MaskedLinear]:
     """Replace, in place, every prunable linear by a masked one that prunes nothing yet. Returns them by name."""
-    masked = {name: masked_linear(linear) for name, linear in prunable(model, selection).items()}
+    masked = {name: masked_linear(linear) for name, linear in prunable(model, layers).items()}
     for name, linear in masked.items():
         body(model).set_submodule(name, linear)
     return masked
@@ -181,9 +181,9 @@ def bake(model: nn.Module) -> dict[str, Tensor]:
     return pattern
 
 
-def zeros(model: nn.Module, selection: Selection) -> dict[str, Tensor]:
+def zeros(model: nn.Module, layers: Layers) -> dict[str, Tensor]:
     """The sparsity pattern of a baked model: name -> bool[out, in], True where the weight is exactly zero."""
-    return {name: linear.weight.detach() == 0 for name, linear in prunable(model, selection).items()}
+    return {name: linear.weight.detach() == 0 for name, linear in prunable(model, layers).items()}
 
 
 def check_pattern(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
@@ -198,9 +198,11 @@ def check_pattern(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> 
 
 
 def check_sparsity(pattern: Mapping[str, Tensor], sparsity: float, select: Select = uniform) -> None:
-    """Raises PatternBroken, naming each matrix, unless there are the zeros that `select` asks for at this sparsity.
+    """Raises PatternBroken, naming each matrix, unless the pattern has the zeros that `select` places at this sparsity.
 
-    Non-zeros score 1 and zeros 0. So `select` prunes a non-zero only where zeros are missing from the pattern.
+    pattern: name -> bool[out, in], True where the weight is zero. More zeros are no error.
+    `select` gets 1 as the score of every non-zero and 0 as that of every zero. It then prunes a non-zero only where a zero
+    is missing.
     """
     masks = select(((~zero).float() for zero in pattern.values()), sparsity)
     short = {name: int((~zero & ~mask).sum()) for (name, zero), mask in zip(pattern.items(), masks, strict=True)}

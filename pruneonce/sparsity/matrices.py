@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from pruneonce.sparsity.masks import Selection, body, prunable
+from pruneonce.sparsity.masks import Layers, body, prunable
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Matrices:
     prunable: str  # "yes", or "no" and why
 
 
-def matrices(model: nn.Module, selection: Selection) -> list[Matrices]:
+def matrices(model: nn.Module, layers: Layers) -> list[Matrices]:
     """Every matrix of the model, in definition order. Equal ones of all layers are one entry."""
-    selected = {id(linear) for linear in prunable(model, selection).values()}
+    selected = {id(linear) for linear in prunable(model, layers).values()}
     inside = {id(m): name for name, m in body(model).named_modules()}
     counts: Counter[tuple[str, tuple[int, ...], str]] = Counter()
     stored = set[int]()
@@ -39,7 +39,7 @@ def matrices(model: nn.Module, selection: Selection) -> list[Matrices]:
             return "no: head"
         if isinstance(module, nn.Embedding):
             return "no: embeddings"
-        return "no: not in a layer" if selection is None else "no: not selected"
+        return "no: not in a layer" if layers is None else "no: not selected"
 
     for name, module in model.named_modules():
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim >= 2:

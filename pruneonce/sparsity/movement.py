@@ -11,18 +11,14 @@ Here alpha_S = 1, on which no ranking depends. The authors' code lets Adam take 
 Scores start at 0, so this criterion needs many steps: the authors prune over tens of thousands.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruneonce.sparsity import masks
-from pruneonce.sparsity.criterion import Calibration
+from pruneonce.sparsity.criterion import Criterion
 from pruneonce.sparsity.masks import MaskedLinear
-from pruneonce.sparsity.patterns import Placement
 
 
 class ScoredLinear(MaskedLinear):
@@ -64,13 +60,10 @@ def share_scores(model: nn.Module, engine: Accelerator) -> None:
             linear.score.copy_(engine.reduce(linear.score, reduction="mean"))
 
 
-@dataclass(frozen=True)
-class Movement:
+class Movement(Criterion):
     """The weights of lowest movement score go."""
 
-    placement: Placement
-    calibration: Calibration
-    linear: ClassVar[type[MaskedLinear]] = ScoredLinear
+    linear = ScoredLinear
 
     def before_step(self, model: nn.Module) -> None:
         share_scores(model, self.calibration.engine)

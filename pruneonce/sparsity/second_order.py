@@ -6,8 +6,6 @@ Source: Frantar & Alistarh 2023, arXiv:2301.00774 (SparseGPT), algorithm 1.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -15,9 +13,9 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from pruneonce.batch import Batch, inputs, pieces
-from pruneonce.sparsity.criterion import Calibration
+from pruneonce.sparsity.criterion import Criterion
 from pruneonce.sparsity.masks import MaskedLinear, body, masked_linears, pruned_count
-from pruneonce.sparsity.patterns import UNSTRUCTURED, Pattern, Placement
+from pruneonce.sparsity.patterns import UNSTRUCTURED, Pattern
 
 BLOCK = 128  # columns among which a block's weights compete: the source's B_s
 
@@ -124,16 +122,8 @@ def prune_second_order(
     linear.mask.copy_(mask.T)
 
 
-@dataclass(frozen=True)
-class SecondOrder:
+class SecondOrder(Criterion):
     """The weights that cost the layer's output least go; the others are updated to make up for them."""
-
-    placement: Placement
-    calibration: Calibration
-    linear: ClassVar[type[MaskedLinear]] = MaskedLinear
-
-    def before_step(self, model: nn.Module) -> None:
-        pass
 
     def prune(self, model: nn.Module, sparsity: float) -> None:
         c = self.calibration

@@ -3,7 +3,7 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, Self
@@ -21,7 +21,7 @@ from pruneonce.distillation.losses import soft_loss
 from pruneonce.errors import DataError
 from pruneonce.sources import cells
 from pruneonce.tasks.examples import Example
-from pruneonce.tasks.protocol import TaskSettings, label_config
+from pruneonce.tasks.protocol import Kind, TaskSettings, label_config
 from pruneonce.tasks.scores import Scorer
 from pruneonce.tasks.splits import check_offsets
 
@@ -29,7 +29,7 @@ PADDING_LOGIT = -1e6  # probability 0 at any temperature; finite, because 0 time
 
 
 @dataclass(frozen=True)
-class QuestionAnswering:
+class QuestionAnswering(Kind):
     """A span of the context. Metrics: exact_match and f1 of SQuAD's evaluation, against the best of several answers.
 
     With a null_threshold the metrics are those of SQuAD 2.0's script, else of 1.1's. The two differ in answers that
@@ -37,7 +37,6 @@ class QuestionAnswering:
     A row of a split is a window: the question and a part of its context. The first window of a question is number 0.
     """
 
-    metric: str
     stride_tokens: int  # of the context, shared by a window and the one before
     max_answer_tokens: int
     n_best: int  # starts and ends of a window that are paired
@@ -52,7 +51,6 @@ class QuestionAnswering:
         "begins": pa.list_(pa.int32()),  # character of the context where a token begins, -1 outside of the context
         "ends": pa.list_(pa.int32()),
     }
-    targets: ClassVar[tuple[str, ...]] = ("label",)
 
     @classmethod
     def example(cls, *row: Any) -> Example:
@@ -70,10 +68,6 @@ class QuestionAnswering:
                     f"{question!r})."
                 )
         return Example((question, context), spans, group=context)
-
-    @classmethod
-    def classes_of(cls, row: Example) -> Iterable[str]:
-        return ()
 
     @classmethod
     def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
@@ -120,7 +114,7 @@ class QuestionAnswering:
         columns: dict[str, list] = {
             "text": [row.texts[0] for row in windows],
             "pair": [row.texts[1] for row in windows],
-            "window": _window_numbers(origin),
+            "window": (np.arange(len(origin)) - np.searchsorted(origin, origin)).tolist(),  # number in its question
             "answers": [[text for text, _ in row.label] for row in windows],
             "label": [_answer_tokens(row, encoded, w) for w, row in enumerate(windows)],
             "begins": [begins for begins, _ in spans],
@@ -260,14 +254,6 @@ def _first_tokens(text: str, tokenizer, count: int) -> str:
     """Return the text of the first `count` tokens."""
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     return text if len(ends) <= count else text[: ends[count - 1][1]]
-
-
-def _window_numbers(origin: Sequence[int]) -> list[int]:
-    """Return for each window how many windows of the same question are before it. origin: question of each window."""
-    numbers: list[int] = []
-    for i, question in enumerate(origin):
-        numbers.append(numbers[-1] + 1 if i and origin[i - 1] == question else 0)
-    return numbers
 
 
 def _answer_tokens(row: Example, encoded, window: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Batches of a split's rows: in training a function of the step, in evaluation every row once."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Batches:
         self.lengths = np.minimum(self.split.lengths, max_tokens)
         self.batch_size, self.max_tokens, self.seed = batch_size, max_tokens, seed
         self.pad, self.last = tokenizer.pad_token_id, tokenizer.sep_token_id
-        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
+        self._plan = lru_cache(1)(self._shuffle)  # of the epoch that is read
 
     def __len__(self) -> int:
         """Return the batches in one epoch."""
@@ -75,12 +76,11 @@ class Batches:
     def rows(self, step: int) -> np.ndarray:
         """Return the row numbers of the batch of `step`."""
         epoch, position = divmod(step, len(self))
-        if self._plan[0] != epoch:
-            self._plan = (epoch, self._shuffle(np.random.default_rng([self.seed, epoch])))
-        return self._plan[1][position]
+        return self._plan(epoch)[position]
 
-    def _shuffle(self, draw: np.random.Generator) -> list[np.ndarray]:
-        order, window = draw.permutation(len(self.lengths)), self.WINDOW * self.batch_size
+    def _shuffle(self, epoch: int) -> list[np.ndarray]:
+        draw, window = np.random.default_rng([self.seed, epoch]), self.WINDOW * self.batch_size
+        order = draw.permutation(len(self.lengths))
         batches: list[np.ndarray] = []
         for start in range(0, len(order), window):
             part = order[start : start + window]

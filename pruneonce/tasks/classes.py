@@ -1,14 +1,34 @@
-"""Classes: their names, found in the labels of the rows, and the classes that a split has no row of."""
+"""Kinds of task with classes: the names, found in the labels of the rows, and the classes that a split has no row of."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any, Self
 
 from pruneonce.errors import DataError
+from pruneonce.tasks.examples import Example
+from pruneonce.tasks.protocol import Kind, TaskSettings, label_config
 
 MISSING = {"nan", "<na>", "nat", "#n/a"}  # as numpy, pandas and spreadsheets write a missing value; nobody names a class so
 MAYBE_MISSING = {"none", "null", "na", "n/a"}
+
+
+@dataclass(frozen=True)
+class ClassKind(Kind):
+    """A kind of task whose labels are classes."""
+
+    classes: list[str]
+
+    @classmethod
+    def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
+        own, other = (chain(*map(cls.classes_of, rows)) for rows in (train, chain(*others)))
+        return cls(settings.metric, label_names(own, other, settings.labels))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return label_config(self.classes)
 
 
 def label_names(train: Iterable[str], others: Iterable[str], expected: Sequence[str] | None) -> list[str]:

@@ -1,9 +1,9 @@
 """Kinds of task with one label for a text or pair: a class, a number, or any number of labels."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,29 +21,21 @@ from pruneonce.distillation.losses import binary_soft_loss, soft_loss
 from pruneonce.errors import DataError
 from pruneonce.sources import cells
 from pruneonce.tasks import splits
-from pruneonce.tasks.classes import label_names
+from pruneonce.tasks.classes import ClassKind
 from pruneonce.tasks.examples import Example
-from pruneonce.tasks.protocol import TaskSettings, label_config
+from pruneonce.tasks.protocol import Kind, TaskSettings, label_config
 from pruneonce.tasks.scores import Scorer
 
 
 @dataclass(frozen=True)
-class _TextKind:
-    """Fields and methods of all three kinds."""
-
-    metric: str
+class _TextKind(Kind):
+    """What all three kinds share."""
 
     architecture: ClassVar[Any] = AutoModelForSequenceClassification
-    outputs: ClassVar[tuple[str, ...]] = ("logits",)
-    targets: ClassVar[tuple[str, ...]] = ("label",)
 
+    @abstractmethod
     def target(self, label: Any) -> Any:
         """Return a label in the form in which a split stores it."""
-        raise NotImplementedError
-
-    @classmethod
-    def classes_of(cls, row: Example) -> Iterable[str]:
-        return ()
 
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
         columns, cut = splits.encode_texts(examples, tokenizer, max_tokens=max_tokens)
@@ -52,10 +44,8 @@ class _TextKind:
 
 
 @dataclass(frozen=True)
-class Classification(_TextKind):
+class Classification(ClassKind, _TextKind):
     """One class for each text. Metrics: accuracy, macro_f1, mcc; for two classes also f1 of the second one."""
-
-    classes: list[str]
 
     columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.int64()}
 
@@ -70,14 +60,10 @@ class Classification(_TextKind):
 
     @classmethod
     def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        names = label_names(chain(*map(cls.classes_of, train)), chain(*map(cls.classes_of, chain(*others))), settings.labels)
-        if settings.metric == "f1" and len(names) != 2:
-            raise DataError(f"expected two classes for metric f1, found {len(names)}: set `metric` to macro_f1.")
-        return cls(settings.metric, names)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return label_config(self.classes)
+        kind = super().from_rows(settings, train, *others)
+        if kind.metric == "f1" and len(kind.classes) != 2:
+            raise DataError(f"expected two classes for metric f1, found {len(kind.classes)}: set `metric` to macro_f1.")
+        return kind
 
     def target(self, label: str) -> int:
         return self.classes.index(label)
@@ -104,16 +90,13 @@ class Classification(_TextKind):
                 return 0.0
             return float(metrics.matthews_corrcoef(labels[rows], predicted[rows]))
 
-        def macro_f1(rows: np.ndarray) -> float:
-            return float(metrics.f1_score(labels[rows], predicted[rows], average="macro", zero_division=0))
-
         scorers: dict[str, Scorer] = {
             "accuracy": lambda rows: float((labels[rows] == predicted[rows]).mean()),
-            "macro_f1": macro_f1,
+            "macro_f1": _f1(labels, predicted, "macro"),
             "mcc": mcc,
         }
         if len(self.classes) == 2:
-            scorers["f1"] = lambda rows: float(metrics.f1_score(labels[rows] == 1, predicted[rows] == 1, zero_division=0))
+            scorers["f1"] = _f1(labels == 1, predicted == 1, "binary")
         return len(labels), scorers
 
 
@@ -184,10 +167,8 @@ class Regression(_TextKind):
 
 
 @dataclass(frozen=True)
-class MultiLabel(_TextKind):
+class MultiLabel(ClassKind, _TextKind):
     """Any number of labels for each text. Metrics: micro_f1, macro_f1, accuracy (all labels of a text are right)."""
-
-    classes: list[str]
 
     columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.list_(pa.int32())}
 
@@ -204,14 +185,9 @@ class MultiLabel(_TextKind):
     def classes_of(cls, row: Example) -> Iterable[str]:
         return row.label
 
-    @classmethod
-    def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        names = label_names(chain(*map(cls.classes_of, train)), chain(*map(cls.classes_of, chain(*others))), settings.labels)
-        return cls(settings.metric, names)
-
     @property
     def config(self) -> dict[str, Any]:
-        return {**label_config(self.classes), "problem_type": "multi_label_classification"}
+        return {**super().config, "problem_type": "multi_label_classification"}
 
     def target(self, label: tuple[str, ...]) -> list[int]:
         return [self.classes.index(name) for name in label]
@@ -235,12 +211,13 @@ class MultiLabel(_TextKind):
 
     def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Scorer]]:
         labels, predicted = self._matrix(split["label"][:]), np.stack(list(logits)) > 0
-
-        def f1(average: str) -> Scorer:
-            return lambda rows: float(metrics.f1_score(labels[rows], predicted[rows], average=average, zero_division=0))
-
         return len(labels), {
             "accuracy": lambda rows: float((labels[rows] == predicted[rows]).all(-1).mean()),
-            "micro_f1": f1("micro"),
-            "macro_f1": f1("macro"),
+            "micro_f1": _f1(labels, predicted, "micro"),
+            "macro_f1": _f1(labels, predicted, "macro"),
         }
+
+
+def _f1(labels: np.ndarray, predicted: np.ndarray, average: str) -> Scorer:
+    """Return the scorer of F1, 0 where it is undefined. average: over classes, as scikit-learn names it."""
+    return lambda rows: float(metrics.f1_score(labels[rows], predicted[rows], average=average, zero_division=0))

@@ -2,6 +2,7 @@
 
 import hashlib
 import heapq
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -37,21 +38,16 @@ def texts_key(example: Example) -> tuple[int, ...]:
     return tuple(map(text_key, example.texts))
 
 
-def drop_empty(rows: Iterable[Example]) -> tuple[list[Example], Dropped]:
+def drop_empty(rows: Sequence[Example]) -> tuple[list[Example], Dropped]:
     """Return the rows with all texts and a label, and how many were dropped.
 
     A test split of the source loses no other rows: published scores were measured with its duplicates.
     """
-    full, dropped = [], Dropped()
-    for row in rows:
-        if all(row.texts) and row.label is not None:
-            full.append(row)
-        else:
-            dropped.empty += 1
-    return full, dropped
+    full = [row for row in rows if all(row.texts) and row.label is not None]
+    return full, Dropped(empty=len(rows) - len(full))
 
 
-def clean(rows: Iterable[Example], *, exclude: Iterable[Example] = ()) -> tuple[list[Example], Dropped]:
+def clean(rows: Sequence[Example], *, exclude: Iterable[Example] = ()) -> tuple[list[Example], Dropped]:
     """Return the rows with all texts and a label, each once and none of `exclude`, and how many were dropped.
 
     Two pairs are equal if both of their texts are: a context may have questions in several splits.
@@ -76,11 +72,10 @@ def carve(rows: Sequence[Example], ratio: float, *, seed: int) -> tuple[list[Exa
     The hash of seed and text chooses the rows, so a new row moves few others. `quotas` gives the number of each stratum. A
     group is never divided: one that is larger than the rest of its stratum's share is not carved.
     """
-    strata: dict[str, dict[str, int]] = {}
+    strata: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        groups = strata.setdefault(row.stratum, {})
-        groups[_group(row)] = groups.get(_group(row), 0) + 1
-    shares = quotas({stratum: sum(groups.values()) for stratum, groups in strata.items()}, ratio, seed=seed)
+        strata[row.stratum][_group(row)] += 1
+    shares = quotas({stratum: groups.total() for stratum, groups in strata.items()}, ratio, seed=seed)
     carved = {(stratum, group) for stratum, groups in strata.items() for group in _choose(groups, shares[stratum], seed)}
     sides: tuple[list[Example], list[Example]] = ([], [])
     for row in rows:
@@ -148,17 +143,19 @@ def make_splits(
     Raises DataError for a split without rows.
     """
     names = ["test", *(name for name in rows if name not in SPLITS)]
-    tests = {name: drop_empty(rows[name] or []) for name in names}
-    held_out = [row for split, _ in tests.values() for row in split]
+    splits, dropped = dict[str, list[Example]](), dict[str, Dropped]()
+    for name in names:
+        splits[name], dropped[name] = drop_empty(rows[name] or [])
+    held_out = list(chain(*splits.values()))
     validation, dropped_validation = clean(rows["validation"] or [], exclude=held_out)
     train, dropped_train = clean(rows["train"] or [], exclude=[*held_out, *validation])
-    dropped = {"train": dropped_train, "validation": dropped_validation, **{n: d for n, (_, d) in tests.items()}}
-    test_splits, total = {name: split for name, (split, _) in tests.items()}, len(train)
+    total = len(train)
     if rows["test"] is None:
-        train, test_splits["test"] = carve(train, test_ratio, seed=seed)
+        train, splits["test"] = carve(train, test_ratio, seed=seed)
     if rows["validation"] is None:
         train, validation = carve(train, validation_ratio * total / max(1, len(train)), seed=seed)
-    splits = {"train": train, "validation": validation, **test_splits}
+    splits = {"train": train, "validation": validation, **splits}
+    dropped = {"train": dropped_train, "validation": dropped_validation, **dropped}
     empty = [name for name, split in splits.items() if not split]
     if empty:
         raise DataError(f"expected rows in every split, found none in {', '.join(empty)}. {_advice(dropped)}")

@@ -26,7 +26,7 @@ FILE = "task.json"
 def save(kind: Kind, folder: Path) -> None:
     """Write the task into the folder of its splits."""
     (name,) = (name for name, one in KINDS.items() if type(kind) is one)
-    (folder / FILE).write_text(json.dumps({"kind": name, **asdict(kind)}) + "\n")  # type: ignore[call-overload]
+    (folder / FILE).write_text(json.dumps({"kind": name, **asdict(kind)}) + "\n")
 
 
 def load(folder: Path) -> Kind:

@@ -1,6 +1,8 @@
-"""The protocol of a kind of task: all that differs between kinds."""
+"""A kind of task: all that differs between kinds."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -31,64 +33,64 @@ class TaskSettings(Protocol):
     def null_threshold(self) -> float | None: ...
 
 
-class Kind(Protocol):
+@dataclass(frozen=True)
+class Kind(ABC):
     """A kind of task: its rows, targets, losses, decisions and scores.
 
-    A kind is a frozen dataclass. Its fields are stored with the splits for the later stages (`kinds.save`, `kinds.load`).
+    Its fields are stored with the splits for the later stages (`kinds.save`, `kinds.load`).
     Logits are one tensor, float[batch, ...]; two outputs (start and end) are stacked behind the batch axis.
     """
 
-    @property
-    def metric(self) -> str: ...
+    metric: str
 
     architecture: ClassVar[Any]  # Auto class of transformers
-    outputs: ClassVar[tuple[str, ...]]  # of the model, and of its ONNX file
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)  # of the model, and of its ONNX file
     columns: ClassVar[dict[str, pa.DataType]]  # of a split, in addition to `splits.COLUMNS`
-    targets: ClassVar[tuple[str, ...]]  # the columns that `labels` reads
+    targets: ClassVar[tuple[str, ...]] = ("label",)  # the columns that `labels` reads
 
     @classmethod
+    @abstractmethod
     def example(cls, *row: Any) -> Example:
         """Return the example of a row's cells: text, second text of a pair if there is one, label."""
-        ...
 
     @classmethod
     def classes_of(cls, row: Example) -> Iterable[str]:
         """Return the classes in a row's label; none if the kind has no classes."""
-        ...
+        return ()
 
     @classmethod
+    @abstractmethod
     def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
         """Return the task of these splits. Raises DataError if the rows do not fit the settings."""
-        ...
 
     @property
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """Fields of the model's configuration."""
-        ...
 
+    @abstractmethod
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
         """Return the columns of a split, and how many texts were cut."""
-        ...
 
+    @abstractmethod
     def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
         """Return the labels of a batch of rows padded to `length`, for the hard loss."""
-        ...
 
+    @abstractmethod
     def hard(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the loss against the labels, a scalar."""
-        ...
 
+    @abstractmethod
     def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         """Return the loss against the teacher's logits, a scalar."""
-        ...
 
+    @abstractmethod
     def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
         """Return the decisions that a batch's logits make, one value each."""
-        ...
 
+    @abstractmethod
     def scorers(self, split: Dataset, logits: Sequence[np.ndarray]) -> tuple[int, dict[str, Callable[[np.ndarray], float]]]:
         """Return (number of examples, metrics by name) for the logits of every row of the split."""
-        ...
 
 
 def label_config(names: Sequence[str]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Scores of a task, with 95 % confidence intervals."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest, bootstrap
 
 Scorer = Callable[[np.ndarray], float]  # indices of examples, with repetitions -> the metric of these examples
 
@@ -14,26 +14,30 @@ ACCURACY = "accuracy"  # the only metric that is a proportion of the examples
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of a proportion, in [0, 1].
 
-    Raises ValueError unless 0 <= correct <= total and total > 0.
     Source: Wilson 1927; valid near 0 and 1 too, unlike the normal approximation.
     """
-    if not 0 <= correct <= total or total == 0:
-        raise ValueError(f"need 0 <= correct <= total and total > 0, got {correct}, {total}")
-    p, z = correct / total, 1.959964
-    center = p + z * z / (2 * total)
-    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+    low, high = binomtest(correct, total).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def bootstrap_interval(scorer: Scorer, total: int, *, resamples: int, seed: int) -> tuple[float, float]:
     """Return the 95 % percentile interval of a metric over `total` examples, drawn `resamples` times with replacement.
 
+    One example alone has no spread: both ends are its own value.
     Source: Efron 1979; Efron & Tibshirani 1993, section 13.3.
     """
-    draw = np.random.default_rng(seed)
-    values = [scorer(draw.integers(total, size=total)) for _ in range(resamples)]
-    low, high = np.percentile(values, [2.5, 97.5])
+    examples = np.arange(total)
+    if total == 1:
+        return scorer(examples), scorer(examples)
+    low, high = bootstrap(
+        (examples,),
+        scorer,
+        n_resamples=resamples,
+        batch=1,  # one draw in memory at a time
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(low), float(high)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset
 
-from pruneonce.errors import ModelError
+from pruneonce.errors import DataError, ModelError
 from pruneonce.tasks.examples import Example
 from pruneonce.tasks.protocol import Kind
 
@@ -91,8 +91,16 @@ def read_split(path: Path) -> Dataset:
 
 
 def read_test_texts(folder: Path) -> Iterator[str]:
-    """Yield every text of every test split of a task: both of a pair, and the context of a question."""
-    for path in sorted(folder.glob("test*.arrow")):
+    """Yield every text of every test split of a task: both of a pair, and the context of a question.
+
+    Raises DataError if the folder has no test split.
+    """
+    paths = sorted(folder.glob("test*.arrow"))
+    if not paths:
+        raise DataError(
+            f"expected the test split of task {folder.name!r} in {folder}, found none. Run `prepare_task` for it."
+        )
+    for path in paths:
         split = read_split(path)
         for column in ("text", "pair"):
             if column in split.column_names:

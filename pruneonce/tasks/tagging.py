@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,9 +19,9 @@ from pruneonce.distillation.losses import soft_loss
 from pruneonce.errors import DataError
 from pruneonce.sources import cells
 from pruneonce.tasks import splits
-from pruneonce.tasks.classes import label_names
+from pruneonce.tasks.classes import ClassKind
 from pruneonce.tasks.examples import Example
-from pruneonce.tasks.protocol import TaskSettings, label_config
+from pruneonce.tasks.protocol import TaskSettings
 from pruneonce.tasks.scores import Scorer
 
 OUTSIDE = "O"  # tag of a word that is in no entity
@@ -35,14 +34,10 @@ def _words(cell: Any) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class TokenClassification:
+class TokenClassification(ClassKind):
     """A tag for each word. Metrics: token_accuracy, and entity_f1 (whole entities) for tags such as B-PER, I-PER and O."""
 
-    metric: str
-    classes: list[str]
-
     architecture: ClassVar[Any] = AutoModelForTokenClassification
-    outputs: ClassVar[tuple[str, ...]] = ("logits",)
     columns: ClassVar[dict[str, pa.DataType]] = {"label": pa.list_(pa.int32()), "places": pa.list_(pa.int32())}
     targets: ClassVar[tuple[str, ...]] = ("label", "places")
 
@@ -68,21 +63,17 @@ class TokenClassification:
 
     @classmethod
     def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
-        names = label_names(chain(*map(cls.classes_of, train)), chain(*map(cls.classes_of, chain(*others))), settings.labels)
-        if settings.metric == "entity_f1" and not _names_entities(names):
-            raise DataError(f"expected tags like B-PER, I-PER and O for metric entity_f1, found {names[:8]}.")
-        return cls(settings.metric, names)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return label_config(self.classes)
+        kind = super().from_rows(settings, train, *others)
+        if kind.metric == "entity_f1" and not _names_entities(kind.classes):
+            raise DataError(f"expected tags like B-PER, I-PER and O for metric entity_f1, found {kind.classes[:8]}.")
+        return kind
 
     def encode(self, examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:
         splits.check_offsets(tokenizer)
         index = {name: i for i, name in enumerate(self.classes)}
         # Not `is_split_into_words`: byte-level tokenizers would read the words without the spaces between them.
         encoded = tokenizer([row.texts[0] for row in examples], return_offsets_mapping=True, verbose=False)
-        cut, ids, places = 0, [], []
+        ids, places = [], []
         for i, (row, whole) in enumerate(zip(examples, encoded["input_ids"], strict=True)):
             first, words = dict[int, int](), _word_at(row.label[0])
             for place, (begin, end) in enumerate(encoded["offset_mapping"][i][: max_tokens - 1]):
@@ -90,9 +81,9 @@ class TokenClassification:
                     first.setdefault(words[end - 1], place)
             ids.append(whole if len(whole) <= max_tokens else [*whole[: max_tokens - 1], whole[-1]])
             places.append([first.get(word, CUT) for word in range(len(row.label[0]))])
-            cut += len(whole) > max_tokens
-        labels = [[index[tag] for tag in row.label[1]] for row in examples]
-        return {"text": [row.texts[0] for row in examples], "label": labels, "places": places, "input_ids": ids}, cut
+        texts, labels = [row.texts[0] for row in examples], [[index[tag] for tag in row.label[1]] for row in examples]
+        cut = sum(len(whole) > max_tokens for whole in encoded["input_ids"])
+        return {"text": texts, "label": labels, "places": places, "input_ids": ids}, cut
 
     def labels(self, rows: Sequence[Mapping[str, Any]], length: int) -> Tensor:
         """int64[batch, length]: the tag at the first token of its word, IGNORED elsewhere."""

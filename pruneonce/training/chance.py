@@ -9,11 +9,11 @@ SHUFFLES = 100
 
 
 def scores(task: Task, model: nn.Module, split: str, *, seed: int) -> tuple[float, float]:
-    """The task's metric of a model on a split, and the 95th percentile of it over shuffles of the model's answers.
+    """Return the task's metric of a model on a split, and the 95th percentile of it over shuffles of the model's answers.
 
-    A model whose score is no higher has not shown that it reads: a model that answers the same for every text gets the
-    same score from every shuffle. Source: permutation tests, Ojala & Garriga 2010.
-    Tags and spans fit no other text than their own. Chance is 0 for them, and almost 0 for entities and answers.
+    A score that is no higher does not show that the model reads the texts. For a model that gives every text the same
+    answer, all shuffles have the same score. Tags and spans fit no other text than their own: chance is 0 for them.
+    Source: permutation tests, Ojala & Garriga 2010.
     """
     logits = task.logits(model, split)
     score = task.metric(logits, split)

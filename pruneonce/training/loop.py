@@ -1,7 +1,7 @@
 """One training loop for every stage that trains, on Hugging Face Accelerate.
 
 The stage passes in the batches, the loss and a hook before each step. Batches, learning rate and sparsity are pure
-functions of the step. So the state of a run is its weights, optimizer, masks and step (`resume.py`), and a run that was
+functions of the step. So the state of a run is its weights, optimizer, masks and step (`resume.py`). A run that was
 interrupted ends with the bytes of one that was not.
 """
 
@@ -24,7 +24,7 @@ Log = Callable[[int, Mapping[str, float]], None]  # (step, metrics)
 
 
 def adamw(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only: no decay on biases and normalisation, as BERT was trained."""
+    """Return AdamW with weight decay on matrices only: none on biases and normalisation, as BERT was trained."""
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     rest = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     return torch.optim.AdamW(
@@ -51,9 +51,17 @@ def fit(
 ) -> None:
     """Take `steps` optimizer steps on `model`, in place. Resumes from `checkpoint` if that file is there.
 
-    batches: step -> one batch of the whole optimizer step, the same on every process; each computes a part of it.
+    batches: step -> the batch of that step, the same on every process. Each process computes a part of it.
+    loss: (model, part of a batch) -> scalars by name. The one named "loss" is minimised, all are logged.
+    engine: of `engine.accelerator`. It gives device, precision, micro-batches and processes.
     learning_rate: step -> the rate of that step.
-    before_step: a hook, e.g. one that prunes; the numbers that it returns are logged with the step.
+    weight_decay: of AdamW, on matrices only.
+    clip_norm: a gradient of a larger norm, over all parameters, is scaled down to it.
+    seed: of dropout, together with the step.
+    before_step: step -> numbers to log. A hook, e.g. one that prunes.
+    log: called after every step with the step and its numbers.
+    name: of the training, in the progress bar and in errors.
+    checkpoint: file of the state, written every `checkpoint_every_steps`. None: no state is written or read.
     Raises LossNotFinite, before the optimizer is stepped, if the loss or the gradient norm is inf or nan.
     """
     say = cache(partial(tqdm.write, file=sys.stderr))  # prints the same line once
@@ -109,6 +117,6 @@ def _micro_batches(batch: Batch, engine: Accelerator) -> list[Batch]:
 
 
 def _mean(losses: list[dict[str, Tensor]], engine: Accelerator) -> dict[str, float]:
-    """Mean of every part of the loss over the micro-batches of all processes. Every process returns the same."""
+    """Return the mean of every part of the loss over the micro-batches of all processes. Every process returns the same."""
     total = torch.stack([torch.stack([part.float() for part in parts.values()]) for parts in losses]).mean(0)
     return dict(zip(losses[0], engine.reduce(total, reduction="mean").tolist(), strict=True))

@@ -4,7 +4,6 @@ A state that is damaged or of another training is discarded with a line, and the
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pruneonce.errors import DataError, plain
+from pruneonce.files import sync
 from pruneonce.sparsity.masks import MaskedLinear
 
 
@@ -34,7 +34,7 @@ class State:
     say: Callable[[str], None]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state by name; weights and buffers are those of the model itself."""
+        """Return the state by name; weights and buffers are those of the model itself."""
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict(keep_vars=True).items()}
         masked = {name: m for name, m in self.model.named_modules() if isinstance(m, MaskedLinear)}
         for name, linear in masked.items():
@@ -51,9 +51,9 @@ class State:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(tensors, part, {"sha256": _sha256(tensors)})
-            _sync(part)
+            sync(part)
             part.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         except (OSError, SafetensorError) as error:
             self.say(plain(f"expected room to save the state in {path}, found {error}. The training goes on."))
             with suppress(OSError):
@@ -66,9 +66,8 @@ class State:
         """
         saved = self._saved(path, steps)
         step = int(saved["step"]) if saved else 0
-        if any(other != step for other in gather_object([step])):  # processes on other machines may have another file
-            return 0
-        if not saved:
+        steps_read = gather_object([step])  # processes on other machines may have another file
+        if not saved or any(other != step for other in steps_read):
             return 0
         with torch.no_grad():
             for name, tensor in self.tensors().items():
@@ -83,7 +82,7 @@ class State:
         return step
 
     def _saved(self, path: Path, steps: int) -> dict[str, Tensor]:
-        """The saved state; empty if there is none, or if it was discarded."""
+        """Return the saved state; empty if there is none, or if it was discarded."""
         try:
             return self._read(path, steps)
         except FileNotFoundError:
@@ -102,7 +101,7 @@ class State:
             return {}
 
     def _read(self, path: Path, steps: int) -> dict[str, Tensor]:
-        """A saved state. Raises ValueError, or an error of the library, unless it is whole and of this training."""
+        """Return a saved state. Raises ValueError, or an error of the library, unless it is whole and of this training."""
         if path.is_dir():
             raise ValueError("a folder")
         with safe_open(path, "pt") as file:
@@ -122,17 +121,8 @@ class State:
         return saved
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and bytes."""
+    """Return the sha256 of names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

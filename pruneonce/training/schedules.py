@@ -14,12 +14,11 @@ def linear_decay(step: int, *, steps: int, warmup: int, peak: float) -> float:
 def rewound_decay(step: int, *, steps: int, warmup: int, peak: float, begin: int, end: int, every: int) -> float:
     """Learning-rate rewinding: a linear decay that goes back to its state at `begin` whenever the model is pruned.
 
-    With T = steps, w = warmup, P = end - begin and T' = T - P the factor on `peak` is
-        t < w                 t / w
-        t < begin             (T' - t) / (T' - w)
-        begin <= t < end      (T' - t + floor((t - begin) / every) * every) / (T' - w)   pruning holds the rate up
-        t >= end              (T - t) / (T' - w)                                         then its course to the end
-    at least 0. Equal to the source but for the names.
+    Returns peak * factor >= 0. The factor is, with T' = steps - (end - begin):
+        step < warmup           step / warmup
+        step < begin            (T' - step) / (T' - warmup)
+        begin <= step < end     (T' - step + k * every) / (T' - warmup), for k = floor((step - begin) / every) rewinds
+        end <= step             (steps - step) / (T' - warmup)
     Source: Zafrir et al. 2021, arXiv:2111.05754, "learning rate rewinding", and its reference implementation.
     """
     shortened = steps - (end - begin)
@@ -52,7 +51,7 @@ class PruningRecipe(Protocol):
 
 
 def of_pruning(recipe: PruningRecipe) -> Callable[[int], float]:
-    """The learning rate of student pruning: step -> rate."""
+    """Return the learning rate of student pruning: step -> rate."""
     shape = {"steps": recipe.steps, "warmup": recipe.warmup_steps}
     ramp = {"begin": recipe.prune_begin_steps, "end": recipe.prune_end_steps, "every": recipe.prune_every_steps}
     if recipe.schedule == "linear":

@@ -1,4 +1,4 @@
-"""How a task is learned, for every kind of task: its losses, the training that its three stages share, its score."""
+"""How a model learns a task of any kind: the losses, the training of `teach_task`, `finetune` and `quantize`, the score."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Task:
 
     @classmethod
     def read(cls, splits_folder: Path, model_folder: Path, engine: Accelerator) -> Self:
-        """The task of a folder of splits, with the tokenizer of a model.
+        """Return the task of a folder of splits, with the tokenizer of the model in `model_folder`.
 
         Raises DataError if the task's metric is undefined on the validation or the test split.
         """
@@ -72,25 +72,28 @@ class Task:
         return cls(kind, checkpoint.load_tokenizer(model_folder), splits, engine)
 
     def model(self, folder: Path, *, attention: str, dropout: float | None, **config: Any) -> PreTrainedModel:
-        """The model of `checkpoint.load_task_model`, on the engine's device."""
+        """Return a task model in fp32, on the engine's device. Arguments as for `checkpoint.load_task_model`.
+
+        Raises ModelError if the tokenizer has tokens for which the model has no embedding.
+        """
         model = checkpoint.load_task_model(self.kind.architecture, folder, attention=attention, dropout=dropout, **config)
         embeddings: Any = model.get_input_embeddings()
         check_vocabulary(self.tokenizer, embeddings.num_embeddings, folder)
         return model.to(self.engine.device)
 
     def teacher(self, folder: Path, *, attention: str) -> PreTrainedModel:
-        """A model for inference only: no dropout, no gradient."""
+        """Return a task model for inference only: no dropout, no gradient."""
         return self.model(folder, attention=attention, dropout=0.0).eval().requires_grad_(False)
 
     def student(
         self, sparse_folder: Path, teacher: PreTrainedModel, *, attention: str, dropout: float | None
     ) -> PreTrainedModel:
-        """The sparse language model with a copy of the teacher's head, on the engine's device."""
+        """Return the sparse language model with a copy of the teacher's head, on the engine's device."""
         student = checkpoint.load_sparse_task_model(sparse_folder, teacher, attention=attention, dropout=dropout)
         return student.to(self.engine.device)
 
     def batches(self, recipe: Recipe, *, seed: int) -> Batches:
-        """Batches of the train split."""
+        """Return the batches of the train split. seed: of their order."""
         sizes = {"batch_size": recipe.batch_size, "max_tokens": recipe.max_tokens}
         return Batches(self.splits["train"], self.kind, self.tokenizer, **sizes, seed=seed)
 
@@ -116,21 +119,21 @@ class Task:
     def distil(
         self, student: nn.Module, teacher: nn.Module, batches: Batches, *, recipe: DistilledRecipe, **options: Any
     ) -> None:
-        """`fit` with the loss of a student that learns from its teacher."""
+        """Train the student with `fit` and `distilled_loss`. options: further keywords of `fit`."""
         self.fit(student, batches, distilled_loss(self.kind, teacher, recipe.distillation), recipe=recipe, **options)
 
     def logits(self, model: nn.Module, split: str) -> list[np.ndarray]:
-        """The logits of every row of a split, in its order."""
+        """Return the logits of every row of a split, in its order."""
         batches = evaluation_batches(self.splits[split], self.kind, self.tokenizer)
         return in_split_order(_logits(model, self.kind, batches, self.engine))
 
     def metric(self, logits: Sequence[np.ndarray], split: str) -> float:
-        """The task's metric, by the logits of every row of a split."""
+        """Return the task's metric, for the logits of every row of a split."""
         total, scorers = self.kind.scorers(self.splits[split], logits)
         return scorers[self.kind.metric](np.arange(total))
 
     def score(self, model: nn.Module, split: str) -> float:
-        """The task's metric of a model on a split."""
+        """Return the task's metric of a model on a split."""
         return self.metric(self.logits(model, split), split)
 
 
@@ -143,7 +146,7 @@ UNDEFINED: Mapping[str, Callable[[list], bool]] = {
 
 
 def check_scorable(metric: str, split: Dataset, name: str) -> None:
-    """Raises DataError, before any training, if the metric is undefined on the labels of a split."""
+    """Raise DataError, before any training, if the metric is undefined on the labels of a split."""
     labels = split["label"][:] if "label" in split.column_names else []
     if UNDEFINED.get(metric, lambda labels: False)(labels):
         raise DataError(
@@ -153,7 +156,7 @@ def check_scorable(metric: str, split: Dataset, name: str) -> None:
 
 
 def hard_loss(kind: Kind) -> Loss:
-    """The loss against the labels: how a teacher learns."""
+    """Return the loss against the labels, of (model, batch): how a teacher learns."""
 
     def loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"loss": kind.hard(logits(model(**inputs(batch)), kind.outputs), batch)}
@@ -162,9 +165,10 @@ def hard_loss(kind: Kind) -> Loss:
 
 
 def distilled_loss(kind: Kind, teacher: nn.Module, distillation: Distillation) -> Loss:
-    """The loss of a student that learns from the labels and from its teacher, on (student, batch).
+    """Return the loss of a student that learns from the labels and from its teacher, of (student, batch).
 
-    hard_weight hard + soft_weight soft + hidden_weight hidden + attention_weight attention
+    loss = hard_weight * hard + soft_weight * soft + hidden_weight * hidden + attention_weight * attention
+    hard, soft: of the kind of task. The other two: `distillation.losses.inner_losses`.
     """
     d = distillation
 

@@ -12,7 +12,11 @@ import pytest
 from tests.integration.tiny import ROOT
 
 METADATA = "importlib.metadata"  # imports nothing
-BASICS = ("pruneonce.errors", "pruneonce.terminal")  # how any command of ours ends
+BASICS = (
+    "pruneonce.errors",
+    "pruneonce.terminal",
+    "pruneonce.files",
+)  # how any command ends; fsync, which all writers share
 MAY = {
     "flows": ("flows", "pipeline", *BASICS),
     "stages": ("pipeline", "pruneonce"),  # never another stage

@@ -143,11 +143,13 @@ def train(wheel, environment) -> Environment:
 
 @pytest.fixture(scope="module")
 def trained(train, tmp_path_factory) -> tuple[Path, str]:
-    """(folder, what was printed) after the page's script."""
+    """(folder, what was printed) after the page's script, and the page's `pruneonce pack`."""
     folder = tmp_path_factory.mktemp("own-project")
     (folder / "train.py").write_text(SCRIPT)
     done = train.run("python", "train.py", cwd=folder)
     assert done.returncode == 0, done.stderr
+    (pack,) = re.findall(r"^pruneonce (pack .*)$", PAGE, re.MULTILINE)
+    assert train.run("pruneonce", *pack.split(), cwd=folder).returncode == 0
     return folder, done.stdout
 
 

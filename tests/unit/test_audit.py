@@ -18,11 +18,6 @@ def test_the_optimised_graph_is_another_one_and_the_file_stays(dense_onnx):
     assert dense_onnx.path.read_bytes() == before
 
 
-def test_is_integer():
-    assert audit.is_integer("MatMulIntegerToFloat")
-    assert not audit.is_integer("MatMul")
-
-
 def test_a_weight_with_readers_of_two_kinds_names_both(tmp_path):
     path, weight = tmp_path / "model.onnx", np.array([[1, 0], [2, 4]], np.float32)
     onnx.save(onnx.parser.parse_model(READERS.replace("Sum(b, x)", "Mul(b, w)").replace("n, 2", "2, 2")), path)

@@ -1,6 +1,7 @@
 """The loop on a network of two linears: what a step does, what stops it, and that a resumed run is the run itself."""
 
 import math
+import os
 from functools import partial
 from pathlib import Path
 
@@ -257,7 +258,7 @@ def test_of_processes_that_found_different_states_none_resumes(engine, tmp_path,
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")]
 )
-@pytest.mark.parametrize("place", ["save_file", "_sync"])
+@pytest.mark.parametrize("place", ["save_file", "sync"])
 def test_a_disk_that_is_full_is_said_once_and_stops_no_training(engine, tmp_path, monkeypatch, capsys, place, error):
     path, real, room = tmp_path / "state.safetensors", getattr(resume, place), [False, False, True]
 
@@ -282,7 +283,7 @@ def test_a_state_is_on_the_disk_before_its_name_is(engine, tmp_path, monkeypatch
     """Else a machine that loses its power has the name and not the bytes."""
     path, synced = tmp_path / "state", []
     monkeypatch.setattr(
-        resume.os, "fsync", lambda number: synced.append((Path(f"/proc/self/fd/{number}").readlink(), path.exists()))
+        os, "fsync", lambda number: synced.append((Path(f"/proc/self/fd/{number}").readlink(), path.exists()))
     )
     saved(path, network(), 5)
     assert synced == [(path.with_suffix(".part"), False), (tmp_path, True)]

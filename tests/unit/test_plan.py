@@ -367,6 +367,16 @@ def test_positions_are_those_that_tokens_can_take():
     assert step_costs.shape(model, masks.prunable(model, None)).positions == 512
 
 
+def test_flops_that_cannot_be_counted_are_one_line(tiny):
+    assert "FLOPs: not known" not in page()
+    sizes = {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64, "vocab_size": 99}
+    Path("tests/tiny/model/config.json").write_text(json.dumps({"model_type": "xlm", **sizes}))
+    tiny(lambda d: d["sparsify"].update(prunable=r"attentions"))
+    found = page(rate=costs.Rate(gpus=1, tflops=1.0, tokens=None))
+    assert found.count("\nFLOPs: not known. This model's code reads values of its input, and the plan has none.\n") == 1
+    assert "?" not in found[found.index("stage that trains") :]
+
+
 def test_outside_of_the_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for profile in (None, "default", "tiny"):

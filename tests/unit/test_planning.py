@@ -70,6 +70,7 @@ PIECE = step_costs.Piece(
     element=4,
     probabilities=1,
     dropouts=0,
+    teacher=True,
     soft=True,
     hidden=False,
     quantized=False,
@@ -184,7 +185,7 @@ def test_a_teacher_and_a_head_that_nobody_reads_cost_nothing():
 
 
 def test_a_pooler_reads_one_token_a_row():
-    model = step_costs.build(BERT, next_sentence=True)
+    model = step_costs.build_for_pairs(BERT)
     pooled = step_costs.forward_flops(model, rows=4, length=64).body
     assert pooled - forward_of(BERT, 4, 64).body == 2 * 4 * 128 * 128
 
@@ -248,7 +249,7 @@ def test_memory_of_student_pruning_is_what_is_measured(facts, changes, precision
     weights = distillation(hard_weight=0.5, soft_weight=0.5 * piece.soft, hidden_weight=float(piece.hidden))
     loss = masked_lm.distilled_loss(teacher, weights, soft_positions=masked_lm.all_tokens)
     measured = peak(student, teacher, loss, batch, precision=precision, micro_batches=micro)
-    planned = step_costs.memory(shape_of(facts), piece, teacher=True)
+    planned = step_costs.memory(shape_of(facts), piece)
     assert planned["peak"] == pytest.approx(measured, rel=0.02)
     assert planned["peak"] - planned["model"] == pytest.approx(measured - planned["model"], rel=0.03), (
         "not by the weights alone"
@@ -273,28 +274,28 @@ def test_memory_of_a_step_on_a_task_is_what_is_measured(quantized, precision):
 
     measured = peak(student, teacher, loss, batch, precision=precision, micro_batches=1)
     piece = replace(PIECE, rows=16, read=0, element=2 if precision == "bf16" else 4, soft=False, quantized=quantized)
-    planned = step_costs.memory(shape_of(BERT), piece, teacher=True)
+    planned = step_costs.memory(shape_of(BERT), piece)
     assert planned["peak"] == pytest.approx(measured, rel=0.02)
 
 
 def test_on_a_gpu_the_loss_walks_over_a_whole_piece_of_logits_at_once():
     """No cache to stay in there: eight tensors of so many rows and the vocabulary, in fp32."""
     s = shape_of(WIDE)
-    cpu, gpu = (step_costs.memory(s, replace(PIECE, tile=step_costs.tile(at)), teacher=True) for at in ("cpu", "auto"))
+    cpu, gpu = (step_costs.memory(s, replace(PIECE, tile=step_costs.tile(at))) for at in ("cpu", "auto"))
     product = 4 * s.hidden * s.vocabulary + 2 * 4 * 16 * s.vocabulary  # what a CPU holds instead, behind the walk
     assert gpu["peak"] - cpu["peak"] == 8 * 4 * PIECE.read * s.vocabulary - product
 
 
 def test_several_processes_hold_gradients_twice():
     s = shape_of(BERT)
-    one, two = (step_costs.memory(s, replace(PIECE, processes=p), teacher=False) for p in (1, 2))
+    one, two = (step_costs.memory(s, replace(PIECE, processes=p, teacher=False)) for p in (1, 2))
     assert two["gradients"] == 2 * one["gradients"] == 8 * s.parameters
     assert one["model"] == 12 * s.parameters + s.prunable
     assert two["peak"] > one["peak"]
 
 
 def test_segment_pairs_bring_a_pooler():
-    assert hasattr(step_costs.build(BERT, next_sentence=True).base_model.pooler, "dense")
+    assert hasattr(step_costs.build_for_pairs(BERT).base_model.pooler, "dense")
     assert step_costs.build(BERT).base_model.pooler is None
 
 
@@ -303,7 +304,7 @@ def test_a_model_without_a_next_sentence_head_is_the_error_that_its_training_wou
     with pytest.raises(
         ModelError, match=r"without next_sentence_label.*: it has no next-sentence head\. Set prepare_corpus"
     ):
-        step_costs.build(facts, next_sentence=True)
+        step_costs.build_for_pairs(facts)
 
 
 def test_what_is_no_masked_lm_is_an_error():

@@ -238,6 +238,17 @@ def test_of_several_processes_the_first_one_writes(tmp_path, monkeypatch):
         assert (tmp_path / "quantization.json").exists() == written
 
 
+def test_a_model_without_quantizers_is_not_saved(tmp_path):
+    with pytest.raises(
+        ModelError, match=r"expected fake-quantized linears .*, found no such linear\. Call .* before `bake`"
+    ):
+        quantization.save({}, tmp_path)
+    mixed = {name: FakeQuantLinear(nn.Linear(2, 2), weight_bits=bits) for name, bits in {"a": 7, "b": 8}.items()}
+    with pytest.raises(ModelError, match=r"found \[7, 8\]"):
+        quantization.save(mixed, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_that_was_not_quantized_is_an_error(tmp_path):
     with pytest.raises(ModelError, match=r"expected quantization\.json in .*, found none: .* did not go through `quantize`"):
         quantization.load(nn.Linear(2, 2), tmp_path)
@@ -251,6 +262,7 @@ def test_a_model_that_was_not_quantized_is_an_error(tmp_path):
         "[" * 100_000,
         '{"weight_bits": 8}',
         '{"weight_bits": 8, "ranges": []}',
+        '{"weight_bits": 8, "ranges": {}}',
         '{"weight_bits": 8, "ranges": {"0": 1}}',
         '{"weight_bits": 9, "ranges": {"0": [0, 1]}}',
         '{"weight_bits": 8, "ranges": {"0": [1, 0]}}',

@@ -250,3 +250,8 @@ def test_where_no_group_fits_the_smallest_is_carved():
 def test_what_python_prints_of_a_set_is_no_label(cell):
     with pytest.raises(DataError, match="expected labels with commas between them"):
         cells.split_labels(cell)
+
+
+def test_a_task_without_test_splits_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"expected the test split of task 'r8' in .*r8, found none\. Run `prepare_task`"):
+        list(splits.read_test_texts(tmp_path / "r8"))

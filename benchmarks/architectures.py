@@ -47,7 +47,7 @@ PAGE = Path(__file__).parents[1] / "docs/architectures.md"
 SPARSITY, STEPS, SEED = 0.85, 4, 1
 COLUMNS = """\
 Written by `python -m benchmarks.architectures`, which ends with an error where zeros or parity do not hold. It shows that
-the code works for an architecture. How good a pruned model is, takes real training to know.
+the code works for an architecture. Only real training shows how good a pruned model is.
 
 The models have random weights, four layers of width 256 and a vocabulary of 8192. They are pruned to 85 % as language
 models. They are fine-tuned and trained for quantization for {steps} steps each, on random tokens, with their zeros

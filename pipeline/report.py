@@ -53,13 +53,15 @@ def markdown(title: str, rows: Sequence[Row]) -> str:
     lines = [f"# {title}", "", *table([cells(row) for row in rows])]
     lines += [
         "",
-        "Measured through ONNX Runtime on the whole test split, and after a / on further ones; the interval is Wilson's for",
-        "an accuracy, a bootstrap's for another metric. A correlation of 1 is 100 %. Sparsity: zeros in the prunable",
-        "matrices, counted in the file. MB: the file; packed MB: after `pruneonce pack`; smaller: bytes of the dense file",
-        "/ of the packed one. ms, p95 ms: median and 95th percentile of a call at batch 1, "
+        "- score: on the whole test split, in ONNX Runtime; after a /, on further test splits. A correlation of 1 is 100 %.",
+        "- 95 % interval: Wilson's for an accuracy, a bootstrap interval for any other metric.",
+        "- sparsity: the share of zeros in the prunable matrices, counted in the file.",
+        "- MB: size of the ONNX file. packed MB: its size after `pruneonce pack`.",
+        "- smaller: bytes of the dense ONNX file / bytes of this model's packed file.",
+        "- ms, p95 ms: median and 95th percentile of a call at batch 1, "
         f"{first['tokens']} tokens, {first['threads']} threads.",
-        "Speed: dense median / this median. The variants of a task are measured in turns, tasks at different moments: times",
-        "may be compared within a task, as speed does, not between tasks.",
+        "- speed: median of the dense model / median of this model. The variants of a task are measured in turns, but the",
+        "  tasks at different times. So compare milliseconds within a task only.",
         "",
         *every_metric(rows),
     ]

@@ -1,1 +1,1 @@
-"""What pruning once buys: the study, in one room."""
+"""The study: what pruning once buys, compared with other ways to a sparse task model."""

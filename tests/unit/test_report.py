@@ -86,8 +86,8 @@ def test_the_page_says_which_times_may_be_compared(table):
     tables = [*table, *({**row, "task": "tweets"} for row in table)]
     page = " ".join(report.markdown("Title", tables).split())
     assert (
-        "The variants of a task are measured in turns, tasks at different moments: times may be compared within a task, as "
-        "speed does, not between tasks."
+        "The variants of a task are measured in turns, but the tasks at different times. So compare milliseconds within a "
+        "task only."
     ) in page
 
 

@@ -57,7 +57,7 @@ def kind(schema: Schema) -> str:
         values = schema.get("additionalProperties", {})
         (values,) = [*schema.get("patternProperties", {}).values()] or [values]
         return f"mapping of names: {kind(values)}" if isinstance(values, Mapping) and values else "mapping of names"
-    limits = [text.format(f"{schema[bound]:g}") for bound, text in BOUNDS.items() if bound in schema]
+    limits = [text.format(f"{schema[bound]:,}") for bound, text in BOUNDS.items() if bound in schema]
     if schema.get("pattern", "").startswith("^[A-Za-z0-9][A-Za-z0-9_-]"):
         return "name"
     if "pattern" in schema:

@@ -98,14 +98,14 @@ def check_lengths(chosen: Params) -> None:
         chosen.check_lengths(positions)
 
 
-def register() -> list[str]:
-    """Register the int8 models of dvc.lock in MLflow. Returns a line for each that moved; an error is one line too."""
-    from pipeline.tracking import lock, registry  # imports MLflow, which takes seconds
+def register() -> Iterator[str]:
+    """Do what `pruneonce register` does, and yield its lines; an error is one line too."""
+    from pipeline.tracking import registry  # imports MLflow, which takes seconds
 
     try:
-        return registry.register(lock.current())
+        yield from registry.update()
     except PruneOnceError as error:
-        return [f"The models were not registered ({error}). Try again with: pruneonce register"]
+        yield f"Not all models were registered ({error}). Try again with: pruneonce register"
 
 
 @contextmanager
@@ -173,7 +173,8 @@ def main() -> None:
         say_errors_once()
         processes.guard()
         trouble.check_prefect()
-        outcomes = (study if args.pipeline == "study" else compress)(args.profile, args.set)
+        called, pipeline = (study, STUDY) if args.pipeline == "study" else (compress, COMPRESS)
+        outcomes = called(args.profile, args.set)
     except PruneOnceError as error:
         sys.exit(f"\n{type(error).__name__}: {error}")
     except (httpx.HTTPError, RuntimeError) as error:
@@ -181,7 +182,7 @@ def main() -> None:
             raise
         sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
     with flushed_output():
-        show((STUDY if args.pipeline == "study" else COMPRESS).page, outcomes, time.monotonic() - began)
+        show(pipeline.page, outcomes, time.monotonic() - began)
         for line in to_commit():
             print(line)
 

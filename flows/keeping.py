@@ -17,7 +17,7 @@ from dvc.repo import Repo
 from flows import trouble
 from flows.trouble import StageFailed
 from pipeline import integrity
-from pipeline.hashing import all_hashes
+from pipeline.hashing import hashes
 from pipeline.tracking.lock import short
 from pruneonce.errors import DataError
 
@@ -60,8 +60,11 @@ def store(repo: Repo, stage: str, changes: list[Any]) -> bool:
     Returns whether they were stored. Raises StageFailed if the cache does not take them.
     """
     outs = _outs(repo, stage)
-    unchanged = not any(out.workspace_status() for out in outs)
-    if not (unchanged and all(_not_in_cache(change) for change in changes) and _verified(outs)):
+    if any(out.workspace_status() for out in outs) or not all(_not_in_cache(change) for change in changes):
+        return False
+    try:
+        _verify(outs)
+    except DataError:
         return False
     # DVC's run cache takes paths relative to the working folder, so this must be the project's, and the repository its own.
     with transfers() as reasons, chdir(repo.root_dir), Repo() as own:
@@ -84,18 +87,10 @@ def check_restored(repo: Repo, stage: str) -> None:
         raise
 
 
-def _verified(outs: list[Output]) -> bool:
-    """Whether the bytes are those of dvc.lock. DVC's own record of a file may be wrong."""
-    try:
-        _verify(outs)
-    except DataError:
-        return False
-    return True
-
-
 def _verify(outs: list[Output]) -> None:
+    """Raises DataError if the bytes are not those of dvc.lock. DVC's own record of a file may be wrong."""
     paths = [_path(out) for out in outs]
-    integrity.check(all_hashes(paths), paths)
+    integrity.check(hashes(*paths), paths)
 
 
 def _outs(repo: Repo, stage: str) -> list[Output]:

@@ -31,10 +31,9 @@ def variants(document: Mapping[str, Any]) -> set[str]:
     """The variants that study/dvc.yaml has cells of. document: study/dvc.yaml; a cell has one of its params a variant."""
     names: set[str] = set()
     for stage in document["stages"].values():
-        for key in (key for file in stage["params"] for keys in file.values() for key in keys):
-            if key.startswith("study.variants."):
-                name = key.removeprefix("study.variants.")
-                names |= set(stage["matrix"]["variant"]) if name == "${item.variant}" else {name}
+        keys = [key for file in stage["params"] for keys in file.values() for key in keys]
+        named = {key.removeprefix("study.variants.") for key in keys if key.startswith("study.variants.")}
+        names |= {v for name in named for v in (stage["matrix"]["variant"] if name == "${item.variant}" else [name])}
     return names
 
 
@@ -51,10 +50,10 @@ def in_order(pipeline: Pipeline) -> list[str]:
             raise PipelineError(f"expected stages in {file}, found none. Get it back with: git checkout -- {file}")
         if pipeline.folder == COMPRESS.folder:
             return _sorted(own)
-        read = {Path(dep.fs_path) for stage in own for dep in stage.deps}
+        read = {dep.fs_path for stage in own for dep in stage.deps}
         last = _sorted(own)
     with trouble.plainly("a pipeline that DVC can read"), Repo() as repo:
-        return [*_sorted(_of(repo, lambda s: any(_meet(Path(o.fs_path), path) for o in s.outs for path in read))), *last]
+        return [*_sorted(_of(repo, lambda s: any(lock.meet(o.fs_path, path) for o in s.outs for path in read))), *last]
 
 
 def _of(repo: Repo, chosen: Callable[[Any], bool]) -> Any:
@@ -62,11 +61,6 @@ def _of(repo: Repo, chosen: Callable[[Any], bool]) -> Any:
     graph = repo.index.graph
     near = [stage for stage in graph if chosen(stage)]
     return graph.subgraph({stage for one in near for stage in (one, *networkx.descendants(graph, one))})
-
-
-def _meet(one: Path, other: Path) -> bool:
-    """Whether they are one path, or one lies in the other."""
-    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _sorted(graph: Any) -> list[str]:

@@ -7,9 +7,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import keeping, stopping, trouble
 from flows.trouble import StageFailed
+from pipeline import processes
 from pipeline.stopping import RAN
 from pipeline.tracking.lock import command, locked, project, short
 from pruneonce.errors import PruneOnceError
@@ -124,13 +125,8 @@ def reasons(stage: str, changes: list[Any]) -> str:
                 else:
                     what = kind.removeprefix("changed ").removesuffix("s")
                     (outs if what == "out" else causes).append(f"{what} {name} {state}")
-    return _few(causes or outs)
-
-
-def _few(reasons: list[str], at_most: int = 1) -> str:
-    """["a", "b", "c"] -> "a and 2 more"."""
-    more = len(reasons) - at_most
-    return ", ".join(reasons[:at_most]) + (f" and {more} more" if more > 0 else "")
+    first, *more = causes or outs or ["DVC does not say why"]
+    return f"{first} and {len(more)} more" if more else first
 
 
 @contextmanager
@@ -159,44 +155,37 @@ def _end_children() -> Iterator[None]:
             _, started = psutil.wait_procs(started, timeout=STOP_SECONDS)
             if started:
                 print(f"\nThe stage did not end within {STOP_SECONDS:.0f} s of Ctrl-C; it is being ended.", file=sys.stderr)
-        _signal(started, signal.SIGTERM)
-        _, alive = psutil.wait_procs(started, timeout=STOP_SECONDS)
-        _signal(alive, signal.SIGKILL)
+        processes.end(started, seconds=STOP_SECONDS)
         raise
 
 
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
-
-
 def quiet_logs() -> None:
-    """Silence DVC's lines and Prefect's lines on success: they repeat the flow's own. Our errors are logged without a
-    traceback."""
+    """Silence DVC's lines and Prefect's lines on success: they repeat the flow's own."""
     logging.getLogger("dvc").setLevel(logging.WARNING)
-    _filter_prefect(_Without("Completed"))
+    _filter_prefect(_without_success)
 
 
 def say_errors_once() -> None:
     """Silence Prefect's lines on our errors. It logs each for the task, the flow and their states; the command prints it."""
-    _filter_prefect(_Without("Failed", errors=True))
+    _filter_prefect(_without_failure)
 
 
-def _filter_prefect(lines: "_Without") -> None:
+def _filter_prefect(lines: Callable[[logging.LogRecord], bool]) -> None:
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(lines)
 
 
-@dataclass(frozen=True)
-class _Without:
-    """A log filter that drops the line on a final state and, if `errors` is set, our errors; their tracebacks always."""
+def _without_success(record: logging.LogRecord) -> bool:
+    """A log filter: drops the lines on success, and the tracebacks of our errors."""
+    if _is_ours(record):
+        record.exc_info = None
+    return not record.getMessage().startswith("Finished in state Completed")
 
-    state: str
-    errors: bool = False
 
-    def __call__(self, record: logging.LogRecord) -> bool:
-        own = bool(record.exc_info and isinstance(record.exc_info[1], PruneOnceError))
-        if own and not self.errors:
-            record.exc_info = None
-        return not (own and self.errors) and not record.getMessage().startswith(f"Finished in state {self.state}")
+def _without_failure(record: logging.LogRecord) -> bool:
+    """A log filter: drops our errors, and the lines on failure."""
+    return not _is_ours(record) and not record.getMessage().startswith("Finished in state Failed")
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return bool(record.exc_info and isinstance(record.exc_info[1], PruneOnceError))

@@ -4,7 +4,7 @@ import argparse
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.tracking import trace
@@ -72,15 +72,9 @@ def _lines(args: argparse.Namespace) -> Iterable[str]:
         return list(page.lines(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second)))
     if args.command == "trace":
         return list(trace.lines(args.file))  # all of it, or an error
-    return _register()
+    from pipeline.tracking import registry  # imports MLflow, which takes seconds
 
-
-def _register() -> Iterator[str]:
-    """A line for each lost run that is closed, and for each model whose current version moved. Raises PruneOnceError."""
-    from pipeline.tracking import lock, registry, runs  # import MLflow, which takes seconds
-
-    yield from (f"{name}: its process is gone, so its run is closed as KILLED" for name in runs.close_lost())
-    yield from registry.register(lock.current())
+    return registry.update()
 
 
 if __name__ == "__main__":

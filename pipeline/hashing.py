@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline import ignored
@@ -15,9 +15,9 @@ def file_md5(path: Path) -> str:
     return known_md5(path, hashes(path))
 
 
-def hashes(path: Path) -> dict[Path, str]:
-    """The md5 of the file, or of every file in the folder that DVC counts."""
-    return {file: _md5(file) for file in (ignored.files(path) if path.is_dir() else [path])}
+def hashes(*paths: Path) -> dict[Path, str]:
+    """The md5 of each file, and of every file in a folder that DVC counts."""
+    return {file: _md5(file) for path in paths for file in (ignored.files(path) if path.is_dir() else [path])}
 
 
 def known_md5(path: Path, known: Hashes) -> str:
@@ -27,11 +27,6 @@ def known_md5(path: Path, known: Hashes) -> str:
     files = {file.relative_to(path).as_posix(): md5 for file, md5 in known.items() if file.is_relative_to(path)}
     listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
-
-
-def all_hashes(paths: Iterable[Path]) -> dict[Path, str]:
-    """`hashes` of several paths."""
-    return {file: md5 for path in paths for file, md5 in hashes(path).items()}
 
 
 def _md5(path: Path) -> str:

@@ -1,6 +1,7 @@
-"""What DVC leaves out of a folder: .git and its like, what .dvcignore names, and a folder with a DVC of its own.
+"""The files of a folder that DVC counts in the folder's md5.
 
-This follows dvc/ignore.py of DVC 3.67. The md5 of a folder does not depend on a file that DVC leaves out.
+DVC ignores its own files and git's, what a .dvcignore names, and a folder that is a DVC project of its own.
+This module follows dvc/ignore.py of DVC 3.67.
 """
 
 import os
@@ -15,11 +16,12 @@ Rules = tuple[tuple[Path, GitIgnoreSpec], ...]  # folder, and the patterns of it
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """The files of a folder that DVC counts, at any depth. A link to a folder is not followed, one to a file is a file.
+    """The files of a folder that DVC counts, at any depth.
 
+    A link to a file counts as a file. A link to a folder is not followed.
     Outside of a DVC repository every file counts, as it does for DVC.
     """
-    path = Path(os.path.abspath(folder))  # not resolved: to DVC a linked folder lies where its name stands
+    path = Path(os.path.abspath(folder))  # links stay: DVC takes a linked folder by the path of the link
     root = next((parent for parent in path.parents if (parent / ".dvc").is_dir()), None)
     rules: Rules = ()
     if root:
@@ -44,7 +46,7 @@ def _walk(folder: Path, rules: Rules) -> Iterator[Path]:
 
 
 def _more(folder: Path, rules: Rules) -> Rules:
-    """The rules, and after them those of the folder's own file, if that is not ignored itself."""
+    """The rules, followed by those of the folder's own .dvcignore. An ignored .dvcignore adds none."""
     file = folder / FILE
     if not file.is_file() or _ignored(file, False, rules):
         return rules
@@ -53,7 +55,7 @@ def _more(folder: Path, rules: Rules) -> Rules:
 
 
 def _ignored(path: Path, inside: bool, rules: Rules) -> bool:
-    """Whether the last pattern that fits leaves it out. inside: it is a folder."""
+    """Whether the last pattern that matches the path ignores it. inside: the path is a folder."""
     for folder, spec in reversed(rules):
         name = path.relative_to(folder).as_posix() + ("/" if inside else "")
         for pattern in reversed(spec.patterns):

@@ -1,7 +1,7 @@
-"""Checks files against dvc.lock, and gives the commands that repair them.
+"""Checks of files against dvc.lock, with the commands that repair them.
 
-DVC does not hash a file that is read-only in its cache, nor a file that it took from there. So a wrong byte in the cache
-would be trained on, under the md5 of the right bytes.
+DVC trusts its cache: it does not hash a read-only file there, nor a file that it takes from there. Without this check, a
+stage would train on a damaged file and record the md5 of the right one.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from pipeline.hashing import Hashes, file_md5, known_md5
 from pipeline.tracking.lock import command, current, project
 from pruneonce.errors import DataError
 
-BAD = Path(".pruneonce/corrupt")  # names the files of the cache to remove, where they are too many for a message
+BAD = Path(".pruneonce/corrupt")  # a list of the damaged files in the cache, if they are too many for a message
 NAMED = 5  # files that a message names
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """An out that is not what dvc.lock says. files: those that differ, if known. bad: damaged files in the cache."""
+    """An out whose md5 is not that of dvc.lock.
+
+    files: the names of the files in it that differ, if they are known. bad: the damaged files in DVC's cache.
+    """
 
     path: str
     stage: str
@@ -31,18 +34,17 @@ class Wrong:
     bad: list[Path]
 
 
-def check(known: Hashes, paths: Iterable[Path]) -> None:
-    """Raises DataError if an out of dvc.lock, at one of these paths or inside it, has another md5 than dvc.lock says.
+def check(known: Hashes, paths: Collection[Path]) -> None:
+    """Raises DataError if an out at one of these paths, or inside one, has another md5 than dvc.lock has.
 
-    A file that no stage wrote is not checked; without a dvc.lock nothing is. Raises ConfigError if dvc.lock, dvc.yaml or
-    params.yaml cannot be read: with nothing to compare, a stage would compute from wrong bytes.
+    known: the md5s of the files. A file that no stage wrote is not checked. Without a dvc.lock no file is checked.
+    Raises ConfigError if dvc.lock, dvc.yaml or params.yaml cannot be read.
     """
-    names = {path.as_posix().rstrip("/") for path in paths}
     recorded = [
         (stage.name, out, md5s)
         for stage in current().values()
         for out, md5s in stage.outs.items()
-        if md5s and any(out == path or out.startswith(f"{path}/") for path in names) and Path(out).exists()
+        if md5s and any(Path(out).is_relative_to(path) for path in paths) and Path(out).exists()
     ]
     if wrong := [_wrong(*entry, known) for entry in recorded if known_md5(Path(entry[1]), known) != entry[2]]:
         raise DataError(_message(wrong))
@@ -51,12 +53,11 @@ def check(known: Hashes, paths: Iterable[Path]) -> None:
 def _wrong(stage: str, out: str, recorded: str, known: Hashes) -> Wrong:
     folder = project(stage)
     cache = Path(os.path.normpath(folder / (_dvc(folder, "cache", "dir").strip() or ".dvc/cache"))) / "files/md5"
-    listing = listed(_object(cache, recorded)) if recorded.endswith(".dir") else {"": recorded}
+    listing = listed(_object(cache, recorded)) if recorded.endswith(".dir") else {}
     there = {path.relative_to(out).as_posix(): found for path, found in known.items() if path.is_relative_to(out)}
-    there = {"" if name == "." else name: found for name, found in there.items()}
     names = sorted(name for name in {*listing, *there} if listing.get(name) != there.get(name)) if listing else []
     objects = {_object(cache, found) for found in (recorded, *listing.values())}
-    return Wrong(out, stage, [n for n in names if n], sorted(path for path in objects if path.is_file() and not whole(path)))
+    return Wrong(out, stage, names, sorted(path for path in objects if path.is_file() and not whole(path)))
 
 
 def _object(cache: Path, md5: str) -> Path:
@@ -64,7 +65,7 @@ def _object(cache: Path, md5: str) -> Path:
 
 
 def listed(path: Path) -> dict[str, str]:
-    """relpath -> md5 of a folder whose listing is this object of DVC's cache; empty if it is not there, or damaged."""
+    """relpath -> md5, as this listing of a folder in DVC's cache has them; empty if it is missing or damaged."""
     try:
         return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_bytes())}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -72,7 +73,7 @@ def listed(path: Path) -> dict[str, str]:
 
 
 def whole(path: Path) -> bool:
-    """Whether an object of DVC's cache is there, and is what its name says."""
+    """Whether an object of DVC's cache exists and has the md5 that is its name."""
     try:
         return path.is_file() and file_md5(path) == (path.parent.name + path.name).removesuffix(".dir")
     except OSError:  # no permission, a bad disk
@@ -107,5 +108,5 @@ def _some(files: list[str]) -> str:
 
 
 def _dvc(folder: Path, *words: str) -> str:
-    """What a command of DVC says in a project; here, once something is wrong, its second does not matter."""
+    """The output of a command of DVC in a project. It takes about a second."""
     return subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, capture_output=True, text=True).stdout

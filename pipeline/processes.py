@@ -1,8 +1,8 @@
-"""Processes in one folder: one at a time, and each ends with the process that started it.
+"""Locks that admit one process, and the end of processes whose parent has died.
 
-DVC starts a shell, which starts the stage, perhaps by torchrun. A signal that ends DVC or the flow reaches none of them. So
-a stage watches the processes above it. A flow starts a process that ends Prefect's server after it:
-`python -m pipeline.processes MARK`.
+DVC starts a shell, and the shell starts the stage, perhaps through torchrun. A signal that ends DVC or the flow does not
+reach the stage. So a stage watches its parents, and ends when one of them dies. Prefect's server does not do so. The flow
+starts a watcher, `python -m pipeline.processes MARK`, which ends the server after the flow.
 """
 
 import atexit
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -22,18 +22,18 @@ from filelock import FileLock, Timeout
 
 from pruneonce.errors import AlreadyRunning, PipelineError
 
-STAGE = "DVC_STAGE"  # what DVC calls a stage, in the environment of the stage's command
-FLOW = "PRUNEONCE_FLOW"  # a mark of one flow, in the environment of all that it starts
+STAGE = "DVC_STAGE"  # DVC sets it for the command of a stage: the stage's name
+FLOW = "PRUNEONCE_FLOW"  # set for all processes that a flow starts: a mark of this flow
 LOOK_SECONDS = 1.0
-CLOSING_SECONDS = 45.0  # what a stage whose parent is gone has to end by itself
-SERVER_SECONDS = 5.0  # what Prefect's server has
+CLOSING_SECONDS = 45.0  # for a stage to end by itself after its parent has died
+SERVER_SECONDS = 5.0  # for Prefect's server to end by itself
 
 
 @contextlib.contextmanager
 def alone(lock: Path, what: str) -> Iterator[None]:
-    """Hold `lock` while the block runs. what: names what there may be only one of, for the message.
+    """Hold `lock` while the block runs. what: a name of the process, for the message.
 
-    Raises AlreadyRunning; PipelineError if no lock can be written.
+    Raises AlreadyRunning if another process holds it, PipelineError if it cannot be written.
     """
     holder, held = lock.with_name(f"{lock.name}.pid"), FileLock(lock)
     try:
@@ -50,14 +50,14 @@ def alone(lock: Path, what: str) -> Iterator[None]:
         yield
     finally:
         if held.is_locked:
-            with contextlib.suppress(OSError):  # a folder that is read-only by now: the lock itself is of the process
+            with contextlib.suppress(OSError):  # the folder may be read-only by now; the lock ends with the process
                 holder.unlink(missing_ok=True)
-                lock.unlink(missing_ok=True)  # while it is held: filelock sees that by the count of its names
+                lock.unlink(missing_ok=True)  # before the release: filelock notices a removed file
             held.release()
 
 
 def _stopped(holder: Path) -> str:
-    """Which process holds a lock, and how to end it. `holder` is written after the lock is taken, removed before."""
+    """The process that holds a lock, and how to end it. holder: a file with its id, which may not be written yet."""
     try:
         pid = int(holder.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -66,13 +66,13 @@ def _stopped(holder: Path) -> str:
 
 
 def end_with_parent() -> None:
-    """End this process, as SIGTERM does, soon after one of those that started it has died. Started by hand: nothing."""
+    """End this process by SIGTERM soon after one of its parents dies. A stage that was started by hand watches none."""
     if stage := os.environ.get(STAGE):
         threading.Thread(target=_follow, args=(_above(stage),), daemon=True).start()
 
 
 def _above(stage: str) -> list[psutil.Process]:
-    """The processes above this one, up to the one that runs DVC: the first without this stage in its environment."""
+    """The parents of this process, up to the one that runs DVC: the first without this stage in its environment."""
     found: list[psutil.Process] = []
     for process in psutil.Process().parents():
         found.append(process)
@@ -82,7 +82,7 @@ def _above(stage: str) -> list[psutil.Process]:
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
-    """Empty if it is another user's, or gone."""
+    """The environment of a process; empty if the process is another user's, or has ended."""
     try:
         return process.environ()
     except psutil.Error:
@@ -100,7 +100,7 @@ def _follow(above: list[psutil.Process]) -> None:
 
 
 def _there(process: psutil.Process) -> bool:
-    """Whether the process lives. One that adopts orphans (process 1, systemd) counts only if it runs DVC itself."""
+    """Whether the process lives. Process 1 and systemd adopt orphans: they count only if they run DVC themselves."""
     try:
         alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         adopts = process.pid == 1 or process.name() == "systemd"
@@ -112,13 +112,13 @@ def _there(process: psutil.Process) -> bool:
 
 
 def guard() -> None:
-    """Have all processes that this one starts from now on end with it, however it ends. Stages do so by themselves."""
+    """Start the watcher that ends the processes of this flow after it, however it ends. Stages end by themselves."""
     mark = os.environ[FLOW] = uuid.uuid4().hex
     command = [sys.executable, "-m", "pipeline.processes", mark]
     quiet = subprocess.DEVNULL
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
 
-    # A process that ends well ends the others itself, before this: the last one registered goes first.
+    # atexit calls the last one first. So Prefect ends its server before the watcher is dismissed.
     def dismiss() -> None:
         watcher.kill()
         watcher.communicate()
@@ -127,17 +127,21 @@ def guard() -> None:
 
 
 def _end_marked(mark: str) -> None:
-    """Wait for the end of the process that holds the other end of our standard input, then end those that have its mark."""
+    """Wait until the flow ends, which closes our standard input; then end the processes with its mark, but no stages."""
     sys.stdin.buffer.read()
     environments = {process: _environment(process) for process in psutil.process_iter() if process.pid != os.getpid()}
     marked = [p for p, environment in environments.items() if environment.get(FLOW) == mark and STAGE not in environment]
-    for process in marked:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _, alive = psutil.wait_procs(marked, timeout=SERVER_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    end(marked, seconds=SERVER_SECONDS)
+
+
+def end(processes: Iterable[psutil.Process], *, seconds: float) -> None:
+    """Send SIGTERM to the processes, and SIGKILL to those that live after these seconds."""
+    alive = list(processes)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+        _, alive = psutil.wait_procs(alive, timeout=seconds)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from pipeline import integrity, processes
-from pipeline.hashing import all_hashes, file_md5, known_md5
+from pipeline.hashing import file_md5, hashes, known_md5
 from pipeline.history import Log, Quiet
 from pipeline.params.document import load
 from pipeline.params.section import Section
@@ -160,7 +160,7 @@ def _discard_damaged(scratch: Path, name: str) -> None:
 
 def _checked(paths: Sequence[Path]) -> dict[str, str]:
     """The md5 of each dep, every file read once. Raises DataError where dvc.lock has another one."""
-    known = all_hashes(paths)
+    known = hashes(*paths)
     integrity.check(known, paths)
     return {str(path): known_md5(path, known) for path in paths}
 

@@ -5,7 +5,7 @@ one task.
 """
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,6 +15,7 @@ from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.params.section import Name, Section
 from pipeline.params.sections import (
     Common,
+    Distilled,
     Evaluate,
     Export,
     Finetune,
@@ -81,6 +82,10 @@ class Params(Section):
         section = getattr(self, stage)
         return section[item] if isinstance(section, dict) else section
 
+    def task_sections(self) -> Iterator[tuple[str, str, Any]]:
+        """(stage, task, its section) for every stage of every task."""
+        return ((stage, task, self.section(stage, task)) for task in self.tasks for stage in TASK_STAGES)
+
     def check_study(self, wired: Collection[str]) -> None:
         """Raises ConfigError for unknown tasks, impossible sparsities, or other variants than study/dvc.yaml has.
 
@@ -113,10 +118,7 @@ class Params(Section):
             "prepare_corpus.block_tokens": self.prepare_corpus.block_tokens,
             "evaluate.latency_tokens": self.evaluate.latency_tokens,
         }
-        for task in self.tasks:
-            for stage in TASK_STAGES:
-                section: Any = self.section(stage, task)
-                lengths[f"max_tokens of {stage} for task {task}"] = section.max_tokens
+        lengths |= {f"max_tokens of {stage} for task {task}": each.max_tokens for stage, task, each in self.task_sections()}
         for key, tokens in lengths.items():
             if tokens > positions:
                 raise ConfigError(
@@ -156,9 +158,7 @@ class Params(Section):
     def _attention_can_be_read(self) -> Self:
         """transformers returns attention probabilities from its eager implementation alone, and after the dropout."""
         losses: dict[str, Any] = {"sparsify": self.sparsify}
-        losses |= {
-            f"{stage} of {task}": self.section(stage, task) for task in self.tasks for stage in ("finetune", "quantize")
-        }
+        losses |= {f"{stage} of {task}": each for stage, task, each in self.task_sections() if isinstance(each, Distilled)}
         for name, section in losses.items():
             weight = section.distillation.attention_weight
             if weight > 0 and (self.common.attention != "eager" or section.dropout != 0):
@@ -175,7 +175,7 @@ class Params(Section):
             raise ValueError(f"source names stand in fetch and in fetch_local: {sorted(both)}")
         names = {"common.model": self.common.model}
         names |= {f"prepare_corpus.documents[{i}].source": d.source for i, d in enumerate(self.prepare_corpus.documents)}
-        names |= {f"tasks.{t}.prepare_task.source": self.section("prepare_task", t).source for t in self.tasks}  # type: ignore[attr-defined]
+        names |= {f"tasks.{t}.{stage}.source": s.source for stage, t, s in self.task_sections() if stage == "prepare_task"}
         for key, name in names.items():
             if name not in self.sources():
                 raise ValueError(f"{key} names source {name!r}, found sources {sorted(self.sources())}")

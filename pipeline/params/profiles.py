@@ -55,7 +55,7 @@ def check(profile: str | None, overrides: Sequence[str] = ()) -> Params:
 def _checked(profile: str | None, overrides: Sequence[str]) -> tuple[str, Params]:
     before = current()
     _committed()  # raises without git
-    source = str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
+    source = file_of(profile)
     text = before if profile is None else read(profile)
     text = _override(text, overrides, source) if overrides else text
     selected = parse(parse_yaml(text, source), f"{source} with {list(overrides)}" if overrides else source)
@@ -66,6 +66,11 @@ def _checked(profile: str | None, overrides: Sequence[str]) -> tuple[str, Params
             f"drop them with: git checkout {PARAMS}. Then run again."
         )
     return text, selected
+
+
+def file_of(profile: str | None) -> str:
+    """The file of a profile; params.yaml for None and for `default`."""
+    return str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
 
 
 def current() -> str:
@@ -93,10 +98,9 @@ def _text(name: str) -> str:
 
 
 def _parsed(name: str) -> CommentedMap:
-    where = str(PARAMS) if name == "default" else f"{FOLDER}/{name}.yaml"
-    document = parse_yaml(_text(name), where, _yaml())
+    document = parse_yaml(_text(name), file_of(name), _yaml())
     if not isinstance(document, CommentedMap):
-        raise ConfigError(f"expected sections in {where}, found {document!r}.")
+        raise ConfigError(f"expected sections in {file_of(name)}, found {document!r}.")
     return document
 
 

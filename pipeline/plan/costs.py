@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.params.document import TASK_STAGES, Params
-from pipeline.params.sections import Common, Distilled, MaskedLM, PrepareTeacher, Sparsify, TaskTraining
+from pipeline.params.sections import Common, Distillation, MaskedLM, Quantize, TaskTraining
 from pipeline.plan.inventory import Source, text_bytes
 from pruneonce import step_costs
 from pruneonce.errors import DataError
@@ -65,7 +65,7 @@ def rows_of(task: str, p: Params, sources: Mapping[str, Source]) -> int | None:
             raise DataError(
                 f"expected {split} rows for task {task!r} in source {section.source!r}, found splits {source.splits()}."
             )
-    columns = [section.text, section.label, *([section.pair] if section.pair else [])]
+    columns = [column for column in (section.text, section.label, section.pair) if column]
     present = [split for split in SPLITS if split in source.splits()]
     counts = {split: source.rows(split, columns, skip_rows=section.skip_rows) for split in present}
     train = counts.get("train")
@@ -105,22 +105,14 @@ def corpus_tokens(p: Params, size: float | None) -> float | None:
 
 def pre_training(p: Params, model: Model, gpus: int) -> Iterator[Work]:
     """prepare_teacher and sparsify."""
-    length = p.prepare_corpus.block_tokens
-    sections: tuple[PrepareTeacher | Sparsify, ...] = (p.prepare_teacher, p.sparsify)
-    for name, section in zip(("prepare_teacher", "sparsify"), sections, strict=True):
-        distils = isinstance(section, Sparsify)
-        soft = isinstance(section, Sparsify) and section.distillation.soft_weight > 0
-        everywhere = isinstance(section, Sparsify) and soft and section.soft_positions == "all"
-        read = section.batch_size * length * (1.0 if everywhere else section.masking_probability)
-        step = {
-            "soft": soft,
-            "hidden": isinstance(section, Sparsify) and section.distillation.hidden_weight > 0,
-            "quantized": False,
-            "checkpointing": section.gradient_checkpointing,
-            **_engine(p.common, model.shape, section, gpus),
-        }
-        teacher_read = (read if soft else 0.0) if distils else None
-        yield _work(name, section, model, step, steps=section.steps, length=length, read=read, teacher_read=teacher_read)
+    length, sparsify = p.prepare_corpus.block_tokens, p.sparsify
+    everywhere = sparsify.distillation.soft_weight > 0 and sparsify.soft_positions == "all"
+    for name, section, share in (
+        ("prepare_teacher", p.prepare_teacher, p.prepare_teacher.masking_probability),
+        ("sparsify", sparsify, 1.0 if everywhere else sparsify.masking_probability),
+    ):
+        read = section.batch_size * length * share
+        yield _work(name, section, p.common, model, gpus, steps=section.steps, length=length, read=read)
 
 
 def task_training(p: Params, model: Model, gpus: int, training_rows: Mapping[str, int | None]) -> Iterator[Work]:
@@ -128,38 +120,38 @@ def task_training(p: Params, model: Model, gpus: int, training_rows: Mapping[str
     for task, rows in training_rows.items():
         for stage in TRAINING_STAGES if rows else ():
             section: Any = p.section(stage, task)
-            distils = isinstance(section, Distilled)
-            step = {
-                "soft": False,
-                "hidden": distils and section.distillation.hidden_weight > 0,
-                "quantized": stage == "quantize",
-                "checkpointing": False,
-                **_engine(p.common, model.shape, section, gpus),
-            }
             steps = max(section.epochs > 0, round(section.epochs * -(-(rows or 0) // section.batch_size)))
-            teacher_read = 0.0 if distils else None
-            settings: dict[str, Any] = {"steps": steps, "length": section.max_tokens, "read": 0.0}
-            yield _work(f"{stage}@{task}", section, model, step, **settings, teacher_read=teacher_read)
+            yield _work(f"{stage}@{task}", section, p.common, model, gpus, steps=steps, length=section.max_tokens, read=0.0)
 
 
-def _work(
-    name: str,
-    section: MaskedLM | TaskTraining,
-    model: Model,
-    step: Mapping[str, Any],
-    *,
-    steps: int,
-    length: int,
-    read: float,
-    teacher_read: float | None,
-) -> Work:
-    """The work of one stage.
+def _work(name: str, section: Any, common: Common, model: Model, gpus: int, *, steps: int, length: int, read: float) -> Work:
+    """The work of one stage. read: positions of a batch whose logits the loss reads, 0 for a task.
 
-    step: fields of a Piece that do not depend on its size. read, teacher_read: positions of a batch, as in `step_flops`.
+    Precision `auto` counts as bf16, in which a GPU multiplies.
     """
-    batch, pieces = section.batch_size, section.micro_batches * step["processes"]
+    batch, pieces = section.batch_size, section.micro_batches * gpus
     rows = -(-batch // pieces)
-    piece = Piece(rows=rows, length=length, read=read * rows / batch, teacher=teacher_read is not None, **step)
+    losses: Distillation | None = getattr(section, "distillation", None)  # only a student has them
+    soft = losses is not None and losses.soft_weight > 0 and read > 0
+    drops = model.shape.dropout if section.dropout is None else section.dropout > 0
+    eager = common.attention == "eager"  # the fused kernels of sdpa keep no probabilities, and draw dropout again
+    piece = Piece(
+        rows=rows,
+        length=length,
+        read=read * rows / batch,
+        tile=step_costs.tile(common.device),
+        element=4 if common.precision == "fp32" else 2,
+        probabilities=(3 if drops else 1) if eager else 0,
+        dropouts=2 if drops else 0,
+        teacher=losses is not None,
+        soft=soft,
+        hidden=losses is not None and losses.hidden_weight > 0,
+        quantized=isinstance(section, Quantize),
+        checkpointing=isinstance(section, MaskedLM) and section.gradient_checkpointing,
+        accumulates=section.micro_batches > 1,
+        processes=gpus,
+    )
+    teacher_read = None if losses is None else read if soft else 0.0
     flops = step_costs.step_flops(model.forward(rows=batch, length=length), read=read, teacher_read=teacher_read)
     return Work(
         name=name,
@@ -171,17 +163,3 @@ def _work(
         memory=step_costs.memory(model.shape, piece),
         uneven=batch % pieces != 0,
     )
-
-
-def _engine(common: Common, s: Shape, section: MaskedLM | TaskTraining, gpus: int) -> dict[str, Any]:
-    """The fields of a Piece that every stage sets alike. Precision `auto` counts as bf16, in which a GPU multiplies."""
-    drops = s.dropout if section.dropout is None else section.dropout > 0
-    eager = common.attention == "eager"  # the fused kernels of sdpa keep no probabilities, and draw dropout again
-    return {
-        "tile": step_costs.tile(common.device),
-        "element": 4 if common.precision == "fp32" else 2,
-        "probabilities": (3 if drops else 1) if eager else 0,
-        "dropouts": 2 if drops else 0,
-        "accumulates": section.micro_batches > 1,
-        "processes": gpus,
-    }

@@ -31,7 +31,7 @@ class Source:
 
     @property
     def known(self) -> str:
-        """How its rows are known."""
+        """How the page knows its rows."""
         return "counted" if self.files else "expected" if self.expects else "not fetched yet"
 
     @property

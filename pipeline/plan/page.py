@@ -18,6 +18,7 @@ from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.plan import costs, inventory
 from pipeline.plan.costs import Model, Rate, Work
 from pipeline.plan.inventory import Source
+from pipeline.tracking.lock import meet
 from pruneonce import step_costs
 from pruneonce.errors import ModelError
 from pruneonce.sparsity import masks, matrices
@@ -29,7 +30,7 @@ MANY_TIMES = 40  # BERT's own pre-training read its corpus so often: Devlin et a
 def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     """The lines of the page. Raises PruneOnceError at the first thing that does not fit."""
     current = profiles.current()  # read for every profile: dvc.yaml and the sources are in the same folder
-    name = f"{profiles.FOLDER}/{profile}.yaml" if profile not in (None, "default") else str(profiles.PARAMS)
+    name = profiles.file_of(profile)
     text = current if profile is None else profiles.read(profile)
     document = parse_yaml(text, name)
     p = parse(document, name)
@@ -41,7 +42,7 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     work = [*costs.pre_training(p, model, rate.gpus), *costs.task_training(p, model, rate.gpus, training_rows)]
 
     yield f"{name}: {p.report.title}"
-    yield from ("", f"Tasks: {' '.join(p.tasks)}", "Stages, each after those on the right", *graph(document))
+    yield from ("", f"Tasks: {' '.join(p.tasks)}", "Stages, and the stages that each one reads:", *graph(document))
     yield from ("", *_model(p, model.shape, entries))
     yield from ("", *_data(p, sources, corpus))
     yield from ("", *_training(work, rate))
@@ -70,7 +71,7 @@ def graph(document: Mapping[str, Any]) -> list[str]:
         each = entry.get("foreach", "").strip("${}")
         block = entry.get("do", entry)
         read = _stems(block.get("deps", []))
-        after = [other for other, outs in written.items() if any(_meet(a, b) for a in read for b in outs)]
+        after = [other for other, outs in written.items() if any(meet(a, b) for a in read for b in outs)]
         if not each or document[each]:
             written[name] = _stems([*block.get("outs", []), *block.get("metrics", []), *block.get("plots", [])])
             many = {"": "once", "tasks": "for each task"}.get(each, "for each source")
@@ -84,10 +85,6 @@ def _stems(entries: Sequence[Any]) -> list[str]:
     return [stem for path in paths if (stem := path.split("${")[0].rstrip("/"))]
 
 
-def _meet(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
-
-
 def _model(p: Params, s: Shape, entries: Sequence[matrices.Matrices]) -> Iterator[str]:
     chosen = [m for m in entries if m.prunable == "yes"]
     pruned = sum(m.count * masks.pruned_count(p.sparsify.sparsity, m.weights // m.count) for m in chosen)
@@ -99,7 +96,7 @@ def _model(p: Params, s: Shape, entries: Sequence[matrices.Matrices]) -> Iterato
     yield (
         f"{_si(s.parameters)} parameters; prunable: {_weights(s.prunable - pooler)} in the layers"
         + (f", {_weights(pooler)} in the pooler" if pooler else "")
-        + f"; at {100 * p.sparsify.sparsity:g} % {_weights(sum(m.weights for m in chosen) - pruned)} are kept"
+        + f"; at {100 * p.sparsify.sparsity:g} % {_weights(sum(m.weights for m in chosen) - pruned)} stay"
     )
     yield from (f"  {line}" for line in matrices.table(entries).splitlines())
 
@@ -116,7 +113,7 @@ def _data(p: Params, sources: Mapping[str, Source], corpus: float | None) -> Ite
     tokens = costs.corpus_tokens(p, corpus)
     if tokens:
         disk = _bytes(4 * tokens)  # int32
-        yield f"Corpus: about {_si(tokens)} tokens in blocks of {p.prepare_corpus.block_tokens}, {disk} on the disk"
+        yield f"Corpus: about {_si(tokens)} tokens in blocks of {p.prepare_corpus.block_tokens}, {disk} on disk"
 
 
 def _columns(p: Params, source: Source) -> dict[str, tuple[str, int]]:
@@ -131,7 +128,7 @@ def _columns(p: Params, source: Source) -> dict[str, tuple[str, int]]:
 
 
 def _training(work: Sequence[Work], rate: Rate) -> Iterator[str]:
-    rows = [["stage that trains", "steps", "tokens", "FLOPs", "rows x tokens", "a device", "hours"]]
+    rows = [["stage that trains", "steps", "tokens", "FLOPs", "rows x tokens", "memory", "hours"]]
     for w in work:
         row = [w.name, f"{w.steps:,}", _si(w.tokens), _si(w.flops), f"{w.rows} x {w.length}", _bytes(w.memory["peak"])]
         rows.append([*row, _hours(rate.seconds(w))])
@@ -139,24 +136,26 @@ def _training(work: Sequence[Work], rate: Rate) -> Iterator[str]:
     total = _hours(sum(seconds) if any(seconds) else None)
     rows.append(["all", "", _si(sum(w.tokens for w in work)), _si(sum(w.flops for w in work)), "", "", total])
     yield from _table(rows)
-    yield "Tokens: at most, every row as long as it may be. Rows x tokens: of a device, at a time."
+    yield "Tokens: an upper bound, with every row at its full length."
+    yield "Rows x tokens: on one device at a time. Memory: the peak of one device."
     if any(math.isnan(w.flops) for w in work):
         yield "FLOPs: not known. This model's code reads values of its input, and the plan has none."
     most = max(work, key=lambda w: w.memory["peak"])
     parts = ", ".join(f"{key} {_bytes(value)}" for key, value in most.memory.items() if key != "peak")
-    yield f"Of it in {most.name}, at times: {parts}"
+    yield f"Parts of the highest peak, {most.name}, not all at once:"
+    yield f"  {parts}"
     if rate.tflops or rate.tokens:
         speed = f"{rate.tflops:g} model TFLOP/s" if rate.tflops else f"{rate.tokens:,.0f} tokens/s"
-        yield f"Hours: at {speed} a GPU, {rate.gpus} in all; of the training alone"
+        yield f"Hours: training alone; GPUs: {rate.gpus}, each {speed}"
     else:
-        yield "Hours: ask with --tflops or --tokens-per-second, and --gpus"
+        yield "Hours: not known; give --tflops or --tokens-per-second"
 
 
 def _files(p: Params, s: Shape) -> Iterator[str]:
     sizes = step_costs.file_bytes(s)
-    yield "Files: " + ", ".join(f"{key} {_bytes(value)}" for key, value in sizes.items())
+    yield "Files of one model: " + ", ".join(f"{key} {_bytes(value)}" for key, value in sizes.items())
     a_task = 3 * sizes["checkpoint"] + 2 * sizes["ONNX fp32"] + sizes["ONNX int8"]
-    yield f"All that is kept: {_bytes(3 * sizes['checkpoint'] + len(p.tasks) * a_task)} of models, tasks: {len(p.tasks)}"
+    yield f"All models of the pipeline: {_bytes(3 * sizes['checkpoint'] + len(p.tasks) * a_task)}"
 
 
 def _unchecked(p: Params, sources: Mapping[str, Source]) -> Iterator[str]:
@@ -166,7 +165,7 @@ def _unchecked(p: Params, sources: Mapping[str, Source]) -> Iterator[str]:
         source = sources[name]
         if not source.files and not source.expects:
             parts = "columns and rows" if source.names is not None else "splits, columns and rows"
-            yield f"source {name} is not fetched yet: its {parts} were not checked"
+            yield f"source {name}: not fetched yet; its {parts} were not checked"
 
 
 def _warnings(
@@ -175,19 +174,19 @@ def _warnings(
     tokens = costs.corpus_tokens(p, corpus)
     for w in work:
         if tokens and "@" not in w.name and w.rows * w.length > tokens:
-            yield f"{w.name}: the corpus has about {tokens:.0f} tokens, and a batch of one device takes {w.rows * w.length}"
+            yield f"{w.name}: the corpus has about {tokens:.0f} tokens, one device takes {w.rows * w.length} at a time"
         if tokens and "@" not in w.name and w.tokens > MANY_TIMES * tokens:
-            yield f"{w.name} sees the corpus {w.tokens / tokens:.0f} times; BERT's own pre-training about {MANY_TIMES} times"
+            yield f"{w.name}: reads the corpus {w.tokens / tokens:.0f} times; BERT read its own {MANY_TIMES} times"
         if w.uneven:
-            yield f"{w.name}: the batch does not divide by pieces and GPUs; some get fewer rows than {w.rows}"
+            yield f"{w.name}: batch_size is no multiple of micro_batches x GPUs: pieces differ in size"
     for task, count in training_rows.items():
         section: Any = p.section("prepare_task", task)
         if count is None:
-            yield f"task {task}: its rows are not known before they are fetched; it is not in the table"
+            yield f"task {task}: not in the table; its rows are known once they are fetched"
         elif count < (batch := max(p.section(stage, task).batch_size for stage in costs.TRAINING_STAGES)):  # type: ignore[attr-defined]
-            yield f"task {task}: it has {count} rows to train on, and a batch takes {batch}"
+            yield f"task {task}: has {count} rows to train on, a batch takes {batch}"
         elif section.kind == "question_answering":
-            yield f"task {task}: steps count questions; a context of several windows makes as many rows"
+            yield f"task {task}: steps are counted by questions; a long context gives several rows"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

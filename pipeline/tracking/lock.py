@@ -31,16 +31,16 @@ def locked(root: Path = Path()) -> dict[str, Stage]:
     """The stages of the lock files by name; empty if nothing was run yet. Raises ConfigError."""
     stages: dict[str, Stage] = {}
     for folder in FOLDERS:
-        with _of_dvc(root / folder / "dvc.lock") as document:
-            stages |= {name: _stage(name, entry, folder) for name, entry in document.get("stages", {}).items()}
+        with _stages(root / folder / "dvc.lock") as entries:
+            stages |= {name: _stage(name, entry, folder) for name, entry in entries.items()}
     return stages
 
 
 @contextmanager
-def _of_dvc(path: Path) -> Iterator[dict[str, Any]]:
-    """The content of a file of DVC's; empty if there is none. Raises ConfigError if its structure is not DVC's."""
+def _stages(path: Path) -> Iterator[dict[str, Any]]:
+    """The stages in a file of DVC's; empty if there is none. Raises ConfigError if its structure is not DVC's."""
     try:
-        yield (read_yaml(path) or {}) if path.exists() else {}
+        yield (read_yaml(path) or {}).get("stages", {}) if path.exists() else {}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"expected stages as DVC has them in {path}, found another structure ({type(error).__name__}: {error}). "
@@ -66,13 +66,12 @@ def current(root: Path = Path()) -> dict[str, Stage]:
     values = read_yaml(root / "params.yaml") if (root / "params.yaml").exists() else {}
     names: set[str] = set()
     for folder in FOLDERS:
-        with _of_dvc(root / folder / "dvc.yaml") as document:
-            blocks = document.get("stages", {}).items()
-            names |= {name for stage, block in blocks for name in _names(stage, block, values or {})}
+        with _stages(root / folder / "dvc.yaml") as blocks:
+            names |= {name for stage, block in blocks.items() for name in _names(stage, block, values or {})}
     return {name: stage for name, stage in locked(root).items() if name in names}
 
 
-def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
+def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """The names of the stages of one block of dvc.yaml: `name`, or `name@item` for each item of foreach or matrix."""
 
     def resolved(data: Any) -> Any:
@@ -84,26 +83,22 @@ def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> It
     def text(value: Any) -> str:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
-    if "matrix" in block:
-        axes = [[text(value) for value in resolved(axis)] for axis in resolved(block["matrix"]).values()]
-        yield from (f"{name}@{'-'.join(cell)}" for cell in itertools.product(*axes))
-    elif "foreach" in block:
-        yield from (f"{name}@{text(item)}" for item in resolved(block["foreach"]))
-    else:
-        yield name
+    axes = resolved(block.get("matrix", {"item": block["foreach"]} if "foreach" in block else {})).values()
+    cells = itertools.product(*([text(value) for value in resolved(axis)] for axis in axes))
+    return [f"{name}@{'-'.join(cell)}" if cell else name for cell in cells]
 
 
 def project(stage: str) -> Path:
     """The folder of the DVC project that has this stage."""
-    with _of_dvc(STUDY / "dvc.yaml") as document:
-        return STUDY if short(stage).partition("@")[0] in document.get("stages", {}) else PIPELINE
+    with _stages(STUDY / "dvc.yaml") as blocks:
+        return STUDY if short(stage).partition("@")[0] in blocks else PIPELINE
 
 
 def code(stage: str) -> list[Path]:
     """The deps of a stage that its block in dvc.yaml names without a template and that are not in a folder `data`."""
     folder = project(stage)
-    with _of_dvc(folder / "dvc.yaml") as document:
-        block = document.get("stages", {}).get(short(stage).partition("@")[0], {})
+    with _stages(folder / "dvc.yaml") as blocks:
+        block = blocks.get(short(stage).partition("@")[0], {})
         deps = [dep for dep in block.get("do", block).get("deps", []) if "${" not in dep]
     paths = [Path(posixpath.normpath(folder / dep)) for dep in deps]
     return [path for path in paths if "data" not in path.parts]
@@ -125,11 +120,14 @@ def command(verb: str, *stages: str) -> str:
     )
 
 
-def producers(path: str, stages: Mapping[str, Stage]) -> Iterator[Stage]:
+def producers(path: str, stages: Mapping[str, Stage]) -> list[Stage]:
     """The stages that write `path`, the folder it lies in, or something inside it."""
-    for stage in stages.values():
-        if any(o == path or path.startswith(f"{o}/") or o.startswith(f"{path}/") for o in stage.outs):
-            yield stage
+    return [stage for stage in stages.values() if any(meet(out, path) for out in stage.outs)]
+
+
+def meet(one: str, other: str) -> bool:
+    """Whether they are one path, or one lies in the other."""
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
 
 def makers(path: str, md5: str, stages: Mapping[str, Stage], now: Collection[str]) -> list[Stage]:
@@ -138,7 +136,7 @@ def makers(path: str, md5: str, stages: Mapping[str, Stage], now: Collection[str
     now: the names of the current stages. A stage of a former profile counts only if it wrote these very bytes, and never
     for a folder that several stages write into.
     """
-    found = list(producers(path, stages))
+    found = producers(path, stages)
     same = [stage for stage in found if stage.outs.get(path) == md5]
     inside = [stage for stage in found if path not in stage.outs and stage.name in now]
     return [stage for stage in same if stage.name in now] or same or inside

@@ -16,8 +16,8 @@ from mlflow import onnx as mlflow_onnx
 from mlflow.exceptions import MlflowException
 
 from pipeline.hashing import file_md5
-from pipeline.tracking.lock import Stage
-from pipeline.tracking.runs import results, runs_of
+from pipeline.tracking.lock import Stage, current
+from pipeline.tracking.runs import close_lost, results, runs_of
 from pipeline.tracking.store import store
 
 FILE = "int8.onnx"  # the out of an export stage that is deployed
@@ -25,13 +25,23 @@ ALIAS = "current"
 MEASURED = ("score", "sparsity", "file_bytes", "packed_bytes")
 
 
-def register(stages: Mapping[str, Stage]) -> list[str]:
-    """Bring the registry to the state of these stages. Returns a line for each version that `current` moved to.
+def update() -> Iterator[str]:
+    """Close the runs of lost processes, then register the models of dvc.lock. Yields a line for each change.
 
-    Raises TrackerUnreachable, also where a disk is full.
+    Raises PruneOnceError.
+    """
+    yield from (f"{name}: its process is gone, so its run is closed as KILLED" for name in close_lost())
+    yield from register(current())
+
+
+def register(stages: Mapping[str, Stage]) -> Iterator[str]:
+    """Bring the registry to the state of these stages. Yields a line for each version that `current` moved to.
+
+    Raises TrackerUnreachable, also where a disk is full. The models before the one that failed are registered.
     """
     with store() as (client, _):
-        return [line for task, path, md5 in _evaluated(stages) for line in _current(client, stages, task, Path(path), md5)]
+        for task, path, md5 in _evaluated(stages):
+            yield from _current(client, stages, task, Path(path), md5)
 
 
 def _evaluated(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:

@@ -19,13 +19,12 @@ from typing import Any
 import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Param
-from mlflow.exceptions import MlflowException
 
 from pipeline.stopping import PARENT
 from pipeline.tracking.address import shown
 from pipeline.tracking.lock import Stage
 from pipeline.tracking.open_run import OpenRun, flatten, md5_tags, set_tags
-from pipeline.tracking.store import connect, in_batches, refused, store
+from pipeline.tracking.store import in_batches, store, unless_refused
 from pruneonce.errors import TrackerUnreachable
 
 RUN = "run"  # file in a stage's scratch folder: the id of its run, for the process that continues it
@@ -70,18 +69,14 @@ def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: 
     run_id = _read_name(scratch / RUN) if scratch else None
     if run_id is None:
         return None
-    try:
+    with unless_refused():  # it may be a run of another store
         info = client.get_run(run_id).info
-    except MlflowException as error:
-        if not refused(error):
-            raise
-        return None  # of another store
-    if info.experiment_id != experiment or info.lifecycle_stage != "active":
-        return None
-    # The tags come first: another process closes an open run whose process is gone.
-    set_tags(client, run_id, tags)
-    client.update_run(run_id, status="RUNNING")
-    return run_id
+        if info.experiment_id == experiment and info.lifecycle_stage == "active":
+            # The tags come first: another process closes an open run whose process is gone.
+            set_tags(client, run_id, tags)
+            client.update_run(run_id, status="RUNNING")
+            return run_id
+    return None
 
 
 def _read_name(file: Path) -> str | None:
@@ -127,18 +122,12 @@ def close_lost() -> list[str]:
 def _close_lost(client: MlflowClient, experiment: str) -> list[str]:
     here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
     lost = [run for run in client.search_runs([experiment], here) if not _lives(run.data.tags.get(PROCESS, ""))]
-    return [run.info.run_name for run in lost if _closed(client, run.info.run_id)]
-
-
-def _closed(client: MlflowClient, run_id: str) -> bool:
-    """Close a lost run. False if MLflow refuses: another process may have deleted it."""
-    try:
-        client.set_terminated(run_id, "KILLED")
-    except MlflowException as error:
-        if not refused(error):
-            raise
-        return False
-    return True
+    closed: list[str] = []
+    for run in lost:
+        with unless_refused():  # another process may have deleted it
+            client.set_terminated(run.info.run_id, "KILLED")
+            closed.append(run.info.run_name)
+    return closed
 
 
 def start_flow(name: str, params: Mapping[str, Any]) -> str:
@@ -154,15 +143,14 @@ def start_flow(name: str, params: Mapping[str, Any]) -> str:
 def end_flow(run_id: str, status: str, seconds: Mapping[str, float], note: str = "") -> None:
     """Close the parent run with the seconds of each stage and a note in Markdown. A lost server is printed, not raised."""
     try:
-        client, _ = connect()
+        with store() as (client, _):
+            run = OpenRun(client, run_id)
+            run.log_numbers("seconds", {stage.replace("@", "."): value for stage, value in seconds.items()})
+            if note:
+                run.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
+            run.end(status)
     except TrackerUnreachable:
         print(f"\nMLflow at {shown()} no longer answers; run {run_id} stays open there.", file=sys.stderr)
-        return
-    run = OpenRun(client, run_id)
-    run.log_numbers("seconds", {stage.replace("@", "."): value for stage, value in seconds.items()})
-    if note:
-        run.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
-    run.end(status)
 
 
 def runs_of(stage: Stage) -> list[str]:

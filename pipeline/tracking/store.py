@@ -19,7 +19,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from pipeline.tracking import database
 from pipeline.tracking.address import home, message, mlflow_uri, shown, sqlite_file, uri
-from pruneonce.errors import TrackerUnreachable
+from pruneonce.errors import PruneOnceError, TrackerUnreachable
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a traceback of every error that it raises
 
@@ -29,36 +29,36 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE
 BATCH = 90  # entries a request: the server's limit is 100 params, 1000 metrics
 
 
+@contextmanager
+def one_error(also: str = "") -> Iterator[None]:
+    """Whatever fails inside is a TrackerUnreachable; our own errors keep their type. also: words to end the message with."""
+    try:
+        yield
+    except PruneOnceError as error:
+        raise type(error)(f"{error}{also}") from None
+    except Exception as error:
+        advice = database.advice(str(error), sqlite_file(uri()) or Path("it"))
+        if not advice and os.environ.get("MLFLOW_TRACKING_URI"):
+            advice = "Start it, or unset MLFLOW_TRACKING_URI to use a local file."
+        found = f"expected an MLflow tracking store at {shown()}, found: {message(error)}. {advice}".rstrip()
+        raise TrackerUnreachable(f"{found}{also}") from None
+
+
+@one_error()
 def connect() -> tuple[MlflowClient, str]:
     """A client and the id of our experiment. Raises TrackerUnreachable."""
-    try:
-        if file := sqlite_file(uri()):
-            database.ensure(file, _migrate)
-            database.check(file, migrations._get_latest_schema_revision(), _older)
-        client = MlflowClient(tracking_uri=mlflow_uri())
-        return client, _experiment(client)
-    except TrackerUnreachable:
-        raise
-    except Exception as error:
-        raise _unreachable(error) from None
+    if file := sqlite_file(uri()):
+        database.ensure(file, _migrate)
+        database.check(file, migrations._get_latest_schema_revision(), _older)
+    client = MlflowClient(tracking_uri=mlflow_uri())
+    return client, _experiment(client)
 
 
 @contextmanager
 def store(also: str = "") -> Iterator[tuple[MlflowClient, str]]:
-    """`connect` for some requests: whatever fails inside is one TrackerUnreachable. also: words to end its message with."""
-    try:
+    """`connect` for some requests, under `one_error`."""
+    with one_error(also):
         yield connect()
-    except TrackerUnreachable as error:
-        raise TrackerUnreachable(f"{error}{also}") from None
-    except Exception as error:
-        raise TrackerUnreachable(f"{_unreachable(error)}{also}") from None
-
-
-def _unreachable(error: Exception) -> TrackerUnreachable:
-    advice = database.advice(str(error), sqlite_file(uri()) or Path("it"))
-    if not advice and os.environ.get("MLFLOW_TRACKING_URI"):
-        advice = "Start it, or unset MLFLOW_TRACKING_URI to use a local file."
-    return TrackerUnreachable(f"expected an MLflow tracking store at {shown()}, found: {message(error)}. {advice}".rstrip())
 
 
 def _migrate(file: Path) -> None:
@@ -106,6 +106,16 @@ def _experiment(client: MlflowClient) -> str:
 def refused(error: Exception) -> bool:
     """Whether the server answered, and will give the same answer to the same request next time."""
     return isinstance(error, MlflowException) and error.error_code in REFUSALS
+
+
+@contextmanager
+def unless_refused() -> Iterator[None]:
+    """End the block, without an error, where the server refuses a request."""
+    try:
+        yield
+    except MlflowException as error:
+        if not refused(error):
+            raise
 
 
 def in_batches(entries: Sequence[Any], send: Callable[[Sequence[Any]], object]) -> None:

@@ -68,7 +68,7 @@ def _known(file: Path, outs: Mapping[str, str]) -> str:
     for path in map(Path, (os.path.abspath(file), beside, os.path.realpath(file))):  # none raises for a loop of links
         if path.is_relative_to(Path.cwd()):
             known = path.relative_to(Path.cwd()).as_posix()
-            if any(known == out or known.startswith(f"{out}/") for out in outs):
+            if any(Path(known).is_relative_to(out) for out in outs):
                 return known
     return str(file)
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from pipeline import stopping
 from pipeline.tracking import address, registry, runs
 from pipeline.tracking.lock import Stage
-from pruneonce.errors import TrackerUnreachable
+from pruneonce.errors import DataError, TrackerUnreachable
 from tests.pages import blocks
 
 MODEL = "pruneonce-topic"
@@ -73,23 +73,24 @@ def test_the_shipped_file_is_registered_with_its_run_and_its_numbers(store, int8
 def test_nothing_new_changes_nothing_and_a_file_that_comes_back_is_not_stored_again(store, int8_onnx, dense_onnx):
     first = locked(int8_onnx.path.read_bytes())
     run(first)
-    assert len(registry.register(first)) == 1
-    assert registry.register(first) == []
+    assert len(list(registry.register(first))) == 1
+    assert list(registry.register(first)) == []
 
     second = locked(dense_onnx.path.read_bytes())  # another file stands there now
     run(second)
-    assert len(registry.register(second)) == 1
+    assert len(list(registry.register(second))) == 1
     assert current(store).tags["md5"] == second["export@topic"].outs[FILE]
 
     again = locked(int8_onnx.path.read_bytes())  # restored from DVC's cache: no new run
-    assert registry.register(again) == [f"models:/{MODEL}@current is version 1, md5 {first['export@topic'].outs[FILE]}"]
+    (line,) = registry.register(again)
+    assert line == f"models:/{MODEL}@current is version 1, md5 {first['export@topic'].outs[FILE]}"
     assert len(store.search_model_versions(f"name='{MODEL}'")) == 2
 
 
 def test_a_file_that_was_not_evaluated_as_it_stands_is_not_registered(store, int8_onnx):
     stages = locked(int8_onnx.path.read_bytes())
     stages["evaluate@topic"].deps[FILE] = "0" * 32
-    assert registry.register(stages) == []
+    assert list(registry.register(stages)) == []
     assert store.search_registered_models() == []
 
 
@@ -98,12 +99,12 @@ def test_a_file_that_is_not_what_dvc_lock_says_is_not_stored(store, int8_onnx, d
     stages = locked(int8_onnx.path.read_bytes())
     run(stages)
     Path(FILE).write_bytes(dense_onnx.path.read_bytes())
-    assert registry.register(stages) == []
+    assert list(registry.register(stages)) == []
     assert store.search_model_versions(f"name='{MODEL}'") == []
 
 
 def test_a_file_whose_run_is_in_another_store_is_passed_over(store, int8_onnx):
-    assert registry.register(locked(int8_onnx.path.read_bytes())) == []
+    assert list(registry.register(locked(int8_onnx.path.read_bytes()))) == []
     assert store.search_model_versions(f"name='{MODEL}'") == []
 
 
@@ -112,4 +113,25 @@ def test_a_registry_that_fails_is_one_error(store, int8_onnx, monkeypatch):
     run(stages)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(TrackerUnreachable, match="expected an MLflow tracking store at http://127"):
-        registry.register(stages)
+        list(registry.register(stages))
+
+
+def test_a_model_that_fails_keeps_its_error_and_the_lines_before_it(store, int8_onnx, monkeypatch):
+    stages = locked(int8_onnx.path.read_bytes())
+    run(stages)
+    other = {"data/export/other/int8.onnx": "0" * 32}
+    stages |= {
+        "export@other": Stage("export@other", {}, other, {}),
+        "evaluate@other": Stage("evaluate@other", other, {}, {}),
+    }
+
+    def runs_of(stage: Stage) -> list[str]:
+        if stage.name == "export@other":
+            raise DataError("expected a file, found a folder.")
+        return runs.runs_of(stage)
+
+    monkeypatch.setattr(registry, "runs_of", runs_of)
+    lines = registry.register(stages)
+    assert next(lines).startswith(f"models:/{MODEL}@current is version 1")
+    with pytest.raises(DataError, match="found a folder"):
+        next(lines)

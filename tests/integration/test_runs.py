@@ -179,7 +179,7 @@ def test_what_a_killed_process_left_open_is_closed(folder, killed):
     assert runs.close_lost() == []
     assert {status(run_id) for run_id in (mine, others, nobodys)} == {"RUNNING"}
     client.set_tag(mine, runs.PROCESS, f"{os.getpid()} 1.0")  # our number, long ago
-    assert list(cli._register()) == ["compress: its process is gone, so its run is closed as KILLED"]
+    assert list(registry.update()) == ["compress: its process is gone, so its run is closed as KILLED"]
     assert (status(mine), status(others)) == ("KILLED", "RUNNING")
 
 
@@ -251,7 +251,7 @@ def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, monk
             pytest.fail("it is begun")
         assert capfd.readouterr().err == ""
         (line,) = compress.register()
-        assert line.startswith("The models were not registered (expected ")
+        assert line.startswith("Not all models were registered (expected ")
         assert said in line
         assert line.endswith("Try again with: pruneonce register")
         monkeypatch.setattr(sys, "argv", ["pruneonce", "register"])
@@ -302,14 +302,14 @@ def test_a_task_that_was_not_run_here_has_no_registered_model(finished, folder):
     """Its file came from DVC's cache; the run that made it is in another store."""
     client = MlflowClient(address.uri())
     client.delete_tag(finished, "out.data/export/topic/int8.onnx")
-    assert registry.register(lock.current()) == []
+    assert list(registry.register(lock.current())) == []
     assert client.search_registered_models() == []
 
 
 def test_a_task_that_params_yaml_no_longer_has_is_not_registered(finished, monkeypatch):
     asked: list[dict] = []
     monkeypatch.setattr(registry, "register", lambda stages: asked.append(stages) or [])
-    compress.register()
+    list(compress.register())
     Path("params.yaml").write_text("tasks: {r8: {}}\n")
-    compress.register()
+    list(compress.register())
     assert [sorted(stages) for stages in asked] == [["evaluate@topic", "export@topic"], []]

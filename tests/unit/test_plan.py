@@ -103,7 +103,7 @@ def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
     assert re.search(r"^  finetune +for each task +prepare_task sparsify teach_task$", found, re.MULTILINE)
     fetched = profile not in ("default", "four-tasks")  # of packages there are no rows before they are fetched
     assert len(re.findall(r"^  (?:teach_task|finetune|quantize)@", found, re.MULTILINE)) == 3 * len(tasks) * fetched
-    assert found.count("its rows are not known before they are fetched") == len(tasks) * (not fetched)
+    assert found.count("its rows are known once they are fetched") == len(tasks) * (not fetched)
 
 
 def test_the_numbers_of_the_tiny_profile_by_hand(tiny):
@@ -270,8 +270,8 @@ def test_too_few_rows_for_a_batch_are_a_warning(tiny):
     Path("tests/tiny/text/topic-train.tsv").write_text("\n".join(lines) + "\n")
     Path("tests/tiny/text/corpus.txt").write_text("one line\n")
     found = page()
-    assert "warning: task topic: it has 5 rows to train on, and a batch takes 8" in found
-    assert "warning: sparsify: the corpus has about 2 tokens, and a batch of one device takes 256" in found
+    assert "warning: task topic: has 5 rows to train on, a batch takes 8" in found
+    assert "warning: sparsify: the corpus has about 2 tokens, one device takes 256 at a time" in found
 
 
 def test_a_task_without_a_row_left_to_train_on(tiny):
@@ -300,7 +300,7 @@ def test_a_source_that_is_not_here_may_hold_any_split_and_the_page_says_what_was
         del document["fetch_local"]["topic"]
         document["fetch"]["topic"] = {"package": "topics==1.0", "sha256": "0" * 64, "members": members}
 
-    unchecked = "warning: source topic is not fetched yet: its splits, columns and rows were not checked"
+    unchecked = "warning: source topic: not fetched yet; its splits, columns and rows were not checked"
     but_splits = unchecked.replace("splits, ", "")
     tiny(lambda d: change(d, **{".": "topics/data"}))
     found = page()
@@ -385,7 +385,7 @@ def test_outside_of_the_repository(tmp_path, monkeypatch):
 
 
 def test_windows_of_questions_are_a_warning(project):
-    assert page("bert-base-85").count("steps count questions; a context of several windows makes as many rows") == 1
+    assert page("bert-base-85").count("steps are counted by questions; a long context gives several rows") == 1
 
 
 def test_what_works_but_looks_wrong_is_a_warning(tiny):
@@ -395,8 +395,9 @@ def test_what_works_but_looks_wrong_is_a_warning(tiny):
 
     tiny(change)
     found = page(rate=costs.Rate(gpus=8, tflops=None, tokens=None))
-    assert re.search(r"^warning: sparsify sees the corpus \d{3,} times", found, re.MULTILINE)
-    assert "warning: finetune@topic: the batch does not divide by pieces and GPUs; some get fewer rows than 2" in found
+    assert re.search(r"^warning: sparsify: reads the corpus \d{3,} times", found, re.MULTILINE)
+    uneven = "batch_size is no multiple of micro_batches x GPUs: pieces differ in size"
+    assert f"warning: finetune@topic: {uneven}" in found
     assert found.count("warning") == 2
 
 
@@ -405,7 +406,7 @@ def test_the_command(project, monkeypatch, capsys):
     cli.main()
     said = capsys.readouterr().out
     assert "profiles/distilbert-90.yaml: DistilBERT, pruned once" in said
-    assert "Hours: at 100,000 tokens/s a GPU, 4 in all" in said
+    assert "Hours: training alone; GPUs: 4, each 100,000 tokens/s" in said
     hours = 100_000 * 256 * 512 / (1e5 * 4 * 3600)
     assert re.search(rf"^  sparsify .* {hours:.2f}$", said, re.MULTILINE)
     monkeypatch.setattr(sys, "argv", ["pruneonce", "plan", "no-such"])

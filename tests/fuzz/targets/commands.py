@@ -10,7 +10,7 @@ from random import Random
 from unittest import mock
 
 from pipeline import cli
-from pipeline.tracking import trace
+from pipeline.tracking import registry, trace
 from pruneonce import command, errors
 from pruneonce.errors import PruneOnceError
 from tests.fuzz import damage
@@ -84,7 +84,7 @@ def run(folder: Path) -> None:
     main = command.main if words[0] in command.OWN else cli.main
     # What a shell hands over that is no UTF-8 arrives as half of a surrogate pair, as here.
     with (
-        mock.patch.object(cli, "_register", return_value=[]),  # a store of MLflow's takes seconds to make
+        mock.patch.object(registry, "update", return_value=[]),  # a store of MLflow's takes seconds to make
         mock.patch.object(trace._Tree, "runs", return_value="none"),
         mock.patch.object(sys, "argv", ["pruneonce", *words]),
         contextlib.redirect_stderr(said),

@@ -55,7 +55,7 @@ def _wrong(stage: str, out: str, recorded: str, known: Hashes) -> Wrong:
     cache = Path(os.path.normpath(folder / (_dvc(folder, "cache", "dir").strip() or ".dvc/cache"))) / "files/md5"
     listing = listed(_object(cache, recorded)) if recorded.endswith(".dir") else {}
     there = {path.relative_to(out).as_posix(): found for path, found in known.items() if path.is_relative_to(out)}
-    names = sorted(name for name in {*listing, *there} if listing.get(name) != there.get(name)) if listing else []
+    names = sorted(name for name in {*listing, *there} - {"."} if listing.get(name) != there.get(name)) if listing else []
     objects = {_object(cache, found) for found in (recorded, *listing.values())}
     return Wrong(out, stage, names, sorted(path for path in objects if path.is_file() and not whole(path)))
 

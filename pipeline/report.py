@@ -1,7 +1,7 @@
 """The table of the `report` stage: one row for each task and variant, as Markdown and as CSV."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def cells(row: Row) -> dict[str, str]:
 def markdown(title: str, rows: Sequence[Row]) -> str:
     """The page: the table, what its columns mean, and every metric of every task."""
     first = rows[0]
-    lines = [f"# {title}", "", *table([cells(row) for row in rows])]
+    lines = [f"# {title}", "", *table(cells(first), [cells(row).values() for row in rows])]
     lines += [
         "",
         "- score: on the whole test split, in ONNX Runtime; after a /, on further test splits. A correlation of 1 is 100 %.",
@@ -79,14 +79,14 @@ def every_metric(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if len(row["metrics"]) > 1
     ]
-    return [*table(found), ""] if found else []
+    return [*table(found[0], [row.values() for row in found]), ""] if found else []
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The lines of a Markdown table; its header are the keys of the rows."""
+def table(header: Collection[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     # Not tabulate: it pads every cell to the width of its column, and the page in git has no padding.
-    header, *body = [f"| {' | '.join(line)} |" for line in ([*rows[0]], *([*row.values()] for row in rows))]
-    return [header, f"|{'---|' * len(rows[0])}", *body]
+    lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
+    return [lines[0], f"|{'---|' * len(header)}", *lines[1:]]
 
 
 def write_sizes(path: Path, rows: Sequence[Row]) -> None:

@@ -1,7 +1,7 @@
 """Every variant of a task through ONNX Runtime on the whole test split: score, sparsity, size, latency.
 
 reads   dense_onnx, sparse_onnx, int8_onnx   the files                export
-        splits     the test splits; no other stage reads them         prepare_task
+        splits     the test splits; no training reads them            prepare_task
         tokenizer_folder   a task model, for padding                  teach_task
 writes  latency    median and p95 at batch 1, and the time by operator; in its own file, because it differs between runs
 """

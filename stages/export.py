@@ -33,7 +33,7 @@ def run(
     common: Common,
     export: Export,
 ) -> Metrics:
-    engine.accelerator(common)
+    engine.accelerator(common)  # sets the seeds and the threads; the models are exported on the CPU
     kind, tokenizer = kinds.load(splits), checkpoint.load_tokenizer(dense_folder)
     validation = read_split(splits / "validation.arrow")
     rows = validation.select(range(min(export.parity_texts, len(validation))))

@@ -1,4 +1,4 @@
-"""The names of the tasks, for `prepare_corpus`: it runs again when a task comes or goes, not when a number of one changes.
+"""The names of the tasks. `prepare_corpus` depends on them, and so not on the numbers with which a task is trained.
 
 reads   nothing
 writes  names   JSON list, sorted

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import report
 from study.comparison import Row, Verdict, spread
 
+COLUMNS = ("learning rate", "encoder MB", "smaller", "task steps", "steps paid once")
 NOTES = """\
 Test scores in PyTorch: mean over {seeds} seeds ± half of the distance between the best and the worst. Learning rate: by
 task, the best on validation of {rates}, first seed. Every variant begins with the head of the
@@ -25,23 +26,15 @@ the number of tasks. A comparison holds, or is reversed, where the means differ 
 
 def markdown(title: str, table: Sequence[Row], verdicts: Sequence[Verdict], notes: str) -> str:
     """The table in the shape of the paper's Table 1, the verdicts on each claim, and the notes on the columns."""
-    lines = report.table([_cells(row) for row in table])
+    lines = report.table(("variant", "sparsity", *table[0].scores, *COLUMNS), [_cells(row) for row in table])
     return "\n".join([f"# {title}", "", *lines, "", *summary(verdicts), "", notes])
 
 
-def _cells(row: Row) -> dict[str, str]:
-    """A row of the Markdown table: column -> text."""
-    scores = {task: f"{fmean(scores):.2%} ± {100 * spread(scores):.2f}" for task, scores in row.scores.items()}
-    return {
-        "variant": row.variant,
-        "sparsity": f"{row.sparsity:.0%}",
-        **scores,
-        "learning rate": " / ".join(f"{rate:g}" for rate in row.learning_rates.values()),
-        "encoder MB": f"{row.encoder_bytes / 1e6:.2f}",
-        "smaller": f"{row.times_smaller:.1f} x",
-        "task steps": " / ".join(f"{steps:g}" for steps in row.steps.values()),
-        "steps paid once": str(row.once_steps),
-    }
+def _cells(row: Row) -> list[str]:
+    scores = [f"{fmean(scores):.2%} ± {100 * spread(scores):.2f}" for scores in row.scores.values()]
+    rates, steps = (" / ".join(f"{value:g}" for value in by_task.values()) for by_task in (row.learning_rates, row.steps))
+    size = [f"{row.encoder_bytes / 1e6:.2f}", f"{row.times_smaller:.1f} x"]
+    return [row.variant, f"{row.sparsity:.0%}", *scores, rates, *size, steps, str(row.once_steps)]
 
 
 def summary(verdicts: Sequence[Verdict]) -> Iterator[str]:

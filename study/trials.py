@@ -76,6 +76,7 @@ class Trials:
         self, start_folder: Path, pruning: str, schedule: MagnitudePruning, p: Finetune, *, steps: int, seed: int
     ) -> Path:
         """The folder of a model of this variant; it is trained unless it is finished. pruning: as in `Variant.pruning`.
+        p.distillation: of `weighted`.
 
         Raises PatternBroken unless it has the sparsity of the schedule, and every zero that it began with.
         """

@@ -89,7 +89,7 @@ class Distillation(Section):
     temperature: Positive  # divides both logits of the soft loss
     hard_weight: NonNegative  # weight of the loss against the labels; on a corpus these are the masked tokens
     soft_weight: NonNegative  # weight of the loss against the teacher's logits
-    hidden_weight: NonNegative  # weight of the relative error of the hidden states, layer by layer
+    hidden_weight: NonNegative  # weight of |student - teacher|^2 / |teacher|^2 of the hidden states, mean over layers
     # weight of the KL divergence from the teacher's attention; needs common.attention eager and dropout 0.0
     attention_weight: NonNegative
 
@@ -106,13 +106,13 @@ class PrepareTeacher(MaskedLM):
 
 
 class Sparsify(MaskedLM):
-    # which matrices are pruned: a regular expression over names; null: the linears of the layers and the pooler
+    # which matrices are pruned: a regular expression over names; null: the linears of the layers, and of the pooler if any
     prunable: str | None
     sparsity: Share  # target share of zeros, of each prunable matrix or, with scope global, of all together
     initial_sparsity: Share  # sparsity of the first jump, at prune_begin_steps
     # AxB: blocks of A outputs x B inputs; N:M: N of every M inputs keep their weight
     pattern: Literal["unstructured", "1x4", "4x1", "2:4", "4:8"]
-    scope: Literal["uniform", "global"]  # where weights compete: in their matrix, or in the whole model
+    scope: Literal["uniform", "global"]  # uniform: every matrix has the same sparsity; global: all matrices compete
     first_criterion: Literal["magnitude", "second_order"]  # what a weight is worth at the first jump
     criterion: Literal["magnitude", "movement", "second_order"]  # what a weight is worth at every later pruning step
     calibration_batches: Count  # second_order: batches whose activations are measured at each pruning step

@@ -37,7 +37,8 @@ def update() -> Iterator[str]:
 def register(stages: Mapping[str, Stage]) -> Iterator[str]:
     """Bring the registry to the state of these stages. Yields a line for each version that `current` moved to.
 
-    Raises TrackerUnreachable, also where a disk is full. The models before the one that failed are registered.
+    Each model is registered when its lines are read. So those before one that fails are registered.
+    Raises PruneOnceError: TrackerUnreachable if the store fails, also where a disk is full.
     """
     with store() as (client, _):
         for task, path, md5 in _evaluated(stages):

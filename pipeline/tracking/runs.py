@@ -69,14 +69,15 @@ def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: 
     run_id = _read_name(scratch / RUN) if scratch else None
     if run_id is None:
         return None
+    info = None
     with unless_refused():  # it may be a run of another store
         info = client.get_run(run_id).info
-        if info.experiment_id == experiment and info.lifecycle_stage == "active":
-            # The tags come first: another process closes an open run whose process is gone.
-            set_tags(client, run_id, tags)
-            client.update_run(run_id, status="RUNNING")
-            return run_id
-    return None
+    if info is None or info.experiment_id != experiment or info.lifecycle_stage != "active":
+        return None
+    # The tags come first: another process closes an open run whose process is gone.
+    set_tags(client, run_id, tags)
+    client.update_run(run_id, status="RUNNING")
+    return run_id
 
 
 def _read_name(file: Path) -> str | None:

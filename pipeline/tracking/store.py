@@ -1,4 +1,4 @@
-"""The connection to MLflow's tracking store. Every failure is one TrackerUnreachable that says what to do."""
+"""The connection to MLflow's tracking store. A failure of MLflow is one TrackerUnreachable that says what to do."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ BATCH = 90  # entries a request: the server's limit is 100 params, 1000 metrics
 
 @contextmanager
 def one_error(also: str = "") -> Iterator[None]:
-    """Whatever fails inside is a TrackerUnreachable; our own errors keep their type. also: words to end the message with."""
+    """Our own errors keep their type; any other is a TrackerUnreachable. also: words to end the message with."""
     try:
         yield
     except PruneOnceError as error:

@@ -102,7 +102,7 @@ def inner_losses(
 ) -> dict[str, tuple[float, Tensor]]:
     """The losses between embeddings and logits: name -> (weight, loss), those of a weight above 0.
 
-    student, teacher: outputs of transformers models of the same shape. The output of the embeddings is no layer.
+    student, teacher: outputs of transformers models of the same shape. hidden_states[0], the embeddings, is not compared.
     """
     parts: dict[str, tuple[float, Tensor]] = {}
     if distillation.hidden_weight > 0:

@@ -90,7 +90,7 @@ class _WithGradients(torch.autograd.Function):
 
 
 def _distilled(student: Head, labels: Tensor, teacher: Head | None, weights: _Weights) -> tuple[Losses, Head]:
-    """The losses, and their gradients times the number of rows: a 1 / rows of it may be too small for float16."""
+    """The losses, and their gradients times the number of rows: divided by it they might underflow in float16."""
     rows, device = len(student.features), student.features.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else student.weight.dtype
     exact = torch.promote_types(dtype, torch.float32)

@@ -28,7 +28,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Criterion(ABC):
-    """A rule for which weights go. Each criterion stands in a file of its own."""
+    """A rule for which weights go. Those that need more than |W| stand in files of their own."""
 
     placement: Placement
     calibration: Calibration

@@ -1,7 +1,8 @@
 """Masks: which linears are prunable, the masked linear, pruning, pattern lock, and how sparsity is counted.
 
 A mask is a bool buffer of the shape of its weight; False means pruned. The weight in use is weight * mask. A pruned
-entry gets no gradient and keeps its last value: it may return at the next `prune`, never after `lock`.
+entry gets a gradient of 0: only the optimizer's momentum and decay still move it. It may return at the next `prune`, never
+after `lock`.
 A saved model holds no masks: `bake` writes the zeros into the weights, `lock` reads them back.
 """
 
@@ -201,8 +202,7 @@ def check_sparsity(pattern: Mapping[str, Tensor], sparsity: float, select: Selec
     """Raises PatternBroken, naming each matrix, unless the pattern has the zeros that `select` places at this sparsity.
 
     pattern: name -> bool[out, in], True where the weight is zero. More zeros are no error.
-    `select` gets 1 as the score of every non-zero and 0 as that of every zero. It then prunes a non-zero only where a zero
-    is missing.
+    `select` gets the score 0 for every zero and 1 for every non-zero. So every non-zero that it prunes is a missing zero.
     """
     masks = select(((~zero).float() for zero in pattern.values()), sparsity)
     short = {name: int((~zero & ~mask).sum()) for (name, zero), mask in zip(pattern.items(), masks, strict=True)}

@@ -1,4 +1,4 @@
-"""One-shot pruning of a linear layer by second-order information, with an update of the weights that stay.
+"""Pruning of a linear layer by second-order information, with an update of the weights that stay; pruned ones become 0.
 
 For y = W x the squared error of a changed W is (dW) H (dW)^T with H = E[x x^T]. So the cost of a removed weight has a
 closed form, and so has the change of the other weights that makes up for it best (optimal brain surgeon).

@@ -1,8 +1,8 @@
 """One training loop for every stage that trains, on Hugging Face Accelerate.
 
 The stage passes in the batches, the loss and a hook before each step. Batches, learning rate and sparsity are pure
-functions of the step. So the state of a run is its weights, optimizer, masks and step (`resume.py`). A run that was
-interrupted ends with the bytes of one that was not.
+functions of the step. So the state of a run is its step and what `resume.State` lists. A run that was interrupted ends with
+the bytes of one that was not.
 """
 
 import sys

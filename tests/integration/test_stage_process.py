@@ -180,6 +180,15 @@ def test_what_was_edited_by_hand_can_be_had_back_or_kept(project, tracking_uri):
     assert WEIGHTS.read_bytes() == b"edited"
 
 
+def test_a_file_in_the_place_of_a_folder_is_told_by_the_files_that_are_gone(project, tracking_uri):
+    gone = sorted(path.name for path in WEIGHTS.parent.iterdir())
+    shutil.rmtree(WEIGHTS.parent)
+    WEIGHTS.parent.write_text("no folder")
+    paths = [Path("data/models")]
+    with pytest.raises(DataError, match=re.escape(f"found other bytes in data/models/one ({', '.join(gone)}) of grow")):
+        integrity.check(hashing.hashes(*paths), paths)
+
+
 def test_of_many_corrupt_files_all_are_removed(project, tracking_uri, monkeypatch):
     monkeypatch.setattr(integrity, "NAMED", 1)
     right = {path.name: path.read_bytes() for path in WEIGHTS.parent.iterdir()}

@@ -3,6 +3,7 @@
 import csv
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,17 @@ def test_the_page_has_the_shape_of_the_papers_table(table):
     numbers = json.loads(json.dumps(results.as_json(table, judged)))
     assert len(numbers["rows"]) == 4
     assert [claim["says"] for claim in numbers["claims"]] == ["holds", "within the spread"]
+
+
+def test_a_task_may_have_the_name_of_a_column(table):
+    tasks = {"a": "sparsity", "b": "smaller"}
+    renamed = [
+        replace(row, **{f: {tasks[k]: v for k, v in getattr(row, f).items()} for f in ("scores", "learning_rates", "steps")})
+        for row in table
+    ]
+    page = results.markdown("A title", renamed, [], "").splitlines()
+    assert page[2].startswith("| variant | sparsity | sparsity | smaller | learning rate |")
+    assert page[4:8] == results.markdown("A title", table, [], "").splitlines()[4:8]
 
 
 def test_points_and_drawing_are_the_same_bytes_twice(table, tmp_path):

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from pipeline.params.document import parse
 from pruneonce import quantization
 from pruneonce.deployment import audit, inspect, runtime
-from pruneonce.errors import ExportError, ModelError, PatternBroken
+from pruneonce.errors import DataError, ExportError, ModelError, PatternBroken
 from pruneonce.sources import tables
 from pruneonce.sparsity import gradual, masks, movement, second_order
 from pruneonce.tasks import examples
@@ -147,6 +147,9 @@ class TestPreparation:
             assert (tmp_path / "data" / path).read_bytes() == first[path].read_bytes()
         shutil.rmtree(tmp_path / "data/tasks")
         (tmp_path / "data/tasks").mkdir()
+        with pytest.raises(DataError, match=f"expected the test split of task '{TASK}'.*found none. Run `prepare_task`"):
+            again(first, tmp_path, "prepare_corpus")
+        (tmp_path / "data/task_names.json").write_text("[]\n")
         assert again(first, tmp_path, "prepare_corpus")["documents"] == 301, "without tasks the text is nobody's test"
 
 

@@ -86,7 +86,7 @@ class Source:
             return self.expects
         raise DataError(
             f"expected the configuration of model {self.name!r}, found none: it was not fetched for this profile and "
-            f"has no `expects`. Make params.yaml this profile and run: dvc repro fetch@{self.name}"
+            f"has no `expects`. With this profile in params.yaml, run: dvc repro fetch@{self.name}"
         )
 
 

@@ -21,7 +21,7 @@ class Variant(Section):
         if not self.hard_weight + self.soft_weight > 0:
             raise ValueError("need one of hard_weight, soft_weight above 0")
         if self.soft_weight == 0 and self.hard_weight != 1:  # the labels' loss is then the whole loss, without a weight
-            raise ValueError(f"expected hard_weight 1 where soft_weight is 0, found {self.hard_weight:g}. Set it to 1.")
+            raise ValueError(f"need hard_weight 1 where soft_weight is 0, found {self.hard_weight:g}")
         return self
 
 

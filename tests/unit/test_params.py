@@ -124,7 +124,7 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("finetune.distillation", {"soft_weight": 0.0}, "hidden_weight, attention_weight above 0"),
         ("quantize.distillation", {"soft_weight": 0.0}, "hidden_weight, attention_weight above 0"),
         ("study.variants.dense", {"hard_weight": 0.0}, "need one of hard_weight, soft_weight above 0"),
-        ("study.variants.dense", {"hard_weight": 0.5}, "expected hard_weight 1 where soft_weight is 0, found 0.5"),
+        ("study.variants.dense", {"hard_weight": 0.5}, "need hard_weight 1 where soft_weight is 0, found 0.5"),
         ("sparsify", {"dropout": None} | ATTENTION, "in sparsify needs .* dropout 0.0, found eager and None"),
         ("quantize", {"dropout": 0.1} | ATTENTION, "in quantize of topic needs .* dropout 0.0"),
         ("quantize", {"begin_ratio": 0.6}, "need begin_ratio <= freeze_ranges_ratio, found 0.6 and 0.5"),

@@ -365,7 +365,9 @@ def test_ctrl_c_at_any_moment_of_a_start_ends_it_at_once(seconds, to, starting, 
     os.kill(starting.pid, signal.SIGINT) if to == "the process" else os.killpg(starting.pid, signal.SIGINT)
     assert starting.wait(10) == 130
     said = (tmp_path / "log").read_text()
-    assert said.strip().splitlines()[-1] == "Stopped by Ctrl-C. Finished stages are kept; run again to go on."
+    # A signal to the group reaches Prefect's server too, which may say "Aborted!" after our line.
+    lines = [line for line in said.strip().splitlines() if line != "Aborted!"]
+    assert lines[-1] == "Stopped by Ctrl-C. Finished stages are kept; run again to go on."
     assert "Traceback" not in said
     _, alive = psutil.wait_procs(others, timeout=15)
     assert alive == []

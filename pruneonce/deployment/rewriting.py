@@ -6,7 +6,7 @@ these forms. A bias, a GELU or ReLU, the sum of a residual and layer normalizati
 Untile convert.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -103,8 +103,8 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
         )
 
 
-def accelerate(model: ir.Model, *, chosen: Callable[[Linear], bool]) -> None:
-    """Rewrite the chosen linears, and what lies between them, in place."""
+def rewrite(model: ir.Model, *, chosen: Collection[str]) -> None:
+    """Rewrite the linears of these names, and what lies between them, in place."""
     _Rewriting(model.graph, chosen).run()
     model.opset_imports[DOMAIN] = 1
     model.graph.sort()  # first: unused nodes are found from the end
@@ -112,9 +112,9 @@ def accelerate(model: ir.Model, *, chosen: Callable[[Linear], bool]) -> None:
 
 
 class _Rewriting:
-    def __init__(self, graph: ir.Graph, chosen: Callable[[Linear], bool]):
+    def __init__(self, graph: ir.Graph, chosen: Collection[str]):
         self.graph = graph
-        found = [self._with_bias(linear) for linear in linears(graph) if chosen(linear)]
+        found = [self._with_bias(linear) for linear in linears(graph) if linear.name in chosen]
         self.linears = {linear.out: linear for linear in found}
         matched = [self._attention(node) for node in graph if node.op_type == "Softmax"]
         self.attentions = {attention.out: attention for attention in matched if attention}
@@ -212,7 +212,11 @@ class _Rewriting:
     def _head(self, value: ir.Value | None, perm: tuple[int, ...]) -> tuple[Linear, int, int] | None:
         """(linear, heads, channels of a head) where the value is a linear's, cut into heads."""
         turned = _producer(value, "Transpose")
-        cut = _producer(turned.inputs[0], "Reshape") if turned and tuple(turned.attributes.get_ints("perm", ())) == perm else None
+        cut = (
+            _producer(turned.inputs[0], "Reshape")
+            if turned and tuple(turned.attributes.get_ints("perm", ())) == perm
+            else None
+        )
         shape = cut.outputs[0].shape if cut else None
         if cut is None or cut.inputs[0] not in self.linears or _only_reader(cut.inputs[0]) is None or shape is None:
             return None

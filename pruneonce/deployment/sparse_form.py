@@ -36,7 +36,7 @@ def sparse_form(weight: np.ndarray) -> SparseForm:
 def stored_share(weight: np.ndarray) -> float:
     """Share of the words, four consecutive inputs of an output, that are not all zero, of int8[outputs, inputs]."""
     groups = _groups(weight)
-    return np.count_nonzero(groups) / groups.size
+    return int(np.count_nonzero(groups)) / groups.size
 
 
 def _groups(weight: np.ndarray) -> np.ndarray:

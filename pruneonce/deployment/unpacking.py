@@ -43,7 +43,7 @@ def read(source: Path) -> bytes:
 
 
 def model(source: Path) -> Path | bytes:
-    """A model that ONNX Runtime can read: the file itself if it ends in .onnx, else what is packed in it. Raises PackError."""
+    """What ONNX Runtime can read: the file itself if it ends in .onnx, else what is packed in it. Raises PackError."""
     check_file(source)
     return source if source.suffix == ".onnx" else read(source)
 

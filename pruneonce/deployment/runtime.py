@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from pruneonce.errors import ModelError, PackError
+from pruneonce.errors import KernelsError, ModelError, PackError
 
 if TYPE_CHECKING:  # importing it would need torch
     from pruneonce.batch import Batch
@@ -30,6 +30,7 @@ class Session(ort.InferenceSession):
                 f"expected a model that ONNX Runtime {ort.__version__} loads, found: {error}. Get the file again, or "
                 "another ONNX Runtime."
             ) from None
+        self._model_bytes = None  # ONNX Runtime keeps the file's bytes, to load it anew for other providers: there are none
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
         """As in ONNX Runtime. Raises ModelError for inputs that the model cannot read."""
@@ -70,7 +71,9 @@ def session(
     entries: Mapping[str, str] | None = None,
     operators: Path | None = None,
 ) -> Session:
-    """A CPU session with all optimisations. Raises PackError if the model cannot be loaded.
+    """A CPU session with all optimisations.
+
+    Raises PackError if the model cannot be loaded, and KernelsError if the library cannot.
 
     model: an ONNX file, or its bytes.
     threads: of one operator, 0 for one a core. Operators run one by one.
@@ -89,10 +92,20 @@ def session(
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     if operators is not None:
-        options.register_custom_ops_library(str(operators))
+        _register(operators, options)
     file = model if isinstance(model, bytes) else str(model)
     # There is one provider, so no fallback: ONNX Runtime would print a line about it.
     return Session(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+def _register(library: Path, options: ort.SessionOptions) -> None:
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:
+        raise KernelsError(
+            f"expected a library that ONNX Runtime {ort.__version__} loads at {library}, found: {str(error).rstrip('.')}. Unset "
+            "PRUNEONCE_PATH, or build it again: `python -m kernels.build`."
+        ) from None
 
 
 def logits(running: ort.InferenceSession, batch: Batch) -> np.ndarray:

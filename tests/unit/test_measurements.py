@@ -1,5 +1,7 @@
 """Answers, latency and the time by operator, as ONNX Runtime gives them."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 

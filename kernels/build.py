@@ -129,7 +129,8 @@ def build(output: Path, *, compiler: list[str], target: str, flags: Flags = RELE
     words = [*compiler, *(("-target", f"{target}-linux-gnu.{GLIBC}") if is_zig(compiler) else ())]
     once = [path for path in sorted((ROOT / "kernels").glob("*.c")) if path.stem != "path"]
     units = [(path.stem, path, ()) for path in once] + [
-        (name, ROOT / "kernels/path.c", (f"-DPATH={name}", *machine)) for name, machine in PATHS.get(target, PORTABLE).items()
+        (name, ROOT / "kernels/path.c", (f"-DPATH={name}", *machine))
+        for name, machine in PATHS.get(target, PORTABLE).items()
     ]
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = [f"{scratch}/{name}.o" for name, _, _ in units]

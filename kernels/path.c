@@ -93,7 +93,7 @@ INLINE I dot(I sum, I x, I w) {
  * at least eight sums in flight: few registers of tokens take several sets of sums. */
 INLINE void multiply_rows(const int registers, const Sparse *s, size_t block, size_t chunk, const char *x, size_t width,
                           int32_t *acc) {
-    enum { MOST = 8 };
+    enum { MOST = 8, AHEAD = 512 }; /* words: they are read once a call, from memory that is far away */
     const int sets = registers > 4 ? 1 : registers > 2 ? 2 : 4;
     size_t begin = chunk * CHUNK, end = begin + CHUNK < s->outputs ? begin + CHUNK : s->outputs;
     const int32_t *w = s->words + s->starts[block * s->chunks + chunk];
@@ -106,6 +106,8 @@ INLINE void multiply_rows(const int registers, const Sparse *s, size_t block, si
             UNROLL for (int t = 1; t < sets; t++) sum[t][r] = (I){0};
         }
         const uint8_t *last = g + s->counts[i];
+        for (int ahead = 0; ahead < s->counts[i]; ahead += 16) __builtin_prefetch(w + AHEAD + ahead);
+        __builtin_prefetch(g + AHEAD);
         for (; g + sets <= last; g += sets, w += sets)
             UNROLL for (int t = 0; t < sets; t++) {
                 const char *from = x + g[t] * (4 * width);

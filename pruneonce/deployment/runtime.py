@@ -68,6 +68,7 @@ def session(
     save_optimised: Path | None = None,
     save_profile: Path | None = None,
     entries: Mapping[str, str] | None = None,
+    operators: Path | None = None,
 ) -> Session:
     """A CPU session with all optimisations. Raises PackError if the model cannot be loaded.
 
@@ -76,6 +77,7 @@ def session(
     save_optimised: file for the optimised graph.
     save_profile: prefix of the file for the profile.
     entries: further session options by ONNX Runtime's names. Example: `session.x64quantprecision`.
+    operators: a library with further operators.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -86,6 +88,8 @@ def session(
         options.enable_profiling, options.profile_file_prefix = True, str(save_profile)
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
+    if operators is not None:
+        options.register_custom_ops_library(str(operators))
     file = model if isinstance(model, bytes) else str(model)
     # There is one provider, so no fallback: ONNX Runtime would print a line about it.
     return Session(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -33,9 +33,10 @@ def sparse_form(weight: np.ndarray) -> SparseForm:
     return SparseForm(np.concatenate(words), np.concatenate(index), np.stack(counts), np.stack(rows))
 
 
-def group_density(weight: np.ndarray) -> float:
-    """Share of the groups of four consecutive inputs that are not all zero, of int8[outputs, inputs]."""
-    return float(np.count_nonzero(_groups(weight)) / _groups(weight).size)
+def stored_share(weight: np.ndarray) -> float:
+    """Share of the words, four consecutive inputs of an output, that are not all zero, of int8[outputs, inputs]."""
+    groups = _groups(weight)
+    return int(np.count_nonzero(groups)) / groups.size
 
 
 def _groups(weight: np.ndarray) -> np.ndarray:

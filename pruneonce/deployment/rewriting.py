@@ -6,7 +6,7 @@ these forms. A bias, a GELU or ReLU, the sum of a residual and layer normalizati
 Untile convert.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -53,7 +53,8 @@ class Attention:
 
 
 def array(value: ir.Value | None) -> np.ndarray:
-    assert value is not None and value.const_value is not None
+    assert value is not None
+    assert value.const_value is not None
     return value.const_value.numpy()
 
 
@@ -68,7 +69,7 @@ def _producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
 
 def _only_reader(value: ir.Value) -> ir.Node | None:
     """The node that reads the value, if there is one and no more, and it is no output of the graph."""
-    uses = value.uses()
+    uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
@@ -103,8 +104,8 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
         )
 
 
-def accelerate(model: ir.Model, *, chosen: Callable[[Linear], bool]) -> None:
-    """Rewrite the chosen linears, and what lies between them, in place."""
+def rewrite(model: ir.Model, *, chosen: Collection[str]) -> None:
+    """Rewrite the linears of these names, and what lies between them, in place."""
     _Rewriting(model.graph, chosen).run()
     model.opset_imports[DOMAIN] = 1
     model.graph.sort()  # first: unused nodes are found from the end
@@ -112,25 +113,28 @@ def accelerate(model: ir.Model, *, chosen: Callable[[Linear], bool]) -> None:
 
 
 class _Rewriting:
-    def __init__(self, graph: ir.Graph, chosen: Callable[[Linear], bool]):
+    def __init__(self, graph: ir.Graph, chosen: Collection[str]):
         self.graph = graph
-        found = [self._with_bias(linear) for linear in linears(graph) if chosen(linear)]
+        found = [self._with_bias(linear) for linear in linears(graph) if linear.name in chosen]
         self.linears = {linear.out: linear for linear in found}
         matched = [self._attention(node) for node in graph if node.op_type == "Softmax"]
         self.attentions = {attention.out: attention for attention in matched if attention}
         self.tiles: dict[ir.Value, ir.Value] = {}  # value -> the same in tiles
         self.like: dict[ir.Value, ir.Value] = {}  # in tiles -> a value whose leading axes are the tokens
+        self.forms: dict[tuple[ir.Value, ...], list[ir.Value]] = {}
         self.words: dict[tuple[ir.Value, float, int], ir.Value] = {}  # (in tiles, scale, zero point) -> uint8 in tiles
 
     def run(self) -> None:
         inside = {part.out for attention in self.attentions.values() for part in attention.parts}
         for value in [output for node in self.graph for output in node.outputs]:
-            if value not in inside and not self._absorbed(value) and self._form(value):
+            if value not in inside and not self._absorbed(value) and self._in_tiles(value):
                 self.tiled(value)
         for value, tiles in self.tiles.items():
             if tiles.producer().op_type != "Tile":  # type: ignore[union-attr]
                 plain = self._node("Untile", [tiles, self.like[tiles]], [ir.DataType.FLOAT]).outputs[0]
                 plain.shape, plain.type = value.shape, value.type
+                if value.is_graph_output():  # whose name is part of the model
+                    value.name, plain.name = f"{value.name}.before", value.name
                 value.replace_all_uses_with(plain, replace_graph_outputs=True)
 
     # ---- what is found ----
@@ -212,7 +216,9 @@ class _Rewriting:
     def _head(self, value: ir.Value | None, perm: tuple[int, ...]) -> tuple[Linear, int, int] | None:
         """(linear, heads, channels of a head) where the value is a linear's, cut into heads."""
         turned = _producer(value, "Transpose")
-        cut = _producer(turned.inputs[0], "Reshape") if turned and tuple(turned.attributes.get_ints("perm", ())) == perm else None
+        if turned is None or tuple(turned.attributes.get_ints("perm", ())) != perm:
+            return None
+        cut = _producer(turned.inputs[0], "Reshape")
         shape = cut.outputs[0].shape if cut else None
         if cut is None or cut.inputs[0] not in self.linears or _only_reader(cut.inputs[0]) is None or shape is None:
             return None
@@ -226,7 +232,7 @@ class _Rewriting:
         shape = mask.shape if mask is not None else None
         return mask is None or (shape is not None and len(shape) == 4 and shape[1] == shape[2] == 1)
 
-    def _form(self, value: ir.Value) -> bool:
+    def _in_tiles(self, value: ir.Value) -> bool:
         """Whether the value is computed in tiles."""
         return bool(value in self.linears or value in self.attentions or self._activation(value) or self._terms(value))
 
@@ -280,13 +286,10 @@ class _Rewriting:
     def _multiply(self, parts: list[Linear], activation: int = 0) -> ir.Value:
         first = parts[0]
         words = self.quantized(first.source, first.input_scale, first.input_zero_point)
-        weight = np.concatenate([part.weight for part in parts])
-        form = sparse_form(weight)
-        constants = {"words": form.words, "index": form.index, "counts": form.counts, "rows": form.rows}
-        constants |= {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("scale", "bias")}
-        inputs = [words, *(self._initializer(f"{first.name}.{name}", value) for name, value in constants.items())]
+        constants = [np.concatenate([getattr(part, name) for part in parts]) for name in ("scale", "bias")]
+        inputs = [words, *self._form(parts), *map(self._initializer, constants)]
         node = self._node("SparseLinear", inputs, [ir.DataType.FLOAT, None])
-        node.attributes.add(ir.AttrInt64("inputs", weight.shape[1]))
+        node.attributes.add(ir.AttrInt64("inputs", first.weight.shape[1]))
         node.attributes.add(ir.AttrInt64("zero_point", first.input_zero_point))
         node.attributes.add(ir.AttrInt64("activation", activation))
         _set_grid(node, 1.0, 0)
@@ -314,16 +317,24 @@ class _Rewriting:
         self.like[node.outputs[0]] = self.like[tiles]
         return node.outputs[0]
 
-    def _node(self, op_type: str, inputs: list[ir.Value | None], types: list[ir.DataType | None]) -> ir.Node:
+    def _form(self, parts: list[Linear]) -> list[ir.Value]:
+        """The arrays of the sparse form of the linears' weights. Layers that share a weight share its form."""
+        key = tuple(part.initializer for part in parts)
+        if key not in self.forms:
+            form = sparse_form(np.concatenate([part.weight for part in parts]))
+            self.forms[key] = [self._initializer(array) for array in (form.words, form.index, form.counts, form.rows)]
+        return self.forms[key]
+
+    def _node(self, op_type: str, inputs: Sequence[ir.Value | None], types: Sequence[ir.DataType | None]) -> ir.Node:
         node = ir.Node(DOMAIN, op_type, inputs, num_outputs=len(types))
         for output, kind in zip(node.outputs, types, strict=True):
             output.type = ir.TensorType(kind) if kind else None
         self.graph.append(node)
         return node
 
-    def _initializer(self, name: str, value: np.ndarray) -> ir.Value:
-        if name not in self.graph.initializers:
-            self.graph.register_initializer(ir.val(name, const_value=ir.tensor(value, name=name)))
+    def _initializer(self, array: np.ndarray) -> ir.Value:
+        name = f"{DOMAIN}.{len(self.graph.initializers)}"  # none is removed meanwhile
+        self.graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
         return self.graph.initializers[name]
 
 

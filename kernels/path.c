@@ -5,6 +5,8 @@
  */
 #include "path.h"
 
+#include <float.h>
+
 #define JOINED_(a, b) a##b
 #define JOINED(a, b) JOINED_(a, b)
 #define TEXT_(a) #a
@@ -339,7 +341,7 @@ INLINE void mix(const int queries, const int count, const Head *h, size_t c, con
 
 INLINE void attend_to(const int queries, const Head *h, size_t first, size_t tokens, float *out, float *scratch) {
     F largest[4], sum[4], inverse[4];
-    UNROLL for (int j = 0; j < queries; j++) largest[j] = all(-3.4e38f), sum[j] = (F){0};
+    UNROLL for (int j = 0; j < queries; j++) largest[j] = all(-FLT_MAX), sum[j] = (F){0};
     size_t k = 0, c = 0;
     for (; k + KEYS <= h->keys; k += KEYS) score(queries, KEYS, h, k, h->q + first, tokens, scratch + first, largest);
     for (; k + 2 <= h->keys; k += 2) score(queries, 2, h, k, h->q + first, tokens, scratch + first, largest);

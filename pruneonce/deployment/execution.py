@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from pruneonce.deployment import rewriting, runtime
-from pruneonce.deployment.sparse_form import stored_share
+from pruneonce.deployment.sparse_form import narrow_form, sparse_form, stored_share
 from pruneonce.errors import KernelsError, PackError
 
 EXECUTIONS = ("auto", "stock", "sparse")
@@ -131,7 +131,7 @@ def accelerated(model: Path | bytes, execution: str) -> bytes | None:
     chosen = {matrix.name for matrix in plan(linears, execution, processor()) if matrix.kernel == "sparse"}
     if not chosen:
         return None
-    rewriting.rewrite(read, chosen=chosen)
+    rewriting.rewrite(read, chosen=chosen, form=narrow_form if processor() == "avx2" else sparse_form)
     return ir.to_proto(read).SerializeToString()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce.deployment.sparse_form import BLOCK, CHUNK, SparseForm, sparse_form, stored_share
+from pruneonce.deployment.sparse_form import BLOCK, CHUNK, SparseForm, narrow_form, sparse_form, stored_share
 
 HEADER = (Path(__file__).parents[2] / "kernels/sparse.h").read_text()
 
@@ -30,8 +30,9 @@ def dense(form: SparseForm, outputs: int, inputs: int) -> np.ndarray:
         for count, row in zip(counts, rows, strict=True):
             for _ in range(count):
                 first = 4 * (block * BLOCK + int(form.index[at]))
-                assert not weight[row, first : first + 4].any()
-                weight[row, first : first + 4] = form.words[at : at + 1].view(np.int8)
+                word = form.words[at : at + 1].view(np.int8)
+                assert not (weight[row, first : first + 4] * word).any(), "each weight once"
+                weight[row, first : first + 4] += word
                 at += 1
     assert at == len(form.words) == len(form.index)
     return weight[:, :inputs]
@@ -42,6 +43,24 @@ def test_the_form_holds_every_weight(weight):
     form = sparse_form(weight)
     np.testing.assert_array_equal(dense(form, *weight.shape), weight)
     assert all(form.words != 0)
+
+
+@given(weights())
+def test_the_narrow_form_holds_every_weight_too(weight):
+    """And no pair of a word's weights overflows 16 bits with activations of 255."""
+    form = narrow_form(weight)
+    np.testing.assert_array_equal(dense(form, *weight.shape), weight)
+    pairs = np.abs(form.words.view(np.int8).astype(int)).reshape(-1, 2, 2).sum(-1)
+    assert (pairs <= 128).all()
+    assert (255 * pairs < 2**15).all()
+
+
+def test_weights_that_are_narrow_are_stored_as_they_are():
+    """As those of 7 bits are."""
+    weight = np.random.default_rng(0).integers(-63, 64, (64, 100), np.int8)
+    assert [array.tolist() for array in vars(narrow_form(weight)).values()] == [
+        array.tolist() for array in vars(sparse_form(weight)).values()
+    ]
 
 
 @given(weights())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from pruneonce.errors import ModelError, PackError
+from pruneonce.errors import KernelsError, ModelError, PackError
 
 if TYPE_CHECKING:  # importing it would need torch
     from pruneonce.batch import Batch
@@ -70,7 +70,9 @@ def session(
     entries: Mapping[str, str] | None = None,
     operators: Path | None = None,
 ) -> Session:
-    """A CPU session with all optimisations. Raises PackError if the model cannot be loaded.
+    """A CPU session with all optimisations.
+
+    Raises PackError if the model cannot be loaded, KernelsError if the operators cannot.
 
     model: an ONNX file, or its bytes.
     threads: of one operator, 0 for one a core. Operators run one by one.
@@ -89,7 +91,10 @@ def session(
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     if operators is not None:
-        options.register_custom_ops_library(str(operators))
+        try:
+            options.register_custom_ops_library(str(operators))
+        except Exception as error:
+            raise KernelsError(f"expected operators for ONNX Runtime {ort.__version__}, found: {error}") from None
     file = model if isinstance(model, bytes) else str(model)
     # There is one provider, so no fallback: ONNX Runtime would print a line about it.
     return Session(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -125,3 +125,9 @@ def test_a_library_that_cannot_be_loaded_is_as_good_as_none(monkeypatch, tmp_pat
 def test_what_is_no_model_is_refused():
     with pytest.raises(PackError, match="expected an ONNX model, found"):
         execution.session(b"no model", threads=1, execution="sparse")
+
+
+def test_a_path_that_this_processor_does_not_run_is_refused(monkeypatch):
+    monkeypatch.setenv("PRUNEONCE_PATH", "mmx")
+    with pytest.raises(KernelsError, match="PRUNEONCE_PATH: expected a path that this processor runs"):
+        execution.session(linear_model(0.1), threads=1, execution="sparse")

@@ -28,7 +28,7 @@ typedef float F __attribute__((vector_size(4 * LANE)));
 typedef int32_t I __attribute__((vector_size(4 * LANE)));
 typedef uint32_t U __attribute__((vector_size(4 * LANE)));
 typedef F AnyF __attribute__((aligned(4), may_alias));
-typedef I AnyI __attribute__((aligned(4), may_alias));
+typedef I AnyI __attribute__((aligned(1), may_alias)); /* words lie in memory of bytes, also of a caller */
 
 INLINE F load(const float *p) { return *(const AnyF *)p; }
 INLINE void store(float *p, F v) { *(AnyF *)p = v; }

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 enum { BLOCK = 96, CHUNK = 32 };
+enum { MOST_WEIGHTS = 1 << 16 }; /* inputs of an output, at most: any sum of products fits in int32 */
 
 typedef struct {
     size_t outputs, groups, blocks, chunks;

@@ -176,7 +176,7 @@ static OrtStatus *linear_create(void *kernel, const OrtKernelInfo *info) {
     TRY(constant(k, info, 4, 2, &rows));
     TRY(constant(k, info, 5, 1, &scale));
     TRY(constant(k, info, 6, 1, &bias));
-    TRY(integer(k, info, "inputs", 1, MOST_WEIGHTS, &inputs));
+    TRY(integer(k, info, "inputs", 1, WIDEST_WEIGHT, &inputs));
     TRY(integer(k, info, "zero_point", 0, 255, &zero_point));
     TRY(integer(k, info, "activation", NO_ACTIVATION, GELU_TANH, &activation));
     TRY(grid(k, info, &linear->grid));

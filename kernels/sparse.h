@@ -12,7 +12,8 @@
 #include <stdint.h>
 
 enum { BLOCK = 96, CHUNK = 32 };
-enum { MOST_WEIGHTS = 1 << 16 }; /* inputs of an output, at most: any sum of products fits in int32 */
+/* Inputs of an output, at most. Then any sum of products fits in int32, also of words that a damaged file has many times. */
+enum { WIDEST_WEIGHT = 1 << 14 };
 
 typedef struct {
     size_t outputs, groups, blocks, chunks;

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from pruneonce.deployment.sparse_form import SparseForm
+from pruneonce.deployment.sparse_form import MOST_INPUTS, MOST_OUTPUTS, SparseForm
 
 DOMAIN = "pruneonce"
 ACTIVATIONS = {"": 0, "Relu": 1, "Gelu none": 2, "Gelu tanh": 3}  # kernels/path.h
@@ -74,7 +74,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def linears(graph: ir.Graph) -> Iterator[Linear]:
-    """The quantized linears of a graph, in its order."""
+    """The quantized linears of a graph that can have a sparse form, in its order."""
     for node in graph:
         if node.op_type != "MatMul" or node.domain:
             continue
@@ -85,6 +85,8 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
         weight = array(weighed.inputs[0])
         scalars = (quantized.inputs[1], quantized.inputs[2] if len(quantized.inputs) > 2 else None, weighed.inputs[1])
         if weight.dtype != np.int8 or weight.ndim != 2 or not all(map(_constant, scalars)):
+            continue
+        if not (0 < weight.shape[0] <= MOST_INPUTS and 0 < weight.shape[1] <= MOST_OUTPUTS):
             continue
         input_scale, zero_point, scale = map(array, scalars)
         if zero_point.dtype != np.uint8 or input_scale.size != 1 or scale.size not in (1, weight.shape[1]):

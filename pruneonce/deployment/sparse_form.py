@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 BLOCK, CHUNK = 96, 32  # groups of inputs, and outputs: as in kernels/sparse.h
+MOST_INPUTS, MOST_OUTPUTS = 1 << 14, (1 << 16) - 1  # of a weight that has a sparse form
 
 
 @dataclass(frozen=True)

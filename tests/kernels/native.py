@@ -19,7 +19,9 @@ Size, Pointer, Float, Int = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_float, ct
 class Sparse(ctypes.Structure):
     _fields_ = [
         *((name, Size) for name in ("outputs", "groups", "blocks", "chunks")),
-        *((name, Pointer) for name in ("words", "index", "counts", "rows", "starts", "sums")),
+        *((name, Pointer) for name in ("words", "index", "counts", "rows", "starts")),
+        ("narrow", ctypes.c_int),
+        ("sums", Pointer),
     ]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce.deployment.sparse_form import BLOCK, CHUNK, SparseForm, narrow_form, sparse_form, stored_share
+from pruneonce.deployment.sparse_form import BLOCK, CHUNK, MOST_INPUTS, SparseForm, narrow_form, sparse_form, stored_share
 
 HEADER = (Path(__file__).parents[2] / "kernels/sparse.h").read_text()
 
@@ -80,6 +80,6 @@ def test_the_share_of_stored_words(weight):
 
 
 def test_sizes_are_those_of_the_library():
-    found = re.search(r"enum \{ BLOCK = (\d+), CHUNK = (\d+) \}", HEADER)
+    found = re.search(r"enum \{ BLOCK = (\d+), CHUNK = (\d+) \}.*enum \{ WIDEST_WEIGHT = 1 << (\d+) \}", HEADER, re.DOTALL)
     assert found is not None
-    assert (int(found[1]), int(found[2])) == (BLOCK, CHUNK)
+    assert (int(found[1]), int(found[2]), 1 << int(found[3])) == (BLOCK, CHUNK, MOST_INPUTS)

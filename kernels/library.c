@@ -2,6 +2,7 @@
 #include "operators.h"
 #include "processor.h"
 
+#include <float.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,16 +43,18 @@ OrtStatus *integer(const Kernel *kernel, const OrtKernelInfo *info, const char *
     return wrong(kernel->api, kernel->operator->name, "%s from %lld to %lld", name, (long long)least, (long long)most);
 }
 
-OrtStatus *number(const Kernel *kernel, const OrtKernelInfo *info, const char *name, float *out) {
-    return CALL(kernel->api, 85, KernelInfoGetAttribute_float)(info, name, out);
+OrtStatus *number(const Kernel *kernel, const OrtKernelInfo *info, const char *name, float least, float *out) {
+    TRY(CALL(kernel->api, 85, KernelInfoGetAttribute_float)(info, name, out));
+    if (*out >= least && *out <= FLT_MAX) return NULL;
+    return wrong(kernel->api, kernel->operator->name, "%s from %g to %g", name, least, FLT_MAX);
 }
 
 OrtStatus *grid(const Kernel *kernel, const OrtKernelInfo *info, Grid *out) {
     int64_t zero_point;
-    TRY(number(kernel, info, "output_scale", &out->scale));
+    TRY(number(kernel, info, "output_scale", FLT_MIN, &out->scale)); /* its inverse is finite */
     TRY(integer(kernel, info, "output_zero_point", 0, 255, &zero_point));
     out->zero_point = (int32_t)zero_point;
-    return out->scale > 0 ? NULL : wrong(kernel->api, kernel->operator->name, "output_scale above 0");
+    return NULL;
 }
 
 OrtStatus *constant(const Kernel *kernel, const OrtKernelInfo *info, size_t index, size_t rank, Tensor *out) {

@@ -37,7 +37,6 @@ typedef union {
     OrtStatus *(*KernelContext_GetInput)(const OrtKernelContext *context, size_t index, const OrtValue **out); /* 90 */
     OrtStatus *(*KernelContext_GetOutput)(OrtKernelContext *context, size_t index, const int64_t *dims, size_t count,
                                           OrtValue **out);                                                /* 91 */
-    void (*ReleaseStatus)(OrtStatus *status);                                                             /* 93 */
     void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo *info);                               /* 99 */
     OrtStatus *(*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo *info, size_t index, int *is_constant,
                                                     const OrtValue **out);                                /* 249 */

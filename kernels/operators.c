@@ -19,6 +19,7 @@
  */
 #include "operators.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -175,7 +176,7 @@ static OrtStatus *linear_create(void *kernel, const OrtKernelInfo *info) {
     TRY(constant(k, info, 4, 2, &rows));
     TRY(constant(k, info, 5, 1, &scale));
     TRY(constant(k, info, 6, 1, &bias));
-    TRY(integer(k, info, "inputs", 1, INT32_MAX, &inputs));
+    TRY(integer(k, info, "inputs", 1, WIDEST_WEIGHT, &inputs));
     TRY(integer(k, info, "zero_point", 0, 255, &zero_point));
     TRY(integer(k, info, "activation", NO_ACTIVATION, GELU_TANH, &activation));
     TRY(grid(k, info, &linear->grid));
@@ -271,7 +272,7 @@ static OrtStatus *normalize_create(void *kernel, const OrtKernelInfo *info) {
     TRY(constant(k, info, 3, 1, &bias));
     if (!gain.count || gain.count != bias.count) return wrong(k->api, k->operator->name, "gain and bias of the same channels");
     normalize->channels = gain.count, normalize->gain = gain.data, normalize->bias = bias.data;
-    TRY(number(k, info, "epsilon", &normalize->epsilon));
+    TRY(number(k, info, "epsilon", 0, &normalize->epsilon));
     return grid(k, info, &normalize->grid);
 }
 
@@ -401,7 +402,7 @@ static OrtStatus *attention_create(void *kernel, const OrtKernelInfo *info) {
     int64_t heads;
     TRY(integer(k, info, "heads", 1, INT32_MAX, &heads));
     attention->heads = (size_t)heads;
-    TRY(number(k, info, "scale", &attention->scale));
+    TRY(number(k, info, "scale", -FLT_MAX, &attention->scale));
     return grid(k, info, &attention->grid);
 }
 

@@ -49,7 +49,7 @@ OrtStatus *wrong(const OrtApi *api, const char *name, const char *expected, ...)
 OrtStatus *no_memory(const OrtApi *api);
 
 OrtStatus *integer(const Kernel *kernel, const OrtKernelInfo *info, const char *name, int64_t least, int64_t most, int64_t *out);
-OrtStatus *number(const Kernel *kernel, const OrtKernelInfo *info, const char *name, float *out);
+OrtStatus *number(const Kernel *kernel, const OrtKernelInfo *info, const char *name, float least, float *out); /* finite */
 OrtStatus *grid(const Kernel *kernel, const OrtKernelInfo *info, Grid *out); /* attributes output_scale, output_zero_point */
 OrtStatus *constant(const Kernel *kernel, const OrtKernelInfo *info, size_t index, size_t rank, Tensor *out);
 

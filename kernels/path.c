@@ -5,6 +5,8 @@
  */
 #include "path.h"
 
+#include <float.h>
+
 #define JOINED_(a, b) a##b
 #define JOINED(a, b) JOINED_(a, b)
 #define TEXT_(a) #a
@@ -26,7 +28,7 @@ typedef float F __attribute__((vector_size(4 * LANE)));
 typedef int32_t I __attribute__((vector_size(4 * LANE)));
 typedef uint32_t U __attribute__((vector_size(4 * LANE)));
 typedef F AnyF __attribute__((aligned(4), may_alias));
-typedef I AnyI __attribute__((aligned(4), may_alias));
+typedef I AnyI __attribute__((aligned(1), may_alias)); /* words lie in memory of bytes, also of a caller */
 
 INLINE F load(const float *p) { return *(const AnyF *)p; }
 INLINE void store(float *p, F v) { *(AnyF *)p = v; }
@@ -72,7 +74,13 @@ INLINE I dot(I sum, I x, I w) { return (I)_mm512_dpbusd_epi32((__m512i)sum, (__m
 #elif defined(__AVXVNNI__)
 INLINE I dot(I sum, I x, I w) { return (I)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)w); }
 #elif defined(__AVX2__)
-/* The instruction for products of bytes adds pairs of them in 16 bits, which saturate. So bytes are widened here. */
+/* The instruction for products of bytes adds pairs of them in 16 bits, which saturate. Weights are `narrow` where no pair can
+ * reach that; else bytes are widened, which takes three times as many instructions. */
+#define HAS_NARROW
+INLINE I dot_narrow(I sum, I x, I w) {
+    __m256i pairs = _mm256_maddubs_epi16((__m256i)x, (__m256i)w);
+    return (I)_mm256_add_epi32((__m256i)sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
 INLINE I dot(I sum, I x, I w) {
     const __m256i low = _mm256_set1_epi16(0xff);
     __m256i even = _mm256_madd_epi16(_mm256_and_si256((__m256i)x, low), _mm256_srai_epi16(_mm256_slli_epi16((__m256i)w, 8), 8));
@@ -89,7 +97,7 @@ INLINE I dot(I sum, I x, I w) {
 
 /* One block of a chunk's outputs, for `registers` of tokens. An instruction's result is ready some cycles later, so there are
  * at least eight sums in flight: few registers of tokens take several sets of sums. */
-INLINE void multiply_rows(const int registers, const Sparse *s, size_t block, size_t chunk, const char *x, size_t width,
+INLINE void multiply_rows(I (*const dot)(I, I, I), const int registers, const Sparse *s, size_t block, size_t chunk, const char *x, size_t width,
                           int32_t *acc) {
     enum { MOST = 8, AHEAD = 512 }; /* words: they are read once a call, from memory that is far away */
     const int sets = registers > 4 ? 1 : registers > 2 ? 2 : 4;
@@ -124,16 +132,27 @@ INLINE void multiply_rows(const int registers, const Sparse *s, size_t block, si
     }
 }
 
-static void multiply(const Sparse *s, size_t block, size_t chunk, const uint32_t *x, size_t width, int32_t *acc) {
+INLINE void multiply_by(I (*const dot)(I, I, I), const Sparse *s, size_t block, size_t chunk, const uint32_t *x, size_t width,
+                        int32_t *acc) {
     for (size_t first = 0; first < width; first += PASS * LANE) {
         size_t registers = (width - first) / LANE;
         const char *from = (const char *)(x + block * BLOCK * width + first);
         switch (registers < PASS ? registers : PASS) {
-#define CASE(n) case n: if (n <= PASS && n % (LANES / LANE) == 0) multiply_rows(n, s, block, chunk, from, width, acc + first); break;
+#define CASE(n) case n: if (n <= PASS && n % (LANES / LANE) == 0) multiply_rows(dot, n, s, block, chunk, from, width, acc + first); break;
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
         }
     }
+}
+
+static void multiply(const Sparse *s, size_t block, size_t chunk, const uint32_t *x, size_t width, int32_t *acc) {
+#ifdef HAS_NARROW
+    if (s->narrow) {
+        multiply_by(dot_narrow, s, block, chunk, x, width, acc);
+        return;
+    }
+#endif
+    multiply_by(dot, s, block, chunk, x, width, acc);
 }
 
 /* round(clamp(x / scale)) + zero_point, as integers. Adding 1.5 * 2^23 rounds to an integer, halves to even. */
@@ -339,7 +358,7 @@ INLINE void mix(const int queries, const int count, const Head *h, size_t c, con
 
 INLINE void attend_to(const int queries, const Head *h, size_t first, size_t tokens, float *out, float *scratch) {
     F largest[4], sum[4], inverse[4];
-    UNROLL for (int j = 0; j < queries; j++) largest[j] = all(-3.4e38f), sum[j] = (F){0};
+    UNROLL for (int j = 0; j < queries; j++) largest[j] = all(-FLT_MAX), sum[j] = (F){0};
     size_t k = 0, c = 0;
     for (; k + KEYS <= h->keys; k += KEYS) score(queries, KEYS, h, k, h->q + first, tokens, scratch + first, largest);
     for (; k + 2 <= h->keys; k += 2) score(queries, 2, h, k, h->q + first, tokens, scratch + first, largest);

@@ -21,6 +21,7 @@ SparseStatus sparse_complete(Sparse *s, size_t outputs, size_t inputs, size_t st
     s->starts = malloc((s->blocks * s->chunks + 1) * sizeof *s->starts);
     s->sums = calloc(outputs + 1, sizeof *s->sums);
     if (!s->starts || !s->sums) return SPARSE_NO_MEMORY;
+    s->narrow = 1;
     size_t at = 0;
     for (size_t b = 0; b < s->blocks; b++) {
         size_t groups = least(BLOCK, s->groups - b * BLOCK);
@@ -36,6 +37,7 @@ SparseStatus sparse_complete(Sparse *s, size_t outputs, size_t inputs, size_t st
                     int8_t four[4];
                     memcpy(four, s->words + at, sizeof four);
                     s->sums[rows[i]] += four[0] + four[1] + four[2] + four[3];
+                    s->narrow &= abs(four[0]) + abs(four[1]) <= 128 && abs(four[2]) + abs(four[3]) <= 128;
                 }
         }
     }

@@ -20,7 +20,7 @@ import onnx
 import onnx_ir as ir
 
 from pruneonce.deployment import rewriting, runtime
-from pruneonce.deployment.sparse_form import stored_share
+from pruneonce.deployment.sparse_form import narrow_form, sparse_form, stored_share
 from pruneonce.errors import KernelsError, PackError
 
 EXECUTIONS = ("auto", "stock", "sparse")
@@ -133,15 +133,15 @@ def accelerated(model: Path | bytes, execution: str) -> bytes | None:
     chosen = {matrix.name for matrix in plan(linears, execution, processor()) if matrix.kernel == "sparse"}
     if not chosen:
         return None
-    rewriting.rewrite(read, chosen=chosen)
+    rewriting.rewrite(read, chosen=chosen, form=narrow_form if processor() == "avx2" else sparse_form)
     return ir.to_proto(read).SerializeToString()
 
 
 def session(model: Path | bytes, *, threads: int, execution: str, **options: Any) -> runtime.Session:
     """As `runtime.session`, whose further options it takes, with the sparse kernels. Also of a file that `accelerated` made.
 
-    execution: of EXECUTIONS. Where the library is missing, "auto" says so in one line and runs the model without it. Raises KernelsError for
-    "sparse" there. Raises PackError if the model cannot be loaded.
+    execution: of EXECUTIONS. Where the library is missing, "auto" says so in one line and runs the model without it.
+    Raises KernelsError for "sparse" there. Raises PackError if the model cannot be loaded.
     """
     if execution == "stock":
         return runtime.session(model, threads=threads, **options)

@@ -6,7 +6,7 @@ these forms. A bias, a GELU or ReLU, the sum of a residual and layer normalizati
 Untile convert.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from pruneonce.deployment.sparse_form import sparse_form
+from pruneonce.deployment.sparse_form import MOST_INPUTS, MOST_OUTPUTS, SparseForm
 
 DOMAIN = "pruneonce"
 ACTIVATIONS = {"": 0, "Relu": 1, "Gelu none": 2, "Gelu tanh": 3}  # kernels/path.h
@@ -74,7 +74,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def linears(graph: ir.Graph) -> Iterator[Linear]:
-    """The quantized linears of a graph, in its order."""
+    """The quantized linears of a graph that can have a sparse form, in its order."""
     for node in graph:
         if node.op_type != "MatMul" or node.domain:
             continue
@@ -85,6 +85,8 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
         weight = array(weighed.inputs[0])
         scalars = (quantized.inputs[1], quantized.inputs[2] if len(quantized.inputs) > 2 else None, weighed.inputs[1])
         if weight.dtype != np.int8 or weight.ndim != 2 or not all(map(_constant, scalars)):
+            continue
+        if not (0 < weight.shape[0] <= MOST_INPUTS and 0 < weight.shape[1] <= MOST_OUTPUTS):
             continue
         input_scale, zero_point, scale = map(array, scalars)
         if zero_point.dtype != np.uint8 or input_scale.size != 1 or scale.size not in (1, weight.shape[1]):
@@ -104,17 +106,20 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
         )
 
 
-def rewrite(model: ir.Model, *, chosen: Collection[str]) -> None:
-    """Rewrite the linears of these names, and what lies between them, in place."""
-    _Rewriting(model.graph, chosen).run()
+def rewrite(model: ir.Model, *, chosen: Collection[str], form: Callable[[np.ndarray], SparseForm]) -> None:
+    """Rewrite the linears of these names, and what lies between them, in place.
+
+    form: int8[out, in] -> its sparse form.
+    """
+    _Rewriting(model.graph, chosen, form).run()
     model.opset_imports[DOMAIN] = 1
     model.graph.sort()  # first: unused nodes are found from the end
     RemoveUnusedNodesPass()(model)
 
 
 class _Rewriting:
-    def __init__(self, graph: ir.Graph, chosen: Collection[str]):
-        self.graph = graph
+    def __init__(self, graph: ir.Graph, chosen: Collection[str], form: Callable[[np.ndarray], SparseForm]):
+        self.graph, self.form = graph, form
         found = [self._with_bias(linear) for linear in linears(graph) if linear.name in chosen]
         self.linears = {linear.out: linear for linear in found}
         matched = [self._attention(node) for node in graph if node.op_type == "Softmax"]
@@ -321,7 +326,7 @@ class _Rewriting:
         """The arrays of the sparse form of the linears' weights. Layers that share a weight share its form."""
         key = tuple(part.initializer for part in parts)
         if key not in self.forms:
-            form = sparse_form(np.concatenate([part.weight for part in parts]))
+            form = self.form(np.concatenate([part.weight for part in parts]))
             self.forms[key] = [self._initializer(array) for array in (form.words, form.index, form.counts, form.rows)]
         return self.forms[key]
 

@@ -73,7 +73,7 @@ def session(
 ) -> Session:
     """A CPU session with all optimisations.
 
-    Raises PackError if the model cannot be loaded, and KernelsError if the library cannot.
+    Raises PackError if the model cannot be loaded, KernelsError if the operators cannot.
 
     model: an ONNX file, or its bytes.
     threads: of one operator, 0 for one a core. Operators run one by one.
@@ -92,20 +92,13 @@ def session(
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     if operators is not None:
-        _register(operators, options)
+        try:
+            options.register_custom_ops_library(str(operators))
+        except Exception as error:
+            raise KernelsError(f"expected operators for ONNX Runtime {ort.__version__}, found: {error}") from None
     file = model if isinstance(model, bytes) else str(model)
     # There is one provider, so no fallback: ONNX Runtime would print a line about it.
     return Session(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-
-
-def _register(library: Path, options: ort.SessionOptions) -> None:
-    try:
-        options.register_custom_ops_library(str(library))
-    except Exception as error:
-        raise KernelsError(
-            f"expected a library that ONNX Runtime {ort.__version__} loads at {library}, found: {str(error).rstrip('.')}. Unset "
-            "PRUNEONCE_PATH, or build it again: `python -m kernels.build`."
-        ) from None
 
 
 def logits(running: ort.InferenceSession, batch: Batch) -> np.ndarray:

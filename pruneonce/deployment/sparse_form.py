@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 BLOCK, CHUNK = 96, 32  # groups of inputs, and outputs: as in kernels/sparse.h
+MOST_INPUTS, MOST_OUTPUTS = 1 << 14, (1 << 16) - 1  # of a weight that has a sparse form
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,26 @@ class SparseForm:
 
 def sparse_form(weight: np.ndarray) -> SparseForm:
     """The sparse form of int8[outputs, inputs]."""
-    groups = _groups(weight)
-    blocks = [_block(groups[:, at : at + BLOCK]) for at in range(0, groups.shape[1], BLOCK)]
-    words, index, counts, rows = zip(*blocks, strict=True)
-    return SparseForm(np.concatenate(words), np.concatenate(index), np.stack(counts), np.stack(rows))
+    return _form(_groups(weight)[..., None])
+
+
+def narrow_form(weight: np.ndarray) -> SparseForm:
+    """A sparse form that the AVX2 path multiplies three times as fast: no pair of a word's weights overflows 16 bits there.
+
+    A word with |w0| + |w1| > 128 or |w2| + |w3| > 128 is stored as two: one has w0 and w2, the other w1 and w3.
+    """
+    words = _groups(weight)
+    pairs = np.abs(words[..., None].view(np.int8).astype(np.int16)).reshape(*words.shape, 2, 2).sum(-1)
+    wide = (pairs > 128).any(-1)
+    even = np.array([0x00FF00FF], "<u4").view("<i4")[0]
+    return _form(np.stack([np.where(wide, words & even, words), np.where(wide, words & ~even, 0)], axis=-1))
+
+
+def _form(words: np.ndarray) -> SparseForm:
+    """int32[outputs, groups, words of a group], of which those that are not zero are stored."""
+    blocks = [_block(words[:, at : at + BLOCK]) for at in range(0, words.shape[1], BLOCK)]
+    stored, index, counts, rows = zip(*blocks, strict=True)
+    return SparseForm(np.concatenate(stored), np.concatenate(index), np.stack(counts), np.stack(rows))
 
 
 def stored_share(weight: np.ndarray) -> float:
@@ -47,13 +64,13 @@ def _groups(weight: np.ndarray) -> np.ndarray:
     return whole.view("<i4")
 
 
-def _block(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    counts = np.count_nonzero(groups, axis=1)
+def _block(words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    counts = np.count_nonzero(words, axis=(1, 2))
     keys = np.full(-(-len(counts) // CHUNK) * CHUNK, -1)
     keys[: len(counts)] = counts
     order = np.argsort(-keys.reshape(-1, CHUNK), axis=1, kind="stable") + np.arange(0, len(keys), CHUNK)[:, None]
     rows = order.ravel()[: len(counts)]  # the last chunk's missing outputs come last
-    ordered = groups[rows]
+    ordered = words[rows]
     stored = ordered != 0
-    index = np.broadcast_to(np.arange(groups.shape[1], dtype=np.uint8), stored.shape)[stored]
+    index = np.broadcast_to(np.arange(words.shape[1], dtype=np.uint8)[:, None], stored.shape)[stored]
     return ordered[stored], index, counts[rows].astype(np.uint8), rows.astype(np.uint16)

@@ -1,4 +1,4 @@
-"""The command `pruneonce`: it packs, inspects and accelerates files anywhere, and starts a project's commands in its folder."""
+"""The command `pruneonce`: it packs, inspects and accelerates files, and starts a project's own commands in its folder."""
 
 import argparse
 import os

@@ -6,20 +6,21 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pruneonce.deployment import execution
 
 
-def resident_bytes(model: Path, inputs: Mapping[str, np.ndarray], *, threads: int, execution: str) -> int:
+def resident_bytes(model: Path, inputs: Mapping[str, Any], *, threads: int, execution: str) -> int:
     """The resident memory that loading a model and one call add to a process.
 
-    inputs: of the call, by name. execution: of `execution.EXECUTIONS`.
+    inputs: arrays of the call, by name. execution: of `execution.EXECUTIONS`.
     """
     given = io.BytesIO()
     np.savez(given, **inputs)
-    words = [sys.executable, "-m", __name__, model, str(threads), execution]
+    words = [sys.executable, "-m", __name__, str(model), str(threads), execution]
     done = subprocess.run(words, input=given.getvalue(), stdout=subprocess.PIPE, check=True)
     return int(done.stdout)
 

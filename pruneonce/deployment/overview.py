@@ -37,12 +37,19 @@ def _processor() -> str:
 
 def _cells(matrix: Matrix) -> tuple[str, ...]:
     size = f"{matrix.outputs}x{matrix.inputs}"
-    return (matrix.name.removesuffix(".weight"), size, f"{matrix.zeros:.1%}", f"{matrix.stored:.1%}", matrix.kernel, matrix.why)
+    return (
+        matrix.name.removesuffix(".weight"),
+        size,
+        f"{matrix.zeros:.1%}",
+        f"{matrix.stored:.1%}",
+        matrix.kernel,
+        matrix.why,
+    )
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Rows in columns: numbers to the right, words to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = ["<" if name in ("matrix", "kernel", "why") else ">" for name in HEADER]
     for row in rows:
-        cells = [cell.rjust(width) if 1 <= i <= 3 else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))]
-        yield "  ".join(cells).rstrip()
+        yield "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=False)).rstrip()

@@ -332,7 +332,7 @@ def test_without_the_library_evaluation_says_so_and_the_report_has_three_rows(fi
 
 def test_answers_of_the_sparse_kernels_beyond_the_tolerance_are_refused(first, tmp_path):
     reads = (f"data/{s}/{TASK}" for s in ("teach_task", "tasks", "export"))
-    with pytest.raises(ExportError, match=r"expected the sparse kernels within 1e-09 of the largest logit .* build them anew"):
+    with pytest.raises(ExportError, match=r"expected the sparse kernels within 1e-09 of the largest logit .* build them"):
         again(first, tmp_path, f"evaluate@{TASK}", *reads, evaluate={"sparse_tolerance": 1e-9})
 
 

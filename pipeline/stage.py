@@ -3,8 +3,8 @@
 `python -m stages.sparsify --teacher-folder data/... --metrics data/...`, with an option for each path of `run`, reads
 params.yaml, opens an MLflow run, calls `run` once, and writes its metrics. Every expected error ends in one line and a
 non-zero exit code.
-`--set sparsify.sparsity=0.9` sets another value for this run alone, and `--part profiles/tasks/mnli.yaml` lays the sections of
-a file over params.yaml. The studies run stages of the pipeline this way.
+`--set sparsify.sparsity=0.9` sets another value for this run alone, and `--part profiles/tasks/mnli.yaml` lays the sections
+of a file over params.yaml. The studies run stages of the pipeline this way.
 A stage that trains starts itself again under params.yaml's `launcher`. Under `torchrun -m stages.sparsify ...` every process
 calls `run`; the first one tracks and writes, and the files of the others are deleted.
 """
@@ -187,9 +187,7 @@ def _arguments(run: Callable[..., Metrics], names: Mapping[str, list[str]]) -> d
     for name in names["item"]:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="for this run alone")
-    parser.add_argument(
-        "--part", action="append", default=[], type=Path, metavar="file", help="its sections, over params.yaml"
-    )
+    parser.add_argument("--part", action="append", default=[], type=Path, metavar="file", help="lies over params.yaml")
     return vars(parser.parse_args())
 
 

@@ -1,4 +1,4 @@
-"""DVC's lock files, of the pipeline and of the studies, as a graph: stages, and the md5 of everything they read and wrote."""
+"""DVC's lock files, the pipeline's and the studies', as a graph: stages, and the md5 of everything they read and wrote."""
 
 import functools
 import itertools

@@ -11,18 +11,20 @@ from study import drawing, results
 from study.comparison import Verdict, spread
 
 NOTES = """\
-Test scores of the int8 models in PyTorch: mean over {seeds} seeds ± half of the distance between the best and the worst. In
-float: the mean of the same models before quantization. Packed MB: the int8 file after `pruneonce pack`, mean over the tasks.
-ms: median of a call at batch 1, {tokens} tokens, {threads} threads, of {runs} calls; by task. All files were measured in
-turns. Files of one pattern and sparsity have zeros at the same places, and only their heads differ. A comparison holds, or is
-reversed, where the means differ by more than both spreads added.
+Test scores of the int8 models in PyTorch: mean over {seeds} seeds ± half of the distance between the best and the worst.
+In float: by task, the mean of the same models before quantization. Packed MB: the int8 file after `pruneonce pack`, mean
+over the tasks. ms: by task, the median of {runs} calls at batch 1, {tokens} tokens, {threads} threads. All files were
+measured in turns. Files of one pattern and sparsity have the same zeros. A comparison holds, or is reversed, where the means
+differ by more than both spreads added.
 """
 
 
 @dataclass(frozen=True)
 class Row:
-    """One pattern (`variant`) at one sparsity. By task: scores of the int8 models and of the float ones, one for each seed,
-    in [0, 1]; of the first seed's int8 file its score in ONNX Runtime, its packed bytes, and by execution its median latency.
+    """One pattern (`variant`) at one sparsity. By task: scores of the int8 models and of the float ones.
+
+    There is one score for each seed, in [0, 1]. Of the first seed's int8 file: onnx_scores in ONNX Runtime, packed_bytes,
+    and latencies_ms, by execution the medians by task.
     """
 
     variant: str
@@ -45,14 +47,8 @@ def _cells(row: Row) -> list[str]:
     scores = [f"{fmean(scores):.2%} ± {100 * spread(scores):.2f}" for scores in row.scores.values()]
     in_float = " / ".join(f"{fmean(scores):.2%}" for scores in row.float_scores.values())
     latencies = [" / ".join(f"{ms:.2f}" for ms in by_task.values()) for by_task in row.latencies_ms.values()]
-    return [
-        row.variant,
-        f"{row.sparsity:.0%}",
-        *scores,
-        in_float,
-        f"{fmean(row.packed_bytes.values()) / 1e6:.1f}",
-        *latencies,
-    ]
+    packed = f"{fmean(row.packed_bytes.values()) / 1e6:.2f}"
+    return [row.variant, f"{row.sparsity:.0%}", *scores, in_float, packed, *latencies]
 
 
 def write_points(path: Path, table: Sequence[Row]) -> None:

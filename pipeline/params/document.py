@@ -79,7 +79,7 @@ class Params(Section):
     def section(self, stage: str, item: str | None = None) -> Section:
         """The section of `stage`; for a task or a source, its own."""
         if stage in TASK_STAGES:
-            return TASK_STAGES[stage].model_validate(_merged(getattr(self, stage), self.tasks[item or ""][stage]))
+            return TASK_STAGES[stage].model_validate(merged(getattr(self, stage), self.tasks[item or ""][stage]))
         if stage == "tasks":
             return TaskNames(names=list(self.tasks))
         section = getattr(self, stage)
@@ -198,12 +198,12 @@ class Params(Section):
         return self
 
 
-def _merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with the changes over it; mappings key by key."""
 
     def value(key: str, new: Any) -> Any:
         old = recipe.get(key)
-        return _merged(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
+        return merged(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
 
     return {**recipe, **{key: value(key, new) for key, new in changes.items()}}
 
@@ -232,7 +232,7 @@ def load(path: Path = Path("params.yaml"), changes: Sequence[str] = (), parts: S
     """The parameters of this run. parts: files of sections, laid over the file; changes: "section.key=value", over both."""
     document = read_yaml(path)
     for part in parts:
-        document = _merged(document, read_yaml(part))
+        document = merged(document, read_yaml(part))
     for change in changes:
         override(document, change)
     return parse(document, f"{path.name} with {list(changes)}" if changes else path.name)

@@ -232,7 +232,10 @@ def load(path: Path = Path("params.yaml"), changes: Sequence[str] = (), parts: S
     """The parameters of this run. parts: files of sections, laid over the file; changes: "section.key=value", over both."""
     document = read_yaml(path)
     for part in parts:
-        document = merged(document, read_yaml(part))
+        sections = read_yaml(part)
+        if not isinstance(sections, dict):
+            raise ConfigError(f"expected sections in {part}, found {sections!r}. Choose a file of {part.parent}.")
+        document = merged(document, sections)
     for change in changes:
         override(document, change)
     return parse(document, f"{path.name} with {list(changes)}" if changes else path.name)

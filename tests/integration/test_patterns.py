@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from pipeline.history import Log
 from pipeline.params.document import load
-from pruneonce.errors import PatternBroken
+from pruneonce.errors import ConfigError, PatternBroken
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks, patterns
 from study.patterns import latency
@@ -212,3 +212,10 @@ def test_a_part_lies_over_params_yaml_for_one_run(monkeypatch):
     assert laid.section("finetune", "newsgroups").learning_rate == laid.section("finetune", "r8").learning_rate
     assert laid.common.seed == 7
     assert "newsgroups" not in load().tasks
+
+
+def test_a_part_without_sections_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.ROOT)
+    (tmp_path / "part.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match=r"expected sections in .*part\.yaml, found \['a'\]"):
+        load(parts=[tmp_path / "part.yaml"])

@@ -234,7 +234,7 @@ def load(path: Path = Path("params.yaml"), changes: Sequence[str] = (), parts: S
     for part in parts:
         sections = read_yaml(part)
         if not isinstance(sections, dict):
-            raise ConfigError(f"expected sections in {part}, found {sections!r}. Choose a file of {part.parent}.")
+            raise ConfigError(f"expected sections in {part}, found {sections!r}. Correct the file.")
         document = merged(document, sections)
     for change in changes:
         override(document, change)

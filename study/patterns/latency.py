@@ -10,19 +10,19 @@ reads   int8       int8 files by cell                 patterns_export, patterns_
 from pipeline.params.patterns import Patterns
 from pipeline.params.sections import Evaluate
 from pipeline.stage import Dep, Metrics, main
-from pruneonce.deployment import measurements, runtime
+from pruneonce.deployment import execution, measurements
 from pruneonce.models import checkpoint
 from pruneonce.tasks.batches import latency_batch
 from pruneonce.tasks.splits import read_split
 
-EXECUTIONS = {"stock": runtime.session}  # name -> what opens a file: the one place that knows the ways to run one
+EXECUTIONS = ("stock", "sparse")
 
 
 def run(int8: Dep, splits: Dep, tokenizer_folder: Dep, *, evaluate: Evaluate, patterns: Patterns) -> Metrics:
     p, cells = evaluate, patterns.cells
     sessions = {
-        f"{execution} {cell}": session(int8 / f"{cell}.onnx", threads=p.threads)
-        for execution, session in EXECUTIONS.items()
+        f"{name} {cell}": execution.session(int8 / f"{cell}.onnx", threads=p.threads, execution=name)
+        for name in EXECUTIONS
         for cell in cells
     }
     text = latency_batch(

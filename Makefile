@@ -14,7 +14,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study test check docs fuzz bench clean
+.PHONY: help install run study patterns test check docs fuzz bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ run: install  ## run the pipeline: params.yaml as it stands, or PROFILE=tiny, SE
 
 study: install  ## what does pruning once buy? Every variant on every task, over the pipeline's outs; PROFILE and SET as above
 	$(BIN)/python -m flows.compress --pipeline study $(ARGS)
+
+patterns: install  ## what do zeros in blocks cost, and what do they buy? The same, for every pattern, sparsity and task
+	$(BIN)/python -m flows.compress --pipeline patterns $(ARGS)
 
 check: install  ## format, lint, types, unit and property tests
 	$(BIN)/ruff format --check .

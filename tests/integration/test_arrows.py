@@ -182,6 +182,7 @@ def test_a_wrong_arrow_would_be_seen(file, name):
         ("stages.fetch", ("torch", "transformers", "prefect", "dvc")),
         ("stages.report", ("torch", "transformers", "prefect", "dvc")),
         ("study.table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),
+        ("study.patterns.table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),
         ("flows.compress", ("torch", "transformers", "mlflow")),
     ],
 )

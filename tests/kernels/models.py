@@ -14,7 +14,9 @@ GRID = {"output_scale": 0.1, "output_zero_point": 128}
 ANY = None  # a shape of any rank
 
 
-def node(op_type: str, inputs: Sequence[str], outputs: Sequence[str], /, *, domain: str = "pruneonce", **attributes) -> NodeProto:
+def node(
+    op_type: str, inputs: Sequence[str], outputs: Sequence[str], /, *, domain: str = "pruneonce", **attributes
+) -> NodeProto:
     made = helper.make_node(op_type, inputs, outputs, domain=domain)
     made.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())  # one is called "inputs"
     return made

@@ -81,7 +81,9 @@ class Library:
     def completed(self, form: SparseForm, *, outputs: int, inputs: int) -> Iterator[tuple[int, Sparse]]:
         """(status of sparse_complete, the struct)."""
         arrays = [np.ascontiguousarray(array) for array in (form.words, form.index, form.counts, form.rows)]
-        sparse = Sparse(words=address(arrays[0]), index=address(arrays[1]), counts=address(arrays[2]), rows=address(arrays[3]))
+        sparse = Sparse(
+            words=address(arrays[0]), index=address(arrays[1]), counts=address(arrays[2]), rows=address(arrays[3])
+        )
         status = self._c.sparse_complete(ctypes.byref(sparse), Size(outputs), Size(inputs), Size(len(form.words)))
         yield status, sparse
         self._c.sparse_release(ctypes.byref(sparse))

@@ -104,9 +104,7 @@ def fed(name: str) -> Callable[[Case], None]:
 
 
 NAN, INF = float("nan"), float("inf")
-BAD_GRIDS = [
-    (attribute(output_scale=value), "output_scale") for value in (0.0, -1.0, NAN, INF, 1e-45)
-] + [
+BAD_GRIDS = [(attribute(output_scale=value), "output_scale") for value in (0.0, -1.0, NAN, INF, 1e-45)] + [
     (attribute(output_zero_point=256), "output_zero_point from 0 to 255"),
     (attribute(output_zero_point=-(2**63)), "output_zero_point from 0 to 255"),
     (attribute(output_zero_point=1.5), "type"),
@@ -174,7 +172,7 @@ BAD: dict[str, list[tuple[Callable[[Case], None], str]]] = {
         (given("scale", floats(0)), WEIGHT),
         (given("scale", floats(1, 40)), "input 5 as a constant of 1 axes"),
         (given("bias", floats(41)), WEIGHT),
-        *((attribute(inputs=value), "inputs from 1 to") for value in (0, -1, 2**31, 2**63 - 1, 65537)),
+        *((attribute(inputs=value), "inputs from 1 to") for value in (0, -1, 2**31, 2**63 - 1, 2**14 + 1)),
         (attribute(inputs=384), WEIGHT),
         (attribute(inputs=386), INSIDE),
         (attribute(inputs=769), WEIGHT),
@@ -246,16 +244,22 @@ def test_what_they_do_not_take(library_file, op_type, number):
         assert re.fullmatch(r"expected .+, found something else\. Write the file again: pruneonce accelerate\.", found[2])
 
 
+def outcome(case: Case, library_file) -> tuple[str, list[np.ndarray] | None]:
+    """(message, None) of an error, ("", results) without one."""
+    try:
+        return "", case.run(library_file)
+    except Exception as error:
+        return str(error), None
+
+
 @pytest.mark.parametrize("op_type", good())
 def test_outputs_that_the_model_does_not_name(library_file, op_type):
     """None of them is named: there is nothing to write, or ONNX Runtime says which it needs."""
     case = good()[op_type]
     case.outputs = {f"-{name}": kind for name, kind in case.outputs.items()}
     case.outputs = {"": FLOAT, "-": FLOAT} if len(case.outputs) == 2 else {"": FLOAT}
-    try:
-        case.run(library_file)
-    except Exception as error:
-        assert "pruneonce" in str(error) or "output" in str(error)
+    said, results = outcome(case, library_file)
+    assert results or "output" in said
 
 
 def damaged(case: Case, generator: np.random.Generator) -> None:
@@ -302,13 +306,14 @@ def test_anything(library_file, op_type):
     for seed in range(CASES):
         case = copy.deepcopy(good()[op_type])
         damaged(case, np.random.default_rng(seed))
-        try:
-            found = case.run(library_file)
-        except Exception as error:
-            assert re.search(r"\w{4}", str(error)), case
+        said, found = outcome(case, library_file)
+        if found is None:
+            assert len(said) > 20, case
             errors += 1
         else:
-            assert [array.dtype for array in found[:-1]] == [np.dtype("f4" if kind == FLOAT else "u1") for kind in case.outputs.values()]
+            assert [array.dtype for array in found[:-1]] == [
+                np.dtype("f4" if kind == FLOAT else "u1") for kind in case.outputs.values()
+            ]
             results += 1
     assert results > 5
     assert errors > 5

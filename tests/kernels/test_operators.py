@@ -39,7 +39,7 @@ def test_untile_takes_the_axes_of_like_and_the_channels_of_x(library_file):
 @pytest.mark.parametrize("zero_point", [0, 3, 128, 255])
 @pytest.mark.parametrize("shape", [(0, 4), (1, 1), (37, 6), (300, 33)], ids=str)
 def test_quantize_is_quantize_linear(library_file, path_name, shape, zero_point):
-    """Bit for bit where x / scale is no half. There the product with 1 / scale, which this takes, may fall on the other side."""
+    """Bit for bit where x / scale is no half. There x times 1 / scale, which this takes, may fall on the other side."""
     scale = 0.037
     grid = {"output_scale": scale, "output_zero_point": zero_point}
     constants = {"scale": np.float32(scale), "zero": np.uint8(zero_point)}
@@ -80,7 +80,9 @@ def quantized_linear(weight, scale, bias, *, input_scale: float, zero_point: int
 
 
 @pytest.mark.parametrize("zero_point", [0, 131, 255])
-@pytest.mark.parametrize(("shape", "outputs"), [((1, 1, 3), 1), ((2, 65, 100), 33), ((1, 130, 1537), 95), ((0, 4, 8), 8)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "outputs"), [((1, 1, 3), 1), ((2, 65, 100), 33), ((1, 130, 1537), 95), ((0, 4, 8), 8)], ids=str
+)
 def test_sparse_linear_is_the_quantized_linear_of_onnx(library, library_file, path_name, shape, outputs, zero_point):
     """Bit for bit: ONNX Runtime makes one operator of its five, with exact sums where the processor has VNNI."""
     generator = np.random.default_rng(outputs)
@@ -91,7 +93,10 @@ def test_sparse_linear_is_the_quantized_linear_of_onnx(library, library_file, pa
     grid = {"output_scale": 0.05, "output_zero_point": 120}
     ours, constants = models.linear("q", ["y", "yq"], weight, scale * input_scale, bias, zero_point=zero_point, **grid)
     nodes, others = quantized_linear(weight, scale, bias, input_scale=input_scale, zero_point=zero_point)
-    first = [node("Tile", ["x"], ["tiles"]), node("Quantize", ["tiles"], ["q"], output_scale=0.031, output_zero_point=zero_point)]
+    first = [
+        node("Tile", ["x"], ["tiles"]),
+        node("Quantize", ["tiles"], ["q"], output_scale=0.031, output_zero_point=zero_point),
+    ]
     last = [
         node("Untile", ["y", "x"], ["plain"]),
         node("Tile", ["plain"], ["again"]),
@@ -135,6 +140,16 @@ def test_sparse_linear_writes_what_the_model_names(library_file, path_name, acti
         q = layout.unworded(found["q"], 70)[:20]
         assert np.abs(q - np.clip(np.rint(expected / 0.1) + 128, 0, 255)).max() <= 1
         assert np.ptp(q.astype(int)) > 50
+
+
+def test_a_weight_of_zeros_gives_the_bias(library_file, path_name):
+    """It has no words: ONNX Runtime hands the kernel a tensor without memory."""
+    bias = numbers(40)
+    ours, constants = models.linear("x", ["y"], np.zeros((40, 8), np.int8), np.ones(40, np.float32), bias, zero_point=9)
+    assert constants["words"].size == 0
+    made = models.model([ours], {"x": UINT8}, {"y": FLOAT}, constants)
+    (y,) = models.session(made, library_file).run(None, {"x": np.full((16, 8), 255, np.uint8)})
+    np.testing.assert_array_equal(layout.untiled(y), np.broadcast_to(bias, (16, 40)))
 
 
 def test_activations_may_lie_at_any_address(library_file, path_name):
@@ -197,7 +212,13 @@ def masks(texts: int, length: int) -> dict[str, np.ndarray | None]:
     some = np.random.default_rng(length).random((texts, 1, 1, length)) < 0.4
     ends = np.arange(length) >= np.linspace(1, length, texts).astype(int)[:, None, None, None]
     whole = np.broadcast_to((np.arange(texts) % 2 == 0)[:, None, None, None], (texts, 1, 1, length))
-    hidden = {"some": some, "their ends": ends, "every second text": whole, "the same of all": ends[:1], "nothing": ends & False}
+    hidden = {
+        "some": some,
+        "their ends": ends,
+        "every second text": whole,
+        "the same of all": ends[:1],
+        "nothing": ends & False,
+    }
     return {"no mask": None} | {name: np.where(which, LOWEST, 0).astype(np.float32) for name, which in hidden.items()}
 
 
@@ -240,7 +261,7 @@ def test_attention_gives_the_same_bits_for_any_number_of_threads(library_file, p
 
 
 def block(channels: int = 32):
-    """A model of every operator: a linear, attention, a linear, a sum that is normalized. x: float[texts, length, channels]."""
+    """A model of every operator; x is float[texts, length, channels]."""
     generator = np.random.default_rng(5)
     grid = {"output_scale": 0.05, "output_zero_point": 128}
     constants, nodes = {}, [node("Tile", ["x"], ["tiles"]), node("Quantize", ["tiles"], ["qx"], **grid)]

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from pruneonce.deployment.sparse_form import sparse_form
+from pruneonce.deployment.sparse_form import narrow_form, sparse_form
 from tests.kernels import layout, native
 from tests.kernels.native import DAMAGED, GELU, GELU_TANH, GOOD, NO_ACTIVATION, RELU, Grid
 
@@ -39,7 +39,11 @@ def products(draw):
     outputs, inputs = draw(st.integers(1, 100)), draw(st.integers(1, 30) | st.integers(1, 1200))
     density = draw(st.sampled_from([0.3, 0.1, 1, 0.6, 0.003, 0]))
     extreme = draw(st.booleans())
-    weight = generator.choice([-128, -127, 127], (outputs, inputs)) if extreme else generator.integers(-128, 128, (outputs, inputs))
+    weight = (
+        generator.choice([-128, -127, 127], (outputs, inputs))
+        if extreme
+        else generator.integers(-128, 128, (outputs, inputs))
+    )
     weight = np.where(generator.random(weight.shape) < density, weight, 0).astype(np.int8)
     weight[generator.random(outputs) < draw(st.sampled_from([0, 0.3]))] = 0
     x = generator.choice([0, 255], (tokens, inputs)) if extreme else generator.integers(0, 256, (tokens, inputs))
@@ -47,17 +51,40 @@ def products(draw):
 
 
 def check_products(library, weight: np.ndarray, x: np.ndarray) -> None:
-    """Every path gives the exact products of int8[N, K] and uint8[tokens, K]."""
+    """Every path gives the exact products of int8[N, K] and uint8[tokens, K], of both forms of the weight."""
     exact = weight.astype(np.int64) @ x.T.astype(np.int64)
-    with library.completed(sparse_form(weight), outputs=len(weight), inputs=weight.shape[1]) as (status, sparse):
-        assert status == GOOD
-        np.testing.assert_array_equal(native.sums_of(sparse), weight.sum(axis=1, dtype=np.int64))
-        for name, path in library.paths.items():
-            for tile in layout.tiles(len(x)):
-                words = native.words_of(np.ascontiguousarray(layout.padding(x)[tile].T))
-                found = native.multiply(path, sparse, words, tile.stop - tile.start)
-                expected = exact[:, tile]
-                np.testing.assert_array_equal(found[:, : expected.shape[1]], expected, err_msg=name)
+    for form in (sparse_form(weight), narrow_form(weight)):
+        with library.completed(form, outputs=len(weight), inputs=weight.shape[1]) as (status, sparse):
+            assert status == GOOD
+            np.testing.assert_array_equal(native.sums_of(sparse), weight.sum(axis=1, dtype=np.int64))
+            for name, path in library.paths.items():
+                for tile in layout.tiles(len(x)):
+                    words = native.words_of(np.ascontiguousarray(layout.padding(x)[tile].T))
+                    found = native.multiply(path, sparse, words, tile.stop - tile.start)
+                    expected = exact[:, tile]
+                    np.testing.assert_array_equal(found[:, : expected.shape[1]], expected, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("four", "narrow"),
+    [
+        ((127, 1, 0, 0), True),
+        ((127, 2, 0, 0), False),
+        ((0, 0, -1, 127), True),
+        ((0, 0, -2, 127), False),
+        ((-128, 0, 0, -128), True),
+        ((-128, -1, 0, 0), False),
+        ((64, 64, -64, -64), True),
+        ((64, 64, -64, -65), False),
+        ((127, 127, 127, 127), False),
+        ((-128, -128, -128, -128), False),
+    ],
+)
+def test_a_word_is_narrow_where_no_pair_overflows_16_bits(library, four, narrow):
+    weight = np.array([four], np.int8)
+    with library.completed(sparse_form(weight), outputs=1, inputs=4) as (status, sparse):
+        assert (status, bool(sparse.narrow)) == (GOOD, narrow)
+    check_products(library, weight, np.full((16, 4), 255, np.uint8))
 
 
 @LAWS
@@ -102,7 +129,7 @@ def test_a_damaged_form_is_refused(library, field, value):
 
 
 def assert_on_grid(q: np.ndarray, x: np.ndarray, grid: Grid) -> None:
-    """q is QuantizeLinear's of x, but where x / scale is nearer to a half than float32 tells: there it may round either way."""
+    """q is QuantizeLinear's of x. Where x / scale is nearer to a half than float32 tells, it may round either way."""
     exact = np.clip(x.astype(np.float64) / np.float64(np.float32(grid.scale)), -1e6, 1e6)
     near = np.abs(exact) * 2.0**-22
     low, high = (np.clip(np.rint(exact + e) + grid.zero_point, 0, 255) for e in (-near, near))
@@ -129,7 +156,16 @@ def test_quantize_rounds_as_onnx_does(library, grid, channels, width, seed):
 def test_halves_round_to_even(library):
     x = np.broadcast_to(np.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 254.5, 127.5], np.float32)[:, None], (8, 16)).copy()
     for path in library.paths.values():
-        assert native.channels_of(native.quantize(path, x, Grid(1, 128)), 8)[:, 3].tolist() == [128, 130, 130, 128, 126, 126, 255, 255]
+        assert native.channels_of(native.quantize(path, x, Grid(1, 128)), 8)[:, 3].tolist() == [
+            128,
+            130,
+            130,
+            128,
+            126,
+            126,
+            255,
+            255,
+        ]
 
 
 def test_a_number_that_is_none_becomes_the_least_of_the_grid(library):
@@ -190,7 +226,14 @@ def test_gelu_is_within_4e_7_of_its_argument(library, activation, exact):
 
 
 @LAWS
-@given(st.integers(1, 70), st.sampled_from([16, 32, 48, 128]), st.booleans(), st.sampled_from([0, 5]), grids, st.integers(0, 2**32))
+@given(
+    st.integers(1, 70),
+    st.sampled_from([16, 32, 48, 128]),
+    st.booleans(),
+    st.sampled_from([0, 5]),
+    grids,
+    st.integers(0, 2**32),
+)
 def test_normalize(library, channels, width, residual, mean, grid, seed):
     generator = np.random.default_rng(seed)
     a, b = (generator.normal(mean, 1, (channels, width)).astype(np.float32) for _ in range(2))
@@ -236,14 +279,16 @@ def attention(q, k, v, *, scale: float, mask: np.ndarray | None = None) -> np.nd
     st.integers(0, 2**32),
 )
 def test_attend(library, size, keys, tokens, scale, masked, seed):
-    """Scores of some tens in float32 are off by some 1e-6, and so is e to the power of them: the tolerance grows with them."""
+    """Scores of some tens in float32 are off by some 1e-6, so their exponentials are: the tolerance grows with them."""
     generator = np.random.default_rng(seed)
     q, k, v = (generator.normal(size=(size, count)).astype(np.float32) for count in (tokens, keys, keys))
     lowest = np.finfo(np.float32).min
     mask = None if masked is None else np.where(generator.random(keys) < masked, lowest, 0).astype(np.float32)
     if mask is not None and masked < 1:
         mask[generator.integers(keys)] = 0
-    expected = attention(q, k, v, scale=scale, mask=mask)  # equal weights where all is masked: the lowest float absorbs scores
+    expected = attention(
+        q, k, v, scale=scale, mask=mask
+    )  # equal weights where all is masked: the lowest float absorbs scores
     largest = np.abs(q.T @ k).max() * scale
     for name, path in library.paths.items():
         found = native.attend(path, q, k, v, scale=scale, mask=mask)
@@ -252,7 +297,9 @@ def test_attend(library, size, keys, tokens, scale, masked, seed):
 
 def test_the_exponential_of_a_softmax_is_within_3e_7_and_vanishes_below_minus_87(library):
     """Two keys whose scores are 0 and -t: the second one's weight over the first one's is e to the power of -t."""
-    t = np.concatenate([np.linspace(0, 86.9, 3200 - 64), np.linspace(86.9, 88, 32), np.geomspace(88, 3e38, 32)]).astype(np.float32)
+    t = np.concatenate([np.linspace(0, 86.9, 3200 - 64), np.linspace(86.9, 88, 32), np.geomspace(88, 3e38, 32)]).astype(
+        np.float32
+    )
     k, v = np.zeros((4, 2), np.float32), np.zeros((4, 2), np.float32)
     k[0, 1], v[0, 0], v[1, 1] = -1, 1, 1
     for name, path in library.paths.items():

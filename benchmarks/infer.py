@@ -193,7 +193,10 @@ def row(cell: Cell, name: str, found: list[float], base: list[float], *, least: 
 def operators(files: Mapping[str, Path], cell: Cell) -> list[Row]:
     """Time of the operators in one call, by variant, the slowest first; none below 1 %."""
     batch = random_tokens(cell.batch, cell.tokens, seed=SEED)
-    found = {n: measurements.operator_times(path, batch, threads=cell.threads, runs=20) for n, path in files.items()}
+    found = {
+        n: measurements.operator_times(partial(runtime.session, path, threads=cell.threads), batch, runs=20)
+        for n, path in files.items()
+    }
     return [
         {"variant": name, "operator": operator, "ms": ms, "%": 100 * ms / sum(times.values())}
         for name, times in found.items()

@@ -9,10 +9,12 @@ Needs onnxruntime, onnx-ir and numpy, no torch.
 
 import ctypes
 import functools
+import gc
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -113,7 +115,7 @@ def _faster(outputs: int, inputs: int, stored: float, processor: str | None) -> 
         return "stock", f"more than {cost.most_stored:.0%} of its words are stored"
     sparse = cost.word * stored * outputs * inputs / 64
     stock = outputs * inputs / cost.products + cost.activation * (outputs + inputs)
-    return ("sparse" if sparse < stock else "stock"), f"{sparse:,.0f} cycles a token for {stock:,.0f} in ONNX Runtime"
+    return ("sparse" if sparse < stock else "stock"), f"{sparse:,.0f} cycles, stock {stock:,.0f}"
 
 
 def matrices(model: Path | bytes, execution: str) -> list[Matrix]:
@@ -135,21 +137,28 @@ def accelerated(model: Path | bytes, execution: str) -> bytes | None:
     return ir.to_proto(read).SerializeToString()
 
 
-def session(model: Path | bytes, *, threads: int, execution: str, entries: dict[str, str] | None = None) -> runtime.Session:
-    """As `runtime.session`, with the sparse kernels. execution: of EXECUTIONS.
+def session(model: Path | bytes, *, threads: int, execution: str, **options: Any) -> runtime.Session:
+    """As `runtime.session`, whose further options it takes, with the sparse kernels. Also of a file that `accelerated` made.
 
-    Where the library is missing, "auto" says so in one line and runs the model without it. Raises KernelsError for
-    "sparse" there. Raises PackError if the model cannot be loaded.
+    execution: of EXECUTIONS. Where the library is missing, "auto" says so in one line and runs the model without it.
+    Raises KernelsError for "sparse" there. Raises PackError if the model cannot be loaded.
     """
     if execution == "stock":
-        return runtime.session(model, threads=threads, entries=entries)
+        return runtime.session(model, threads=threads, **options)
     if execution == "auto" and processor() is None:
         log.warning(f"The library of the sparse kernels is not at {LIBRARY}: zeros save no time. {BUILD}")
-        return runtime.session(model, threads=threads, entries=entries)
-    made = accelerated(model, execution)
-    if made is None:
-        return runtime.session(model, threads=threads, entries=entries)
-    return runtime.session(made, threads=threads, entries=entries, operators=LIBRARY)
+        return runtime.session(model, threads=threads, **options)
+    running = runtime.session(accelerated(model, execution) or model, threads=threads, operators=LIBRARY, **options)
+    _give_back_memory()
+    return running
+
+
+def _give_back_memory() -> None:
+    """What the rewriting took: the nodes of a graph refer to each other, and glibc keeps what is freed."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
+    if trim is not None:
+        trim(0)
 
 
 def _read(model: Path | bytes) -> ir.Model:

@@ -30,6 +30,7 @@ class Session(ort.InferenceSession):
                 f"expected a model that ONNX Runtime {ort.__version__} loads, found: {error}. Get the file again, or "
                 "another ONNX Runtime."
             ) from None
+        self._model_bytes = None  # ONNX Runtime keeps the file's bytes, to load it anew for other providers: there are none
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
         """As in ONNX Runtime. Raises ModelError for inputs that the model cannot read."""

@@ -1,4 +1,4 @@
-"""A folder of code is a dep without the bytecode that Python writes into it."""
+"""A folder of code is a dep without what is made of it: bytecode, a library."""
 
 import shutil
 import subprocess
@@ -39,6 +39,19 @@ def test_an_import_makes_no_stage_run_again(tmp_path, monkeypatch):
     Path("code/module.py").write_text("x = 2\n")
     with Repo() as repo:
         assert set(repo.status()) == {"one"}
+
+
+def test_a_library_that_was_built_makes_no_stage_run_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / ".dvcignore", tmp_path)
+    for folder in ("kernels", "pruneonce/deployment"):
+        Path(folder).mkdir(parents=True)
+        Path(folder, "code.c").touch()
+        before = file_md5(Path(folder))
+        Path(folder, "kernels.so").touch()
+        assert file_md5(Path(folder)) == before
+        Path(folder, "more.c").touch()
+        assert file_md5(Path(folder)) != before
 
 
 def test_there_are_folders_of_code_among_the_deps():

@@ -59,12 +59,14 @@ PATTERNS = {
 }
 STUDIES = {**STUDY, **PATTERNS}
 PARAMS, PART = "params.yaml", "profiles/tasks/${item.task}.yaml"
-# Cannot change a byte of an out: errors, a docstring, a command, what is planned beforehand, what reads a packed file.
+# Cannot change a byte of an out: errors, a docstring, a command and what it prints, what is planned beforehand, what reads a
+# packed file.
 NOT_SCIENCE = {
     "pruneonce/__init__.py",
     "pruneonce/command.py",
     "pruneonce/errors.py",
     "pruneonce/terminal.py",
+    "pruneonce/deployment/overview.py",
     "pruneonce/deployment/unpacking.py",
     "pruneonce/step_costs.py",
 }
@@ -141,7 +143,12 @@ def reached(path: Path) -> set[str]:
 
 
 def as_deps(code: set[str]) -> set[str]:
-    """The code as dvc.yaml lists it: a package of which every module is read is one entry, the folder."""
+    """The code as dvc.yaml lists it: a package of which every module is read is one entry, the folder.
+
+    What runs the sparse kernels depends on their sources.
+    """
+    if "pruneonce/deployment/execution.py" in code:
+        code = code | {"kernels"}
     for package in PACKAGES:
         modules = {path.relative_to(ROOT).as_posix() for path in package.glob("*.py")} - {f"{relative(package)}/__init__.py"}
         if len(modules) > 1 and modules <= code:
@@ -225,6 +232,7 @@ def test_a_change_reruns_what_it_can_change_and_no_more():
     assert not any(path.startswith("pruneonce/training/") for stage in ("export", "evaluate") for path in code[stage])
     assert "pruneonce/deployment/export.py" in code["export"]
     assert "pruneonce/deployment/export.py" not in code["evaluate"]
+    assert [stage for stage in STAGES if "kernels" in stages()[stage]["deps"]] == ["evaluate"]
     assert not any(path.startswith("pruneonce/deployment/") for stage in STAGES[:-3] for path in code[stage])
 
 

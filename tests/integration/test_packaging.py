@@ -38,6 +38,16 @@ LIBRARY = build.LIBRARY.relative_to(ROOT).as_posix()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 TRACKERS = ("dvc", "prefect", "mlflow")
+LOAD = """
+import sys
+sys.modules["tqdm"] = None  # tokenizers brings it, and `load` does not need it
+import numpy, pruneonce
+ids = numpy.arange(48).reshape(3, 16)
+feeds = {"input_ids": ids, "attention_mask": numpy.ones_like(ids)}
+found = pruneonce.load("int8.packed", threads=1, execution=sys.argv[1]).run(["logits"], feeds)[0]
+numpy.save(f"{sys.argv[1]}.npy", found)
+print(found.shape)
+"""
 # Tops of site-packages that more than one distribution writes into, such as google/.
 SHARED = {
     top
@@ -262,14 +272,15 @@ def test_the_base_install_packs_loads_and_runs(base, trained, tmp_path):
         done = base.run("pruneonce", *words, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "again.packed").read_bytes() == packed
-    code = (
-        "import sys; sys.modules['tqdm'] = None; "  # tokenizers brings it, and `load` does not need it
-        "import numpy, pruneonce; ids = numpy.full((3, 16), 7); "
-        "feeds = {'input_ids': ids, 'attention_mask': numpy.ones_like(ids)}; "
-        "print(pruneonce.load('int8.packed', threads=1).run(['logits'], feeds)[0].shape)"
-    )
-    done = base.run("python", "-W", "error", "-c", code, cwd=tmp_path)
-    assert (done.stdout, done.stderr) == ("(3, 2)\n", "")
+    for how in ("auto", "stock", "sparse"):
+        done = base.run("python", "-W", "error", "-c", LOAD, how, cwd=tmp_path)
+        assert (done.stdout, done.stderr) == ("(3, 2)\n", "")
+    stock, sparse = (np.load(tmp_path / f"{how}.npy") for how in ("stock", "sparse"))
+    assert np.abs(sparse - stock).max() < 0.05 * np.abs(stock).max()  # by rounding
+    done = base.run("pruneonce", "inspect", "int8.packed", "--execution", "sparse", cwd=tmp_path)
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("13 matrices: 13 sparse, as asked for", "")
+    done = base.run("pruneonce", "accelerate", "int8.packed", "out.onnx", "--execution", "sparse", cwd=tmp_path)
+    assert done.stdout.endswith(f"; it needs the library {base.packages}/pruneonce/deployment/kernels.so\n")
 
 
 def test_the_base_install_says_what_a_projects_command_lacks(base, checkout, tmp_path):

@@ -41,7 +41,7 @@ def test_each_matrix_has_a_line_of_less_than_100_columns(printed):
 
 
 def test_one_reason_for_all_is_said_once(printed):
-    first, header, *rows, last = printed(*[Matrix(name, 8, 4, 0.5, 1.0, "stock", "as asked for") for name in ("a", "bc")])
+    _, header, *rows, last = printed(*[Matrix(name, 8, 4, 0.5, 1.0, "stock", "as asked for") for name in ("a", "bc")])
     assert header == "matrix  size  zeros   words  kernel"
     assert rows == ["a        8x4  50.0%  100.0%  stock", "bc       8x4  50.0%  100.0%  stock"]
     assert last == "2 matrices: 2 stock, as asked for"

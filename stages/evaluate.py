@@ -12,11 +12,8 @@ import json
 import sys
 from functools import partial
 
-import numpy as np
-
 from pipeline.params.sections import Common, Evaluate
 from pipeline.stage import Dep, Item, Metrics, Record, main
-from pruneonce.batch import Batch
 from pruneonce.deployment import execution, inspect, measurements, memory, packing, parity, runtime
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds, scores
@@ -48,11 +45,11 @@ def run(
     tests = {path.stem: read_split(path) for path in sorted(splits.glob("test*.arrow"))}
     batches = {name: list(evaluation_batches(tests[name], kind, tokenizer, batch_size=p.batch_size)) for name in tests}
 
-    def answers(variant: str, test: str) -> list[tuple[Batch, np.ndarray]]:
+    def answers(variant: str, test: str) -> measurements.Answers:
         label = f"evaluate {item} {variant} {test}"
         return list(measurements.answers(sessions[variant], batches[test], name=label))
 
-    def score(test: str, answered: list[tuple[Batch, np.ndarray]]) -> Metrics:
+    def score(test: str, answered: measurements.Answers) -> Metrics:
         total, scorers = kind.scorers(tests[test], in_split_order(answered))
         return scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
 

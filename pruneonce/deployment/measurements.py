@@ -16,6 +16,8 @@ from tqdm import tqdm
 from pruneonce.batch import Batch
 from pruneonce.deployment.runtime import Session, feeds, logits
 
+Answers = list[tuple[Batch, np.ndarray]]  # batches with their logits, float[batch, ...]
+
 
 def answers(running: InferenceSession, batches: Iterable[Batch], *, name: str) -> Iterator[tuple[Batch, np.ndarray]]:
     """Every batch with its logits, under a progress bar."""

@@ -45,11 +45,11 @@ def run(
     tests = {path.stem: read_split(path) for path in sorted(splits.glob("test*.arrow"))}
     batches = {name: list(evaluation_batches(tests[name], kind, tokenizer, batch_size=p.batch_size)) for name in tests}
 
-    def answers(variant: str, test: str) -> measurements.Answers:
+    def answers(variant: str, test: str) -> list[measurements.Answer]:
         label = f"evaluate {item} {variant} {test}"
         return list(measurements.answers(sessions[variant], batches[test], name=label))
 
-    def score(test: str, answered: measurements.Answers) -> Metrics:
+    def score(test: str, answered: list[measurements.Answer]) -> Metrics:
         total, scorers = kind.scorers(tests[test], in_split_order(answered))
         return scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
 

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from pruneonce.batch import Batch
 from pruneonce.deployment.runtime import Session, feeds, logits
 
-Answers = list[tuple[Batch, np.ndarray]]  # batches with their logits, float[batch, ...]
+Answer = tuple[Batch, np.ndarray]  # a batch and its logits
 
 
-def answers(running: InferenceSession, batches: Iterable[Batch], *, name: str) -> Iterator[tuple[Batch, np.ndarray]]:
+def answers(running: InferenceSession, batches: Iterable[Batch], *, name: str) -> Iterator[Answer]:
     """Every batch with its logits, under a progress bar."""
     with tqdm(desc=name, unit="text", mininterval=1.0) as bar:
         for batch in batches:

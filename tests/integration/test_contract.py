@@ -70,6 +70,7 @@ NOT_SCIENCE = {
     "pruneonce/deployment/unpacking.py",
     "pruneonce/step_costs.py",
 }
+EXECUTION = "pruneonce/deployment/execution.py"
 PACKAGES = {path.parent for path in (ROOT / "pruneonce").glob("*/__init__.py")}
 OWN = ("pruneonce.", "study.", "pipeline.report")  # code that can change an out; all else of ours is plumbing
 
@@ -129,7 +130,10 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def reached(path: Path) -> set[str]:
-    """`path` and every module that it imports, directly or not, and that can change what it writes."""
+    """`path` and every module that it imports, directly or not, and that can change what it writes.
+
+    What runs the sparse kernels reads their sources too.
+    """
     found, waiting = set[str](), [path]
     while waiting:
         path = waiting.pop()
@@ -139,16 +143,15 @@ def reached(path: Path) -> set[str]:
         found.add(name)
         modules = [ROOT / (m.replace(".", "/") + ".py") for m in imported(path) if m.startswith(OWN)]
         waiting += [m for m in modules if m.is_file()]
+    if EXECUTION in found:
+        found |= set(tracked("kernels"))
     return found - NOT_SCIENCE
 
 
 def as_deps(code: set[str]) -> set[str]:
-    """The code as dvc.yaml lists it: a package of which every module is read is one entry, the folder.
-
-    What runs the sparse kernels depends on their sources.
-    """
-    if "pruneonce/deployment/execution.py" in code:
-        code = code | {"kernels"}
+    """The code as dvc.yaml lists it: a package of which every module is read is one entry, the folder."""
+    if EXECUTION in code:
+        code = code - set(tracked("kernels")) | {"kernels"}
     for package in PACKAGES:
         modules = {path.relative_to(ROOT).as_posix() for path in package.glob("*.py")} - {f"{relative(package)}/__init__.py"}
         if len(modules) > 1 and modules <= code:

@@ -20,6 +20,10 @@ WEIGHTS = {"85 % anywhere": (1, 0.85), "90 % anywhere": (1, 0.9), "90 % in 1x4":
 TOKENS = (16, 64, 128)
 LANES, LOADS = 16, 2  # tokens of a register; loads a cycle
 REPEATS = 100
+NOTE = (
+    "One thread. A dot product is that of four weights with 16 tokens. The loop loads each stored word, its index, and a "
+    "register of activations for each 16 tokens. Loads allow: two of these a cycle."
+)
 SOURCES = ("kernels/path.c", "kernels/sparse.c", "benchmarks/rate.c")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from kernels import build
 from pruneonce.errors import KernelsError
 
-KINDS = ("avx512vnni", "avxvnni", "avx2")  # each hides more: AMX, AVX-512, AVX-VNNI
+KINDS = ("amx", "avx512vnni", "avxvnni", "avx2")  # newest first: each lacks one more, AMX, AVX-512, AVX-VNNI
 SOURCE = Path(__file__).with_suffix(".c")
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -23,6 +23,11 @@ CPUINFO = Path("/proc/cpuinfo")
 def seems() -> str | None:
     """Which of KINDS the processor seems to be to this process; None: what it is."""
     return os.environ.get("SEEMING")
+
+
+def newer(kind: str) -> tuple[str, ...]:
+    """The kinds that can seem to be this one."""
+    return KINDS[: KINDS.index(kind)]
 
 
 def plain_environment() -> dict[str, str]:
@@ -36,7 +41,7 @@ def run(kind: str, words: Sequence[str]) -> int:
     Raises KernelsError where the processor cannot seem to be another one.
     """
     if "cpuid_fault" not in CPUINFO.read_text():
-        raise KernelsError("expected a processor whose cpuid can fault, found another. Measure without --processor.")
+        raise KernelsError("expected a processor whose cpuid can fault, found another. Name this one's kind: --processor.")
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/seeming.so"
         compiler = build.find_compiler(platform.machine())

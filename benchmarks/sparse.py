@@ -1,24 +1,27 @@
 """What zeros save in ONNX Runtime: the sparse kernels (auto) against its own int8 of the same file, and dense fp32.
 
 Random weights are pruned by magnitude and calibrated on random tokens. `--export` names a folder with a real int8.onnx
-of MiniLM-L6's shape. `--quick`: the bars alone. `--processor avx512vnni`: AMX is hidden from the process, so both sides
-run as on a processor without it; `avxvnni` hides AVX-512 too, `avx2` hides AVX-VNNI too. `--with-amx`: measure only
-where there is AMX. `--deepsparse PYTHON`: also DeepSparse, with fp32 weights of 90 % zeros.
+of MiniLM-L6's shape. `--deepsparse PYTHON`: also DeepSparse, with fp32 weights of 90 % zeros.
+`--processor`: kinds of processors. The first one gets all tables, the others that of the bars. AMX, AVX-512 and AVX-VNNI are
+hidden from the process as far as the kind does not have them, so both sides run as on such a processor. `--quick`: that
+table alone.
 Sides take turns in rounds. A turn is up to three calls, of which the fastest counts. ms is the median over rounds; a ratio
-is the median of the ratios within a round. Sessions that wait do not spin. All sides have the same threads.
+is the median of the ratios within a round. Sessions that wait do not spin. All sides have the same threads, each bound to
+a core.
 """
 
 import argparse
 import itertools
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +36,7 @@ from benchmarks.batches import random_tokens
 from benchmarks.infer import GRID, QUIET, SEED, Cell, milliseconds
 from benchmarks.measuring import Row, arguments, bar, in_turn, publish, ratio
 from pruneonce.deployment import execution, runtime
+from pruneonce.errors import KernelsError
 from pruneonce.sparsity import masks, patterns
 from pruneonce.terminal import one_line_errors
 
@@ -49,8 +53,22 @@ WEIGHTS = {  # pattern, sparsity
 GRID_WEIGHTS = ("no zeros", "80 % anywhere", "85 % anywhere", "90 % anywhere", "90 % in 1x4")
 REAL = "r8's own"
 ONE, TWO, EIGHT = Cell(1, 128, 1), Cell(1, 128, 2), Cell(8, 128, 2)
+BARRED = "avx512vnni"  # the kind of processor that the bars are for
+INTRODUCTION = """\
+## Sparse kernels
+
+- stock int8: ONNX Runtime's own operators, from a QDQ file. auto int8: the same file as `pruneonce.load` runs it. It gives a
+  matrix to the sparse kernels where they are faster. dense fp32: a plain `torch.onnx.export` without zeros.
+- Times are of whole calls, on the same threads and the same inputs. No text is padded.
+- Weights are random but for r8's own. Their zeros lie anywhere or in blocks of 1x4: four inputs of one output.
+- This processor can seem to be an older one: newer instructions are hidden from the process. ONNX Runtime and the kernels
+  then take other code. Caches and clock stay those of this machine.
+- Not measured: other machines, ARM, more than two threads, the patterns 4x1 and N:M.
+"""
+NAMES = {"amx": "AMX", BARRED: "AVX-512 VNNI", "avxvnni": "AVX-VNNI, without AVX-512", "avx2": "AVX2 alone"}
 LOWEST = 0.97  # of auto in the grid, times stock
 OF_DEEPSPARSE = 0.6  # of its time, at most
+CORES = sorted(os.sched_getaffinity(0))
 KINDS = {"stock int8": "stock", "auto int8": "auto", "dense fp32": "stock"}  # of sessions -> execution
 
 Side = Callable[[], float]  # one call's milliseconds
@@ -129,12 +147,27 @@ def sides(sessions: Mapping[str, runtime.Session], cell: Cell) -> dict[str, Side
 
 
 def open_sessions(files: Mapping[str, Path], threads: int) -> dict[str, runtime.Session]:
-    """By name of KINDS."""
+    """By name of KINDS. Each thread but the caller's is bound to a core."""
+    cores = ";".join(str(core + 1) for core in CORES[1:threads])  # ONNX Runtime counts from 1
+    entries = {**QUIET, **({"session.intra_op_thread_affinities": cores} if cores else {})}
     return {
-        name: execution.session(path, threads=threads, execution=KINDS[name], entries=QUIET) for name, path in files.items()
+        name: execution.session(path, threads=threads, execution=KINDS[name], entries=entries)
+        for name, path in files.items()
     }
 
 
+@contextmanager
+def bound() -> Iterator[None]:
+    """Bind the calling thread to the first core: else a scheduler may run it and a waking thread on the same one."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES[:1])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@bound()
 def take_turns(sides: Mapping[str, Side], *, seconds: float, least: int, most: int) -> dict[str, list[float]]:
     """Milliseconds by name and round. As many rounds as fit into `seconds`, from `least` to `most`."""
     once = {name: min(side(), side()) for name, side in sides.items()}  # the first call warms up
@@ -161,12 +194,11 @@ def bars(files: Files, *, deepsparse: Path | None) -> Iterator[Row]:
                 if deepsparse and wanted.shape == "BERT-Base" and wanted.weights == "90 % anywhere" and cell != EIGHT:
                     calls["DeepSparse fp32"] = ends.enter_context(DeepSparse(deepsparse, files.for_deepsparse(), cell))
                 found = take_turns(calls, seconds=10, least=7, most=60)
-            yield bars_row(wanted, cell, found) | {
-                "by the kernel": f"{sum(m.kernel == 'sparse' for m in plan)} of {len(plan)}"
-            }
+            sparse = sum(matrix.kernel == "sparse" for matrix in plan)
+            yield {**bars_row(wanted, cell, found), "matrices by the kernel": f"{sparse} of {len(plan)}"}
 
 
-def bars_row(wanted: Bars, cell: Cell, found: Mapping[str, list[float]]) -> dict[str, object]:
+def bars_row(wanted: Bars, cell: Cell, found: Mapping[str, list[float]]) -> Row:
     """A line of the bars' table. found: milliseconds by name and round."""
     row: dict[str, object] = {
         "shape": wanted.shape,
@@ -195,8 +227,9 @@ class DeepSparse:
         self.words = [str(python), str(ROOT / "benchmarks/deepsparse_calls.py"), str(file), *sizes]
 
     def __enter__(self) -> Side:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(self.words, **pipes, text=True, env=seeming.plain_environment())
+        pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+        env = {**seeming.plain_environment(), "NM_BIND_THREADS_TO_CORES": "1"}  # as the threads of the other sides
+        self.process = subprocess.Popen(self.words, stdin=pipe, stdout=pipe, stderr=quiet, text=True, env=env)
         while (line := self._line()) != "ready\n":
             if not line:
                 raise RuntimeError(f"expected that DeepSparse loads the model, found exit code {self.process.wait()}")
@@ -217,19 +250,22 @@ class DeepSparse:
 
 
 def grid(files: Files, shape: str) -> Iterator[Row]:
-    """For each cell, auto's speed as a multiple of stock's, by weights."""
+    """For each cell, auto's speed as a multiple of stock's, by weights. Without a sparse matrix auto is stock, and is 1."""
     found: dict[Cell, dict[str, float]] = {cell: {} for cell in GRID}
-    stock: dict[Cell, float] = {}
+    stock: dict[Cell, list[float]] = {cell: [] for cell in GRID}
     for weights, threads in itertools.product(GRID_WEIGHTS, sorted({cell.threads for cell in GRID})):
         path = files.int8(shape, weights)
-        sessions = open_sessions({"stock int8": path, "auto int8": path}, threads)
+        same = all(matrix.kernel == "stock" for matrix in execution.matrices(path, "auto"))
+        sessions = {} if same else open_sessions({"stock int8": path, "auto int8": path}, threads)
         for cell in (cell for cell in GRID if cell.threads == threads):
-            times = take_turns(sides(sessions, cell), seconds=2, least=5, most=60)
-            found[cell][weights] = ratio(times["stock int8"], times["auto int8"])
-            stock.setdefault(cell, median(times["stock int8"]))
+            found[cell][weights] = 1.0
+            if sessions:
+                times = take_turns(sides(sessions, cell), seconds=2, least=5, most=60)
+                found[cell][weights] = ratio(times["stock int8"], times["auto int8"])
+                stock[cell] += times["stock int8"]
     for cell, times_stock in found.items():
         named = {"batch x tokens": f"{cell.batch} x {cell.tokens}", "threads": cell.threads}
-        yield {**named, "stock int8, ms": stock[cell], **times_stock}
+        yield {**named, "stock int8, ms": median(stock[cell]) if stock[cell] else "", **times_stock}
 
 
 def lowest(rows: list[Row]) -> str:
@@ -237,7 +273,8 @@ def lowest(rows: list[Row]) -> str:
     least, where = min(
         (row[name], f"{row['batch x tokens']}, {row['threads']} threads, {name}") for row in rows for name in GRID_WEIGHTS
     )
-    return f"Lowest: {least:.3f} ({where}); bar: {bar(f'>= {LOWEST} x', met=least >= LOWEST)}."
+    reached = bar(f">= {LOWEST} x", met=least >= LOWEST)
+    return f"1: no matrix is given to the sparse kernels, so auto is stock. Lowest: {least:.3f} ({where}); {reached}."
 
 
 def cost_here(path: Path, name: str) -> Row:
@@ -265,49 +302,71 @@ def costs(files: Files) -> Iterator[Row]:
                 yield {"shape": shape, "session": name, "weights": of, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def which_processor() -> str:
-    """What the figures are of, in a sentence."""
-    kind = execution.processor()
-    seems = seeming.seems()
-    hidden = f" It seems to be one of the kind {seems}: what is newer is hidden from this process." if seems else ""
-    return f"The kernels take this processor for {kind}.{hidden}"
+def tables(files: Files, kind: str, args: argparse.Namespace) -> None:
+    """Print what is measured in this process, whose processor is of that kind."""
+    title, rows = f"Sparse kernels on {NAMES[kind]}", list(bars(files, deepsparse=args.deepsparse))
+    if kind != BARRED:
+        rows = [{name: value for name, value in row.items() if not name.startswith("bar")} for row in rows]
+    publish(title, rows, which_processor(kind), file=args.json)
+    if args.quick:
+        return
+    for shape in models.SHAPES:
+        rows = list(grid(files, shape))
+        publish(f"{title}: auto's speed as a multiple of stock's, {shape}", rows, lowest(rows), file=args.json)
+    publish(f"{title}: memory and load time, {TWO.threads} threads", list(costs(files)), file=args.json)
+
+
+def which_processor(kind: str) -> str:
+    """What the figures are of, in a few sentences."""
+    if kind == seeming.seems():
+        return f"Newer instructions than {NAMES[kind]} were hidden from all sides but DeepSparse."
+    return "Nothing of the processor was hidden."
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--quick", action="store_true", help="the bars alone")
+    parser.add_argument("--processor", nargs="+", choices=seeming.KINDS, default=[BARRED], help=f"default: {BARRED}")
+    parser.add_argument("--quick", action="store_true", help="the table of the bars alone")
     parser.add_argument("--export", type=Path, help="a folder with a real int8.onnx of MiniLM-L6: data/export/r8")
-    parser.add_argument("--processor", choices=seeming.KINDS, help="what this processor shall seem to be")
-    parser.add_argument("--with-amx", action="store_true", help="measure only where there is AMX")
     parser.add_argument("--deepsparse", type=Path, metavar="PYTHON", help="of an environment with DeepSparse 1.8")
+    parser.add_argument("--files", type=Path, help=argparse.SUPPRESS)  # measure here, on one kind of processor
     parser.add_argument("--here", nargs=2, metavar=("FILE", "SESSION"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # the exporters' own
     logging.disable(logging.WARNING)
     if args.here:
         print(json.dumps(cost_here(Path(args.here[0]), args.here[1])))
-        return
-    if args.processor and args.processor != seeming.seems():
+    elif args.files:
+        (kind,) = args.processor
+        tables(Files(args.files, args.export / "int8.onnx" if args.export else None), kind, args)
+    else:
         with one_line_errors():
-            sys.exit(seeming.run(args.processor, ["-m", "benchmarks.sparse", *sys.argv[1:]]))
-    kind = execution.processor() or "none: the library is missing"
-    title = f"({kind})"
-    if args.with_amx and "amx" not in kind:
-        print(f"With AMX nothing was measured: the processor is {kind}.")
-        return
-    real = args.export / "int8.onnx" if args.export else None
+            every_processor(args)
+
+
+def every_processor(args: argparse.Namespace) -> None:
+    """Measure in a process for each kind of processor. Raises KernelsError without the library of the kernels."""
+    if (found := execution.processor()) is None:
+        raise KernelsError(f"expected the library of the sparse kernels, found none. {execution.BUILD}")
+    print(INTRODUCTION, flush=True)
+    own = found.split()[-1]  # "avx512vnni amx" is of the kind amx
     with tempfile.TemporaryDirectory() as folder:
-        files = Files(Path(folder), real)
-        rows = list(bars(files, deepsparse=args.deepsparse))
-        publish(f"Sparse kernels: bars {title}", rows, which_processor(), file=args.json)
-        if args.quick:
-            return
-        for shape in models.SHAPES:
-            rows = list(grid(files, shape))
-            publish(f"Sparse kernels: {shape}, auto's speed / stock's {title}", rows, lowest(rows), file=args.json)
-        publish(f"Sparse kernels: memory and load time, {TWO.threads} threads {title}", list(costs(files)), file=args.json)
-    if "avx512vnni" in kind:
-        publish("Sparse kernels: rate of the linears alone, one thread", rate.rates(), file=args.json)
+        for kind in args.processor:
+            words = ["-m", "benchmarks.sparse", "--files", folder, "--processor", kind]
+            for name in ("export", "deepsparse", "json"):
+                words += [f"--{name}", str(value)] if (value := getattr(args, name)) else []
+            words += ["--quick"] if args.quick or kind != args.processor[0] else []
+            if own in seeming.newer(kind):
+                code = seeming.run(kind, words)
+            elif own == kind:
+                code = subprocess.run([sys.executable, *words]).returncode
+            else:
+                print(f"Nothing was measured on {NAMES[kind]}: this processor does not have it.\n", flush=True)
+                continue
+            if code:
+                sys.exit(code)
+    if not args.quick and own in ("amx", BARRED):
+        publish(f"Sparse kernels on {NAMES[BARRED]}: the linears alone", rate.rates(), rate.NOTE, file=args.json)
 
 
 if __name__ == "__main__":

@@ -378,8 +378,13 @@ static void attention_one(void *work, size_t index) {
         gather(w, w->channels + channel, size, begin, begin + keys, k, stride);
         gather(w, 2 * w->channels + channel, size, begin, begin + keys, v, stride);
     }
-    if (tokens < wide) memset(q, 0, size * wide * sizeof *q);
-    gather(w, channel, size, first, first + tokens, q, wide);
+    Piece asked = piece_at(w->padded, first, first + tokens);
+    if (asked.count == wide) { /* queries too, where no row of sixteen has tokens of another text */
+        h.q = w->x + asked.tile.start * 3 * w->channels + channel * asked.tile.width + asked.inside, h.q_stride = asked.tile.width;
+    } else {
+        if (tokens < wide) memset(q, 0, size * wide * sizeof *q);
+        gather(w, channel, size, first, first + tokens, q, wide);
+    }
 
     path->attend(&h, wide, out, scores);
     path->quantize(out, wide, size, wide, words, wide, w->attention->grid);

@@ -62,6 +62,13 @@ def _constant(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None
 
 
+def _same(some: Sequence[ir.Value | None], others: Sequence[ir.Value | None]) -> bool:
+    """Whether these are constants of the same numbers."""
+    if len(some) != len(others) or not all(map(_constant, (*some, *others))):
+        return False
+    return all(np.array_equal(array(one), array(other)) for one, other in zip(some, others, strict=True))
+
+
 def _producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type in op_types and node.domain == "" else None
@@ -92,6 +99,10 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
         if zero_point.dtype != np.uint8 or input_scale.size != 1 or scale.size not in (1, weight.shape[1]):
             continue
         if len(weighed.inputs) > 2 and weighed.inputs[2] is not None and array(weighed.inputs[2]).any():
+            continue
+        if scale.size > 1 and weighed.attributes.get_int("axis", 1) not in (1, -1):  # not one of each output
+            continue
+        if not _same(taken.inputs[1:3], quantized.inputs[1:3]):  # type: ignore[union-attr]
             continue
         assert weighed.inputs[0] is not None
         yield Linear(
@@ -191,6 +202,8 @@ class _Rewriting:
         turned = _only_reader(mixed.outputs[0]) if mixed and mixed.op_type == "MatMul" else None
         joined = _only_reader(turned.outputs[0]) if turned and turned.op_type == "Transpose" else None
         if mixed is None or joined is None or joined.op_type != "Reshape" or softmax.inputs[0] is None:
+            return None
+        if softmax.attributes.get_int("axis", -1) not in (-1, 3):
             return None
         value, mask, scale = softmax.inputs[0], None, 1.0
         if (added := _producer(value, "Add")) and added.inputs[0] is not None:

@@ -14,7 +14,7 @@ from pruneonce.deployment.sparse_form import sparse_form
 from tests.kernels import models
 from tests.kernels.models import FLOAT, GRID, UINT8, node
 
-CASES = 300  # random ones, for each operator
+CASES = 150  # random ones, for each operator
 TOKENS = 48
 
 

@@ -1,6 +1,7 @@
 """Which matrix runs by which kernel, and sessions that run so."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -131,3 +132,50 @@ def test_a_path_that_this_processor_does_not_run_is_refused(monkeypatch):
     monkeypatch.setenv("PRUNEONCE_PATH", "mmx")
     with pytest.raises(KernelsError, match="PRUNEONCE_PATH: expected a path that this processor runs"):
         execution.session(linear_model(0.1), threads=1, execution="sparse")
+
+
+def changed(change: Callable[[onnx.GraphProto], object]) -> bytes:
+    model = onnx.load_model_from_string(linear_model(0.15, outputs=INPUTS))
+    change(model.graph)
+    return model.SerializeToString()
+
+
+def scale_of_each_input(graph: onnx.GraphProto) -> None:
+    next(node for node in graph.node if list(node.output) == ["w"]).attribute[0].i = 0
+
+
+def other_scale(graph: onnx.GraphProto, value: float) -> None:
+    """The activations are dequantized by another initializer than that which quantized them."""
+    next(node for node in graph.node if list(node.output) == ["d"]).input[1] = "other"
+    graph.initializer.append(numpy_helper.from_array(np.float32(value), "other"))
+
+
+@pytest.mark.parametrize(
+    ("change", "kernel"),
+    [
+        (scale_of_each_input, "stock"),
+        (lambda graph: other_scale(graph, 0.5), "stock"),
+        (lambda graph: other_scale(graph, 0.02), "sparse"),
+    ],
+    ids=["a scale of each input", "another scale", "the same scale by another name"],
+)
+def test_a_linear_that_the_kernel_would_compute_otherwise_is_left_to_onnx_runtime(change, kernel):
+    model = changed(change)
+    assert (execution.accelerated(model, "sparse") is None) == (kernel == "stock")
+    x = np.random.default_rng(1).standard_normal((TOKENS, INPUTS)).astype(np.float32)
+    stock, sparse = (
+        execution.session(model, threads=1, execution=name).run(None, {"x": x})[0] for name in ("stock", "sparse")
+    )
+    np.testing.assert_allclose(sparse, stock, rtol=1e-6, atol=1e-6)
+
+
+def test_attention_over_another_axis_than_the_keys_is_left_to_onnx_runtime(int8_onnx):
+    model = onnx.load(int8_onnx.path)
+    softmaxes = [node for node in model.graph.node if node.op_type == "Softmax"]
+    for axis, found in ((-1, len(softmaxes)), (3, len(softmaxes)), (2, 0)):
+        for node in softmaxes:
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("axis", axis))
+        made = onnx.load_model_from_string(execution.accelerated(model.SerializeToString(), "sparse"))
+        assert [node.op_type for node in made.graph.node].count("Attention") == found
+    assert softmaxes

@@ -344,8 +344,6 @@ def test_a_study_runs_stages_as_the_pipeline_does(stage):
     assert set(written.values()) == {not stage.endswith("_table")}
     code = reached(ROOT / (STUDIES[stage].replace(".", "/") + ".py"))
     # File by file: DVC would count the bytecode in a folder outside of the study's own project, whatever .dvcignore says.
-    if "pruneonce/deployment/execution.py" in code:
-        code |= {relative(path) for path in (ROOT / "kernels").glob("*.[ch]")}
     assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | code)
 
 

@@ -6,6 +6,7 @@ SET     ?=
 SEED    ?= 1
 CASES   ?= 20000
 BIN     := .venv/bin
+LIBRARY := pruneonce/deployment/kernels.so
 # Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
 # them: give a value with a blank to `python -m flows.compress --set`.
 ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set '$(subst ','\'',$(s))')
@@ -13,25 +14,32 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study test check docs fuzz bench clean
+.PHONY: help install run study patterns test check docs fuzz bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
-install: .venv/installed  ## create .venv with the exact versions of requirements.lock
+install: .venv/installed $(LIBRARY)  ## create .venv with the exact versions of requirements.lock, build the sparse kernels
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+# Without it everything else works: the command says in one line why it is missing and what to do.
+$(LIBRARY): $(wildcard kernels/*.[ch]) kernels/build.py | .venv/installed
+	@$(BIN)/python -m kernels.build --install-zig || true
 
 run: install  ## run the pipeline: params.yaml as it stands, or PROFILE=tiny, SET="sparsify.sparsity=0.9"
 	$(BIN)/python -m flows.compress $(ARGS)
 
 study: install  ## what does pruning once buy? Every variant on every task, over the pipeline's outs; PROFILE and SET as above
 	$(BIN)/python -m flows.compress --pipeline study $(ARGS)
+
+patterns: install  ## what do zeros in blocks cost, and what do they buy? The same, for every pattern, sparsity and task
+	$(BIN)/python -m flows.compress --pipeline patterns $(ARGS)
 
 check: install  ## format, lint, types, unit and property tests
 	$(BIN)/ruff format --check .
@@ -51,5 +59,5 @@ docs: install  ## write what commands print into README.md and docs/
 bench: install  ## measure speed, memory, size and overhead against their bars; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-clean:  ## remove the virtual environment and scratch files; results, MLflow's runs and DVC's cache stay
-	rm -rf .venv .pruneonce/scratch .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove the virtual environment, the built kernels and scratch files; results, MLflow's runs and DVC's cache stay
+	rm -rf .venv $(LIBRARY) .pruneonce/scratch .pytest_cache .mypy_cache .ruff_cache

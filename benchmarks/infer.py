@@ -44,6 +44,9 @@ ONCE = ("transformers' exporter fp32", "onnxruntime optimizer fp32", "sparse fp3
 BARS = {"BERT-Base": 2.6, "MiniLM-L6": 2.2}  # of int8 in the quick cell, on a processor with VNNI
 
 
+Prune = Callable[[nn.Module], None]  # sets the masks of the masked linears
+
+
 @dataclass(frozen=True)
 class Cell:
     """Sizes at which every variant is measured."""
@@ -101,21 +104,29 @@ def dense(config: BertConfig, path: Path) -> None:
     _write(model, {name: m.weight.detach().numpy() for name, m in masks.prunable(model, models.PRUNABLE).items()}, path)
 
 
-def _pruned(config: BertConfig, wrap: Callable[[nn.Linear], masks.MaskedLinear]) -> nn.Module:
+def pruned(config: BertConfig, wrap: Callable[[nn.Linear], masks.MaskedLinear], prune: Prune) -> PreTrainedModel:
     model = classifier(config, "eager")
     masks.mask_linears(model, models.PRUNABLE, wrap)
-    models.prune(model)
+    prune(model)
     return model
 
 
 def sparse(config: BertConfig, path: Path) -> None:
-    model = _pruned(config, masks.MaskedLinear)
+    pruned_fp32(config, path, models.prune)
+
+
+def pruned_fp32(config: BertConfig, path: Path, prune: Prune) -> None:
+    model = pruned(config, masks.MaskedLinear, prune)
     masks.bake(model)
     _write(model, {name: m.weight.detach().numpy() for name, m in masks.prunable(model, models.PRUNABLE).items()}, path)
 
 
 def int8(config: BertConfig, path: Path) -> None:
-    model = _pruned(config, quantization.FakeQuantLinear)
+    pruned_int8(config, path, models.prune)
+
+
+def pruned_int8(config: BertConfig, path: Path, prune: Prune) -> None:
+    model = pruned(config, quantization.FakeQuantLinear, prune)
     quantization.calibrate(
         model,
         [random_tokens(2, 64, seed=seed) for seed in range(4)],
@@ -144,17 +155,18 @@ VARIANTS: dict[str, Callable[[BertConfig, Path], None]] = {  # plain first: anot
 
 def take_turns(calls: Mapping[str, Callable[[], object]], *, budget: float, least: int, most: int) -> dict[str, list[float]]:
     """Milliseconds by name and round. As many rounds as fit into `budget` seconds, from `least` to `most`."""
-    slowest = max(_milliseconds(call) for call in calls.values())  # warms up, too
+    slowest = max(milliseconds(call) for call in calls.values())  # warms up, too
     repeats = int(min(max(100 / slowest, 1), 10))
 
     def turn(call: Callable[[], object]) -> float:
-        return min(_milliseconds(call) for _ in range(repeats))
+        return min(milliseconds(call) for _ in range(repeats))
 
     rounds = 1e3 * budget / (slowest * repeats * len(calls))
     return in_turn({name: partial(turn, call) for name, call in calls.items()}, int(min(max(rounds, least), most)))
 
 
-def _milliseconds(call: Callable[[], object]) -> float:
+def milliseconds(call: Callable[[], object]) -> float:
+    """Wall time of a call."""
     began = time.perf_counter()
     call()
     return 1e3 * (time.perf_counter() - began)
@@ -193,7 +205,10 @@ def row(cell: Cell, name: str, found: list[float], base: list[float], *, least: 
 def operators(files: Mapping[str, Path], cell: Cell) -> list[Row]:
     """Time of the operators in one call, by variant, the slowest first; none below 1 %."""
     batch = random_tokens(cell.batch, cell.tokens, seed=SEED)
-    found = {n: measurements.operator_times(path, batch, threads=cell.threads, runs=20) for n, path in files.items()}
+    found = {
+        n: measurements.operator_times(partial(runtime.session, path, threads=cell.threads), batch, runs=20)
+        for n, path in files.items()
+    }
     return [
         {"variant": name, "operator": operator, "ms": ms, "%": 100 * ms / sum(times.values())}
         for name, times in found.items()

@@ -1,8 +1,8 @@
 """Compress one language model: every DVC stage as one Prefect task, in dependency order, tracked under one MLflow run.
 
 `python -m flows.compress` runs params.yaml as it stands; `--profile tiny` another one; `--set sparsify.sparsity=0.9`
-changes single numbers; `--pipeline study` runs the study, and the stages of the pipeline that it needs. The flow shows the
-stages in order; `dvc repro` does the same work with the same bytes.
+changes single numbers; `--pipeline study` or `patterns` runs a study, and the stages of the pipeline that it needs. The flow
+shows the stages in order; `dvc repro` does the same work with the same bytes.
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -28,7 +28,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from flows import trouble
-from flows.order import COMPRESS, STUDY, Pipeline, in_order, pending, variants
+from flows.order import COMPRESS, PATTERNS, STUDY, Pipeline, in_order, pending, variants
 from flows.repro import Outcome, quiet_logs, repro, say_errors_once
 from pipeline import processes
 from pipeline.params import profiles
@@ -58,6 +58,15 @@ def study(profile: str | None = None, overrides: list[str] | None = None) -> lis
     return run(STUDY, profile, overrides or [])
 
 
+@flow(name="patterns", validate_parameters=True, persist_result=False, log_prints=False)
+def patterns(profile: str | None = None, overrides: list[str] | None = None) -> list[Outcome]:
+    """What does a pattern cost, and what does it buy? Run every cell that something changed for, and the stages it needs."""
+    return run(PATTERNS, profile, overrides or [])
+
+
+FLOWS = {"compress": (compress, COMPRESS), "study": (study, STUDY), "patterns": (patterns, PATTERNS)}
+
+
 def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[Outcome]:
     """The stages of the pipeline in order, inside a flow."""
     quiet_logs()
@@ -67,6 +76,8 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
         chosen = profiles.select(profile, overrides)
         if pipeline is STUDY:
             chosen.check_study(variants(read_yaml(STUDY.folder / "dvc.yaml")))
+        elif pipeline is PATTERNS:
+            chosen.check_patterns()
         logger = get_run_logger()
         stages = in_order(pipeline)
         done: list[Outcome] = []
@@ -161,7 +172,7 @@ def _git(*words: str) -> str:
 def main() -> None:
     """The command line of the flow. Every error a user can meet ends in one line and a non-zero exit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pipeline", choices=("compress", "study"), default="compress", help="default: compress")
+    parser.add_argument("--pipeline", choices=tuple(FLOWS), default="compress", help="default: compress")
     parser.add_argument("--profile", help="a file of profiles/ without its suffix; default: params.yaml as it stands")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter")
     with flushed_output():
@@ -173,7 +184,7 @@ def main() -> None:
         say_errors_once()
         processes.guard()
         trouble.check_prefect()
-        called, pipeline = (study, STUDY) if args.pipeline == "study" else (compress, COMPRESS)
+        called, pipeline = FLOWS[args.pipeline]
         outcomes = called(args.profile, args.set)
     except PruneOnceError as error:
         sys.exit(f"\n{type(error).__name__}: {error}")

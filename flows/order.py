@@ -24,7 +24,9 @@ class Pipeline:
 
 
 COMPRESS = Pipeline("compress", lock.PIPELINE, Path("data/report/report.md"))
-STUDY = Pipeline("study", lock.STUDY, Path("study/table.md"))  # reads the other's outs; on demand only
+# They read the outs of the one above; on demand only.
+STUDY = Pipeline("study", lock.STUDY, Path("study/table.md"))
+PATTERNS = Pipeline("patterns", lock.PATTERNS, Path("study/patterns/table.md"))
 
 
 def variants(document: Mapping[str, Any]) -> set[str]:
@@ -40,7 +42,7 @@ def variants(document: Mapping[str, Any]) -> set[str]:
 def in_order(pipeline: Pipeline) -> list[str]:
     """The stages of the pipeline and those that they need, each after the stages it reads; those of one task in a row.
 
-    The study is a DVC project inside the pipeline's, so the two projects are read one by one.
+    A study is a DVC project inside the pipeline's, so the two projects are read one by one.
     Raises PipelineError if there are no stages.
     """
     with trouble.plainly("a pipeline that DVC can read"), Repo(str(pipeline.folder)) as repo:

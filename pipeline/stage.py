@@ -3,7 +3,8 @@
 `python -m stages.sparsify --teacher-folder data/... --metrics data/...`, with an option for each path of `run`, reads
 params.yaml, opens an MLflow run, calls `run` once, and writes its metrics. Every expected error ends in one line and a
 non-zero exit code.
-`--set sparsify.sparsity=0.9` sets another value for this run alone. The study runs stages of the pipeline this way.
+`--set sparsify.sparsity=0.9` sets another value for this run alone, and `--part profiles/tasks/mnli.yaml` lays the sections
+of a file over params.yaml. The studies run stages of the pipeline this way.
 A stage that trains starts itself again under params.yaml's `launcher`. Under `torchrun -m stages.sparsify ...` every process
 calls `run`; the first one tracks and writes, and the files of the others are deleted.
 """
@@ -111,7 +112,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     names = contract(run)
     args = _arguments(run, names)
     items = [args[name] for name in names["item"]]
-    loaded = load(changes=args.pop("set"))
+    loaded = load(changes=args.pop("set"), parts=args.pop("part"))
     sections = {name: loaded.section(name, next(iter(items), None)) for name in names["section"]}
     flat = flatten({name: section.model_dump() for name, section in sections.items()})
     name = _name(stage, items)
@@ -172,7 +173,7 @@ def _source(run: Callable[..., Metrics]) -> str:
 
 
 def _name(stage: str, items: Sequence[str]) -> str:
-    """DVC's name of the stage: the study runs stages of the pipeline under its own names."""
+    """DVC's name of the stage: a study runs stages of the pipeline under its own names."""
     called = short(os.environ.get(processes.STAGE, ""))  # study/dvc.yaml:study_sparsify@0.9
     return called or "@".join(filter(None, [stage, "-".join(items)]))
 
@@ -186,6 +187,7 @@ def _arguments(run: Callable[..., Metrics], names: Mapping[str, list[str]]) -> d
     for name in names["item"]:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="for this run alone")
+    parser.add_argument("--part", action="append", default=[], type=Path, metavar="file", help="lies over params.yaml")
     return vars(parser.parse_args())
 
 

@@ -1,4 +1,4 @@
-"""The command `pruneonce`: it packs and unpacks files anywhere, and starts a project's own commands in its folder."""
+"""The command `pruneonce`: it packs, inspects and accelerates files, and starts a project's own commands in its folder."""
 
 import argparse
 import os
@@ -7,10 +7,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from pruneonce.errors import PipelineError
+from pruneonce.errors import PackError, PipelineError
 from pruneonce.terminal import flushed_output, one_line_errors
 
-OWN = ("pack", "unpack")  # of the library; every other command belongs to a project
+OWN = ("pack", "unpack", "inspect", "accelerate")  # of the library; every other command belongs to a project
 PROJECT_FILES = (Path("dvc.yaml"), Path("pipeline/cli.py"))
 PROJECT_COMMANDS = """\
 commands in a project's folder:
@@ -21,6 +21,22 @@ commands in a project's folder:
 """
 
 
+COLUMNS = """\
+columns:
+    zeros     share of the weights that are zero
+    words     share of the words that the sparse kernel stores; a word is four neighbouring inputs of one output
+    kernel    sparse, or stock: ONNX Runtime's own
+    why       the costs of one token in cycles of one thread, or another reason
+
+"""
+EXECUTION = """\
+execution:
+    auto      the faster kernel for each matrix, by costs that were measured on some kinds of processor
+    sparse    the sparse kernel for every matrix
+    stock     ONNX Runtime's own kernel for every matrix
+"""
+
+
 def main() -> None:
     """The command line. Every error a user can meet ends in one line and exit code 1."""
     words = sys.argv[1:]
@@ -28,8 +44,7 @@ def main() -> None:
         if words and not words[0].startswith("-") and words[0] not in OWN:
             _run_in_project(words)
         args = _parser().parse_args(words)
-        beside = args.file.parent / f"{args.file.stem}{args.ending}"  # with_suffix raises for `.`
-        print(_convert(args.command, args.file, args.out or beside))
+        print(args.run(args))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,15 +62,55 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=f"{purpose}, bit for bit")
         command.add_argument("file", type=Path)
         command.add_argument("out", type=Path, nargs="?", help=f"the file to write; default: FILE with the ending {ending}")
-        command.set_defaults(ending=ending)
+        command.set_defaults(run=_convert, ending=ending)
+    for name, executions, run, purpose, epilog in (
+        ("inspect", ("auto", "stock", "sparse"), _inspect, "print by which kernel each int8 matrix runs here", COLUMNS),
+        ("accelerate", ("auto", "sparse"), _accelerate, "write a model with the operators of the sparse kernels", ""),
+    ):
+        command = commands.add_parser(
+            name, help=purpose, epilog=epilog + EXECUTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.add_argument("file", type=Path, help="an ONNX file, or a packed one")
+        command.add_argument("--execution", choices=executions, default="auto", help="default: %(default)s")
+        command.set_defaults(run=run)
+    commands.choices["accelerate"].add_argument("out", type=Path, help="the ONNX file to write")
     return parser
 
 
-def _convert(command: str, source: Path, target: Path) -> str:
-    """Pack or unpack `source` into `target`. Returns one line that names both with their bytes."""
-    from pruneonce.deployment import packing, unpacking  # here, for numpy: a project's command does not need it
+# The libraries are imported where they are used: a project's command needs neither numpy nor ONNX Runtime.
 
-    (packing.pack if command == "pack" else unpacking.unpack)(source, target)
+
+def _convert(args: argparse.Namespace) -> str:
+    """Pack or unpack a file. Returns one line that names both files with their bytes."""
+    from pruneonce.deployment import packing, unpacking
+
+    target = args.out or args.file.parent / f"{args.file.stem}{args.ending}"  # with_suffix raises for `.`
+    (packing.pack if args.command == "pack" else unpacking.unpack)(args.file, target)
+    return _sizes(args.file, target)
+
+
+def _inspect(args: argparse.Namespace) -> str:
+    from pruneonce.deployment import overview, unpacking
+
+    return "\n".join(overview.lines(unpacking.model(args.file), args.file, execution=args.execution))
+
+
+def _accelerate(args: argparse.Namespace) -> str:
+    """Write a file for programs that register the library themselves. Raises PackError if no matrix runs by the kernels."""
+    from pruneonce.deployment import execution, safe_files, unpacking
+
+    made = execution.accelerated(unpacking.model(args.file), args.execution)
+    if made is None:
+        raise PackError(
+            f"expected int8 matrices for the sparse kernels in {args.file}, found none that they run faster here. See why: "
+            f"`pruneonce inspect {args.file}`."
+        )
+    with safe_files.open_file(args.file) as source:
+        safe_files.write_whole(args.out, [made], source)
+    return f"{_sizes(args.file, args.out)}; it needs the library {execution.LIBRARY}"
+
+
+def _sizes(source: Path, target: Path) -> str:
     return f"{source}  {source.stat().st_size} bytes -> {target}  {target.stat().st_size} bytes"
 
 

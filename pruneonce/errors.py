@@ -11,6 +11,7 @@
     ├── PatternBroken        a weight that was pruned is no longer zero
     ├── ExportError          the exported graph is not what was trained: parity, kernels, zeros
     ├── PackError            a file that is no ONNX file, or a packed one that is damaged, cut short or foreign
+    ├── KernelsError         the sparse kernels cannot be built, or are not there though they were asked for
     ├── TrackerUnreachable   the MLflow server does not answer
     ├── PipelineError        what DVC or Prefect work with: a file or folder of theirs damaged, no server
     └── AlreadyRunning       another run is going in this folder
@@ -98,6 +99,10 @@ class ExportError(PruneOnceError):
 
 class PackError(PruneOnceError):
     """A file cannot be packed, unpacked or loaded; nothing was written."""
+
+
+class KernelsError(PruneOnceError):
+    """The library of the sparse kernels cannot be built or loaded; models run without it."""
 
 
 class TrackerUnreachable(PruneOnceError):

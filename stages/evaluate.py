@@ -1,17 +1,20 @@
-"""Every variant of a task through ONNX Runtime on the whole test split: score, sparsity, size, latency.
+"""Every variant of a task through ONNX Runtime on the whole test split: score, sparsity, size, latency, memory.
 
 reads   dense_onnx, sparse_onnx, int8_onnx   the files                export
         splits     the test splits; no training reads them            prepare_task
         tokenizer_folder   a task model, for padding                  teach_task
-writes  latency    median and p95 at batch 1, and the time by operator; in its own file, because it differs between runs
+writes  latency    median and p95 at batch 1, time by operator, memory; in its own file, because these differ between runs
+
+The variant int8_sparse is the int8 file on the sparse kernels. It is left out where their library is missing.
 """
 
 import json
+import sys
 from functools import partial
 
 from pipeline.params.sections import Common, Evaluate
 from pipeline.stage import Dep, Item, Metrics, Record, main
-from pruneonce.deployment import inspect, measurements, packing, runtime
+from pruneonce.deployment import execution, inspect, measurements, memory, packing, parity, runtime
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds, scores
 from pruneonce.tasks.batches import evaluation_batches, in_split_order, latency_batch
@@ -31,32 +34,58 @@ def run(
     evaluate: Evaluate,
 ) -> Metrics:
     p, kind, tokenizer = evaluate, kinds.load(splits), checkpoint.load_tokenizer(tokenizer_folder)
-    files = {"dense": dense_onnx, "sparse": sparse_onnx, "int8": int8_onnx}
-    sessions = {variant: runtime.session(path, threads=p.threads) for variant, path in files.items()}
+    variants = {"dense": (dense_onnx, "stock"), "sparse": (sparse_onnx, "stock"), "int8": (int8_onnx, "stock")}
+    if execution.processor() is None:
+        missing = f"their library is not at {execution.LIBRARY}. {execution.BUILD}"
+        print(f"\nevaluate {item}: no row for the sparse kernels: {missing}", file=sys.stderr)
+    else:
+        variants["int8_sparse"] = int8_onnx, "sparse"
+    load = {v: partial(execution.session, path, threads=p.threads, execution=how) for v, (path, how) in variants.items()}
+    sessions = {variant: load[variant]() for variant in variants}
     tests = {path.stem: read_split(path) for path in sorted(splits.glob("test*.arrow"))}
+    batches = {name: list(evaluation_batches(tests[name], kind, tokenizer, batch_size=p.batch_size)) for name in tests}
 
-    def score(variant: str, test: str) -> Metrics:
-        batches = evaluation_batches(tests[test], kind, tokenizer, batch_size=p.batch_size)
-        answers = measurements.answers(sessions[variant], batches, name=f"evaluate {item} {variant} {test}")
-        total, scorers = kind.scorers(tests[test], in_split_order(answers))
+    def answers(variant: str, test: str) -> list[measurements.Answer]:
+        label = f"evaluate {item} {variant} {test}"
+        return list(measurements.answers(sessions[variant], batches[test], name=label))
+
+    def score(test: str, answered: list[measurements.Answer]) -> Metrics:
+        total, scorers = kind.scorers(tests[test], in_split_order(answered))
         return scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
 
+    answered = {variant: answers(variant, "test") for variant in variants}
+    more = [name for name in tests if name != "test"]
     metrics = {
         variant: {
-            **score(variant, "test"),
-            "more_tests": {name.removeprefix("test-"): score(variant, name) for name in tests if name != "test"},
+            **score("test", answered[variant]),
+            "more_tests": {name.removeprefix("test-"): score(name, answers(variant, name)) for name in more},
             "file_bytes": path.stat().st_size,
             "packed_bytes": packing.packed_bytes(path),
             **inspect.sparsity(path),
         }
-        for variant, path in files.items()
+        for variant, (path, _) in variants.items()
     }
+    if "int8_sparse" in variants:
+        texts = parity.Texts(batches["test"], kind.outputs, kind.decisions)
+        stock, sparse = ([logits for _, logits in answered[variant]] for variant in ("int8", "int8_sparse"))
+        found = parity.differences(parity.Reference(texts, stock), sparse)
+        least = p.sparse_same_decision_ratio
+        parity.check_sparse_kernels(found, max_difference=p.sparse_tolerance, same_decision=least)
+        metrics["int8_sparse"]["parity"] = found
 
     text = latency_batch(tests["test"], tokenizer, tokens=p.latency_tokens)
     calls = measurements.latencies_ms(sessions, text, warmup_runs=p.warmup_runs, runs=p.latency_runs)
-    settings = {"tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs}
-    operator_times = partial(measurements.operator_times, batch=text, threads=p.threads, runs=p.operator_runs)
-    times = {v: {**calls[v], **settings, "operators_ms": operator_times(path)} for v, path in files.items()}
+    times = {
+        variant: {
+            **calls[variant],
+            **{"tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs},
+            "operators_ms": measurements.operator_times(load[variant], text, runs=p.operator_runs),
+            "resident_bytes": memory.resident_bytes(
+                path, runtime.feeds(sessions[variant], text), threads=p.threads, execution=how
+            ),
+        }
+        for variant, (path, how) in variants.items()
+    }
     latency.write_text(json.dumps(times, indent=2, sort_keys=True) + "\n")
     return metrics
 

@@ -6,7 +6,7 @@ A cell is one variant at one sparsity on one task; it has one score for each see
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 Cell = Mapping[str, Any]  # metrics of a cell: test, learning_rate, steps, encoder_bytes; int8 if the variant has it
 
@@ -27,6 +27,17 @@ class Row:
     once_steps: int
     encoder_bytes: float
     times_smaller: float
+
+
+class Scored(Protocol):
+    """What a verdict reads of a row."""
+
+    @property
+    def variant(self) -> str: ...
+    @property
+    def sparsity(self) -> float: ...
+    @property
+    def scores(self) -> Mapping[str, Sequence[float]]: ...  # by task, one for each seed
 
 
 def spread(scores: Sequence[float]) -> float:
@@ -88,7 +99,7 @@ class Verdict:
         return "holds" if self.difference > 0 else "reversed"
 
 
-def verdicts(table: Sequence[Row], claims: Sequence[Sequence[str]]) -> Iterator[Verdict]:
+def verdicts(table: Sequence[Scored], claims: Sequence[Sequence[str]]) -> Iterator[Verdict]:
     """A verdict for each claim (better, worse), each sparsity that both variants have, and each task."""
     by_key = {(row.variant, row.sparsity): row.scores for row in table}
     for better, worse in claims:

@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from pipeline import report
-from study.comparison import Row, Verdict, spread
+from study import drawing
+from study.comparison import Row, Scored, Verdict, spread
 
 COLUMNS = ("learning rate", "encoder MB", "smaller", "task steps", "steps paid once")
 NOTES = """\
@@ -38,12 +39,8 @@ def _cells(row: Row) -> list[str]:
 
 
 def summary(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """For each claim a line of counts and its verdicts in points; last, whether the ordering holds as a whole."""
-    for claim in dict.fromkeys((v.better, v.worse) for v in verdicts):
-        of_claim = [v for v in verdicts if (v.better, v.worse) == claim]
-        yield f"- {claim[0]} >= {claim[1]}: {_counts(of_claim)} of {len(of_claim)} comparisons."
-        for v in of_claim:
-            yield f"  {v.task} at {v.sparsity:.0%}: {100 * v.difference:+.2f}, spread {100 * v.noise:.2f}: {v.says}."
+    """What `claims` says; last, whether the ordering holds as a whole."""
+    yield from claims(verdicts)
     says = {v.says for v in verdicts}
     if "reversed" in says:
         whole = "does not hold"
@@ -52,17 +49,26 @@ def summary(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield f"- The ordering as a whole {whole}: {_counts(verdicts)} of {len(verdicts)} comparisons."
 
 
+def claims(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """For each claim a line of counts and its verdicts in points."""
+    for claim in dict.fromkeys((v.better, v.worse) for v in verdicts):
+        of_claim = [v for v in verdicts if (v.better, v.worse) == claim]
+        yield f"- {claim[0]} >= {claim[1]}: {_counts(of_claim)} of {len(of_claim)} comparisons."
+        for v in of_claim:
+            yield f"  {v.task} at {v.sparsity:.0%}: {100 * v.difference:+.2f}, spread {100 * v.noise:.2f}: {v.says}."
+
+
 def _counts(verdicts: Sequence[Verdict]) -> str:
     says = [v.says for v in verdicts]
     return ", ".join(f"{word} in {says.count(word)}" for word in ("holds", "within the spread", "reversed") if word in says)
 
 
-def as_json(table: Sequence[Row], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Rows and verdicts as JSON values."""
+def as_json(table: Sequence[Any], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Rows (data classes) and verdicts as JSON values."""
     return {"rows": [asdict(row) for row in table], "claims": [{**asdict(v), "says": v.says} for v in verdicts]}
 
 
-def means(table: Sequence[Row], task: str) -> dict[str, float]:
+def means(table: Sequence[Scored], task: str) -> dict[str, float]:
     """ "variant-sparsity" -> mean score on the task."""
     return {f"{row.variant}-{row.sparsity:g}": fmean(row.scores[task]) for row in table}
 
@@ -79,38 +85,11 @@ def write_points(path: Path, table: Sequence[Row]) -> None:
 
 
 def draw(path: Path, table: Sequence[Row]) -> None:
-    """Draw the same points as SVG, one panel for each task. The same table gives the same bytes."""
-    import matplotlib as mpl  # importing it takes a second
-    from matplotlib.figure import Figure
+    """Draw the same points as SVG. The same table gives the same bytes."""
 
-    tasks = list(table[0].scores)
-    with mpl.rc_context({"svg.hashsalt": "pruneonce", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(4.5 * len(tasks), 4.2), layout="constrained")
-        panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-        for panel, task in zip(panels, tasks, strict=True):
-            _draw_task(panel, task, table)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    def lines(task: str) -> drawing.Lines:
+        variants = dict.fromkeys(row.variant for row in table)
+        return {v: [(row.encoder_bytes / 1e6, row.scores[task]) for row in table if row.variant == v] for v in variants}
 
-
-def _draw_task(panel: Any, task: str, table: Sequence[Row]) -> None:
-    """Draw one line for each variant, with the spread of its seeds as bars."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    for variant in dict.fromkeys(row.variant for row in table):
-        line = [row for row in table if row.variant == variant]
-        panel.errorbar(
-            [row.encoder_bytes / 1e6 for row in line],
-            [100 * fmean(row.scores[task]) for row in line],
-            yerr=[100 * spread(row.scores[task]) for row in line],
-            fmt="o-",
-            linewidth=1,
-            markersize=4,
-            capsize=3,
-            label=variant,
-        )
-    panel.set(title=task, xlabel="encoder, MB", ylabel="test score, %", xscale="log")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter("{x:g}")
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.grid(alpha=0.3)
+    panels = {task: lines(task) for task in table[0].scores}
+    drawing.draw(path, panels, xlabel="encoder, MB", axis=drawing.logarithmic)

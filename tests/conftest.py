@@ -46,7 +46,7 @@ def copy_project(folder: Path) -> Path:
         text=True,
     ).stdout.split("\0")
     for name in filter(None, listed):
-        of_study = name.startswith("study/") and not name.endswith((".py", ".yaml")) and not name.startswith("study/.")
+        of_study = name.startswith("study/") and not name.endswith((".py", ".yaml")) and "/." not in name
         computed = name == "dvc.lock" or name.startswith("data/") or of_study
         if computed or not (ROOT / name).is_file():
             continue

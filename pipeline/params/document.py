@@ -6,11 +6,13 @@ one task.
 
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from pipeline.params.patterns import Patterns
 from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.params.section import Name, Section
 from pipeline.params.sections import (
@@ -59,6 +61,7 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     study: Study
+    patterns: Patterns
     # task: stage: the keys that differ from the recipe of that stage
     tasks: Annotated[dict[Name, dict[str, dict[str, Any]]], Field(min_length=1)]
 
@@ -76,7 +79,7 @@ class Params(Section):
     def section(self, stage: str, item: str | None = None) -> Section:
         """The section of `stage`; for a task or a source, its own."""
         if stage in TASK_STAGES:
-            return TASK_STAGES[stage].model_validate(_merged(getattr(self, stage), self.tasks[item or ""][stage]))
+            return TASK_STAGES[stage].model_validate(merged(getattr(self, stage), self.tasks[item or ""][stage]))
         if stage == "tasks":
             return TaskNames(names=list(self.tasks))
         section = getattr(self, stage)
@@ -91,12 +94,7 @@ class Params(Section):
 
         wired: the variants of study/dvc.yaml.
         """
-        strangers = [task for task in self.study.tasks if task not in self.tasks]
-        if strangers:
-            raise ConfigError(
-                f"expected study.tasks among the tasks {list(self.tasks)}, found {strangers}. Change study.tasks and "
-                "study.steps in params.yaml."
-            )
+        self._check_tasks("study", self.study.tasks, "study.tasks and study.steps")
         if set(wired) != set(self.study.variants):
             raise ConfigError(
                 f"expected study.variants to be those of study/dvc.yaml, {sorted(wired)}, found "
@@ -104,13 +102,31 @@ class Params(Section):
                 "which says what model each begins with."
             )
         for sparsity in self.study.sparsities:
-            try:
-                Sparsify.model_validate({**self.sparsify.model_dump(), "sparsity": sparsity})
-            except ValidationError as error:
-                raise ConfigError(
-                    f"expected study.sparsities that sparsify can reach, found {sparsity}: {_lines(error, 'sparsify')}. "
-                    "Change study.sparsities, or the section sparsify, in params.yaml."
-                ) from None
+            self._check_sparsity("study", sparsity=sparsity)
+
+    def check_patterns(self) -> None:
+        """Raises ConfigError for unknown tasks, or sparsities that are impossible in one of the patterns."""
+        self._check_tasks("patterns", self.patterns.tasks, "patterns.tasks")
+        for pattern, sparsity in product(self.patterns.patterns, self.patterns.sparsities):
+            self._check_sparsity("patterns", sparsity=sparsity, pattern=pattern)
+
+    def _check_tasks(self, section: str, tasks: Sequence[str], keys: str) -> None:
+        strangers = [task for task in tasks if task not in self.tasks]
+        if strangers:
+            raise ConfigError(
+                f"expected {section}.tasks among the tasks {list(self.tasks)}, found {strangers}. Change {keys} in "
+                "params.yaml."
+            )
+
+    def _check_sparsity(self, section: str, **changes: Any) -> None:
+        """changes: of the section sparsify, with its sparsity."""
+        try:
+            Sparsify.model_validate({**self.sparsify.model_dump(), **changes})
+        except ValidationError as error:
+            raise ConfigError(
+                f"expected {section}.sparsities that sparsify can reach, found {changes['sparsity']}: "
+                f"{_lines(error, 'sparsify')}. Change {section}.sparsities, or the section sparsify, in params.yaml."
+            ) from None
 
     def check_lengths(self, positions: int) -> None:
         """Raises ConfigError for the first number of tokens above the model's positions."""
@@ -182,12 +198,12 @@ class Params(Section):
         return self
 
 
-def _merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with the changes over it; mappings key by key."""
 
     def value(key: str, new: Any) -> Any:
         old = recipe.get(key)
-        return _merged(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
+        return merged(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
 
     return {**recipe, **{key: value(key, new) for key, new in changes.items()}}
 
@@ -212,9 +228,14 @@ def parse(document: Any, name: str) -> Params:
         ) from None
 
 
-def load(path: Path = Path("params.yaml"), changes: Sequence[str] = ()) -> Params:
-    """The parameters of this run; changes: "section.key=value", over the file."""
+def load(path: Path = Path("params.yaml"), changes: Sequence[str] = (), parts: Sequence[Path] = ()) -> Params:
+    """The parameters of this run. parts: files of sections, laid over the file; changes: "section.key=value", over both."""
     document = read_yaml(path)
+    for part in parts:
+        sections = read_yaml(part)
+        if not isinstance(sections, dict):
+            raise ConfigError(f"expected sections in {part}, found {sections!r}. Correct the file.")
+        document = merged(document, sections)
     for change in changes:
         override(document, change)
     return parse(document, f"{path.name} with {list(changes)}" if changes else path.name)

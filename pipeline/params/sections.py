@@ -277,6 +277,10 @@ class Evaluate(Section):
     warmup_runs: Runs  # calls before latency is measured
     latency_runs: Annotated[int, Field(ge=10)]  # calls whose latency is measured
     operator_runs: Count  # calls whose time is measured by operator, after as many to warm up
+    # Of the sparse kernels against ONNX Runtime's own: largest difference of a logit, as a share of the largest logit. Both
+    # round to the same grids. But float sums before a rounding differ in the last bit: some values fall to the other side.
+    sparse_tolerance: Positive
+    sparse_same_decision_ratio: Ratio  # smallest share of the test split's texts that both decide alike
     resamples: Annotated[int, Field(ge=40)]  # of the bootstrap: it gives the intervals of all metrics but accuracy
 
 

@@ -1,4 +1,4 @@
-"""DVC's lock files, dvc.lock and study/dvc.lock, as a graph: stages, and the md5 of everything they read and wrote."""
+"""DVC's lock files, the pipeline's and the studies', as a graph: stages, and the md5 of everything they read and wrote."""
 
 import functools
 import itertools
@@ -13,8 +13,9 @@ from typing import Any
 from pipeline.params.reading import read_yaml
 from pruneonce.errors import ConfigError
 
-PIPELINE, STUDY = Path(), Path("study")  # the folders of the two DVC projects; no stage name stands in both
-FOLDERS = (PIPELINE, STUDY)
+# The folders of the DVC projects; no stage name stands in two of them.
+PIPELINE, STUDY, PATTERNS = Path(), Path("study"), Path("study/patterns")
+FOLDERS = (PIPELINE, STUDY, PATTERNS)
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,11 @@ def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> li
 
 def project(stage: str) -> Path:
     """The folder of the DVC project that has this stage."""
-    with _stages(STUDY / "dvc.yaml") as blocks:
-        return STUDY if short(stage).partition("@")[0] in blocks else PIPELINE
+    for folder in FOLDERS:
+        with _stages(folder / "dvc.yaml") as blocks:
+            if short(stage).partition("@")[0] in blocks:
+                return folder
+    return PIPELINE
 
 
 def code(stage: str) -> list[Path]:

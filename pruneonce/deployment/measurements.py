@@ -6,7 +6,7 @@ import tempfile
 import time
 import timeit
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from onnxruntime import InferenceSession
 from tqdm import tqdm
 
 from pruneonce.batch import Batch
-from pruneonce.deployment.runtime import feeds, logits, session
+from pruneonce.deployment.runtime import Session, feeds, logits
+
+Answer = tuple[Batch, np.ndarray]  # a batch and its logits
 
 
-def answers(running: InferenceSession, batches: Iterable[Batch], *, name: str) -> Iterator[tuple[Batch, np.ndarray]]:
+def answers(running: InferenceSession, batches: Iterable[Batch], *, name: str) -> Iterator[Answer]:
     """Every batch with its logits, under a progress bar."""
     with tqdm(desc=name, unit="text", mininterval=1.0) as bar:
         for batch in batches:
@@ -59,14 +61,15 @@ def _calls_ms(running: InferenceSession, inputs: dict[str, np.ndarray], calls: i
     return [1e3 * value for value in seconds]
 
 
-def operator_times(path: Path, batch: Batch, *, threads: int, runs: int) -> dict[str, float]:
+def operator_times(load: Callable[..., Session], batch: Batch, *, runs: int) -> dict[str, float]:
     """Op type -> ms in its kernels for one call, largest first.
 
+    load: `runtime.session` of a model, which takes `save_profile` here.
     The mean over `runs` calls, after the same number of calls to warm up.
     """
     spent: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        running = session(path, threads=threads, save_profile=Path(folder) / "profile")
+        running = load(save_profile=Path(folder) / "profile")
         for _ in range(2 * runs):
             logits(running, batch)
         events = json.loads(Path(running.end_profiling()).read_text())

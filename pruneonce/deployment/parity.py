@@ -38,7 +38,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Reference:
-    """The logits of a PyTorch model, float[batch, ...] of each batch of the texts."""
+    """The logits that are right, float[batch, ...] of each batch of the texts: those of a PyTorch model, or of a session."""
 
     texts: Texts
     logits: Sequence[np.ndarray]
@@ -51,20 +51,24 @@ def reference(model: nn.Module, texts: Texts) -> Reference:
 
 
 def parity(expected: Reference, path: Path, *, entries: Mapping[str, str] | None = None) -> dict[str, float]:
+    """The `differences` of an ONNX file from its model. entries: session options, such as `EXACT_SUMS`."""
+    session = runtime.session(path, threads=torch.get_num_threads(), entries=entries)
+    return differences(expected, [runtime.logits(session, batch) for batch in expected.texts.batches])
+
+
+def differences(expected: Reference, found: Sequence[np.ndarray]) -> dict[str, float]:
     """Largest difference of a logit, largest logit, share of equal decisions, and number of rows.
 
-    entries: session options, such as `EXACT_SUMS`.
+    found: as `expected.logits`.
     """
-    session = runtime.session(path, threads=torch.get_num_threads(), entries=entries)
     decide = expected.texts.decide
-    differences, sizes, same = [], [], []
-    for trained, batch in zip(expected.logits, expected.texts.batches, strict=True):
-        exported = runtime.logits(session, batch)
-        differences.append(np.abs(trained - exported).max())
-        sizes.append(np.abs(trained).max())
-        same.append(decide(trained, batch) == decide(exported, batch))
+    distances, sizes, same = [], [], []
+    for wanted, given, batch in zip(expected.logits, found, expected.texts.batches, strict=True):
+        distances.append(np.abs(wanted - given).max())
+        sizes.append(np.abs(wanted).max())
+        same.append(decide(wanted, batch) == decide(given, batch))
     return {
-        "max_difference": float(np.max(differences)),  # nan stays nan
+        "max_difference": float(np.max(distances)),  # nan stays nan
         "max_logit": float(np.max(sizes)),
         "same_decision": float(np.concatenate(same).mean()),
         "rows": sum(map(len, expected.logits)),
@@ -76,13 +80,23 @@ def check_parity(measured: Mapping[str, float], *, max_difference: float, same_d
 
     max_difference: of logits, as a fraction of the largest one. same_decision: least share of equal decisions, in [0, 1].
     """
+    _check(measured, "ONNX Runtime", max_difference, same_decision, "more steps of quantization, or a wider tolerance")
+
+
+def check_sparse_kernels(measured: Mapping[str, float], *, max_difference: float, same_decision: float) -> None:
+    """The same of the sparse kernels and ONNX Runtime's own, for one int8 file."""
+    advice = "build them anew with `python -m kernels.build`, or a wider tolerance in `evaluate` of params.yaml"
+    _check(measured, "the sparse kernels", max_difference, same_decision, advice)
+
+
+def _check(measured: Mapping[str, float], what: str, max_difference: float, same_decision: float, advice: str) -> None:
     near = measured["max_difference"] <= max_difference * measured["max_logit"]  # False where a logit is nan
     if not near or measured["same_decision"] < same_decision:
         raise ExportError(
-            f"expected ONNX Runtime within {max_difference:g} of the largest logit and {same_decision:.2%} equal decisions, "
+            f"expected {what} within {max_difference:g} of the largest logit and {same_decision:.2%} equal decisions, "
             f"found a difference of {measured['max_difference']:.3g} with logits up to {measured['max_logit']:.3g} and "
             f"{measured['same_decision']:.2%} equal. Logits near 0: the model has learned nothing, train it longer. "
-            "Otherwise: more steps of quantization, or a wider tolerance."
+            f"Otherwise: {advice}."
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from pruneonce.errors import ModelError, PackError
+from pruneonce.errors import KernelsError, ModelError, PackError
 
 if TYPE_CHECKING:  # importing it would need torch
     from pruneonce.batch import Batch
@@ -30,6 +30,7 @@ class Session(ort.InferenceSession):
                 f"expected a model that ONNX Runtime {ort.__version__} loads, found: {error}. Get the file again, or "
                 "another ONNX Runtime."
             ) from None
+        self._model_bytes = None  # ONNX Runtime keeps the file's bytes, to load it anew for other providers: there are none
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
         """As in ONNX Runtime. Raises ModelError for inputs that the model cannot read."""
@@ -68,14 +69,18 @@ def session(
     save_optimised: Path | None = None,
     save_profile: Path | None = None,
     entries: Mapping[str, str] | None = None,
+    operators: Path | None = None,
 ) -> Session:
-    """A CPU session with all optimisations. Raises PackError if the model cannot be loaded.
+    """A CPU session with all optimisations.
+
+    Raises PackError if the model cannot be loaded, KernelsError if the operators cannot.
 
     model: an ONNX file, or its bytes.
     threads: of one operator, 0 for one a core. Operators run one by one.
     save_optimised: file for the optimised graph.
     save_profile: prefix of the file for the profile.
     entries: further session options by ONNX Runtime's names. Example: `session.x64quantprecision`.
+    operators: a library with further operators.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -86,6 +91,11 @@ def session(
         options.enable_profiling, options.profile_file_prefix = True, str(save_profile)
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
+    if operators is not None:
+        try:
+            options.register_custom_ops_library(str(operators))
+        except Exception as error:
+            raise KernelsError(f"expected operators for ONNX Runtime {ort.__version__}, found: {error}") from None
     file = model if isinstance(model, bytes) else str(model)
     # There is one provider, so no fallback: ONNX Runtime would print a line about it.
     return Session(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)

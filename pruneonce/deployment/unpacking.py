@@ -18,7 +18,7 @@ import numpy as np
 
 from pruneonce.deployment.packing import DENSE, END, LENGTH, MAGIC, SPARSE, VERSION
 from pruneonce.deployment.protobuf import LIMIT
-from pruneonce.deployment.safe_files import open_file, write_whole
+from pruneonce.deployment.safe_files import check_file, open_file, write_whole
 from pruneonce.errors import PackError
 
 ELEMENTS = 1 << 17  # of a piece of a tensor; a multiple of 8, for its mask
@@ -40,6 +40,12 @@ def read(source: Path) -> bytes:
         except MemoryError:
             raise PackError(f"expected memory for what is packed in {source}, found {whole.tell()} bytes of it.") from None
     return whole.getvalue()
+
+
+def model(source: Path) -> Path | bytes:
+    """What ONNX Runtime can read: the file itself if it ends in .onnx, else what is packed in it. Raises PackError."""
+    check_file(source)
+    return source if source.suffix == ".onnx" else read(source)
 
 
 def unpacked(file: BinaryIO) -> Iterator[bytes]:

@@ -1,8 +1,8 @@
-"""The study on the tiny profile: every command of study/dvc.yaml, in one process, over the outs of the tiny pipeline."""
+"""A study on the tiny profile: every command of its dvc.yaml, in one process, over the outs of the tiny pipeline."""
 
+import copy
 import importlib
 import json
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -12,17 +12,17 @@ from typing import Any
 from accelerate.state import AcceleratorState
 
 from pipeline.history import Log
-from pipeline.params.document import override, parse
+from pipeline.params.document import merged, override, parse
 from pipeline.params.reading import read_yaml
 from pipeline.stage import contract
 from tests.integration import tiny
 
-FILE = tiny.ROOT / "study/dvc.yaml"
+FOLDER = tiny.ROOT / "study"
 
 
 @dataclass(frozen=True)
 class Command:
-    """One line of study/dvc.yaml, its templates filled in. flags: as on the command line, by parameter name."""
+    """One line of a study's dvc.yaml, its templates filled in. flags: as on the command line, by parameter name."""
 
     name: str
     module: str
@@ -37,14 +37,14 @@ def document() -> dict[str, Any]:
     return tiny_document
 
 
-def commands(document: dict[str, Any]) -> Iterator[Command]:
-    """Every command in the file's order, which is a topological one."""
-    for stage, block in read_yaml(FILE)["stages"].items():
+def commands(document: dict[str, Any], study: Path = FOLDER) -> Iterator[Command]:
+    """Every command of dvc.yaml in the folder `study`, in the file's order, which is a topological one."""
+    for stage, block in read_yaml(study / "dvc.yaml")["stages"].items():
         matrix = {key: _values(value, document) for key, value in block.get("matrix", {}).items()}
         for chosen in product(*matrix.values()):
             cmd = tiny._fill(block["cmd"], {**document, "item": dict(zip(matrix, chosen, strict=True))})
             name = "@".join(filter(None, [stage, "-".join(map(str, chosen))]))
-            yield Command(name, shlex.split(cmd.removeprefix("cd .. && "))[2], tiny.flags(cmd))
+            yield Command(name, tiny.words_of(cmd)[2], tiny.flags(cmd))
 
 
 def _values(value: Any, document: dict[str, Any]) -> list[Any]:
@@ -55,10 +55,13 @@ def _values(value: Any, document: dict[str, Any]) -> list[Any]:
 
 
 def run(command: Command, folder: Path, document: dict[str, Any], log: Log | None = None) -> Any:
-    """One stage's `run` on files below `folder`, as `stage.main` calls it; writes the metrics file."""
+    """One stage's `run` on files below `folder`, as `stage.main` calls it; writes the metrics file. The document stays."""
     function = importlib.import_module(command.module).run
     wants, flags = contract(function), dict(command.flags)
-    if change := flags.pop("set", None):
+    document = copy.deepcopy(document)
+    if part := flags.pop("part", None):
+        document = merged(document, read_yaml(folder / part))
+    for change in flags.pop("set", "").split():
         override(document, change)
     loaded = parse(document, "tiny")
     items = {name: flags.pop(name) for name in wants["item"]}

@@ -4,11 +4,13 @@ DeBERTa-v3 is the class and the `model_type` of DeBERTa-v2 with another configur
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -23,7 +25,7 @@ from transformers import (
 
 from pruneonce import quantization
 from pruneonce.batch import IGNORED, inputs
-from pruneonce.deployment import audit, export, parity, weight_names
+from pruneonce.deployment import audit, execution, export, parity, runtime, weight_names
 from pruneonce.language import corpus, masked_lm
 from pruneonce.models import checkpoint, configuration
 from pruneonce.sparsity import masks, matrices
@@ -103,6 +105,7 @@ SHORT = {
     "evaluate": {"latency_runs": 10, "warmup_runs": 0},
 }
 TARGET = 0.85
+PLAIN_ATTENTION = ("deberta-v2", "mpnet", "modernbert")  # of another form than BERT's: positions in its scores
 TRAINED = [name for name in ARCHITECTURES if name != "bert"]  # the tiny profile is one, and goes through all in test_stages
 
 
@@ -179,6 +182,19 @@ def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs)
     assert audit.Audit(path).kernels(weights) == dict.fromkeys(expected(name), "MatMulIntegerToFloat")
     for layer, weight in weights.items():
         assert (weight == 0).mean() >= TARGET - 0.01, layer
+
+    sessions = [execution.session(path, threads=1, execution=name) for name in ("stock", "sparse")]
+    for batch in batches:
+        stock, sparse = (runtime.logits(session, batch) for session in sessions)
+        # A number in the middle of two grid points goes to the other one: that moves a logit by a small part of it.
+        np.testing.assert_allclose(sparse, stock, rtol=0, atol=0.02 * np.abs(stock).max())
+    nodes = Counter(node.op_type for node in onnx.load_model_from_string(execution.accelerated(path, "sparse")).graph.node)
+    layers = SIZES["num_hidden_layers"]
+    products = {"albert": 2 * 6, "deberta-v2": 2 * 6 + 4}.get(name, len(expected(name)))  # one group; tables of positions
+    assert nodes["SparseLinear"] == products - 2 * nodes["Attention"], "queries, keys and values are one product"
+    assert nodes["Attention"] == (0 if name in PLAIN_ATTENTION else layers)
+    assert nodes["AddNormalize"] == (0 if name == "modernbert" else 2 * layers), "it normalizes before a linear, not after"
+    assert nodes["MatMulIntegerToFloat"] == 0
 
 
 def test_tokens_of_another_tokenizer(byte_level, tmp_path):

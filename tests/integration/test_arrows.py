@@ -23,6 +23,7 @@ MAY = {
     "study": ("study", "pipeline", "pruneonce"),
     "pipeline": ("pipeline", *BASICS),
     "pruneonce": ("pruneonce",),
+    "kernels": ("kernels", *BASICS),
 }
 # Science behind a command: what `plan` needs is imported when it is asked for.
 ALSO = {
@@ -159,6 +160,8 @@ def test_a_cycle_of_late_imports_would_be_seen(tmp_path, monkeypatch):
         ("pipeline/cli.py", "pruneonce.command"),
         ("pruneonce/command.py", "pipeline.cli"),
         ("pruneonce/command.py", "importlib"),
+        ("pruneonce/deployment/runtime.py", "kernels.build"),
+        ("kernels/build.py", "pruneonce.deployment.runtime"),
         ("pruneonce/command.py", "importlib.util"),
     ],
 )
@@ -179,6 +182,7 @@ def test_a_wrong_arrow_would_be_seen(file, name):
         ("stages.fetch", ("torch", "transformers", "prefect", "dvc")),
         ("stages.report", ("torch", "transformers", "prefect", "dvc")),
         ("study.table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),
+        ("study.patterns.table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),
         ("flows.compress", ("torch", "transformers", "mlflow")),
     ],
 )

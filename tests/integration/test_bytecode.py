@@ -1,4 +1,4 @@
-"""A folder of code is a dep without the bytecode that Python writes into it."""
+"""A folder of code is a dep without what is made of it: bytecode, a library."""
 
 import shutil
 import subprocess
@@ -15,28 +15,29 @@ PIPELINE = """
 stages:
   one:
     cmd: echo 1 > out
-    deps: [code]
+    deps: [kernels]
     outs: [out]
 """
 
 
-def test_an_import_makes_no_stage_run_again(tmp_path, monkeypatch):
+def test_an_import_or_a_build_makes_no_stage_run_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / ".dvcignore", tmp_path)
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code/__init__.py").touch()
-    (tmp_path / "code/module.py").write_text("x = 1\n")
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels/__init__.py").touch()
+    (tmp_path / "kernels/module.py").write_text("x = 1\n")
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     commit(tmp_path)
     for words in (["init", "--quiet"], ["repro", "--quiet"]):
         subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
-    before = file_md5(Path("code"))
-    subprocess.run([sys.executable, "-m", "compileall", "-q", "code"], check=True)
-    assert list(Path("code/__pycache__").iterdir())
-    assert file_md5(Path("code")) == before
+    before = file_md5(Path("kernels"))
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "kernels"], check=True)
+    assert list(Path("kernels/__pycache__").iterdir())
+    Path("kernels/kernels.so").touch()
+    assert file_md5(Path("kernels")) == before
     with Repo() as repo:
         assert repo.status() == {}
-    Path("code/module.py").write_text("x = 2\n")
+    Path("kernels/module.py").write_text("x = 2\n")
     with Repo() as repo:
         assert set(repo.status()) == {"one"}
 

@@ -44,15 +44,33 @@ STUDY = {
     "study_once": "study.cell",
     "study_table": "study.table",
 }
-# Cannot change a byte of an out: errors, a docstring, a command, what is planned beforehand, what reads a packed file.
+# The same of study/patterns/dvc.yaml.
+PATTERNS = {
+    "patterns_sparsify": "stages.sparsify",
+    "patterns_fetch": "stages.fetch",
+    "patterns_prepare_task": "stages.prepare_task",
+    "patterns_teach_task": "stages.teach_task",
+    "patterns_cell": "study.patterns.cell",
+    "patterns_more_cell": "study.patterns.cell",
+    "patterns_export": "study.patterns.export",
+    "patterns_more_export": "study.patterns.export",
+    "patterns_latency": "study.patterns.latency",
+    "patterns_table": "study.patterns.table",
+}
+STUDIES = {**STUDY, **PATTERNS}
+PARAMS, PART = "params.yaml", "profiles/tasks/${item.task}.yaml"
+# Cannot change a byte of an out: errors, a docstring, a command and what it prints, what is planned beforehand, what reads a
+# packed file.
 NOT_SCIENCE = {
     "pruneonce/__init__.py",
     "pruneonce/command.py",
     "pruneonce/errors.py",
     "pruneonce/terminal.py",
+    "pruneonce/deployment/overview.py",
     "pruneonce/deployment/unpacking.py",
     "pruneonce/step_costs.py",
 }
+EXECUTION = "pruneonce/deployment/execution.py"
 PACKAGES = {path.parent for path in (ROOT / "pruneonce").glob("*/__init__.py")}
 OWN = ("pruneonce.", "study.", "pipeline.report")  # code that can change an out; all else of ours is plumbing
 
@@ -61,19 +79,28 @@ def wants(module: str) -> dict[str, list[str]]:
     return contract(importlib.import_module(module if "." in module else f"stages.{module}").run)
 
 
-def study_stages() -> dict[str, dict]:
-    """study/dvc.yaml: stage -> its block, with the repository's paths: those in the file begin in study/."""
+def study_stages(folder: str = "study") -> dict[str, dict]:
+    """dvc.yaml of a study: stage -> its block, with the repository's paths: those in the file begin in the folder."""
 
     def mended(entry: Any) -> Any:
         if isinstance(entry, dict):
-            return {posixpath.normpath(f"study/{path}"): options for path, options in entry.items()}
-        return posixpath.normpath(f"study/{entry}")
+            return {posixpath.normpath(f"{folder}/{path}"): options for path, options in entry.items()}
+        return posixpath.normpath(f"{folder}/{entry}")
 
-    found = read_yaml(ROOT / "study/dvc.yaml")["stages"]
+    found = read_yaml(ROOT / folder / "dvc.yaml")["stages"]
     for block in found.values():
-        block |= {key: list(map(mended, block[key])) for key in ("deps", "outs", "metrics", "plots") if key in block}
-        (block["params"],) = (entry["../params.yaml"] for entry in block["params"])
+        lists = ("deps", "outs", "metrics", "plots", "params")
+        block |= {key: list(map(mended, block[key])) for key in lists if key in block}
     return found
+
+
+def params_of(block: dict) -> dict[str, list[str]]:
+    """The keys that a study's stage lists, by file."""
+    return {file: keys for entry in block["params"] for file, keys in entry.items()}
+
+
+def study_block(stage: str) -> dict:
+    return study_stages("study" if stage in STUDY else "study/patterns")[stage]
 
 
 def listed(block: dict, *keys: str) -> dict[str, bool]:
@@ -103,7 +130,10 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def reached(path: Path) -> set[str]:
-    """`path` and every module that it imports, directly or not, and that can change what it writes."""
+    """`path` and every module that it imports, directly or not, and that can change what it writes.
+
+    What runs the sparse kernels reads their sources too.
+    """
     found, waiting = set[str](), [path]
     while waiting:
         path = waiting.pop()
@@ -113,11 +143,15 @@ def reached(path: Path) -> set[str]:
         found.add(name)
         modules = [ROOT / (m.replace(".", "/") + ".py") for m in imported(path) if m.startswith(OWN)]
         waiting += [m for m in modules if m.is_file()]
+    if EXECUTION in found:
+        found |= set(tracked("kernels"))
     return found - NOT_SCIENCE
 
 
 def as_deps(code: set[str]) -> set[str]:
     """The code as dvc.yaml lists it: a package of which every module is read is one entry, the folder."""
+    if EXECUTION in code:
+        code = code - set(tracked("kernels")) | {"kernels"}
     for package in PACKAGES:
         modules = {path.relative_to(ROOT).as_posix() for path in package.glob("*.py")} - {f"{relative(package)}/__init__.py"}
         if len(modules) > 1 and modules <= code:
@@ -137,6 +171,7 @@ def test_the_stages_are_those_of_the_paper_and_each_has_one_file():
     files = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
     assert list(stages()) == STAGES
     assert list(study_stages()) == list(STUDY)
+    assert list(study_stages("study/patterns")) == list(PATTERNS)
     assert files == sorted(STAGES)
     assert len(files) == 13
 
@@ -144,7 +179,7 @@ def test_the_stages_are_those_of_the_paper_and_each_has_one_file():
 def test_every_section_of_params_belongs_to_a_stage(monkeypatch):
     monkeypatch.chdir(ROOT)
     sections = set(Params.model_fields)
-    assert sections == {"launcher", "common", "tasks", "study", *STAGES} - {"list_tasks"}
+    assert sections == {"launcher", "common", "tasks", "study", "patterns", *STAGES} - {"list_tasks"}
     for name in profiles.names():
         assert set(parse_yaml(profiles.read(name), name)) == sections, name
 
@@ -200,6 +235,7 @@ def test_a_change_reruns_what_it_can_change_and_no_more():
     assert not any(path.startswith("pruneonce/training/") for stage in ("export", "evaluate") for path in code[stage])
     assert "pruneonce/deployment/export.py" in code["export"]
     assert "pruneonce/deployment/export.py" not in code["evaluate"]
+    assert [stage for stage in STAGES if "kernels" in stages()[stage]["deps"]] == ["evaluate"]
     assert not any(path.startswith("pruneonce/deployment/") for stage in STAGES[:-3] for path in code[stage])
 
 
@@ -229,7 +265,8 @@ def test_params_are_the_sections_that_run_takes(stage):
 def test_no_shell_reads_what_a_person_may_write_freely():
     """What dvc.yaml puts into a command is the name of a task, a source or a variant, or a number: letters and digits."""
     named = {"key", "common.model", "item.prepare_task.source", "item.task", "item.variant", "item.sparsity"}
-    blocks = [*stages().values(), *study_stages().values()]
+    named |= {"item.pattern", "patterns.tasks[0]"}
+    blocks = [*stages().values(), *study_stages().values(), *study_stages("study/patterns").values()]
     assert {name for block in blocks for name in re.findall(r"\$\{(.*?)\}", block["cmd"])} == named
     for name in ("Common.model", "PrepareTask.source"):
         section, field = name.split(".")
@@ -247,7 +284,7 @@ def test_all_science_is_a_dep_of_some_stage():
     modules = {relative(path) for path in (ROOT / "pruneonce").rglob("*.py")} - NOT_SCIENCE
     modules -= {relative(package) + "/__init__.py" for package in PACKAGES}
     code = [reached(ROOT / f"stages/{stage}.py") for stage in STAGES]
-    code += [reached(ROOT / (module.replace(".", "/") + ".py")) for module in STUDY.values()]
+    code += [reached(ROOT / (module.replace(".", "/") + ".py")) for module in STUDIES.values()]
     assert {path for paths in code for path in paths if path.startswith("pruneonce/")} == modules
     assert len(modules) >= 30
 
@@ -291,40 +328,65 @@ def test_no_curve_is_plotted_twice():
     assert set(curves.values()) == {1}
 
 
-@pytest.mark.parametrize("stage", STUDY)
-def test_the_study_runs_stages_as_the_pipeline_does(stage):
-    """Flags, outs, deps and params of study/dvc.yaml say what `run` says; its paths are the repository's, too."""
-    block, want = study_stages()[stage], wants(STUDY[stage])
-    assert shlex.split(block["cmd"])[:6] == ["cd", "..", "&&", "python", "-m", STUDY[stage]]
+@pytest.mark.parametrize("stage", STUDIES)
+def test_a_study_runs_stages_as_the_pipeline_does(stage):
+    """Flags, outs, deps and params of its dvc.yaml say what `run` says; its paths are the repository's, too."""
+    block, want = study_block(stage), wants(STUDIES[stage])
+    up = ".." if stage in STUDY else "../.."
+    assert shlex.split(block["cmd"])[:6] == ["cd", up, "&&", "python", "-m", STUDIES[stage]]
     given = flags(block["cmd"])
     names = {*want["dep"], *want["out"], *want["record"], *want["item"], "metrics"}
-    assert set(given) == (names | {"set"} if stage == "study_sparsify" else names)
+    assert set(given) - names <= {"set", "part"}
+    assert ("set" in given) == (STUDIES[stage] == "stages.sparsify")
     written = listed(block, "outs", "metrics", "plots")
     assert sorted(written) == sorted(given[name] for name in [*want["out"], *want["record"], "metrics"])
     # What git keeps is the table alone; every number of a cell is in DVC's cache.
-    assert set(written.values()) == {stage != "study_table"}
-    code = reached(ROOT / (STUDY[stage].replace(".", "/") + ".py"))
+    assert set(written.values()) == {not stage.endswith("_table")}
+    code = reached(ROOT / (STUDIES[stage].replace(".", "/") + ".py"))
     # File by file: DVC would count the bytecode in a folder outside of the study's own project, whatever .dvcignore says.
     assert sorted(block["deps"]) == sorted({given[name] for name in want["dep"]} | code)
 
 
-@pytest.mark.parametrize("stage", STUDY)
+@pytest.mark.parametrize("stage", [name for name, module in STUDIES.items() if module != "study.cell"])
 def test_the_params_of_a_study_stage_are_those_it_reads(stage):
-    sections = set(wants(STUDY[stage])["section"])
-    listed_params = set(study_stages()[stage]["params"])
-    if STUDY[stage] != "study.cell":
-        assert listed_params == sections | ({"launcher"} if STUDY[stage] == "stages.sparsify" else set())
-        return
-    # A cell reads its own part of `study`, so that another variant, task or sparsity is no reason to run it again.
+    """A cell and an export read single keys of some sections, so that no other key is a reason to run them again."""
+    module, block = STUDIES[stage], study_block(stage)
+    source = (ROOT / (module.replace(".", "/") + ".py")).read_text()
+    sections = set(wants(module)["section"])
+    parts = {
+        "study.patterns.cell": {"sparsify": {"scope"}, "patterns": {"seeds"}},
+        "study.patterns.export": {"evaluate": {"threads", "batch_size", "resamples"}, "patterns": {"same_decision_ratio"}},
+    }.get(module, {})
+    for section, keys in parts.items():
+        assert set(re.findall(rf"\b{section}\.(\w+)", source.partition("\ndef run(")[2])) == keys
+    single = {f"{section}.{key}" for section, keys in parts.items() for key in keys}
+    of_task = {f"tasks.${{item.task}}.{name}" for name in sections & set(TASK_STAGES)}
+    launched = {"launcher"} if "\n    launch(run)\n" in source else set()
+    expected = {PARAMS: (sections - set(parts)) | single | of_task | launched}
+    given = flags(block["cmd"])
+    if stage == "patterns_fetch":
+        expected = {PART: {"fetch.${item.task}"}}
+    elif "part" in given:
+        expected = {PARAMS: expected[PARAMS] - of_task, PART: of_task}
+    assert given.get("part", PART) == PART
+    assert {file: set(keys) for file, keys in params_of(block).items()} == expected
+    assert ("part" in given) == ("patterns.more_tasks" in str(block.get("matrix")) and module != "study.patterns.export")
+
+
+@pytest.mark.parametrize("stage", [name for name, module in STUDY.items() if module == "study.cell"])
+def test_the_params_of_a_cell_are_those_it_reads(stage):
+    """A cell reads its own part of `study`, so that another variant, task or sparsity is no reason to run it again."""
+    sections = set(wants("study.cell")["section"])
     source = (ROOT / "study/cell.py").read_text()
     assert set(re.findall(r"\bstudy\.(\w+)(\[?)", source)) == {("recipe", ""), ("variants", "["), ("steps", "[")}
-    variant = flags(study_stages()[stage]["cmd"])["variant"]
+    variant = flags(study_block(stage)["cmd"])["variant"]
     parts = {"study.recipe", "study.steps.${item.task}", f"study.variants.{variant}"}
     of_task = {f"tasks.${{item.task}}.{name}" for name in sections & set(TASK_STAGES)}
     # Of student pruning, which the cells do not do, they read which matrices count and where zeros may lie.
     pruned = set(re.findall(r"\bsparsify\.(\w+)", source))
     assert pruned == {"pattern", "prunable", "scope"}
-    assert listed_params == (sections - {"study", "sparsify"}) | {f"sparsify.{key}" for key in pruned} | of_task | parts
+    expected = (sections - {"study", "sparsify"}) | {f"sparsify.{key}" for key in pruned} | of_task | parts
+    assert {file: set(keys) for file, keys in params_of(study_block(stage)).items()} == {PARAMS: expected}
 
 
 def test_the_study_runs_every_variant_and_writes_no_path_twice(monkeypatch):
@@ -340,12 +402,19 @@ def test_the_study_runs_every_variant_and_writes_no_path_twice(monkeypatch):
         )
     assert len({path for stage in cells for path in listed(study_stages()[stage], "outs")}) == 1, "which the table reads"
     assert len(written) == len(set(written)) + len(cells) - 1
+
+
+def test_what_a_study_writes_is_its_own_and_git_ignores_what_dvc_caches():
+    """The blocks of the cells of patterns differ in their tasks, so they may write to paths that read alike."""
     mine = {path for block in stages().values() for path in listed(block, "outs", "metrics", "plots")}
+    blocks = [*study_stages().values(), *study_stages("study/patterns").values()]
+    written = {path for block in blocks for path in listed(block, "outs", "metrics", "plots")}
     assert mine.isdisjoint(written)
+    assert len(written) >= 25
     for path in written:
         example = re.sub(r"\$\{[^}]*\}", "some", path)
         done = subprocess.run(["git", "check-ignore", "--no-index", "--quiet", example], cwd=ROOT)
-        cached = path.startswith("study/data/")
+        cached = path.startswith(("study/data/", "study/patterns/data/"))
         assert done.returncode == (0 if cached else 1), f"{path} is {'not ' * cached}ignored"
 
 
@@ -356,6 +425,6 @@ def test_every_module_has_a_line_and_every_room_is_in_the_layout():
     assert [file for file in files if not modules.summary(ROOT / file)] == []
     layout = PAGES["README.md"].partition("## Layout\n")[2].partition("\n## ")[0]
     drawn = set(re.findall(r"\b[\w-]+(?=/)", layout))
-    rooms = {Path(file).parent.name for file in files} | {"docs", "profiles", "tests", "benchmarks", "data"}
+    rooms = {Path(file).parent.name for file in files} | {"docs", "profiles", "tests", "benchmarks", "data", "kernels"}
     assert len(rooms) >= 15
     assert drawn == rooms

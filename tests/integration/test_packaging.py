@@ -5,7 +5,10 @@ Environments are made of links to the packages that run the tests: those that a 
 
 import email
 import os
+import platform
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,14 +27,27 @@ from onnx import numpy_helper
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from kernels import build
 from tests.conftest import ROOT, copy_project
 from tests.integration.test_arrows import FILES, MAY, imports
 
 PAGE = (ROOT / "docs/library.md").read_text()
 (SCRIPT,) = re.findall(r"^```python\n# train\.py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+MACHINE = platform.machine()
+LIBRARY = build.LIBRARY.relative_to(ROOT).as_posix()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 TRACKERS = ("dvc", "prefect", "mlflow")
+LOAD = """
+import sys
+sys.modules["tqdm"] = None  # tokenizers brings it, and `load` does not need it
+import numpy, pruneonce
+ids = numpy.arange(48).reshape(3, 16)
+feeds = {"input_ids": ids, "attention_mask": numpy.ones_like(ids)}
+found = pruneonce.load("int8.packed", threads=1, execution=sys.argv[1]).run(["logits"], feeds)[0]
+numpy.save(f"{sys.argv[1]}.npy", found)
+print(found.shape)
+"""
 # Tops of site-packages that more than one distribution writes into, such as google/.
 SHARED = {
     top
@@ -80,9 +96,9 @@ class Environment:
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(Path(str(distribution.locate_file(inside))))
 
-    def install(self, *words: object) -> None:
+    def install(self, *words: object, **variables: str) -> None:
         pip = [sys.executable, "-m", "pip", "--python", self.folder, "install", "--quiet", "--no-deps", "--no-index", *words]
-        subprocess.run(list(map(str, pip)), check=True)
+        subprocess.run(list(map(str, pip)), env={**os.environ, **variables}, check=True)
 
     def run(self, program: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
@@ -95,13 +111,25 @@ def checkout(tmp_path_factory) -> Path:
     return copy_project(tmp_path_factory.mktemp("checkout"))
 
 
-@pytest.fixture(scope="module")
-def wheel(checkout, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=checkout, check=True, capture_output=True)
+def package(kind: str, checkout: Path, folder: Path, *, python: Path | str = sys.executable, **variables: str) -> Path:
+    """What setuptools makes for `pip wheel` or `python -m build`. kind: wheel or sdist."""
+    code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    folder.mkdir()
+    env = {**os.environ, **variables}
+    subprocess.run([str(python), "-c", code, str(folder)], cwd=checkout, env=env, check=True, capture_output=True)
     (made,) = folder.iterdir()
     return made
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory) -> Path:
+    return package("wheel", checkout, tmp_path_factory.mktemp("wheel") / "made")
+
+
+def kernels(wheel: Path) -> bytes:
+    """The library of the kernels. Raises KeyError where a wheel has none."""
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(LIBRARY)
 
 
 def requirements(wheel: Path, extra: str) -> list[str]:
@@ -159,8 +187,34 @@ def test_a_wheel_adds_one_name(wheel):
     version = PROJECT["version"]
     assert {name.split("/")[0] for name in names} == {"pruneonce", f"pruneonce-{version}.dist-info"}
     library = {file for file in FILES if file.startswith("pruneonce/")}
-    assert {name for name in names if name.startswith("pruneonce/")} == library
+    assert {name for name in names if name.startswith("pruneonce/")} == library | {LIBRARY}
     assert len(library) >= 40
+
+
+def test_the_tag_of_a_wheel_says_what_its_kernels_need(wheel):
+    """Of a system: no version of Python, and an old glibc only where the compiler built for one."""
+    system = "manylinux_2_17" if build.is_zig(build.find_compiler(MACHINE)) else "linux"
+    assert wheel.name == f"pruneonce-{PROJECT['version']}-py3-none-{system}_{MACHINE}.whl"
+
+
+def test_a_source_distribution_builds_the_same_kernels(wheel, checkout, tmp_path):
+    sdist = package("sdist", checkout, tmp_path / "sdist")
+    shutil.unpack_archive(sdist, tmp_path, filter="data")
+    again = package("wheel", tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "wheel")
+    assert again.name == wheel.name
+    assert kernels(again) == kernels(wheel)
+
+
+def test_without_a_compiler_a_wheel_is_pure(wheel, checkout, environment, tmp_path):
+    """Also after a build with one, in the same folder."""
+    assert kernels(wheel)
+    bare = environment("")
+    bare.link("setuptools")
+    pure = package("wheel", checkout, tmp_path / "wheel", python=bare.folder / "bin/python", PATH="", CC="")
+    assert pure.name == f"pruneonce-{PROJECT['version']}-py3-none-any.whl"
+    with pytest.raises(KeyError, match=re.escape(LIBRARY)):
+        kernels(pure)
+    bare.install("--no-build-isolation", "--editable", checkout, PATH="", CC="")
 
 
 @pytest.mark.parametrize(
@@ -218,14 +272,15 @@ def test_the_base_install_packs_loads_and_runs(base, trained, tmp_path):
         done = base.run("pruneonce", *words, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "again.packed").read_bytes() == packed
-    code = (
-        "import sys; sys.modules['tqdm'] = None; "  # tokenizers brings it, and `load` does not need it
-        "import numpy, pruneonce; ids = numpy.full((3, 16), 7); "
-        "feeds = {'input_ids': ids, 'attention_mask': numpy.ones_like(ids)}; "
-        "print(pruneonce.load('int8.packed', threads=1).run(['logits'], feeds)[0].shape)"
-    )
-    done = base.run("python", "-W", "error", "-c", code, cwd=tmp_path)
-    assert (done.stdout, done.stderr) == ("(3, 2)\n", "")
+    for how in ("auto", "stock", "sparse"):
+        done = base.run("python", "-W", "error", "-c", LOAD, how, cwd=tmp_path)
+        assert (done.stdout, done.stderr) == ("(3, 2)\n", "")
+    stock, sparse = (np.load(tmp_path / f"{how}.npy") for how in ("stock", "sparse"))
+    assert np.abs(sparse - stock).max() < 0.05 * np.abs(stock).max()  # by rounding
+    done = base.run("pruneonce", "inspect", "int8.packed", "--execution", "sparse", cwd=tmp_path)
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("13 matrices: 13 sparse, as asked for", "")
+    done = base.run("pruneonce", "accelerate", "int8.packed", "out.onnx", "--execution", "sparse", cwd=tmp_path)
+    assert done.stdout.endswith(f"; it needs the library {base.packages}/pruneonce/deployment/kernels.so\n")
 
 
 def test_the_base_install_says_what_a_projects_command_lacks(base, checkout, tmp_path):
@@ -235,12 +290,14 @@ def test_the_base_install_says_what_a_projects_command_lacks(base, checkout, tmp
     assert done.stderr.startswith("PipelineError: expected what the project's commands import, found no DVC")
 
 
-def test_an_editable_install_runs_the_project_in_its_folder(environment, checkout, tmp_path):
+def test_an_editable_install_runs_the_project_in_its_folder(wheel, environment, checkout, tmp_path):
     """flows, stages, pipeline and study are found in the folder that a command is started in, by DVC and Prefect as well."""
     made = environment("pipeline")
-    made.install("--no-build-isolation", "--editable", checkout)
+    compiler = shlex.join(build.find_compiler(MACHINE))  # which may be a package of this environment alone
+    made.install("--no-build-isolation", "--editable", checkout, CC=compiler)
     done = made.run("python", "-c", "import pruneonce; print(pruneonce.__file__)", cwd=tmp_path)
     assert done.stdout == f"{checkout}/pruneonce/__init__.py\n"
+    assert (checkout / LIBRARY).read_bytes() == kernels(wheel)
     for name in ("flows", "stages", "pipeline", "study"):
         done = made.run("python", "-c", f"import {name}", cwd=tmp_path)
         assert f"No module named '{name}'" in done.stderr

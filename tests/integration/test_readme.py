@@ -53,7 +53,11 @@ NOT_RUN = {
 }
 # Pages with Python -> the tests that run it.
 PYTHON = {
-    "docs/deployment.md": ["tests/e2e/test_compress.py", "tests/integration/test_registry.py"],
+    "docs/deployment.md": [
+        "tests/e2e/test_compress.py",
+        "tests/integration/test_accelerated.py",
+        "tests/integration/test_registry.py",
+    ],
     "docs/library.md": ["tests/integration/test_packaging.py"],
 }
 

@@ -17,9 +17,10 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from pipeline import report
 from pipeline.params.document import parse
 from pruneonce import quantization
-from pruneonce.deployment import audit, inspect, runtime
+from pruneonce.deployment import audit, execution, inspect, runtime
 from pruneonce.errors import DataError, ExportError, ModelError, PatternBroken
 from pruneonce.sources import tables
 from pruneonce.sparsity import gradual, masks, movement, second_order
@@ -28,7 +29,8 @@ from pruneonce.tasks.splits import read_split
 from tests.integration import tiny
 from tests.integration.tiny import TASK, Result
 
-TIMES = ("median_ms", "p95_ms", "times_faster")
+TIMES = ("median_ms", "p95_ms", "times_faster", "resident_bytes")
+VARIANTS = ["dense", "sparse", "int8", "int8_sparse"]
 TARGET = 0.85
 
 
@@ -89,7 +91,7 @@ class TestTwice:
         tables = [json.loads(result["report/report.json"].read_text()) for result in twice]
         bare = [[{k: v for k, v in row.items() if k not in TIMES} for row in table] for table in tables]
         assert bare[0] == bare[1]
-        assert [len(row) for row in bare[0]] == [len(tables[0][0]) - len(TIMES)] * 3
+        assert [len(row) for row in bare[0]] == [len(tables[0][0]) - len(TIMES)] * len(VARIANTS)
 
     def test_metrics_are_the_same(self, twice):
         here, there = (json.loads(json.dumps(result.metrics)) for result in twice)
@@ -265,9 +267,9 @@ class TestFiles:
 
     def test_evaluation_counts_what_the_files_hold(self, first):
         found = first.metrics[f"evaluate@{TASK}"]
-        assert list(found) == ["dense", "sparse", "int8"]
+        assert list(found) == VARIANTS
         for variant, score in found.items():
-            path = first[f"export/{TASK}/{variant}.onnx"]
+            path = first[f"export/{TASK}/{variant.removesuffix('_sparse')}.onnx"]
             weights = stored_in(path)
             assert score["file_bytes"] == path.stat().st_size
             assert 0 < score["packed_bytes"] < score["file_bytes"]
@@ -278,30 +280,60 @@ class TestFiles:
         sizes = [found[v]["packed_bytes"] for v in ("dense", "sparse", "int8")]
         assert sizes == sorted(sizes, reverse=True)
 
+    def test_the_sparse_kernels_answer_as_onnx_runtimes_own(self, first):
+        """It is one file, and its logits differ by rounding."""
+        found = first.metrics[f"evaluate@{TASK}"]
+        parity = found["int8_sparse"]["parity"]
+        assert parity["rows"] == 60
+        assert parity["max_difference"] < 0.05 * parity["max_logit"]
+        assert parity["same_decision"] == 1
+        assert found["int8_sparse"] == {**found["int8"], "parity": parity}
+
     def test_latencies_are_recorded_apart(self, first):
         times = json.loads(first[f"latency/{TASK}.json"].read_text())
-        assert sorted(times) == ["dense", "int8", "sparse"]
+        assert sorted(times) == sorted(VARIANTS)
         assert all(0 < t["median_ms"] <= t["p95_ms"] and t["tokens"] == 32 and t["runs"] == 20 for t in times.values())
+        assert all(100_000 < t["resident_bytes"] < 100e6 for t in times.values())
+        operators = times.pop("int8_sparse")["operators_ms"].keys()
+        assert {"SparseLinear", "Attention", "AddNormalize"} < operators
+        assert "MatMulIntegerToFloat" not in operators
         assert all(
             t["operators_ms"].keys() == first.metrics[f"export@{TASK}"][v]["operators"].keys() for v, t in times.items()
         )
 
     def test_the_report_has_a_row_for_each_variant(self, first):
         rows = json.loads(first["report/report.json"].read_text())
-        assert [(row["task"], row["variant"]) for row in rows] == [(TASK, v) for v in ("dense", "sparse", "int8")]
+        assert [(row["task"], row["variant"]) for row in rows] == [(TASK, v) for v in VARIANTS]
         scores = first.metrics[f"evaluate@{TASK}"]
         assert first.metrics["report"] == {TASK: {v: scores[v]["score"] for v in scores}}
         page = first["report/report.md"].read_text()
         lines = [line for line in page.splitlines() if line.startswith(f"| {TASK} ")]
         assert page.startswith("# Two-layer BERT, pruned once\n")
-        for line, row in zip(lines[:3], rows, strict=True):
-            assert f" {row['variant']} " in line
+        for line, row in zip(lines[:4], rows, strict=True):
+            assert f"| {report.VARIANTS[row['variant']]} |" in line
             assert f" {row['score']:.2%} " in line
             assert f" {row['sparsity']:.2%} " in line
-        assert [line.count("accuracy") for line in lines[3:]] == [1, 1, 1]
-        assert all(f"macro_f1 {row['metrics']['macro_f1']:.2%}" in line for line, row in zip(lines[3:], rows, strict=True))
+        assert [line.count("accuracy") for line in lines[4:]] == [1] * 4
+        assert all(f"macro_f1 {row['metrics']['macro_f1']:.2%}" in line for line, row in zip(lines[4:], rows, strict=True))
         with first["plots/sizes.csv"].open() as file:
-            assert [row["variant"] for row in csv.DictReader(file)] == ["dense", "sparse", "int8"]
+            assert [row["variant"] for row in csv.DictReader(file)] == VARIANTS
+
+
+def test_without_the_library_evaluation_says_so_and_the_report_has_three_rows(first, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(execution, "LIBRARY", tmp_path / "kernels.so")
+    reads = (f"data/{s}/{TASK}" for s in ("teach_task", "tasks", "export"))
+    found = again(first, tmp_path, f"evaluate@{TASK}", *reads, evaluate={"latency_runs": 10})
+    assert found == {v: first.metrics[f"evaluate@{TASK}"][v] for v in VARIANTS[:3]}
+    said = f"\nevaluate {TASK}: no row for the sparse kernels: their library is not at {tmp_path}/kernels.so. Build it: "
+    assert said in capsys.readouterr().err
+    assert list(again(first, tmp_path, "report")[TASK]) == VARIANTS[:3]
+    assert "sparse kernels" not in (tmp_path / "data/report/report.md").read_text()
+
+
+def test_answers_of_the_sparse_kernels_beyond_the_tolerance_are_refused(first, tmp_path):
+    reads = (f"data/{s}/{TASK}" for s in ("teach_task", "tasks", "export"))
+    with pytest.raises(ExportError, match=r"expected the sparse kernels within 1e-09 of the largest logit .* build them"):
+        again(first, tmp_path, f"evaluate@{TASK}", *reads, evaluate={"sparse_tolerance": 1e-9})
 
 
 def test_weights_of_seven_bits_reach_the_file(first, tmp_path):

@@ -63,9 +63,17 @@ def stages() -> dict[str, dict[str, Any]]:
 
 
 def flags(cmd: str) -> dict[str, str]:
-    """The flags of a command as parameter names: --dense-onnx x -> {"dense_onnx": "x"}."""
-    words = shlex.split(cmd.removeprefix("cd .. && "))  # the study's are run in its folder
-    return {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(words[3::2], words[4::2], strict=True)}
+    """The flags of a command as parameter names: --dense-onnx x -> {"dense_onnx": "x"}. One that is given twice: "x y"."""
+    found: dict[str, list[str]] = {}
+    words = words_of(cmd)
+    for flag, value in zip(words[3::2], words[4::2], strict=True):
+        found.setdefault(flag.removeprefix("--").replace("-", "_"), []).append(value)
+    return {name: " ".join(values) for name, values in found.items()}
+
+
+def words_of(cmd: str) -> list[str]:
+    """The words of a command, as it is run in the repository's root: a study's begins in its own folder."""
+    return shlex.split(re.sub(r"^cd [./]+ && ", "", cmd))
 
 
 def commands(tiny: dict[str, Any]) -> Iterator[Command]:
@@ -82,8 +90,8 @@ def commands(tiny: dict[str, Any]) -> Iterator[Command]:
 def _fill(text: str, scope: dict[str, Any]) -> str:
     def value(match: re.Match[str]) -> str:
         found: Any = scope
-        for key in match[1].split("."):
-            found = found[key]
+        for key in re.findall(r"\w+", match[1]):
+            found = found[int(key) if isinstance(found, list) else key]
         return str(found)
 
     return re.sub(r"\$\{([^}]+)\}", value, text)

@@ -1,21 +1,26 @@
-"""The command `pruneonce`: files are packed anywhere, a project's commands start in its folder, a mistake is one line."""
+"""The command `pruneonce`: files are packed and accelerated anywhere, a project's commands start in its folder."""
 
 import argparse
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
+import pruneonce
 from pipeline import cli
 from pruneonce import command
+from pruneonce.deployment import execution, overview, packing
 
 ROOT = Path(__file__).parents[2]
+OUT = {"accelerate": ["out.onnx"]}  # further words that a command needs
 COMMAND = [sys.executable, "-m", "pruneonce.command"]
 # Unbuffered, argparse itself meets the end of a pipe in --help, and says nothing of it.
 ENVIRONMENT = {**{k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}, "PYTHONPATH": str(ROOT)}
@@ -36,9 +41,11 @@ def call(monkeypatch, capsys):
     def run(*words: str):
         monkeypatch.setattr(sys, "argv", ["pruneonce", *words])
         monkeypatch.setattr(os, "execv", start)
-        with pytest.raises(SystemExit) as ended:
+        try:
             command.main()
-        return (ended.value.code, *capsys.readouterr())
+        except SystemExit as ended:
+            return (ended.code, *capsys.readouterr())
+        return (0, *capsys.readouterr())
 
     return run
 
@@ -58,7 +65,7 @@ def project(empty) -> Path:
     return empty
 
 
-@pytest.mark.parametrize("word", ["pack", "unpack"])
+@pytest.mark.parametrize("word", ["pack", "unpack", "inspect", "accelerate"])
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -72,17 +79,17 @@ def project(empty) -> Path:
         ("nowhere/x", "PackError: expected a file at nowhere/x, found none"),
     ],
 )
-def test_a_file_that_cannot_be_packed_is_one_line(call, empty, word, name, message):
-    code = call(word, name)[0]
+def test_a_file_that_cannot_be_read_is_one_line(call, empty, word, name, message):
+    code = call(word, name, *OUT.get(word, ()))[0]
     assert message in code
     assert "\n" not in code
     assert list(empty.iterdir()) == []
 
 
-@pytest.mark.parametrize("word", ["pack", "unpack"])
+@pytest.mark.parametrize("word", ["pack", "unpack", "inspect", "accelerate"])
 def test_a_pipe_is_not_waited_for(call, empty, word):
     os.mkfifo("pipe")
-    assert "Error: expected a file at pipe, found a device or a pipe." in call(word, "pipe")[0]
+    assert "Error: expected a file at pipe, found a device or a pipe." in call(word, "pipe", *OUT.get(word, ()))[0]
 
 
 def test_help_lists_both_kinds_of_commands(call, empty):
@@ -90,7 +97,7 @@ def test_help_lists_both_kinds_of_commands(call, empty):
     code, said, _ = call("--help")
     assert code == 0
     for name in command.OWN:
-        assert re.search(rf"^ +{name} +\w", said, re.MULTILINE)
+        assert re.search(rf"^ +{name}\s+\w", said, re.MULTILINE)
     (parser,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
     listed = re.findall(r"^    (\w+) +(\w.*)$", command.PROJECT_COMMANDS, re.MULTILINE)
     assert len(listed) >= 3
@@ -98,7 +105,20 @@ def test_help_lists_both_kinds_of_commands(call, empty):
     assert command.PROJECT_COMMANDS.strip() in said
 
 
-@pytest.mark.parametrize("words", [[], ["-x"], ["--", "plan"], ["pack"], ["pack", "a", "b", "c"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["-x"],
+        ["--", "plan"],
+        ["pack"],
+        ["pack", "a", "b", "c"],
+        ["inspect", "a", "b"],
+        ["inspect", "a", "--execution", "fast"],
+        ["accelerate", "a"],
+        ["accelerate", "a", "b", "--execution", "stock"],
+    ],
+)
 def test_a_wrong_use_is_shown_the_right_one(call, project, words):
     code, _, said = call(*words)
     assert code == 2
@@ -121,7 +141,7 @@ def test_outside_of_a_project_its_commands_are_one_line(call, empty, word):
     code = call(word)[0]
     assert code == (
         f"PipelineError: expected a project's folder for `pruneonce {word}`, with dvc.yaml and pipeline/cli.py, found none. "
-        "Change to one; outside of projects there are: pack, unpack."
+        "Change to one; outside of projects there are: pack, unpack, inspect, accelerate."
     )
 
 
@@ -171,3 +191,98 @@ def test_a_name_that_is_no_text_is_said_as_well_as_can_be(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == b"PackError: expected a file at \\udcff.onnx, found none: No such file or directory.\n"
+
+
+@pytest.fixture
+def files(int8_onnx, dense_onnx, empty) -> Path:
+    """The current folder, with a model of every kind."""
+    shutil.copy(int8_onnx.path, "int8.onnx")
+    shutil.copy(dense_onnx.path, "fp32.onnx")
+    packing.pack(Path("int8.onnx"), Path("int8.packed"))
+    Path("cut.onnx").write_bytes(Path("int8.onnx").read_bytes()[:-7])
+    Path("cut.packed").write_bytes(Path("int8.packed").read_bytes()[:-7])
+    Path("text.onnx").write_text("hello\n")
+    return empty
+
+
+@pytest.mark.parametrize("file", ["int8.onnx", "int8.packed"])
+@pytest.mark.parametrize("how", ["auto", "stock", "sparse"])
+def test_inspect_prints_every_matrix(call, files, file, how):
+    code, said, errors = call("inspect", file, "--execution", how)
+    matrices = execution.matrices(files / "int8.onnx", how)
+    assert (code, errors) == (0, "")
+    assert said.splitlines() == list(overview.lines(files / "int8.onnx", Path(file), execution=how))
+    assert len(said.splitlines()) == len(matrices) + 3 == 15
+    assert how == "auto" or said.endswith(f"\n12 matrices: 12 {how}, as asked for\n")
+
+
+def test_the_choices_are_those_of_the_library():
+    (commands,) = [a for a in command._parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    (choices,) = [a.choices for a in commands.choices["inspect"]._actions if "--execution" in a.option_strings]
+    assert choices == execution.EXECUTIONS
+
+
+@pytest.mark.parametrize("words", [("inspect", "fp32.onnx"), ("inspect", "sparse.onnx")])
+def test_a_file_without_a_choice_is_said_in_one_line(call, files, words):
+    call("accelerate", "int8.onnx", "sparse.onnx", "--execution", "sparse")
+    code, said, _ = call(*words)
+    assert code == 0
+    assert said.startswith(f"{words[1]} has no int8 matrix for which there is a choice: it is all in float, or ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", ["int8.onnx", "int8.packed"])
+def test_an_accelerated_file_is_what_load_runs(call, files, file):
+    code, said, errors = call("accelerate", file, "out.onnx", "--execution", "sparse")
+    sizes = [Path(name).stat().st_size for name in (file, "out.onnx")]
+    assert (code, errors) == (0, "")
+    assert said == (f"{file}  {sizes[0]} bytes -> out.onnx  {sizes[1]} bytes; it needs the library {execution.LIBRARY}\n")
+    ids = np.full((2, 9), 7)
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    given = [pruneonce.load("int8.onnx", threads=1, execution="sparse"), pruneonce.load("out.onnx", threads=1)]
+    answers = [session.run(["logits"], feeds)[0] for session in given]
+    np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fp32.onnx", "out.onnx"], "expected int8 matrices for the sparse kernels in fp32.onnx, found none"),
+        (["int8.onnx", "int8.onnx"], "expected to write another file than is read, found int8.onnx for both."),
+        (["int8.onnx", "."], "expected to write ., found a folder there."),
+        (["int8.onnx", "nowhere/out.onnx"], "expected to write nowhere/out.onnx, found: "),
+        (["cut.onnx", "out.onnx"], "expected a model that ONNX Runtime "),
+        (["cut.packed", "out.onnx"], "expected a whole packed file, found that it ends too early"),
+        (["text.onnx", "out.onnx"], "expected a model that ONNX Runtime "),
+    ],
+)
+def test_what_cannot_be_accelerated_is_one_line_and_no_file(call, files, words, says):
+    before = {path.name: path.read_bytes() for path in files.iterdir()}
+    code, said, _ = call("accelerate", *words, "--execution", "sparse")
+    assert code.startswith(f"PackError: {says}")
+    assert "\n" not in code
+    assert said == ""
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == before
+
+
+@pytest.mark.parametrize("file", ["cut.onnx", "cut.packed", "text.onnx"])
+def test_what_cannot_be_inspected_is_one_line(call, files, file):
+    code, said, _ = call("inspect", file)
+    assert code.startswith("PackError: expected ")
+    assert "\n" not in code
+    assert said == ""
+
+
+def test_without_the_library_inspect_says_so_and_accelerate_refuses(call, files, monkeypatch):
+    monkeypatch.setattr(execution, "LIBRARY", files / "kernels.so")
+    code, said, _ = call("inspect", "int8.onnx")
+    assert code == 0
+    assert said.startswith(f"no library of the sparse kernels at {files}/kernels.so. Build it: ")
+    assert said.endswith("\n12 matrices: 12 stock, the library of the sparse kernels is not there\n")
+    assert call("accelerate", "int8.onnx", "out.onnx")[0].startswith(
+        "PackError: expected int8 matrices for the sparse kernels"
+    )
+    missing = f"KernelsError: expected the library of the sparse kernels at {files}/kernels.so, found none. Build it: "
+    assert call("inspect", "int8.onnx", "--execution", "sparse")[0].startswith(missing)
+    assert call("accelerate", "int8.onnx", "out.onnx", "--execution", "sparse")[0].startswith(missing)
+    assert not Path("out.onnx").exists()

@@ -49,6 +49,7 @@ def test_clean_keeps_what_was_computed(tmp_path):
         "mlflow.db",
         ".pruneonce/scratch/sparsify-1/step",
         ".venv/x",
+        "pruneonce/deployment/kernels.so",
         "data/x",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,9 @@ def document():
 def test_every_profile_is_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     for name in profiles.names():
-        parse(parse_yaml(profiles.read(name), name), name).check_study(VARIANTS)
+        params = parse(parse_yaml(profiles.read(name), name), name)
+        params.check_study(VARIANTS)
+        params.check_patterns()
     assert len(profiles.names()) == 9
 
 
@@ -136,6 +138,9 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("study", {"claims": [["once", "twice"]]}, r"claims name variants \['twice'\]"),
         ("study", {"sparsities": [1.0]}, "less than 1"),
         ("study", {"claims": [["dense", "once"]]}, "claims compare variants at one sparsity, found dense"),
+        ("patterns", {"patterns": ["1x4", "1x4"]}, r"patterns must differ, found \['1x4', '1x4'\]"),
+        ("patterns", {"seeds": [3]}, "at least 2 items"),
+        ("patterns", {"more_tasks": ["topic"]}, r"each task once in tasks and more_tasks, found \['topic'\] twice"),
         (
             "sparsify",
             {"schedule": "rewound", "prune_end_steps": 29, "freeze_masks_steps": 29},
@@ -192,6 +197,15 @@ def test_a_study_at_a_sparsity_that_cannot_be_reached_is_an_error_where_it_runs(
     document["study"]["sparsities"] = sparsities
     with pytest.raises(ConfigError, match=rf"expected study\.sparsities that sparsify can reach, {message}"):
         parse(document, "tiny").check_study(VARIANTS)
+
+
+def test_patterns_that_cannot_be_compared_are_an_error_where_they_run(document):
+    document["patterns"]["sparsities"] = [0.4]
+    with pytest.raises(ConfigError, match=r"expected patterns\.sparsities that sparsify can reach, found 0\.4: .*initial"):
+        parse(document, "tiny").check_patterns()
+    document["patterns"]["tasks"] = ["other"]
+    with pytest.raises(ConfigError, match=r"expected patterns\.tasks among the tasks \['topic'\], found \['other'\]"):
+        parse(document, "tiny").check_patterns()
 
 
 @pytest.mark.parametrize("wired", [VARIANTS - {"once"}, VARIANTS | {"twice"}])

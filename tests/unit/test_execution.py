@@ -1,0 +1,182 @@
+"""Which matrix runs by which kernel, and sessions that run so."""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from pruneonce.deployment import execution, rewriting
+from pruneonce.errors import KernelsError, PackError
+
+TOKENS, INPUTS, OUTPUTS = 5, 64, 96
+
+
+def linear_model(density: float, *, outputs: int = OUTPUTS, inputs: int = INPUTS) -> bytes:
+    """x float[tokens, inputs] -> y float[tokens, outputs], by one int8 linear with a bias."""
+    draw = np.random.default_rng(0)
+    weight = draw.integers(-127, 128, (inputs, outputs), np.int8)
+    weight[draw.random(weight.shape) >= density] = 0
+    arrays = {
+        "x_scale": np.float32(0.02),
+        "x_zero": np.uint8(120),
+        "weight": weight,
+        "w_scale": draw.random(outputs, np.float32) / 100 + 0.001,
+        "bias": draw.standard_normal(outputs).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "x_scale", "x_zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["weight", "w_scale"], ["w"], axis=1),
+        helper.make_node("MatMul", ["d", "w"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["tokens", inputs])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["tokens", outputs])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return model.SerializeToString()
+
+
+def kernel(density: float, processor: str | None, **sizes: int) -> tuple[str, str]:
+    """(kernel, why) of the one matrix."""
+    graph = execution._read(linear_model(density, **sizes)).graph
+    (matrix,) = execution.plan(rewriting.linears(graph), "auto", processor)
+    return matrix.kernel, matrix.why
+
+
+def test_the_one_linear_gives_the_same_numbers():
+    x = np.random.default_rng(1).standard_normal((TOKENS, INPUTS)).astype(np.float32)
+    model = linear_model(0.15)
+    stock, sparse = (
+        execution.session(model, threads=1, execution=name).run(None, {"x": x})[0] for name in ("stock", "sparse")
+    )
+    np.testing.assert_allclose(sparse, stock, rtol=1e-6, atol=1e-6)
+    assert np.abs(stock).max() > 1
+
+
+def test_the_output_keeps_its_name():
+    model = onnx.load_model_from_string(execution.accelerated(linear_model(0.15), "sparse"))
+    assert [node.op_type for node in model.graph.node] == ["Tile", "Quantize", "SparseLinear", "Untile"]
+    assert [output.name for output in model.graph.output] == ["y"]
+    assert "weight" not in [tensor.name for tensor in model.graph.initializer], "its sparse form takes its place"
+
+
+def test_few_words_run_sparse_and_many_do_not():
+    for processor in execution.COSTS:
+        assert kernel(0.03, processor)[0] == "sparse"
+        assert kernel(1.0, processor)[0] == "stock"
+    assert kernel(1.0, "avx512vnni")[1] == "more than 60% of its words are stored"
+
+
+def test_the_choice_depends_on_the_processor():
+    """Where ONNX Runtime multiplies faster, a matrix has to be sparser; its rate weighs more in a large matrix."""
+    sizes = {"outputs": 768, "inputs": 768}
+    kernels = {name: kernel(0.15, name, **sizes)[0] for name in execution.COSTS}
+    assert kernels == {"avx2": "sparse", "avxvnni": "sparse", "avx512vnni": "sparse", "avx512vnni amx": "stock"}
+
+
+@pytest.mark.parametrize(
+    ("processor", "why"),
+    [
+        (None, "the library of the sparse kernels is not there"),
+        ("portable", "no cost was measured on a processor of the kind portable"),
+    ],
+)
+def test_elsewhere_onnx_runtime_runs_all(processor, why):
+    assert kernel(0.03, processor) == ("stock", why)
+
+
+def test_what_is_asked_for_is_taken():
+    graph = execution._read(linear_model(1.0)).graph
+    for name in ("stock", "sparse"):
+        (matrix,) = execution.plan(rewriting.linears(graph), name, "avx2")
+        assert (matrix.kernel, matrix.why) == (name, "as asked for")
+    assert (matrix.outputs, matrix.inputs) == (OUTPUTS, INPUTS)
+
+
+def test_another_execution_is_refused():
+    with pytest.raises(KernelsError, match="expected an execution of auto, stock, sparse, found 'fast'"):
+        execution.session(linear_model(0.1), threads=1, execution="fast")
+
+
+def test_without_the_library_a_model_runs_and_one_line_says_so(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(execution, "LIBRARY", tmp_path / "kernels.so")
+    with caplog.at_level(logging.WARNING, "pruneonce"):
+        session = execution.session(linear_model(0.1), threads=1, execution="auto")
+    assert session.run(None, {"x": np.zeros((1, INPUTS), np.float32)})[0].shape == (1, OUTPUTS)
+    (line,) = caplog.messages
+    assert line.startswith(f"The library of the sparse kernels is not at {tmp_path / 'kernels.so'}: zeros save no time.")
+    with pytest.raises(KernelsError, match="expected the library of the sparse kernels"):
+        execution.session(linear_model(0.1), threads=1, execution="sparse")
+
+
+def test_a_library_that_cannot_be_loaded_is_as_good_as_none(monkeypatch, tmp_path):
+    damaged = tmp_path / "kernels.so"
+    damaged.write_bytes(b"\x7fELF and no more")
+    monkeypatch.setattr(execution, "LIBRARY", damaged)
+    assert execution.processor() is None
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(PackError, match="expected a model that ONNX Runtime"):
+        execution.session(b"no model", threads=1, execution="sparse")
+
+
+def test_a_path_that_this_processor_does_not_run_is_refused(monkeypatch):
+    monkeypatch.setenv("PRUNEONCE_PATH", "mmx")
+    with pytest.raises(KernelsError, match="PRUNEONCE_PATH: expected a path that this processor runs"):
+        execution.session(linear_model(0.1), threads=1, execution="sparse")
+
+
+def changed(change: Callable[[onnx.GraphProto], object]) -> bytes:
+    model = onnx.load_model_from_string(linear_model(0.15, outputs=INPUTS))
+    change(model.graph)
+    return model.SerializeToString()
+
+
+def scale_of_each_input(graph: onnx.GraphProto) -> None:
+    next(node for node in graph.node if list(node.output) == ["w"]).attribute[0].i = 0
+
+
+def other_scale(graph: onnx.GraphProto, value: float) -> None:
+    """The activations are dequantized by another initializer than that which quantized them."""
+    next(node for node in graph.node if list(node.output) == ["d"]).input[1] = "other"
+    graph.initializer.append(numpy_helper.from_array(np.float32(value), "other"))
+
+
+@pytest.mark.parametrize(
+    ("change", "kernel"),
+    [
+        (scale_of_each_input, "stock"),
+        (lambda graph: other_scale(graph, 0.5), "stock"),
+        (lambda graph: other_scale(graph, 0.02), "sparse"),
+    ],
+    ids=["a scale of each input", "another scale", "the same scale by another name"],
+)
+def test_a_linear_that_the_kernel_would_compute_otherwise_is_left_to_onnx_runtime(change, kernel):
+    model = changed(change)
+    assert (execution.accelerated(model, "sparse") is None) == (kernel == "stock")
+    x = np.random.default_rng(1).standard_normal((TOKENS, INPUTS)).astype(np.float32)
+    stock, sparse = (
+        execution.session(model, threads=1, execution=name).run(None, {"x": x})[0] for name in ("stock", "sparse")
+    )
+    np.testing.assert_allclose(sparse, stock, rtol=1e-6, atol=1e-6)
+
+
+def test_attention_over_another_axis_than_the_keys_is_left_to_onnx_runtime(int8_onnx):
+    model = onnx.load(int8_onnx.path)
+    softmaxes = [node for node in model.graph.node if node.op_type == "Softmax"]
+    for axis, found in ((-1, len(softmaxes)), (3, len(softmaxes)), (2, 0)):
+        for node in softmaxes:
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("axis", axis))
+        made = onnx.load_model_from_string(execution.accelerated(model.SerializeToString(), "sparse"))
+        assert [node.op_type for node in made.graph.node].count("Attention") == found
+    assert softmaxes

@@ -47,8 +47,8 @@ check: install  ## format, lint, types, unit and property tests
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 2 tests/unit tests/property
 
-test: check  ## everything that CI runs: check, integration and end-to-end tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/e2e tests/integration
+test: check  ## everything that CI runs: check, integration, end-to-end and kernel tests
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/e2e tests/integration tests/kernels
 
 fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)

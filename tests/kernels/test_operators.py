@@ -81,7 +81,9 @@ def quantized_linear(weight, scale, bias, *, input_scale: float, zero_point: int
 
 @pytest.mark.parametrize("zero_point", [0, 131, 255])
 @pytest.mark.parametrize(
-    ("shape", "outputs"), [((1, 1, 3), 1), ((2, 65, 100), 33), ((1, 130, 1537), 95), ((0, 4, 8), 8)], ids=str
+    ("shape", "outputs"),
+    [((1, 1, 3), 1), ((2, 65, 100), 33), ((1, 130, 1537), 95), ((1, 33, 50), 161), ((1, 150, 9), 700), ((0, 4, 8), 8)],
+    ids=str,
 )
 def test_sparse_linear_is_the_quantized_linear_of_onnx(library, library_file, path_name, shape, outputs, zero_point):
     """Bit for bit: ONNX Runtime makes one operator of its five, with exact sums where the processor has VNNI."""

@@ -22,7 +22,8 @@ LANES, LOADS = 16, 2  # tokens of a register; loads a cycle
 REPEATS = 100
 NOTE = (
     "One thread. A dot product is that of four weights with 16 tokens. The loop loads each stored word, its index, and a "
-    "register of activations for each 16 tokens. Loads allow: two of these a cycle."
+    "register of activations for each 16 tokens. Loads allow: two of these a cycle. The clock is that of scalar code; a "
+    "processor may be slower while it uses wide registers."
 )
 SOURCES = ("kernels/path.c", "kernels/sparse.c", "benchmarks/rate.c")
 

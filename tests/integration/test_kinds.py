@@ -186,7 +186,7 @@ def test_an_answer_is_a_span_of_its_context(done):
 
 def test_the_report_names_each_metric(done):
     rows = json.loads(done["report/report.json"].read_text())
-    assert len(rows) == 3 * len(BLOCKS)
+    assert len(rows) == 4 * len(BLOCKS)
     assert {row["task"]: row["metric"] for row in rows} == {task: block["metric"] for task, block in BLOCKS.items()}
 
 

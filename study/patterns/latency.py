@@ -15,7 +15,7 @@ from pruneonce.models import checkpoint
 from pruneonce.tasks.batches import latency_batch
 from pruneonce.tasks.splits import read_split
 
-EXECUTIONS = ("stock", "sparse")
+EXECUTIONS = ("sparse", "stock")  # in the order of the file that they are written to
 
 
 def run(int8: Dep, splits: Dep, tokenizer_folder: Dep, *, evaluate: Evaluate, patterns: Patterns) -> Metrics:

@@ -187,8 +187,8 @@ def bars(files: Files, *, deepsparse: Path | None) -> Iterator[Row]:
             continue
         path = files.int8(wanted.shape, wanted.weights)
         paths = {"stock int8": path, "auto int8": path, "dense fp32": files.dense(wanted.shape)}
-        plan = execution.matrices(path, "auto")
         for cell in wanted.cells:
+            plan = execution.matrices(path, execution="auto", threads=cell.threads)
             with ExitStack() as ends:
                 calls = sides(open_sessions(paths, cell.threads), cell)
                 if deepsparse and wanted.shape == "BERT-Base" and wanted.weights == "90 % anywhere" and cell != EIGHT:
@@ -255,7 +255,7 @@ def grid(files: Files, shape: str) -> Iterator[Row]:
     stock: dict[Cell, list[float]] = {cell: [] for cell in GRID}
     for weights, threads in itertools.product(GRID_WEIGHTS, sorted({cell.threads for cell in GRID})):
         path = files.int8(shape, weights)
-        same = all(matrix.kernel == "stock" for matrix in execution.matrices(path, "auto"))
+        same = all(matrix.kernel == "stock" for matrix in execution.matrices(path, execution="auto", threads=threads))
         sessions = {} if same else open_sessions({"stock int8": path, "auto int8": path}, threads)
         for cell in (cell for cell in GRID if cell.threads == threads):
             found[cell][weights] = 1.0

@@ -10,18 +10,29 @@
 
 const Path *path;
 
-OrtStatus *wrong(const OrtApi *api, const char *name, const char *expected, ...) {
-    char text[400], what[300];
+OrtStatus *wrong(const OrtApi *api, const char *name, const char *said, ...) {
+    char text[800], what[700];
     va_list words;
-    va_start(words, expected);
-    vsnprintf(what, sizeof what, expected, words);
+    va_start(words, said);
+    vsnprintf(what, sizeof what, said, words);
     va_end(words);
-    snprintf(text, sizeof text, "pruneonce.%s: expected %s, found something else. Write the file again: pruneonce accelerate.",
-             name, what);
+    snprintf(text, sizeof text, "pruneonce.%s: expected %s. Write the file again: pruneonce accelerate.", name, what);
     return CALL(api, 0, CreateStatus)(ORT_INVALID_ARGUMENT, text);
 }
 
-OrtStatus *no_memory(const OrtApi *api) { return CALL(api, 0, CreateStatus)(ORT_FAIL, "pruneonce: expected more memory."); }
+OrtStatus *no_memory(const OrtApi *api) {
+    return CALL(api, 0, CreateStatus)(ORT_FAIL, "pruneonce: expected more memory, found none. Use smaller batches.");
+}
+
+Text axes(const Tensor *tensor) {
+    Text text = {"["};
+    for (size_t i = 0, used = 1; i < tensor->rank; i++) {
+        const char *comma = i ? ", " : "";
+        used += (size_t)snprintf(text.text + used, sizeof text.text - used, "%s%lld", comma, (long long)tensor->dims[i]);
+    }
+    strcat(text.text, "]");
+    return text;
+}
 
 static OrtStatus *read_tensor(const OrtApi *api, const char *name, const OrtValue *value, Tensor *out) {
     OrtTensorTypeAndShapeInfo *info;
@@ -31,7 +42,7 @@ static OrtStatus *read_tensor(const OrtApi *api, const char *name, const OrtValu
     if (!status && out->rank <= MOST_AXES) status = CALL(api, 62, GetDimensions)(info, out->dims, out->rank);
     CALL(api, 99, ReleaseTensorTypeAndShapeInfo)(info);
     if (status) return status;
-    if (out->rank > MOST_AXES) return wrong(api, name, "tensors of at most %d axes", MOST_AXES);
+    if (out->rank > MOST_AXES) return wrong(api, name, "tensors of at most %d axes, found %zu", MOST_AXES, out->rank);
     out->count = 1;
     for (size_t i = 0; i < out->rank; i++) out->count *= (size_t)out->dims[i];
     return CALL(api, 51, GetTensorMutableData)((OrtValue *)value, &out->data);
@@ -40,13 +51,14 @@ static OrtStatus *read_tensor(const OrtApi *api, const char *name, const OrtValu
 OrtStatus *integer(const Kernel *kernel, const OrtKernelInfo *info, const char *name, int64_t least, int64_t most, int64_t *out) {
     TRY(CALL(kernel->api, 86, KernelInfoGetAttribute_int64)(info, name, out));
     if (*out >= least && *out <= most) return NULL;
-    return wrong(kernel->api, kernel->operator->name, "%s from %lld to %lld", name, (long long)least, (long long)most);
+    return wrong(kernel->api, kernel->operator->name, "%s from %lld to %lld, found %lld", name, (long long)least, (long long)most,
+                 (long long)*out);
 }
 
 OrtStatus *number(const Kernel *kernel, const OrtKernelInfo *info, const char *name, float least, float *out) {
     TRY(CALL(kernel->api, 85, KernelInfoGetAttribute_float)(info, name, out));
     if (*out >= least && *out <= FLT_MAX) return NULL;
-    return wrong(kernel->api, kernel->operator->name, "%s from %g to %g", name, least, FLT_MAX);
+    return wrong(kernel->api, kernel->operator->name, "%s from %g to %g, found %g", name, least, FLT_MAX, *out);
 }
 
 OrtStatus *grid(const Kernel *kernel, const OrtKernelInfo *info, Grid *out) {
@@ -62,12 +74,14 @@ OrtStatus *constant(const Kernel *kernel, const OrtKernelInfo *info, size_t inde
     const Operator *operator = kernel->operator;
     int is_constant = 0;
     const OrtValue *value = NULL;
+    Text found = {"a value that is no constant"};
     TRY(CALL(api, 249, KernelInfoGetConstantInput_tensor)(info, index, &is_constant, &value));
     if (is_constant && value) {
         TRY(read_tensor(api, operator->name, value, out));
         if (out->type == operator->input[index].type && out->rank == rank) return NULL;
+        found = axes(out);
     }
-    return wrong(api, operator->name, "input %zu as a constant of %zu axes", index, rank);
+    return wrong(api, operator->name, "input %zu as a constant of %zu axes, found %s", index, rank, found.text);
 }
 
 OrtStatus *input(const Call *call, size_t index, Tensor *out) {
@@ -82,7 +96,9 @@ OrtStatus *tiled_input(const Call *call, size_t index, size_t channels, Tensor *
     if (!out->rank && !out->data) return NULL; /* an optional input that is not there */
     int fits = out->rank == 2 && out->dims[0] % LANES == 0 && out->dims[1] > 0;
     if (fits && (!channels || (size_t)out->dims[1] == channels)) return NULL;
-    return wrong(call->api, call->name, "input %zu in tiles, [tokens in sixteens, %zu channels]", index, channels);
+    char wanted[32] = "channels";
+    if (channels) snprintf(wanted, sizeof wanted, "%zu channels", channels);
+    return wrong(call->api, call->name, "input %zu in tiles, [tokens in sixteens, %s], found %s", index, wanted, axes(out).text);
 }
 
 OrtStatus *output(const Call *call, size_t index, const int64_t *dims, size_t rank, Tensor *out) {
@@ -159,6 +175,14 @@ __attribute__((constructor)) static void fill(void) {
     for (size_t i = 0; i < operator_count; i++) operators[i].base = BASE;
 }
 
+static OrtStatus *no_path(const OrtApi *api, const char *name) {
+    char text[400], names[100];
+    path_names(names, sizeof names);
+    snprintf(text, sizeof text, "PRUNEONCE_PATH: expected a path that this processor runs (%s), found '%.80s'. Unset it, and the "
+             "fastest one is taken.", names, name);
+    return CALL(api, 0, CreateStatus)(ORT_INVALID_ARGUMENT, text);
+}
+
 /* Registers the operators for the sessions of `options`. Fails, with a message, if the ONNX Runtime is older than 1.17, or if
  * the environment's PRUNEONCE_PATH names no path that this processor can run. The domain lives as long as the process. */
 __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
@@ -169,7 +193,7 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOp
     }
     const char *name = getenv("PRUNEONCE_PATH");
     const Path *chosen = name ? path_named(name) : fastest_path();
-    if (!chosen) return wrong(api, "PRUNEONCE_PATH", "a path that this processor runs");
+    if (!chosen) return no_path(api, name);
     __atomic_store_n(&path, chosen, __ATOMIC_RELAXED);
     OrtCustomOpDomain *domain; /* ONNX Runtime says when it may be released to nobody; so these few bytes stay */
     TRY(CALL(api, 26, CreateCustomOpDomain)("pruneonce", &domain));

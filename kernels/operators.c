@@ -98,7 +98,8 @@ static OrtStatus *tile(const void *kernel, const Call *call) {
     (void)kernel;
     Tensor x, y;
     TRY(input(call, 0, &x));
-    if (!x.rank || !x.dims[x.rank - 1]) return wrong(call->api, call->name, "x as float[..., channels]");
+    if (!x.rank || !x.dims[x.rank - 1])
+        return wrong(call->api, call->name, "x as float[..., channels], found %s", axes(&x).text);
     size_t channels = (size_t)x.dims[x.rank - 1];
     Turn turn = {.rows = x.data, .tokens = x.count / channels, .channels = channels};
     TRY(output(call, 0, (int64_t[]){(int64_t)padded(turn.tokens), (int64_t)channels}, 2, &y));
@@ -110,10 +111,12 @@ static OrtStatus *untile(const void *kernel, const Call *call) {
     (void)kernel;
     Tensor x, like, y;
     TRY(input(call, 1, &like));
-    if (!like.rank || !like.dims[like.rank - 1]) return wrong(call->api, call->name, "like as float[..., channels]");
+    if (!like.rank || !like.dims[like.rank - 1])
+        return wrong(call->api, call->name, "like as float[..., channels], found %s", axes(&like).text);
     TRY(tiled_input(call, 0, 0, &x));
     Turn turn = {.tiles = x.data, .tokens = like.count / (size_t)like.dims[like.rank - 1], .channels = (size_t)x.dims[1]};
-    if ((size_t)x.dims[0] != padded(turn.tokens)) return wrong(call->api, call->name, "as many tokens in x as in like");
+    if ((size_t)x.dims[0] != padded(turn.tokens))
+        return wrong(call->api, call->name, "as many tokens in x as in like, found %s and %s", axes(&x).text, axes(&like).text);
     like.dims[like.rank - 1] = x.dims[1];
     TRY(output(call, 0, like.dims, like.rank, &y));
     turn.rows = y.data;
@@ -184,12 +187,15 @@ static OrtStatus *linear_create(void *kernel, const OrtKernelInfo *info) {
     int fits = index.count == words.count && bias.count == outputs && outputs && outputs <= UINT16_MAX;
     fits = fits && (size_t)counts.dims[0] == blocks && (size_t)counts.dims[1] == outputs;
     fits = fits && (size_t)rows.dims[0] == blocks && (size_t)rows.dims[1] == outputs;
-    if (!fits) return wrong(k->api, k->operator->name, "words, index, counts, rows, scale and bias of one weight, [%s]",
-                            "words], [words], [blocks, N], [blocks, N], [N], [N");
+    if (!fits) {
+        return wrong(k->api, k->operator->name, "words, index, counts, rows, scale and bias of one weight of %lld inputs, "
+                     "[words], [words], [%zu, N], [%zu, N], [N], [N], found %s, %s, %s, %s, %s, %s", (long long)inputs, blocks, blocks,
+                     axes(&words).text, axes(&index).text, axes(&counts).text, axes(&rows).text, axes(&scale).text, axes(&bias).text);
+    }
     linear->sparse = (Sparse){.words = words.data, .index = index.data, .counts = counts.data, .rows = rows.data};
     switch (sparse_complete(&linear->sparse, outputs, (size_t)inputs, words.count)) {
         case SPARSE_NO_MEMORY: return no_memory(k->api);
-        case SPARSE_DAMAGED: return wrong(k->api, k->operator->name, "words that lie inside of the weight");
+        case SPARSE_DAMAGED: return wrong(k->api, k->operator->name, "words that lie inside of the weight, found others");
         default: break;
     }
     linear->affine = (Affine){scale.data, bias.data, linear->sparse.sums, (int32_t)zero_point, (Activation)activation};
@@ -270,7 +276,8 @@ static OrtStatus *normalize_create(void *kernel, const OrtKernelInfo *info) {
     Tensor gain, bias;
     TRY(constant(k, info, 2, 1, &gain));
     TRY(constant(k, info, 3, 1, &bias));
-    if (!gain.count || gain.count != bias.count) return wrong(k->api, k->operator->name, "gain and bias of the same channels");
+    if (!gain.count || gain.count != bias.count)
+        return wrong(k->api, k->operator->name, "gain and bias of the same channels, found %zu and %zu", gain.count, bias.count);
     normalize->channels = gain.count, normalize->gain = gain.data, normalize->bias = bias.data;
     TRY(number(k, info, "epsilon", 0, &normalize->epsilon));
     return grid(k, info, &normalize->grid);
@@ -297,7 +304,8 @@ static OrtStatus *normalize_compute(const void *kernel, const Call *call) {
     Tensor a, b, y, q;
     TRY(tiled_input(call, 0, normalize->channels, &a));
     TRY(tiled_input(call, 1, normalize->channels, &b));
-    if (b.data && b.dims[0] != a.dims[0]) return wrong(call->api, call->name, "as many tokens in a as in b");
+    if (b.data && b.dims[0] != a.dims[0])
+        return wrong(call->api, call->name, "as many tokens in a as in b, found %s and %s", axes(&a).text, axes(&b).text);
     TRY(output(call, 0, a.dims, 2, &y));
     TRY(output(call, 1, (int64_t[]){a.dims[0], (int64_t)fours(normalize->channels)}, 2, &q));
     NormalizeWork work = {normalize, a.data, b.data, y.data, q.data, (size_t)a.dims[0]};
@@ -418,15 +426,18 @@ static OrtStatus *attention_compute(const void *kernel, const Call *call) {
     TRY(input(call, 1, &like));
     TRY(input(call, 2, &mask));
     size_t channels = (size_t)x.dims[1] / 3;
-    if ((size_t)x.dims[1] % (12 * attention->heads)) return wrong(call->api, call->name, "heads of a multiple of 4 channels in x");
-    if (like.rank != 3) return wrong(call->api, call->name, "like as float[texts, length, channels]");
+    if ((size_t)x.dims[1] % (12 * attention->heads))
+        return wrong(call->api, call->name, "3 x %zu heads of a multiple of 4 channels in x, found %s", attention->heads, axes(&x).text);
+    if (like.rank != 3) return wrong(call->api, call->name, "like as float[texts, length, channels], found %s", axes(&like).text);
     AttentionWork w = {.attention = attention, .x = x.data, .mask = mask.data, .padded = (size_t)x.dims[0], .channels = channels,
                        .texts = (size_t)like.dims[0], .length = (size_t)like.dims[1]};
-    if (w.padded != padded(w.texts * w.length)) return wrong(call->api, call->name, "as many tokens in x as in like");
+    if (w.padded != padded(w.texts * w.length))
+        return wrong(call->api, call->name, "as many tokens in x as in like, found %s and %s", axes(&x).text, axes(&like).text);
     if (mask.data) {
         int fits = mask.rank == 4 && mask.dims[1] == 1 && mask.dims[2] == 1 && mask.dims[3] == like.dims[1];
         if (!fits || (mask.dims[0] != like.dims[0] && mask.dims[0] != 1))
-            return wrong(call->api, call->name, "mask as float[texts, 1, 1, length]");
+            return wrong(call->api, call->name, "mask as float[texts, 1, 1, length], found %s for texts of %s", axes(&mask).text,
+                         axes(&like).text);
         w.mask_step = mask.dims[0] == 1 ? 0 : w.length;
     }
     TRY(output(call, 0, (int64_t[]){x.dims[0], (int64_t)channels}, 2, &y));

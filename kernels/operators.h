@@ -22,6 +22,13 @@ typedef struct {
     void *data;
 } Tensor;
 
+/* A few words for an error. */
+typedef struct {
+    char text[192];
+} Text;
+
+Text axes(const Tensor *tensor); /* "[3, 16, 8]" */
+
 /* The one call of a kernel that is running. */
 typedef struct {
     const OrtApi *api;
@@ -44,8 +51,8 @@ typedef struct {
     const Operator *operator;
 } Kernel;
 
-/* "pruneonce.NAME: expected ..., found ...". */
-OrtStatus *wrong(const OrtApi *api, const char *name, const char *expected, ...);
+/* "pruneonce.NAME: expected ..., found ...": both are `said`, a format. */
+OrtStatus *wrong(const OrtApi *api, const char *name, const char *said, ...);
 OrtStatus *no_memory(const OrtApi *api);
 
 OrtStatus *integer(const Kernel *kernel, const OrtKernelInfo *info, const char *name, int64_t least, int64_t most, int64_t *out);

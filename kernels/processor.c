@@ -1,6 +1,7 @@
 #define _GNU_SOURCE /* syscall */
 #include "processor.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #ifdef __x86_64__
@@ -48,6 +49,12 @@ const Path *path_named(const char *name) {
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (!strcmp(paths[i]->name, name)) return has(name) ? paths[i] : NULL;
     return NULL;
+}
+
+void path_names(char *out, size_t size) {
+    int used = 0;
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+        if (has(paths[i]->name)) used += snprintf(out + used, size - (size_t)used, "%s%s", used ? ", " : "", paths[i]->name);
 }
 
 const Path *fastest_path(void) {

@@ -1,9 +1,11 @@
 /* The sparse form of a weight, int8[outputs, inputs], and its products with uint8 activations.
  *
  * Four consecutive inputs of one output are a group; a group is one 32-bit word, and a word of four zeros is not stored. One
- * stored word meets all tokens of a tile. A word may also be stored in parts, as two words of the same group. Inputs are cut into blocks of BLOCK groups, so that the activations of a block
- * stay in the first-level cache. Outputs are cut into chunks of CHUNK. In a chunk, outputs with more words come first: a
- * processor foresees the end of a loop that is as long as the one before.
+ * stored word meets all tokens of a tile. A word may also be stored in parts, as two words of the same group.
+ *
+ * Inputs are cut into blocks of BLOCK groups, so that the activations of a block stay in the first-level cache. Outputs are cut
+ * into chunks of CHUNK. In a chunk, outputs with more words come first: a processor foresees the end of a loop that is as long as
+ * the one before.
  */
 #ifndef PRUNEONCE_SPARSE_H
 #define PRUNEONCE_SPARSE_H

@@ -26,7 +26,7 @@ columns:
     zeros     share of the weights that are zero
     words     share of the words that the sparse kernel stores; a word is four neighbouring inputs of one output
     kernel    sparse, or stock: ONNX Runtime's own
-    why       the costs of one token in cycles of one thread, or another reason
+    why       the costs of one token in cycles of all threads, or another reason
 
 """
 EXECUTION = """\
@@ -72,9 +72,16 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("file", type=Path, help="an ONNX file, or a packed one")
         command.add_argument("--execution", choices=executions, default="auto", help="default: %(default)s")
+        command.add_argument("--threads", type=_threads, default=0, help="of the session; default: one for each core")
         command.set_defaults(run=run)
     commands.choices["accelerate"].add_argument("out", type=Path, help="the ONNX file to write")
     return parser
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number of threads, or 0 for one a core, found {text!r}")
+    return int(text)
 
 
 # The libraries are imported where they are used: a project's command needs neither numpy nor ONNX Runtime.
@@ -92,14 +99,15 @@ def _convert(args: argparse.Namespace) -> str:
 def _inspect(args: argparse.Namespace) -> str:
     from pruneonce.deployment import overview, unpacking
 
-    return "\n".join(overview.lines(unpacking.model(args.file), args.file, execution=args.execution))
+    lines = overview.lines(unpacking.model(args.file), args.file, execution=args.execution, threads=args.threads)
+    return "\n".join(lines)
 
 
 def _accelerate(args: argparse.Namespace) -> str:
     """Write a file for programs that register the library themselves. Raises PackError if no matrix runs by the kernels."""
     from pruneonce.deployment import execution, safe_files, unpacking
 
-    made = execution.accelerated(unpacking.model(args.file), args.execution)
+    made = execution.accelerated(unpacking.model(args.file), execution=args.execution, threads=args.threads)
     if made is None:
         raise PackError(
             f"expected int8 matrices for the sparse kernels in {args.file}, found none that they run faster here. See why: "

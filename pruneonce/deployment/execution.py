@@ -2,7 +2,7 @@
 
     stock    ONNX Runtime's own operators alone
     sparse   the sparse kernel for every matrix
-    auto     the faster one for each matrix, by a cost model that was measured (`COSTS`)
+    auto     the faster one for each matrix, by a cost model that was measured (costs.py)
 
 Needs onnxruntime, onnx-ir and numpy, no torch.
 """
@@ -20,40 +20,14 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from pruneonce.deployment import rewriting, runtime
+from pruneonce.deployment import accelerate, costs, runtime
+from pruneonce.deployment.linears import Linear, linears
 from pruneonce.deployment.sparse_form import narrow_form, sparse_form, stored_share
 from pruneonce.errors import KernelsError, PackError
 
 EXECUTIONS = ("auto", "stock", "sparse")
 LIBRARY = Path(__file__).with_name("kernels.so")
 log = logging.getLogger("pruneonce")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Cycles of one thread for one token. The sparse kernel: `word` for each 16th of a stored word, which is four weights.
-
-    ONNX Runtime: 1 / `products` for each weight, and `activation` for each input and output, in what the sparse
-    kernel's neighbours do in the same pass: to quantize, to transpose, to normalize.
-    most_stored: the largest share of stored words at which the sparse kernel kept up at every measured shape. With few
-    tokens it reads more bytes than ONNX Runtime where more words are stored.
-    """
-
-    word: float
-    products: float
-    activation: float
-    most_stored: float
-
-
-# By the processor, as kernels/processor.c names it. Measured by benchmarks/sparse.py on an Intel Xeon with AMX (Sapphire
-# Rapids), from which the newer instructions were hidden one after the other. On a processor without any of them ONNX Runtime
-# runs all.
-COSTS = {
-    "avx2": Cost(word=2.2, products=30, activation=0.6, most_stored=0.6),
-    "avxvnni": Cost(word=1.45, products=62, activation=1.4, most_stored=0.6),
-    "avx512vnni": Cost(word=1.25, products=74, activation=1.5, most_stored=0.6),
-    "avx512vnni amx": Cost(word=1.25, products=206, activation=1.5, most_stored=0.6),
-}
 
 
 @dataclass(frozen=True)
@@ -87,57 +61,50 @@ def _library_says(path: str) -> str | None:
     return library.pruneonce_processor().decode()
 
 
-def plan(linears: Iterable[rewriting.Linear], execution: str, processor: str | None) -> list[Matrix]:
-    """How each linear runs. execution: of EXECUTIONS. Raises KernelsError for "sparse" without the library."""
+def plan(found: Iterable[Linear], *, execution: str, threads: int, processor: str | None) -> list[Matrix]:
+    """How each linear runs. execution: of EXECUTIONS. threads: 0 for one a core.
+
+    Raises KernelsError for "sparse" without the library.
+    """
     if execution not in EXECUTIONS:
         raise KernelsError(f"expected an execution of {', '.join(EXECUTIONS)}, found {execution!r}.")
     if execution == "sparse" and processor is None:
         raise KernelsError(f"expected the library of the sparse kernels at {LIBRARY}, found none. {BUILD}")
-    return [_matrix(linear, execution, processor) for linear in linears]
+    found = list(found)
+    sizes = [costs.Size(len(linear.weight), linear.weight.shape[1], stored_share(linear.weight)) for linear in found]
+    if execution != "auto":
+        chosen = [(execution, "as asked for")] * len(found)
+    elif processor in costs.COSTS:
+        chosen = costs.faster(sizes, processor=processor, threads=threads)
+    else:
+        missing = f"no cost was measured on a processor of the kind {processor}"
+        chosen = [("stock", missing if processor else "the library of the sparse kernels is not there")] * len(found)
+    return [
+        Matrix(linear.name, size.outputs, size.inputs, float((linear.weight == 0).mean()), size.stored, kernel, why)
+        for linear, size, (kernel, why) in zip(found, sizes, chosen, strict=True)
+    ]
 
 
 BUILD = "Build it: `python -m kernels.build` in a clone, or `pip install .` with a C compiler."
 
 
-def _matrix(linear: rewriting.Linear, execution: str, processor: str | None) -> Matrix:
-    weight = linear.weight
-    outputs, inputs = weight.shape
-    zeros, stored = float((weight == 0).mean()), stored_share(weight)
-    kernel, why = execution, "as asked for"
-    if execution == "auto":
-        kernel, why = _faster(outputs, inputs, stored, processor)
-    return Matrix(linear.name, outputs, inputs, zeros, stored, kernel, why)
-
-
-def _faster(outputs: int, inputs: int, stored: float, processor: str | None) -> tuple[str, str]:
-    if processor is None:
-        return "stock", "the library of the sparse kernels is not there"
-    cost = COSTS.get(processor)
-    if cost is None:
-        return "stock", f"no cost was measured on a processor of the kind {processor}"
-    if stored > cost.most_stored:
-        return "stock", f"more than {cost.most_stored:.0%} of its words are stored"
-    sparse = cost.word * stored * outputs * inputs / 64
-    stock = outputs * inputs / cost.products + cost.activation * (outputs + inputs)
-    return ("sparse" if sparse < stock else "stock"), f"{sparse:,.0f} cycles, stock {stock:,.0f}"
-
-
-def matrices(model: Path | bytes, execution: str) -> list[Matrix]:
+def matrices(model: Path | bytes, *, execution: str, threads: int) -> list[Matrix]:
     """How each int8 matrix of a model would run on this processor. Raises PackError if the model cannot be read."""
-    return plan(rewriting.linears(_read(model).graph), execution, processor())
+    return plan(linears(_read(model).graph), execution=execution, threads=threads, processor=processor())
 
 
-def accelerated(model: Path | bytes, execution: str) -> bytes | None:
+def accelerated(model: Path | bytes, *, execution: str, threads: int) -> bytes | None:
     """The model with the kernels' operators, as a file's bytes; None if ONNX Runtime runs all of it.
 
     Raises PackError if the model cannot be read.
     """
     read = _read(model)
-    linears = list(rewriting.linears(read.graph))
-    chosen = {matrix.name for matrix in plan(linears, execution, processor()) if matrix.kernel == "sparse"}
+    found = list(linears(read.graph))
+    planned = plan(found, execution=execution, threads=threads, processor=processor())
+    chosen = [linear for linear, matrix in zip(found, planned, strict=True) if matrix.kernel == "sparse"]
     if not chosen:
         return None
-    rewriting.rewrite(read, chosen=chosen, form=narrow_form if processor() == "avx2" else sparse_form)
+    accelerate.rewrite(read, chosen, form=narrow_form if processor() == "avx2" else sparse_form)
     return ir.to_proto(read).SerializeToString()
 
 
@@ -152,13 +119,14 @@ def session(model: Path | bytes, *, threads: int, execution: str, **options: Any
     if execution == "auto" and processor() is None:
         log.warning(f"The library of the sparse kernels is not at {LIBRARY}: zeros save no time. {BUILD}")
         return runtime.session(model, threads=threads, **options)
-    running = runtime.session(accelerated(model, execution) or model, threads=threads, operators=LIBRARY, **options)
+    made = accelerated(model, execution=execution, threads=threads)
+    running = runtime.session(made or model, threads=threads, operators=LIBRARY, **options)
     _give_back_memory()
     return running
 
 
 def _give_back_memory() -> None:
-    """What the rewriting took: the nodes of a graph refer to each other, and glibc keeps what is freed."""
+    """What reading the graph took: its nodes refer to each other, and glibc keeps what is freed."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
     if trim is not None:

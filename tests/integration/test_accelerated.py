@@ -47,7 +47,7 @@ const OrtApiBase *OrtGetApiBase(void);
 @pytest.fixture
 def shipped(int8_onnx, tmp_path) -> Path:
     """A folder with the library and a file for it."""
-    made = execution.accelerated(int8_onnx.path, "sparse")
+    made = execution.accelerated(int8_onnx.path, execution="sparse", threads=1)
     (tmp_path / "accelerated.onnx").write_bytes(made)
     shutil.copy(execution.LIBRARY, tmp_path)
     return tmp_path

@@ -188,7 +188,10 @@ def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs)
         stock, sparse = (runtime.logits(session, batch) for session in sessions)
         # A number in the middle of two grid points goes to the other one: that moves a logit by a small part of it.
         np.testing.assert_allclose(sparse, stock, rtol=0, atol=0.02 * np.abs(stock).max())
-    nodes = Counter(node.op_type for node in onnx.load_model_from_string(execution.accelerated(path, "sparse")).graph.node)
+    nodes = Counter(
+        node.op_type
+        for node in onnx.load_model_from_string(execution.accelerated(path, execution="sparse", threads=1)).graph.node
+    )
     layers = SIZES["num_hidden_layers"]
     products = {"albert": 2 * 6, "deberta-v2": 2 * 6 + 4}.get(name, len(expected(name)))  # one group; tables of positions
     assert nodes["SparseLinear"] == products - 2 * nodes["Attention"], "queries, keys and values are one product"

@@ -77,9 +77,7 @@ def test_every_slot_is_called(spy):
     assert spy.called == set(declared()) - {0}
     made = models.model([node("Tile", ["x"], ["y"])], {"x": FLOAT}, {"y": FLOAT})
     session = models.session(made, spy.file)
-    with pytest.raises(
-        Exception, match=r"pruneonce\.Tile: expected x as float\[\.\.\., channels\], found something else\. .+\."
-    ):
+    with pytest.raises(Exception, match=r"pruneonce\.Tile: expected x as float\[\.\.\., channels\], found \[\]\. .+\."):
         session.run(None, {"x": np.array(1, np.float32)})
     assert spy.called == set(declared())
 

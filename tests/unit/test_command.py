@@ -115,6 +115,8 @@ def test_help_lists_both_kinds_of_commands(call, empty):
         ["pack", "a", "b", "c"],
         ["inspect", "a", "b"],
         ["inspect", "a", "--execution", "fast"],
+        ["inspect", "a", "--threads", "-1"],
+        ["accelerate", "a", "b", "--threads", "two"],
         ["accelerate", "a"],
         ["accelerate", "a", "b", "--execution", "stock"],
     ],
@@ -208,10 +210,10 @@ def files(int8_onnx, dense_onnx, empty) -> Path:
 @pytest.mark.parametrize("file", ["int8.onnx", "int8.packed"])
 @pytest.mark.parametrize("how", ["auto", "stock", "sparse"])
 def test_inspect_prints_every_matrix(call, files, file, how):
-    code, said, errors = call("inspect", file, "--execution", how)
-    matrices = execution.matrices(files / "int8.onnx", how)
+    code, said, errors = call("inspect", file, "--execution", how, "--threads", "2")
+    matrices = execution.matrices(files / "int8.onnx", execution=how, threads=2)
     assert (code, errors) == (0, "")
-    assert said.splitlines() == list(overview.lines(files / "int8.onnx", Path(file), execution=how))
+    assert said.splitlines() == list(overview.lines(files / "int8.onnx", Path(file), execution=how, threads=2))
     assert len(said.splitlines()) == len(matrices) + 3 == 15
     assert how == "auto" or said.endswith(f"\n12 matrices: 12 {how}, as asked for\n")
 

@@ -8,7 +8,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from pruneonce.deployment import execution, rewriting
+from pruneonce.deployment import execution
+from pruneonce.deployment.linears import linears
 from pruneonce.errors import KernelsError, PackError
 
 TOKENS, INPUTS, OUTPUTS = 5, 64, 96
@@ -44,10 +45,15 @@ def linear_model(density: float, *, outputs: int = OUTPUTS, inputs: int = INPUTS
     return model.SerializeToString()
 
 
-def kernel(density: float, processor: str | None, **sizes: int) -> tuple[str, str]:
+def planned(model: bytes, *, how: str = "auto", processor: str | None = "avx2") -> execution.Matrix:
+    found = linears(execution._read(model).graph)
+    (matrix,) = execution.plan(found, execution=how, threads=1, processor=processor)
+    return matrix
+
+
+def kernel(density: float, processor: str | None) -> tuple[str, str]:
     """(kernel, why) of the one matrix."""
-    graph = execution._read(linear_model(density, **sizes)).graph
-    (matrix,) = execution.plan(rewriting.linears(graph), "auto", processor)
+    matrix = planned(linear_model(density), processor=processor)
     return matrix.kernel, matrix.why
 
 
@@ -62,24 +68,18 @@ def test_the_one_linear_gives_the_same_numbers():
 
 
 def test_the_output_keeps_its_name():
-    model = onnx.load_model_from_string(execution.accelerated(linear_model(0.15), "sparse"))
+    model = onnx.load_model_from_string(execution.accelerated(linear_model(0.15), execution="sparse", threads=1))
     assert [node.op_type for node in model.graph.node] == ["Tile", "Quantize", "SparseLinear", "Untile"]
     assert [output.name for output in model.graph.output] == ["y"]
     assert "weight" not in [tensor.name for tensor in model.graph.initializer], "its sparse form takes its place"
 
 
-def test_few_words_run_sparse_and_many_do_not():
-    for processor in execution.COSTS:
-        assert kernel(0.03, processor)[0] == "sparse"
-        assert kernel(1.0, processor)[0] == "stock"
-    assert kernel(1.0, "avx512vnni")[1] == "more than 60% of its words are stored"
-
-
-def test_the_choice_depends_on_the_processor():
-    """Where ONNX Runtime multiplies faster, a matrix has to be sparser; its rate weighs more in a large matrix."""
-    sizes = {"outputs": 768, "inputs": 768}
-    kernels = {name: kernel(0.15, name, **sizes)[0] for name in execution.COSTS}
-    assert kernels == {"avx2": "sparse", "avxvnni": "sparse", "avx512vnni": "sparse", "avx512vnni amx": "stock"}
+def test_auto_chooses_by_the_costs_of_this_processor():
+    """tests/unit/test_costs.py has the choice itself."""
+    few = planned(linear_model(0.03, outputs=768, inputs=768))
+    assert (few.kernel, few.why.split()[1:]) == ("sparse", ["cycles,", "stock", "20,582"])
+    many = planned(linear_model(1.0))
+    assert (many.kernel, many.why) == ("stock", "more than 60% of its words are stored")
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,8 @@ def test_elsewhere_onnx_runtime_runs_all(processor, why):
 
 
 def test_what_is_asked_for_is_taken():
-    graph = execution._read(linear_model(1.0)).graph
     for name in ("stock", "sparse"):
-        (matrix,) = execution.plan(rewriting.linears(graph), name, "avx2")
+        matrix = planned(linear_model(1.0), how=name)
         assert (matrix.kernel, matrix.why) == (name, "as asked for")
     assert (matrix.outputs, matrix.inputs) == (OUTPUTS, INPUTS)
 
@@ -131,7 +130,10 @@ def test_what_is_no_model_is_refused():
 
 def test_a_path_that_this_processor_does_not_run_is_refused(monkeypatch):
     monkeypatch.setenv("PRUNEONCE_PATH", "mmx")
-    with pytest.raises(KernelsError, match="PRUNEONCE_PATH: expected a path that this processor runs"):
+    with pytest.raises(
+        KernelsError,
+        match=r"PRUNEONCE_PATH: expected a path that this processor runs \(.*portable\), found 'mmx'\. Unset it, and",
+    ):
         execution.session(linear_model(0.1), threads=1, execution="sparse")
 
 
@@ -162,7 +164,7 @@ def other_scale(graph: onnx.GraphProto, value: float) -> None:
 )
 def test_a_linear_that_the_kernel_would_compute_otherwise_is_left_to_onnx_runtime(change, kernel):
     model = changed(change)
-    assert (execution.accelerated(model, "sparse") is None) == (kernel == "stock")
+    assert (execution.accelerated(model, execution="sparse", threads=1) is None) == (kernel == "stock")
     x = np.random.default_rng(1).standard_normal((TOKENS, INPUTS)).astype(np.float32)
     stock, sparse = (
         execution.session(model, threads=1, execution=name).run(None, {"x": x})[0] for name in ("stock", "sparse")
@@ -177,6 +179,6 @@ def test_attention_over_another_axis_than_the_keys_is_left_to_onnx_runtime(int8_
         for node in softmaxes:
             del node.attribute[:]
             node.attribute.append(helper.make_attribute("axis", axis))
-        made = onnx.load_model_from_string(execution.accelerated(model.SerializeToString(), "sparse"))
+        made = onnx.load_model_from_string(execution.accelerated(model.SerializeToString(), execution="sparse", threads=1))
         assert [node.op_type for node in made.graph.node].count("Attention") == found
     assert softmaxes

@@ -21,22 +21,22 @@ def printed(monkeypatch):
     monkeypatch.setattr(execution, "processor", lambda: "avx2")
 
     def lines(*matrices: Matrix) -> list[str]:
-        monkeypatch.setattr(execution, "matrices", lambda model, how: list(matrices))
-        return list(overview.lines(b"", Path("int8.packed"), execution="auto"))
+        monkeypatch.setattr(execution, "matrices", lambda model, **how: list(matrices))
+        return list(overview.lines(b"", Path("int8.packed"), execution="auto", threads=2))
 
     return lines
 
 
 def test_each_matrix_has_a_line_of_less_than_100_columns(printed):
     first, *table, last = printed(*MATRICES)
-    assert first == f"processor: avx2; library: {execution.LIBRARY}"
+    assert first == f"processor: avx2, 2 threads; library: {execution.LIBRARY}"
     assert table == [
         "matrix                                       size  zeros   words  kernel  why",
         "a                                             8x4  50.0%  100.0%  stock   12 cycles, stock 9",
         "encoder.layer.11.attention.output.dense  3072x768  90.0%   34.4%  sparse  15,847 cycles, stock 17,213",
         "b                                             8x4  99.9%    1.0%  sparse  1 cycles, stock 9",
     ]
-    assert last == "3 matrices: 2 sparse, 1 stock; cycles are those of one thread for one token"
+    assert last == "3 matrices: 2 sparse, 1 stock; cycles are those of all threads for one token"
     assert max(map(len, table)) <= 101
 
 

@@ -1,22 +1,18 @@
-"""Rewrite an int8 graph for the sparse kernels: plain ONNX in, nodes of the domain "pruneonce" out. kernels/operators.c.
+"""The quantized linears of an int8 graph, and what around them the sparse kernels compute as well.
 
-A linear is QuantizeLinear, DequantizeLinear and MatMul with an int8 initializer. Chosen ones become SparseLinear. Their
-activations stay in the kernels' layout, in tiles: so what lies between two of them is rewritten as well, where it has one of
-these forms. A bias, a GELU or ReLU, the sum of a residual and layer normalization, multi-head attention. Elsewhere Tile and
-Untile convert.
+A linear is QuantizeLinear, DequantizeLinear and MatMul with an int8 initializer. Around it there may be a bias, a GELU or
+ReLU, layer normalization of its sum with a residual, and multi-head attention.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from pruneonce.deployment.sparse_form import MOST_INPUTS, MOST_OUTPUTS, SparseForm
+from pruneonce.deployment.sparse_form import MOST_INPUTS, MOST_OUTPUTS
 
-DOMAIN = "pruneonce"
 ACTIVATIONS = {"": 0, "Relu": 1, "Gelu none": 2, "Gelu tanh": 3}  # kernels/path.h
 
 
@@ -117,43 +113,16 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
         )
 
 
-def rewrite(model: ir.Model, *, chosen: Collection[str], form: Callable[[np.ndarray], SparseForm]) -> None:
-    """Rewrite the linears of these names, and what lies between them, in place.
+class Matches:
+    """What the kernels' operators compute of a graph, if these linears are chosen.
 
-    form: int8[out, in] -> its sparse form.
+    linears, attentions: by the value that each one computes.
     """
-    _Rewriting(model.graph, chosen, form).run()
-    model.opset_imports[DOMAIN] = 1
-    model.graph.sort()  # first: unused nodes are found from the end
-    RemoveUnusedNodesPass()(model)
 
-
-class _Rewriting:
-    def __init__(self, graph: ir.Graph, chosen: Collection[str], form: Callable[[np.ndarray], SparseForm]):
-        self.graph, self.form = graph, form
-        found = [self._with_bias(linear) for linear in linears(graph) if linear.name in chosen]
-        self.linears = {linear.out: linear for linear in found}
+    def __init__(self, graph: ir.Graph, chosen: Iterable[Linear]):
+        self.linears = {linear.out: linear for linear in map(self._with_bias, chosen)}
         matched = [self._attention(node) for node in graph if node.op_type == "Softmax"]
         self.attentions = {attention.out: attention for attention in matched if attention}
-        self.tiles: dict[ir.Value, ir.Value] = {}  # value -> the same in tiles
-        self.like: dict[ir.Value, ir.Value] = {}  # in tiles -> a value whose leading axes are the tokens
-        self.forms: dict[tuple[ir.Value, ...], list[ir.Value]] = {}
-        self.words: dict[tuple[ir.Value, float, int], ir.Value] = {}  # (in tiles, scale, zero point) -> uint8 in tiles
-
-    def run(self) -> None:
-        inside = {part.out for attention in self.attentions.values() for part in attention.parts}
-        for value in [output for node in self.graph for output in node.outputs]:
-            if value not in inside and not self._absorbed(value) and self._in_tiles(value):
-                self.tiled(value)
-        for value, tiles in self.tiles.items():
-            if tiles.producer().op_type != "Tile":  # type: ignore[union-attr]
-                plain = self._node("Untile", [tiles, self.like[tiles]], [ir.DataType.FLOAT]).outputs[0]
-                plain.shape, plain.type = value.shape, value.type
-                if value.is_graph_output():  # whose name is part of the model
-                    value.name, plain.name = f"{value.name}.before", value.name
-                value.replace_all_uses_with(plain, replace_graph_outputs=True)
-
-    # ---- what is found ----
 
     def _with_bias(self, linear: Linear) -> Linear:
         """The linear with its bias, where an Add or a Sum adds one."""
@@ -165,7 +134,7 @@ class _Rewriting:
             return linear
         return replace(linear, bias=array(other), out=node.outputs[0])
 
-    def _activation(self, value: ir.Value) -> tuple[Linear, int] | None:
+    def activation(self, value: ir.Value) -> tuple[Linear, int] | None:
         """The linear and the code of its activation, where the value is that of a linear."""
         node = _producer(value, "Gelu", "Relu")
         if node is None or node.inputs[0] not in self.linears or _only_reader(node.inputs[0]) is None:
@@ -173,7 +142,7 @@ class _Rewriting:
         kind = node.op_type if node.op_type == "Relu" else f"Gelu {node.attributes.get_string('approximate', 'none')}"
         return self.linears[node.inputs[0]], ACTIVATIONS[kind]
 
-    def _terms(self, value: ir.Value) -> tuple[Linear, ir.Value | None] | None:
+    def terms(self, value: ir.Value) -> tuple[Linear, ir.Value | None] | None:
         """(linear with its bias, residual) where the value normalizes their sum."""
         node = _producer(value, "LayerNormalization")
         axis = node.attributes.get_int("axis", -1) if node else 0
@@ -250,112 +219,15 @@ class _Rewriting:
         shape = mask.shape if mask is not None else None
         return mask is None or (shape is not None and len(shape) == 4 and shape[1] == shape[2] == 1)
 
-    def _in_tiles(self, value: ir.Value) -> bool:
+    def is_computed(self, value: ir.Value) -> bool:
         """Whether the value is computed in tiles."""
-        return bool(value in self.linears or value in self.attentions or self._activation(value) or self._terms(value))
+        return bool(value in self.linears or value in self.attentions or self.activation(value) or self.terms(value))
 
-    def _absorbed(self, value: ir.Value) -> bool:
+    def is_absorbed(self, value: ir.Value) -> bool:
         """Whether the value of a linear is computed inside of what reads it."""
         node = _only_reader(value) if value in self.linears else None
         if node is None:
             return False
         if node.op_type in ("Sum", "Add"):
             node = _only_reader(node.outputs[0])
-        return node is not None and bool(self._activation(node.outputs[0]) or self._terms(node.outputs[0]))
-
-    # ---- what is made ----
-
-    def tiled(self, value: ir.Value) -> ir.Value:
-        """The value in tiles; memoized."""
-        if value not in self.tiles:
-            self.tiles[value] = self._tiled(value)
-        return self.tiles[value]
-
-    def _tiled(self, value: ir.Value) -> ir.Value:
-        if attention := self.attentions.get(value):
-            return self._attend(attention)
-        if terms := self._terms(value):
-            return self._normalize(value, *terms)
-        if activated := self._activation(value):
-            return self._multiply([activated[0]], activation=activated[1])
-        if linear := self.linears.get(value):
-            return self._multiply([linear])
-        made = self._node("Tile", [value], [ir.DataType.FLOAT]).outputs[0]
-        self.like[made] = value
-        return made
-
-    def quantized(self, value: ir.Value, scale: float, zero_point: int) -> ir.Value:
-        """The value in tiles, on a grid of uint8: another output of what computes it, if that has none yet."""
-        tiles = self.tiled(value)
-        key = (tiles, scale, zero_point)
-        if key not in self.words:
-            node = tiles.producer()
-            assert node is not None
-            if node.op_type in ("SparseLinear", "AddNormalize", "Attention") and node.outputs[1].type is None:
-                words, grid = node.outputs[1], node
-                words.type = ir.TensorType(ir.DataType.UINT8)
-            else:
-                grid = self._node("Quantize", [tiles], [ir.DataType.UINT8])
-                words = grid.outputs[0]
-            _set_grid(grid, scale, zero_point)
-            self.words[key] = words
-        return self.words[key]
-
-    def _multiply(self, parts: list[Linear], activation: int = 0) -> ir.Value:
-        first = parts[0]
-        words = self.quantized(first.source, first.input_scale, first.input_zero_point)
-        constants = [np.concatenate([getattr(part, name) for part in parts]) for name in ("scale", "bias")]
-        inputs = [words, *self._form(parts), *map(self._initializer, constants)]
-        node = self._node("SparseLinear", inputs, [ir.DataType.FLOAT, None])
-        node.attributes.add(ir.AttrInt64("inputs", first.weight.shape[1]))
-        node.attributes.add(ir.AttrInt64("zero_point", first.input_zero_point))
-        node.attributes.add(ir.AttrInt64("activation", activation))
-        _set_grid(node, 1.0, 0)
-        self.like[node.outputs[0]] = self.like[self.tiled(first.source)]
-        return node.outputs[0]
-
-    def _attend(self, attention: Attention) -> ir.Value:
-        tiles = self._multiply(list(attention.parts))
-        inputs = [tiles, self.like[tiles], attention.mask]
-        node = self._node("Attention", inputs, [ir.DataType.FLOAT, None])
-        node.attributes.add(ir.AttrInt64("heads", attention.heads))
-        node.attributes.add(ir.AttrFloat32("scale", attention.scale))
-        _set_grid(node, 1.0, 0)
-        self.like[node.outputs[0]] = self.like[tiles]
-        return node.outputs[0]
-
-    def _normalize(self, value: ir.Value, linear: Linear, residual: ir.Value | None) -> ir.Value:
-        other = self.tiled(residual) if residual is not None else None
-        tiles = self._multiply([linear])
-        layer = value.producer()
-        assert layer is not None
-        node = self._node("AddNormalize", [tiles, other, *layer.inputs[1:3]], [ir.DataType.FLOAT, None])
-        node.attributes.add(ir.AttrFloat32("epsilon", layer.attributes.get_float("epsilon", 1e-5)))
-        _set_grid(node, 1.0, 0)
-        self.like[node.outputs[0]] = self.like[tiles]
-        return node.outputs[0]
-
-    def _form(self, parts: list[Linear]) -> list[ir.Value]:
-        """The arrays of the sparse form of the linears' weights. Layers that share a weight share its form."""
-        key = tuple(part.initializer for part in parts)
-        if key not in self.forms:
-            form = self.form(np.concatenate([part.weight for part in parts]))
-            self.forms[key] = [self._initializer(array) for array in (form.words, form.index, form.counts, form.rows)]
-        return self.forms[key]
-
-    def _node(self, op_type: str, inputs: Sequence[ir.Value | None], types: Sequence[ir.DataType | None]) -> ir.Node:
-        node = ir.Node(DOMAIN, op_type, inputs, num_outputs=len(types))
-        for output, kind in zip(node.outputs, types, strict=True):
-            output.type = ir.TensorType(kind) if kind else None
-        self.graph.append(node)
-        return node
-
-    def _initializer(self, array: np.ndarray) -> ir.Value:
-        name = f"{DOMAIN}.{len(self.graph.initializers)}"  # none is removed meanwhile
-        self.graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
-        return self.graph.initializers[name]
-
-
-def _set_grid(node: ir.Node, scale: float, zero_point: int) -> None:
-    node.attributes["output_scale"] = ir.AttrFloat32("output_scale", scale)
-    node.attributes["output_zero_point"] = ir.AttrInt64("output_zero_point", zero_point)
+        return node is not None and bool(self.activation(node.outputs[0]) or self.terms(node.outputs[0]))

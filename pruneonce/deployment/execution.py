@@ -119,8 +119,10 @@ def session(model: Path | bytes, *, threads: int, execution: str, **options: Any
     if execution == "auto" and processor() is None:
         log.warning(f"The library of the sparse kernels is not at {LIBRARY}: zeros save no time. {BUILD}")
         return runtime.session(model, threads=threads, **options)
-    made = accelerated(model, execution=execution, threads=threads)
-    running = runtime.session(made or model, threads=threads, operators=LIBRARY, **options)
+    # The rewritten model has no name here: it is free before its memory is given back.
+    running = runtime.session(
+        accelerated(model, execution=execution, threads=threads) or model, threads=threads, operators=LIBRARY, **options
+    )
     _give_back_memory()
     return running
 

@@ -6,6 +6,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pruneonce.deployment import memory
+from tests.unit.test_execution import linear_model
 
 BYTES = 64 << 20
 
@@ -34,3 +35,12 @@ def test_the_sparse_kernels_keep_nothing_of_their_rewriting(int8_onnx):
         memory.resident_bytes(int8_onnx.path, inputs, threads=1, execution=name) for name in ("stock", "sparse")
     )
     assert 0 < sparse < stock + 16e6
+
+
+def test_the_rewritten_model_is_given_back(tmp_path):
+    """The session holds the sparse form once; the bytes that it was loaded from are free again."""
+    (tmp_path / "model.onnx").write_bytes(linear_model(0.2, outputs=4096, inputs=6144))
+    inputs = {"x": np.ones((1, 6144), np.float32)}
+    words = 0.59 * 4096 * 6144 / 4
+    found = memory.resident_bytes(tmp_path / "model.onnx", inputs, threads=1, execution="sparse")
+    assert 5 * words < found < 2 * 5 * words

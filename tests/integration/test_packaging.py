@@ -234,9 +234,33 @@ def test_every_import_is_of_a_package_that_is_named(rooms, lists):
     assert {name for name in foreign if names.isdisjoint(map(canonicalize_name, owners[name]))} == set()
 
 
+def lock() -> dict[str, str]:
+    """Version by package, whatever its marker says."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    every = [Requirement(line) for line in lines]
+    return {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in every}
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.11.3", "3.11.99"])
+def test_the_lock_holds_what_its_packages_need_on_every_python_3_11(python):
+    """It was made on one of them; a package may need another one on an older Python."""
+    environment = {"python_version": "3.11", "python_full_version": python, "extra": ""}
+    locked = {canonicalize_name(name) for name in lock()}
+    needed = [Requirement(text) for name in locked for text in needs(name)]
+    wanted = {canonicalize_name(one.name) for one in needed if one.marker is None or one.marker.evaluate(environment)}
+    assert wanted - locked == {"torch", "setuptools"}, "the Makefile chooses torch, which needs setuptools"
+
+
+def needs(name: str) -> list[str]:
+    """The requirements of an installed package; those for another Python are not installed."""
+    try:
+        return metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
 def test_the_lock_holds_what_is_named_within_its_bounds():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    locked = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
+    locked = lock()
     every = [Requirement(text) for names in (PROJECT["dependencies"], *EXTRAS.values()) for text in names]
     assert len(every) >= 40
     # The Makefile chooses torch, which needs setuptools; pruneonce[train] is this project.

@@ -21,7 +21,7 @@ OrtStatus *wrong(const OrtApi *api, const char *name, const char *said, ...) {
 }
 
 OrtStatus *no_memory(const OrtApi *api) {
-    return CALL(api, 0, CreateStatus)(ORT_FAIL, "pruneonce: expected more memory, found none. Use smaller batches.");
+    return CALL(api, 0, CreateStatus)(ORT_FAIL, "pruneonce: expected more memory, found none.");
 }
 
 Text axes(const Tensor *tensor) {
@@ -176,10 +176,12 @@ __attribute__((constructor)) static void fill(void) {
 }
 
 static OrtStatus *no_path(const OrtApi *api, const char *name) {
-    char text[400], names[100];
+    char text[400], names[100], found[80];
     path_names(names, sizeof names);
-    snprintf(text, sizeof text, "PRUNEONCE_PATH: expected a path that this processor runs (%s), found '%.80s'. Unset it, and the "
-             "fastest one is taken.", names, name);
+    snprintf(found, sizeof found, "%s", name);
+    for (char *c = found; *c; c++) *c = *c >= ' ' && *c <= '~' ? *c : '?'; /* a message is UTF-8, also where this is not */
+    snprintf(text, sizeof text, "PRUNEONCE_PATH: expected a path that this processor runs (%s), found '%s'. Unset it, and the "
+             "fastest one is taken.", names, found);
     return CALL(api, 0, CreateStatus)(ORT_INVALID_ARGUMENT, text);
 }
 

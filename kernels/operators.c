@@ -116,7 +116,7 @@ static OrtStatus *untile(const void *kernel, const Call *call) {
     TRY(tiled_input(call, 0, 0, &x));
     Turn turn = {.tiles = x.data, .tokens = like.count / (size_t)like.dims[like.rank - 1], .channels = (size_t)x.dims[1]};
     if ((size_t)x.dims[0] != padded(turn.tokens))
-        return wrong(call->api, call->name, "as many tokens in x as in like, found %s and %s", axes(&x).text, axes(&like).text);
+        return wrong(call->api, call->name, "as many tokens in x as in like, in sixteens, found %s and %s", axes(&x).text, axes(&like).text);
     like.dims[like.rank - 1] = x.dims[1];
     TRY(output(call, 0, like.dims, like.rank, &y));
     turn.rows = y.data;
@@ -195,7 +195,7 @@ static OrtStatus *linear_create(void *kernel, const OrtKernelInfo *info) {
     linear->sparse = (Sparse){.words = words.data, .index = index.data, .counts = counts.data, .rows = rows.data};
     switch (sparse_complete(&linear->sparse, outputs, (size_t)inputs, words.count)) {
         case SPARSE_NO_MEMORY: return no_memory(k->api);
-        case SPARSE_DAMAGED: return wrong(k->api, k->operator->name, "words that lie inside of the weight, found others");
+        case SPARSE_DAMAGED: return wrong(k->api, k->operator->name, "words, index, counts and rows that fit together, found others");
         default: break;
     }
     linear->affine = (Affine){scale.data, bias.data, linear->sparse.sums, (int32_t)zero_point, (Activation)activation};
@@ -432,7 +432,7 @@ static OrtStatus *attention_compute(const void *kernel, const Call *call) {
     AttentionWork w = {.attention = attention, .x = x.data, .mask = mask.data, .padded = (size_t)x.dims[0], .channels = channels,
                        .texts = (size_t)like.dims[0], .length = (size_t)like.dims[1]};
     if (w.padded != padded(w.texts * w.length))
-        return wrong(call->api, call->name, "as many tokens in x as in like, found %s and %s", axes(&x).text, axes(&like).text);
+        return wrong(call->api, call->name, "as many tokens in x as in like, in sixteens, found %s and %s", axes(&x).text, axes(&like).text);
     if (mask.data) {
         int fits = mask.rank == 4 && mask.dims[1] == 1 && mask.dims[2] == 1 && mask.dims[3] == like.dims[1];
         if (!fits || (mask.dims[0] != like.dims[0] && mask.dims[0] != 1))

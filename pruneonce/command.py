@@ -110,8 +110,8 @@ def _accelerate(args: argparse.Namespace) -> str:
     made = execution.accelerated(unpacking.model(args.file), execution=args.execution, threads=args.threads)
     if made is None:
         raise PackError(
-            f"expected int8 matrices for the sparse kernels in {args.file}, found none that they run faster here. See why: "
-            f"`pruneonce inspect {args.file}`."
+            f"expected int8 matrices for the sparse kernels in {args.file}, found none for which they were chosen. See why: "
+            f"`pruneonce inspect {args.file} --execution {args.execution} --threads {args.threads}`."
         )
     with safe_files.open_file(args.file) as source:
         safe_files.write_whole(args.out, [made], source)

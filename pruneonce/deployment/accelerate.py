@@ -4,6 +4,7 @@ Chosen linears become SparseLinear. Their activations stay in the kernels' layou
 is rewritten as well, where it has a form that `linears` finds. Elsewhere Tile and Untile convert.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -135,7 +136,8 @@ class _Rewriting:
         return node
 
     def _initializer(self, array: np.ndarray) -> ir.Value:
-        name = f"{DOMAIN}.{len(self.graph.initializers)}"  # none is removed meanwhile
+        taken = self.graph.initializers  # of a file that was accelerated in part, some have such names already
+        name = next(name for number in itertools.count(len(self.forms)) if (name := f"{DOMAIN}.{number}") not in taken)
         self.graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
         return self.graph.initializers[name]
 

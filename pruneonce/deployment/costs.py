@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,16 @@ def faster(sizes: Sequence[Size], *, processor: str, threads: int) -> list[tuple
 
     kernel: "sparse" or "stock". processor: of COSTS. threads: 0 for one a core.
     """
-    several = (threads or os.cpu_count() or 1) > 1
+    several = (threads or _cores()) > 1
     cycles = [_cycles(size, COSTS[processor], several) for size in sizes]
     kernels = _cheapest(sizes, cycles) if sizes else []
     return [(kernel, _why(kernel, cost, size)) for kernel, cost, size in zip(kernels, cycles, sizes, strict=True)]
+
+
+def _cores() -> int:
+    """Cores of this machine, each one once, as ONNX Runtime counts them; not their hyperthreads."""
+    siblings = {path.read_text() for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/core_cpus_list")}
+    return len(siblings) or os.cpu_count() or 1
 
 
 def _cycles(size: Size, cost: Cost, several: bool) -> dict[str, float]:
@@ -83,5 +90,5 @@ def _cheapest(sizes: Sequence[Size], cycles: Sequence[dict[str, float]]) -> list
 def _why(kernel: str, cycles: dict[str, float], size: Size) -> str:
     if size.stored > MOST_STORED:
         return f"more than {MOST_STORED:.0%} of its words are stored"
-    beside = "" if kernel == min(cycles, key=cycles.__getitem__) else ", as its neighbours"
-    return f"{cycles['sparse']:,.0f} cycles, stock {cycles['stock']:,.0f}{beside}"
+    more = "" if kernel == min(cycles, key=cycles.__getitem__) else ", less than with conversions"
+    return f"{cycles['sparse']:,.0f} cycles, stock {cycles['stock']:,.0f}{more}"

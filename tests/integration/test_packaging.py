@@ -234,20 +234,24 @@ def test_every_import_is_of_a_package_that_is_named(rooms, lists):
     assert {name for name in foreign if names.isdisjoint(map(canonicalize_name, owners[name]))} == set()
 
 
-def lock() -> dict[str, str]:
-    """Version by package, whatever its marker says."""
+def lock(python: str) -> dict[str, str]:
+    """Version by package, of those that pip takes on this Python."""
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
-    every = [Requirement(line) for line in lines]
+    every = [one for one in map(Requirement, lines) if here(one, python)]
     return {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in every}
+
+
+def here(one: Requirement, python: str) -> bool:
+    environment = {"python_version": "3.11", "python_full_version": python, "extra": ""}
+    return one.marker is None or one.marker.evaluate(environment)
 
 
 @pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.11.3", "3.11.99"])
 def test_the_lock_holds_what_its_packages_need_on_every_python_3_11(python):
     """It was made on one of them; a package may need another one on an older Python."""
-    environment = {"python_version": "3.11", "python_full_version": python, "extra": ""}
-    locked = {canonicalize_name(name) for name in lock()}
+    locked = set(lock(python))
     needed = [Requirement(text) for name in locked for text in needs(name)]
-    wanted = {canonicalize_name(one.name) for one in needed if one.marker is None or one.marker.evaluate(environment)}
+    wanted = {canonicalize_name(one.name) for one in needed if here(one, python)}
     assert wanted - locked == {"torch", "setuptools"}, "the Makefile chooses torch, which needs setuptools"
 
 
@@ -260,7 +264,7 @@ def needs(name: str) -> list[str]:
 
 
 def test_the_lock_holds_what_is_named_within_its_bounds():
-    locked = lock()
+    locked = lock("3.11.7")
     every = [Requirement(text) for names in (PROJECT["dependencies"], *EXTRAS.values()) for text in names]
     assert len(every) >= 40
     # The Makefile chooses torch, which needs setuptools; pruneonce[train] is this project.

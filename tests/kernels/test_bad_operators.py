@@ -113,7 +113,7 @@ BAD_GRIDS = [(attribute(output_scale=value), "output_scale") for value in (0.0, 
 ]
 TILES = r"input 0 in tiles"
 WEIGHT = "words, index, counts, rows, scale and bias of one weight"
-INSIDE = "words that lie inside of the weight"
+INSIDE = "words, index, counts and rows that fit together"
 BAD: dict[str, list[tuple[Callable[[Case], None], str]]] = {
     "Tile": [
         (given("x", np.array(1, np.float32)), r"x as float\[\.\.\., channels\]"),

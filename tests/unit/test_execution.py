@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from pruneonce.deployment import execution
+from pruneonce.deployment import accelerate, execution
 from pruneonce.deployment.linears import linears
+from pruneonce.deployment.sparse_form import sparse_form
 from pruneonce.errors import KernelsError, PackError
 
 TOKENS, INPUTS, OUTPUTS = 5, 64, 96
@@ -128,11 +130,14 @@ def test_what_is_no_model_is_refused():
         execution.session(b"no model", threads=1, execution="sparse")
 
 
-def test_a_path_that_this_processor_does_not_run_is_refused(monkeypatch):
-    monkeypatch.setenv("PRUNEONCE_PATH", "mmx")
+@pytest.mark.parametrize(
+    ("path", "found"), [("mmx", "mmx"), ("", ""), ("a" + 60 * "é", "a" + 78 * r"\?"), ("x" * 500, "x" * 79)]
+)
+def test_a_path_that_this_processor_does_not_run_is_refused(monkeypatch, path, found):
+    monkeypatch.setenv("PRUNEONCE_PATH", path)
     with pytest.raises(
         KernelsError,
-        match=r"PRUNEONCE_PATH: expected a path that this processor runs \(.*portable\), found 'mmx'\. Unset it, and",
+        match=rf"PRUNEONCE_PATH: expected a path that this processor runs \(.*portable\), found '{found}'\. Unset it, and",
     ):
         execution.session(linear_model(0.1), threads=1, execution="sparse")
 
@@ -170,6 +175,21 @@ def test_a_linear_that_the_kernel_would_compute_otherwise_is_left_to_onnx_runtim
         execution.session(model, threads=1, execution=name).run(None, {"x": x})[0] for name in ("stock", "sparse")
     )
     np.testing.assert_allclose(sparse, stock, rtol=1e-6, atol=1e-6)
+
+
+def test_a_file_that_was_accelerated_in_part_can_be_accelerated_further(int8_onnx):
+    """As one that was written for another processor, or for another number of threads."""
+    model = execution._read(int8_onnx.path)
+    accelerate.rewrite(model, list(linears(model.graph))[::2], form=sparse_form)
+    part = ir.to_proto(model).SerializeToString()
+    whole = execution.accelerated(part, execution="sparse", threads=1)
+    feeds = {name: np.full((2, 9), 1) for name in ("input_ids", "attention_mask")}
+    first, stock = (
+        execution.session(of, threads=1, execution=how).run(None, feeds)[0]
+        for of, how in ((part, "sparse"), (int8_onnx.path, "stock"))
+    )
+    assert not list(linears(execution._read(whole).graph))
+    np.testing.assert_allclose(first, stock, atol=0.05 * np.abs(stock).max())
 
 
 def test_attention_over_another_axis_than_the_keys_is_left_to_onnx_runtime(int8_onnx):

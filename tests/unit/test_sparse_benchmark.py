@@ -58,7 +58,7 @@ def test_the_lowest_of_the_grid_is_named():
 
 def test_where_no_matrix_is_sparse_the_grid_is_one_and_opens_no_session(tmp_path, monkeypatch):
     monkeypatch.setattr(sparse.Files, "int8", lambda files, shape, weights: tmp_path / weights)
-    monkeypatch.setattr(execution, "matrices", lambda path, execution: [Namespace(kernel="stock")])
+    monkeypatch.setattr(execution, "matrices", lambda path, **how: [Namespace(kernel="stock")])
     monkeypatch.setattr(execution, "session", None)
     rows = list(sparse.grid(sparse.Files(tmp_path, None), "MiniLM-L6"))
     assert len(rows) == len(infer.GRID)

@@ -45,7 +45,7 @@ def test_no_number_of_threads_is_one_for_each_core(monkeypatch):
 
 
 def test_cores_are_not_hyperthreads():
-    """As psutil counts them, which reads another file."""
+    """As psutil counts them, which the library does not need."""
     assert costs._cores() == psutil.cpu_count(logical=False)
 
 

@@ -48,15 +48,10 @@ def linear_model(density: float, *, outputs: int = OUTPUTS, inputs: int = INPUTS
 
 
 def planned(model: bytes, *, how: str = "auto", processor: str | None = "avx2") -> execution.Matrix:
+    """How the one matrix of the model runs, with one thread."""
     found = linears(execution._read(model).graph)
     (matrix,) = execution.plan(found, execution=how, threads=1, processor=processor)
     return matrix
-
-
-def kernel(density: float, processor: str | None) -> tuple[str, str]:
-    """(kernel, why) of the one matrix."""
-    matrix = planned(linear_model(density), processor=processor)
-    return matrix.kernel, matrix.why
 
 
 def test_the_one_linear_gives_the_same_numbers():
@@ -92,7 +87,8 @@ def test_auto_chooses_by_the_costs_of_this_processor():
     ],
 )
 def test_elsewhere_onnx_runtime_runs_all(processor, why):
-    assert kernel(0.03, processor) == ("stock", why)
+    matrix = planned(linear_model(0.03), processor=processor)
+    assert (matrix.kernel, matrix.why) == ("stock", why)
 
 
 def test_what_is_asked_for_is_taken():

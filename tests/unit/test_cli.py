@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
+from pipeline.commands import plan, register
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
@@ -47,12 +48,12 @@ def test_gpus_are_counted(monkeypatch, capsys, number):
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("8", 8), ("1000000", 1_000_000)])
 def test_what_is_a_count(text, number):
-    assert cli._count(text) == number
+    assert plan._count(text) == number
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1.0), ("1e5", 1e5), ("0.5", 0.5), ("1e12", 1e12)])
 def test_what_is_a_speed(text, number):
-    assert cli._speed(text) == number
+    assert plan._speed(text) == number
 
 
 @pytest.mark.parametrize("name", ["", "a\0b"])
@@ -64,7 +65,7 @@ def test_whatever_the_disk_says_is_one_line(monkeypatch, capsys):
     def full(args):
         raise OSError(28, "No space\nleft on device")
 
-    monkeypatch.setattr(cli, "_lines", full)
+    monkeypatch.setattr(register, "lines", full)
     code, _ = call(monkeypatch, capsys, "register")
     assert code == "DataError: expected files that can be read and written, found: [Errno 28] No space left on device"
 
@@ -73,7 +74,7 @@ def test_ctrl_c_is_a_word_and_its_code(monkeypatch, capsys):
     def stopped(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_lines", stopped)
+    monkeypatch.setattr(register, "lines", stopped)
     assert call(monkeypatch, capsys, "register") == (130, "\nStopped by Ctrl-C.\n")
 
 

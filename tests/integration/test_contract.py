@@ -68,6 +68,7 @@ NOT_SCIENCE = {
     "pruneonce/errors.py",
     "pruneonce/terminal.py",
     "pruneonce/deployment/about.py",
+    "pruneonce/deployment/layers.py",
     "pruneonce/deployment/overview.py",
     "pruneonce/deployment/unpacking.py",
     "pruneonce/step_costs.py",

@@ -109,6 +109,6 @@ def test_what_a_file_says_of_itself_is_a_mapping_or_nothing(about, found):
 def test_what_is_no_model_is_one_line(tmp_path):
     (tmp_path / "text.onnx").write_text("hello\n")
     for given in (tmp_path / "text.onnx", b"hello\n"):
-        with pytest.raises(PackError, match="^expected an ONNX file, found: .* Get the file again.$"):
+        with pytest.raises(PackError, match=r"^expected an ONNX file, found: .* Get the file again\.$"):
             layers.content(given)
     assert layers.content(onnx.ModelProto().SerializeToString()).layers == []

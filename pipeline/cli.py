@@ -4,10 +4,10 @@ import argparse
 import sys
 from types import ModuleType
 
-from pipeline.commands import plan, register, trace
+from pipeline.commands import completion, doctor, plan, register, trace
 from pruneonce import commandline
 
-COMMANDS: tuple[ModuleType, ...] = (plan, trace, register)  # in the order of the help
+COMMANDS: tuple[ModuleType, ...] = (plan, trace, register, doctor, completion)  # in the order of the help
 
 
 def main() -> None:

@@ -9,22 +9,25 @@ from types import ModuleType
 from typing import NoReturn
 
 from pruneonce import commandline
-from pruneonce.commands import accelerate, inspect, pack, unpack
+from pruneonce.commands import accelerate, completion, doctor, inspect, pack, unpack
 from pruneonce.errors import PipelineError
 from pruneonce.terminal import flushed_output, one_line_errors
 
-COMMANDS: tuple[ModuleType, ...] = (pack, unpack, inspect, accelerate)  # in the order of the help
+COMMANDS: tuple[ModuleType, ...] = (pack, unpack, inspect, accelerate, doctor, completion)  # in the order of the help
 PROJECT_FILES = (Path("dvc.yaml"), Path("pipeline/cli.py"))
 PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/commands/ has as well
     "plan": "check a profile and print what it would cost, without training",
     "trace": "print the stages, md5s, parameters and MLflow runs behind a file",
     "register": "register the int8 models of dvc.lock in MLflow; close runs of lost processes",
 }
+WIDER = ("doctor", "completion")  # of the library, and in a project's folder of the project, which knows more
 
 
 def main() -> None:
     """The command line. A word that is no command of the library is one of the project in this folder."""
     words = sys.argv[1:]
+    if words and words[0] in WIDER and _in_project() and _has_dvc():
+        _run_in_project(words)
     if words and not words[0].startswith("-") and words[0] not in commandline.LIBRARY:
         with flushed_output(), one_line_errors():
             if not _in_project():
@@ -37,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = commandline.build(
         COMMANDS,
         description="Small files of compressed models, and the commands of a project that makes such models.",
-        more=commandline.listed("commands in a project's folder", PROJECT_COMMANDS),
+        further=PROJECT_COMMANDS,
+        title="commands in a project's folder",
     )
     parser.add_argument("--version", action="version", version=f"pruneonce {metadata.version('pruneonce')}")
     return parser
@@ -45,6 +49,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _in_project() -> bool:
     return all(file.is_file() for file in PROJECT_FILES)
+
+
+def _has_dvc() -> bool:
+    """Whether what the project's commands import is installed."""
+    try:
+        return bool(metadata.version("dvc"))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _run_in_project(words: list[str]) -> NoReturn:
@@ -61,12 +73,10 @@ def _run_in_project(words: list[str]) -> NoReturn:
             f"none. Change to {' or '.join(parents[:1]) or 'one'}; outside of projects there are: "
             f"{', '.join(commandline.LIBRARY)}."
         )
-    try:
-        metadata.version("dvc")
-    except metadata.PackageNotFoundError:
+    if not _has_dvc():
         raise PipelineError(
             f"expected what the project's commands import, found no DVC beside {sys.executable}. Install it: make install"
-        ) from None
+        )
     os.execv(sys.executable, [sys.executable, "-m", "pipeline.cli", *words])
 
 

@@ -17,6 +17,7 @@ BASICS = (
     "pruneonce.commandline",
     "pruneonce.terminal",
     "pruneonce.files",
+    "pruneonce.doctor",
 )  # how any command ends; fsync, which all writers share
 MAY = {
     "flows": ("flows", "pipeline", *BASICS),
@@ -26,10 +27,13 @@ MAY = {
     "pruneonce": ("pruneonce",),
     "kernels": ("kernels", *BASICS),
 }
-# Science behind a command: what `plan` needs is imported when it is asked for.
+# Science behind a command: what `plan` needs is imported when it is asked for. And commands that do more in a project.
 ALSO = {
+    "pipeline/commands/doctor.py": ("pruneonce.commands.doctor",),
+    "pipeline/commands/completion.py": ("pruneonce.commands.completion", "pruneonce.command"),
     "pipeline/plan/costs.py": ("pruneonce.step_costs", "pruneonce.tasks.examples"),
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
+    "pipeline/plan/planned.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
     "pipeline/plan/page.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
 }
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.

@@ -105,9 +105,12 @@ def test_a_task_changes_single_gates(document):
     ],
 )
 def test_a_gate_that_cannot_be_is_an_error(document, change, message):
-    with pytest.raises(ConfigError, match=message):
+    def changed():
         override(document, change)
-        parse(document, "params.yaml")
+        return parse(document, "params.yaml")
+
+    with pytest.raises(ConfigError, match=message):
+        changed()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paired
+from pipeline.params.document import Params
 from pipeline.params.sections import Gates
 from pruneonce.errors import DataError
 
@@ -168,12 +169,26 @@ def failed(found: Sequence[Verdict]) -> list[Verdict]:
     return [verdict for verdict in found if not verdict.holds]
 
 
+FAILED = "FAILED"  # in a summary
+
+
 def summary(task: str, found: Sequence[Verdict]) -> str:
     """One line: all gates hold, or which ones failed, with what was expected and found."""
     broken = failed(found)
     if not broken:
         return f"gates: {task}: all {len(found)} hold"
-    return f"gates: {task} FAILED: {'; '.join(verdict.line() for verdict in broken)}"
+    return f"gates: {task} {FAILED}: {'; '.join(verdict.line() for verdict in broken)}"
+
+
+def judged(params: Params) -> dict[str, str]:
+    """Task -> `summary`, of what data/ holds now. A task that cannot be judged has a line that says why."""
+    lines = {}
+    for task in params.tasks:
+        try:
+            lines[task] = summary(task, of(read(task), params.gates_of(task)))
+        except DataError as error:
+            lines[task] = f"gates: {task}: not judged: {error}"
+    return lines
 
 
 def table(found: Sequence[Verdict]) -> list[str]:

@@ -4,10 +4,18 @@ import argparse
 import sys
 from types import ModuleType
 
-from pipeline.commands import completion, doctor, plan, register, trace
+from pipeline.commands import completion, doctor, plan, promote, register, rollback, trace
 from pruneonce import commandline
 
-COMMANDS: tuple[ModuleType, ...] = (plan, trace, register, doctor, completion)  # in the order of the help
+COMMANDS: tuple[ModuleType, ...] = (  # in the order of the help
+    plan,
+    trace,
+    register,
+    promote,
+    rollback,
+    doctor,
+    completion,
+)
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/com
     "plan": "check a profile and print what it would cost, without training",
     "trace": "print the stages, md5s, parameters and MLflow runs behind a file",
     "register": "register the int8 models of dvc.lock in MLflow; close runs of lost processes",
+    "promote": "make the models of dvc.lock the champions, if every gate holds",
+    "rollback": "put the alias champion back on the version before",
 }
 WIDER = ("doctor", "completion")  # of the library, and in a project's folder of the project, which knows more
 

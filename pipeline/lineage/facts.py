@@ -22,7 +22,7 @@ CACHE = Path(".dvc/cache/files/md5")  # DVC's own default; `places` asks DVC
 SAID = {
     "int8.score": "int8 {:.4f}",
     "dense.score": "dense {:.4f}",
-    "int8.parity.same_decision": "int8 decides as before in {:.1%} of the texts",
+    "int8.parity.same_decision": "int8 decides as PyTorch in {:.1%}",
     "validation_score": "validation {:.4f}",
     "held_out_loss": "held-out loss {:.3f}",
     "sparsity": "{:.1%} zeros",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.lineage.graph import Node
 from pipeline.lineage.history import History, Version, readers
-from pipeline.lineage.identify import Subject
+from pipeline.lineage.identify import INT8, Subject
 
 if TYPE_CHECKING:
     from pipeline.tracking.asked import Registered
@@ -72,32 +72,35 @@ def md5s(made: Made) -> set[str]:
 
 
 def lines(made: Made) -> Iterator[str]:
-    """A tree of what dvc.lock has, then what only older lock files have, then the registered versions."""
+    """A tree of what dvc.lock has, then the models that only older lock files have, then the registered versions."""
     yield from made.subject.says
     if not (made.now or made.before or made.registered):
         yield "nothing was made from it, as far as the lock files of all commits and the registry say"
         return
-    yield from _tree(made)
-    for node in made.before:
-        outs = [path for path in node.stage.outs if "metrics" not in path.split("/")]
-        yield f"earlier  {node.name}  {', '.join(outs)}  by {node.version.name}"
+    yield from _tree(made, _nearest(made, made.first), "", set())
+    if studies := sum(_of_study(node) for node in made.now):
+        yield f"and {studies} stages of the studies (--json names them)"
+    models = [(node, path) for node in made.before for path in node.stage.outs if path.endswith(f"/{INT8}")]
+    yield from (f"earlier     {path}  md5 {node.stage.outs[path]}  in {node.version.name}" for node, path in models)
+    if others := len(made.before) - len({node for node, _ in models}):
+        yield f"earlier     {others} other runs of stages, in the lock files of older commits (--json names them)"
     yield from (f"registered  {found.name}  md5 {found.tags.get('md5')}" for found in made.registered)
 
 
-def _tree(made: Made) -> Iterator[str]:
-    seen: set[Node] = set()
+def _of_study(node: Node) -> bool:
+    return all(path.startswith("study/") for path in node.stage.outs)
 
-    def one(nodes: Sequence[Node], indent: str) -> Iterator[str]:
-        for node in nodes:
-            last = node is nodes[-1]
-            outs = ", ".join(path for path in node.stage.outs if not {"metrics", "plots"} & set(path.split("/")))
-            again = node in seen
-            seen.add(node)
-            yield f"{indent}{'└─' if last else '├─'} {node.name}  {'(above)' if again else outs}".rstrip()
-            if not again:
-                yield from one(made.now[node], indent + ("   " if last else "│  "))
 
-    yield from one(_nearest(made, made.first), "")
+def _tree(made: Made, nodes: Sequence[Node], indent: str, seen: set[Node]) -> Iterator[str]:
+    nodes = [node for node in nodes if not _of_study(node)]
+    for node in nodes:
+        last = node is nodes[-1]
+        outs = ", ".join(path for path in node.stage.outs if not {"metrics", "plots"} & set(path.split("/")))
+        again = node in seen
+        seen.add(node)
+        yield f"{indent}{'└─' if last else '├─'} {node.name}  {'(above)' if again else outs}".rstrip()
+        if not again:
+            yield from _tree(made, _nearest(made, made.now[node]), indent + ("   " if last else "│  "), seen)
 
 
 def _nearest(made: Made, nodes: Sequence[Node]) -> list[Node]:

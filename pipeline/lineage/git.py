@@ -40,7 +40,7 @@ def commit_of(name: str) -> str | None:
 
 def dated(commit: str) -> str:
     """A commit as people read it: its short id and its day."""
-    return f"{commit[:9]} of {git('log', '-1', '--format=%cs', commit) or 'an unknown day'}"
+    return f"{commit[:9]} ({git('log', '-1', '--format=%cs', commit) or 'an unknown day'})"
 
 
 def commits_of(*paths: Path | str) -> list[str]:

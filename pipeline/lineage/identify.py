@@ -118,7 +118,7 @@ class Identify:
         """From the lock files, this folder's first; else from the registry's tags; else from what the file says of itself."""
         if found := self.history.made(md5, path):
             version, _, out = found
-            says = [] if not version.commit else [f"{out} of {version.name}; dvc.lock now has no file of this md5"]
+            says = [] if not version.commit else [f"{out} in {version.name}; dvc.lock now has no file of this md5"]
             return self._made(out, md5, version, says)
         if version_of := self._ask(lambda asked: asked.versions_of([md5])):
             return self._of_version(version_of[0], [])
@@ -157,10 +157,10 @@ class Identify:
         if commit and (version := self.history.at(commit)) and version.commit:
             for _, out, recorded in version.outs():
                 if recorded == md5:
-                    return self._made(out, md5, version, [*says, f"{out} of {version.name}"])
+                    return self._made(out, md5, version, [*says, f"{out} in {version.name}"])
         if md5 and (made := self.history.made(md5, path)):
             version, _, out = made
-            return self._made(out, md5, version, [*says, f"{out} of {version.name}"])
+            return self._made(out, md5, version, [*says, f"{out} in {version.name}"])
         says.append("no lock file names this md5: below is what its MLflow run says")
         run = next(iter(self._ask(lambda asked: asked.beginning(found.run_id)) or ()), None) if found.run_id else None
         if run is None or run.stage is None:
@@ -232,7 +232,7 @@ class Identify:
         subject = self._by_md5(md5, "", {})
         assert subject is not None
         if not subject.version.commit:
-            subject.says.append(f"{subject.path} of dvc.lock")
+            subject.says.append(f"{subject.path} in dvc.lock")
         subject.says.insert(0, f"md5 {md5}")
         return subject
 
@@ -241,7 +241,7 @@ class Identify:
         known = os.path.normpath(path)
         for _, out, md5 in version.outs():
             if Path(known).is_relative_to(out):
-                says = [f"{out}  md5 {md5}", f"of {version.name}"]
+                says = [f"{out}  md5 {md5}", f"in {version.name}"]
                 return self._made(out, md5, version, says)
         raise DataError(f"expected an out of {version.name}, found {path!r}. {some_outs(version)}")
 
@@ -251,7 +251,7 @@ class Identify:
         made = [(path, md5) for stage, path, md5 in version.outs() if Path(path).name == INT8 and stage.name in version.now]
         if not made:
             raise DataError(f"expected an int8 model in the lock files of {version.name}, found none. {some_outs(version)}")
-        return [self._made(path, md5, version, [f"{path}  md5 {md5}", f"of {version.name}"]) for path, md5 in made]
+        return [self._made(path, md5, version, [f"{path}  md5 {md5}", f"in {version.name}"]) for path, md5 in made]
 
     def _version(self, commit: str | None, name: str) -> Version:
         if commit is None:

@@ -54,12 +54,18 @@ def blocks(path: Path, read: Reader) -> Iterator[dict[str, Any]]:
     """The stages in a file of DVC's; empty if there is none. Raises ConfigError if its structure is not DVC's."""
     try:
         text = read(path)
-        yield {} if text is None else (parse_yaml(text, str(path)) or {}).get("stages", {})
+        yield {} if text is None else (_parsed(text, str(path)) or {}).get("stages", {})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"expected stages as DVC has them in {path}, found another structure ({type(error).__name__}: {error}). "
             f"Restore it with: git checkout -- {path}"
         ) from None
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(text: str, name: str) -> Any:
+    """A lock file of many commits is the same text. The result is not to be changed."""
+    return parse_yaml(text, name)
 
 
 def _stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
@@ -163,7 +169,12 @@ def producers(path: str, stages: Mapping[str, Stage]) -> list[Stage]:
 
 def meet(one: str, other: str) -> bool:
     """Whether they are one path, or one lies in the other."""
-    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+    return _within(one, other) or _within(other, one)
+
+
+def _within(path: str, folder: str) -> bool:
+    """Whether a path is this folder or lies in it. Strings, because it is asked some hundred thousand times of a history."""
+    return folder in (path, ".") or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def makers(path: str, md5: str, stages: Mapping[str, Stage], now: Collection[str]) -> list[Stage]:

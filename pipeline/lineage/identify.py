@@ -27,7 +27,8 @@ INT8 = "int8.onnx"  # the out of an export stage that is deployed
 class Subject:
     """A file that was asked about. md5, path: as a lock file has them; empty for a run as a whole. version: that lock file's.
 
-    says: how the question led to it. about: what the file says of itself. file: where it is, if it was named by a path."""
+    says: how the question led to it. about: what the file says of itself. file: where it is, if it was named by a path.
+    registered: the version that was asked about."""
 
     md5: str
     path: str
@@ -36,6 +37,7 @@ class Subject:
     says: list[str]
     about: dict[str, Any] = field(default_factory=dict)
     file: Path | None = None
+    registered: "Registered | None" = None
 
 
 class Identify:
@@ -148,7 +150,9 @@ class Identify:
         found = asked.registered(match[1], match[2] or match[3])
         if found is None:
             raise DataError(f"expected {name} in MLflow at {shown()}, found none. It has: {', '.join(asked.models()) or 'none'}.")
-        return self._of_version(found, [])
+        subject = self._of_version(found, [])
+        subject.registered = found
+        return subject
 
     def _of_version(self, found: "Registered", says: list[str]) -> Subject:
         """A registered version: by its md5 in the lock files, else by its run."""

@@ -59,3 +59,9 @@ def said(about: dict[str, Any]) -> str:
     if isinstance(score, dict) and isinstance(score.get("value"), float):
         parts.append(f"{score.get('split', '')} {score.get('metric', 'score')} {score['value']:.4f}".strip())
     return ", ".join(parts)
+
+
+def sha256_of(file: Path) -> str:
+    """sha256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

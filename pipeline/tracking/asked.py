@@ -3,10 +3,12 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, artifacts
 
+from pipeline.tracking.address import mlflow_uri
 from pipeline.tracking.lock import Stage
 from pipeline.tracking.runs import runs_that_made
 from pipeline.tracking.store import refused, store
@@ -112,6 +114,13 @@ def registered(model: str, version: str) -> Registered | None:
                 return None
             raise
         return _registered(client, found)
+
+
+def download(version: Registered, folder: Path) -> Path:
+    """The files of a registered version, in `folder` or where MLflow keeps them. Returns the folder of its model."""
+    with store():
+        place = f"models:/{version.model}/{version.version}"
+        return Path(artifacts.download_artifacts(artifact_uri=place, dst_path=str(folder), tracking_uri=mlflow_uri()))
 
 
 def models() -> list[str]:

@@ -4,12 +4,14 @@ import argparse
 import sys
 from types import ModuleType
 
-from pipeline.commands import completion, doctor, plan, promote, register, rollback, trace
+from pipeline.commands import completion, doctor, plan, promote, register, rollback, trace, verify, why
 from pruneonce import commandline
 
 COMMANDS: tuple[ModuleType, ...] = (  # in the order of the help
     plan,
     trace,
+    verify,
+    why,
     register,
     promote,
     rollback,

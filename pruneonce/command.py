@@ -18,6 +18,8 @@ PROJECT_FILES = (Path("dvc.yaml"), Path("pipeline/cli.py"))
 PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/commands/ has as well
     "plan": "check a profile and print what it would cost, without training",
     "trace": "print the stages, md5s, parameters and MLflow runs behind a file",
+    "verify": "recompute the checksums behind a model, wherever its files lie, and name what differs",
+    "why": "say why a stage would run: what changed, from what to what, and how long it took last time",
     "register": "register the int8 models of dvc.lock in MLflow; close runs of lost processes",
     "promote": "make the models of dvc.lock the champions, if every gate holds",
     "rollback": "put the alias champion back on the version before",

@@ -102,7 +102,7 @@ def test_current_names_are_those_that_dvc_gives():
     """Of all blocks of both files, with and without foreach and matrix."""
     values = read_yaml(ROOT / "params.yaml")
     files = [read_yaml(ROOT / folder / "dvc.yaml") for folder in lock.FOLDERS]
-    names = [name for file in files for entry in file["stages"].items() for name in lock._names(*entry, values)]
+    names = [name for file in files for entry in file["stages"].items() for name in lock.cells(*entry, values)]
     found: list[str] = []
     for folder in lock.FOLDERS:
         with Repo(str(ROOT / folder)) as repo:

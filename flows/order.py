@@ -28,7 +28,16 @@ COMPRESS = Pipeline("compress", lock.PIPELINE, Path("data/report/report.md"))
 STUDY = Pipeline("study", lock.STUDY, Path("study/table.md"))
 PATTERNS = Pipeline("patterns", lock.PATTERNS, Path("study/patterns/table.md"))
 # Stages that serve all tasks. A project has `sparsify`, or `import_sparse` in its place.
-SHARED = {"fetch", "fetch_local", "prepare_task", "list_tasks", "prepare_corpus", "prepare_teacher", "sparsify", "import_sparse"}
+SHARED = {
+    "fetch",
+    "fetch_local",
+    "prepare_task",
+    "list_tasks",
+    "prepare_corpus",
+    "prepare_teacher",
+    "sparsify",
+    "import_sparse",
+}
 
 
 def variants(document: Mapping[str, Any]) -> set[str]:

@@ -118,7 +118,9 @@ class Params(Section):
 
     @staticmethod
     def _no_study(section: str) -> ConfigError:
-        return ConfigError(f"expected a section `{section}` in params.yaml, found none. The studies run in a clone of pruneonce.")
+        return ConfigError(
+            f"expected a section `{section}` in params.yaml, found none. The studies run in a clone of pruneonce."
+        )
 
     def _check_tasks(self, section: str, tasks: Sequence[str], keys: str) -> None:
         strangers = [task for task in tasks if task not in self.tasks]

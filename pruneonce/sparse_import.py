@@ -40,8 +40,8 @@ class Found:
         least, most = min(self.zeros.values()), max(self.zeros.values())
         return [
             *rows,
-            f"{len(self.zeros)} linears are pruned: {self.sparsity:.2%} of their weights are zero ({least:.1%} to {most:.1%} "
-            f"of a linear), pattern {self.pattern}",
+            f"{len(self.zeros)} linears are pruned: {self.sparsity:.2%} of their weights are zero ({least:.1%} to "
+            f"{most:.1%} of a linear), pattern {self.pattern}",
         ]
 
 
@@ -59,7 +59,7 @@ def inspect(folder: Path) -> Found:
         most = max(shares, key=shares.__getitem__, default="")
         what = f"at most {shares[most]:.1%}, in {most}" if most else "none of its linears' weights"
         raise ModelError(
-            f"expected a sparse checkpoint in {folder}, with zeros in at least {LEAST:.0%} of the weights of a linear, found "
+            f"expected a sparse checkpoint in {folder}, with at least {LEAST:.0%} zeros in the weights of a linear, found "
             f"{what}. This model is dense: take it as `common.model`, and let `sparsify` prune it."
         )
     ordered = {name: zeros[name] for name in names if name in zeros}
@@ -77,16 +77,16 @@ def check_same(folder: Path, base: Path) -> None:
     if differ := [name for name in {**sizes, **others} if sizes.get(name) != others.get(name)]:
         name = differ[0]
         raise ModelError(
-            f"expected a dense model of the same sizes as the sparse one in {folder}, found {name} "
-            f"{others.get(name, 'missing')} in {base} and {sizes.get(name, 'missing')} in the sparse one. Set `common.model` "
-            "to the dense model that the sparse one was made from."
+            f"expected a dense model of the sizes of the sparse one in {folder}, found {name} "
+            f"{others.get(name, 'missing')} in {base} and {sizes.get(name, 'missing')} in the sparse one. Set "
+            "`common.model` to the dense model that the sparse one was made from."
         )
     if any((folder / file).exists() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
         ours, theirs = (checkpoint.load_tokenizer(each).get_vocab() for each in (base, folder))
         if ours != theirs:
             raise ModelError(
-                f"expected one vocabulary, found {len(theirs)} tokens in {folder} and {len(ours)} in {base}, or other ids for "
-                "the same ones. Set `common.model` to the dense model that the sparse one was made from."
+                f"expected one vocabulary, found {len(theirs)} tokens in {folder} and {len(ours)} in {base}, or other ids "
+                "for the same ones. Set `common.model` to the dense model that the sparse one was made from."
             )
 
 

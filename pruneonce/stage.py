@@ -1,4 +1,4 @@
-"""A stage of a project of `pruneonce init`: `python -m pruneonce.stage sparsify ...` runs the stage that this package brings.
+"""Stages of a project of `pruneonce init`: `python -m pruneonce.stage sparsify ...` runs the one that this package brings.
 
 In a clone the same is `python -m stages.sparsify ...`.
 """

@@ -6,16 +6,14 @@ from pathlib import Path
 
 from pipeline.commands.init import task_options
 
-EPILOG = """\
-examples:
-    pruneonce add-task reviews.csv
-    pruneonce add-task reviews.csv --text body --label stars --name stars
-    pruneonce add-task pairs.csv --text question --pair other_question --label same
-"""
+EXAMPLES = (
+    "pruneonce add-task reviews.csv",
+    "pruneonce add-task reviews.csv --text body --label stars --name stars",
+    "pruneonce add-task pairs.csv --text question --pair other_question --label same",
+)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     parser.add_argument("data", type=Path, metavar="FILE", help="rows: csv, tsv, tab, jsonl, parquet")
     task_options(parser)
 

@@ -4,16 +4,14 @@ import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-EPILOG = """\
-examples:
-    pruneonce init reviews --data reviews.csv
-    pruneonce init . --data reviews.csv --text body --label stars
-    pruneonce init news --data news.jsonl --sparse-model ../checkpoint --model ../dense-model
-"""
+EXAMPLES = (
+    "pruneonce init reviews --data reviews.csv",
+    "pruneonce init . --data reviews.csv --text body --label stars",
+    "pruneonce init news --data news.jsonl --sparse-model ../sparse --model ../dense",
+)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     parser.add_argument("folder", type=Path, help="of the new project; it may exist, and hold data")
     parser.add_argument(
         "--data",

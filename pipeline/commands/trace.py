@@ -7,6 +7,11 @@ from pathlib import Path
 
 from pipeline.tracking import trace
 
+EXAMPLES = (
+    "pruneonce trace data/export/r8/int8.onnx",
+    "pruneonce trace ~/downloads/int8.onnx       # a copy, by its bytes",
+)
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=_path, help="an exported model, here or copied elsewhere, or any DVC-tracked out")

@@ -1,4 +1,4 @@
-"""A task is added to a document of parameters: chosen, checked, laid over; the lines say what was found and what it costs."""
+"""A task is added to a document of parameters: chosen, checked, laid over. Lines say what was found, and what it costs."""
 
 import argparse
 import re

@@ -25,8 +25,8 @@ def check(folder: Path) -> None:
         raise PipelineError(f"expected a folder for the new project, found a file: {folder}.")
     if there := [name for name in OURS if (folder / name).exists()]:
         raise PipelineError(
-            f"expected no project in {folder} yet, found {', '.join(there)}. Give another folder; one more task of a project "
-            "is added in its folder by: pruneonce add-task FILE"
+            f"expected no project in {folder} yet, found {', '.join(there)}. Give another folder. One more "
+            "task for a project is added in its folder: pruneonce add-task FILE"
         )
 
 

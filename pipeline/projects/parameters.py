@@ -1,4 +1,4 @@
-"""params.yaml of a project: written for a new one out of the code's default, or with one more task. Comments and order stay."""
+"""params.yaml of a project: out of the code's default for a new one, or with one more task. Comments and order stay."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from pipeline.params import overlay
 from pipeline.params.document import Params, parse
-from pipeline.params.profiles import PARAMS, dump, round_trip
+from pipeline.params.profiles import PARAMS, round_trip
 from pipeline.params.reading import parse_yaml, read_text
 from pipeline.projects.wiring import SPARSE
 from pruneonce import projects
@@ -68,7 +68,7 @@ def add_source(document: CommentedMap, name: str, where: str, folder: Path) -> P
     path = Path(where)
     if not (path / "config.json").is_file():
         raise ConfigError(
-            f"expected a model's folder with a config.json, or OWNER/NAME@COMMIT of the hub with the 40 digits of the commit, "
+            f"expected a model's folder with a config.json, or OWNER/NAME@COMMIT of the hub with all 40 digits of it, "
             f"found {where!r}."
         )
     source = CommentedMap({"path": place(path, folder), "members": CommentedMap({".": "."}), "sha256": None})

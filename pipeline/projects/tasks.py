@@ -21,6 +21,7 @@ NAME = re.compile("[^A-Za-z0-9_-]+")
 STEPS = {"teach_task": 300, "finetune": 320, "quantize": 70}  # as of the default tasks, about
 MOST_EPOCHS = 10.0
 FEW_ROWS = 20  # of a class: with fewer, a split has one or two of them
+MUCH = 0.05  # share of texts that are cut
 BYTES_PER_TOKEN = 4  # of short texts, about, special tokens counted
 # Seconds of a step of MiniLM-L6 at 16 rows of 64 tokens, and of export and evaluation; on two cores with AMX, see the
 # quickstart's costs.
@@ -135,8 +136,9 @@ def findings(chosen: Chosen, found: Survey, p: Params) -> Iterator[str]:
     middle, high = (found.lengths[round(q * (len(found.lengths) - 1))] for q in (0.5, 0.95))
     yield f"  tokens of a text: about {middle} (median), {high} (95 %)"
     recipe = p.prepare_task["max_tokens"]
-    if (cut := sum(length > recipe for length in found.lengths)) > 0.05 * len(found.lengths):
-        yield f"  warning: about {cut / len(found.lengths):.0%} are longer than prepare_task.max_tokens {recipe}, and are cut"
+    share = sum(length > recipe for length in found.lengths) / len(found.lengths)
+    if share > MUCH:
+        yield f"  warning: about {share:.0%} are longer than prepare_task.max_tokens, {recipe}, and are cut"
 
 
 def cost(p: Params, name: str, found: Survey) -> str:

@@ -3,10 +3,12 @@
 import argparse
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from onnx import helper
 
 import pruneonce
 from pipeline import cli
-from pruneonce import command
+from pruneonce import command, commandline
 from pruneonce.deployment import execution, overview, packing
 
 ROOT = Path(__file__).parents[2]
@@ -96,13 +98,30 @@ def test_help_lists_both_kinds_of_commands(call, empty):
     """What it says of a project's commands is what the project says."""
     code, said, _ = call("--help")
     assert code == 0
-    for name in command.OWN:
+    for name in commandline.LIBRARY:
         assert re.search(rf"^ +{name}\s+\w", said, re.MULTILINE)
-    (parser,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    listed = re.findall(r"^    (\w+) +(\w.*)$", command.PROJECT_COMMANDS, re.MULTILINE)
-    assert len(listed) >= 3
-    assert listed == [(choice.dest, choice.help) for choice in parser._choices_actions]
-    assert command.PROJECT_COMMANDS.strip() in said
+    of_project = {commandline.name_of(module): commandline.purpose(module) for module in cli.COMMANDS}
+    assert len(of_project) >= 3
+    assert of_project == command.PROJECT_COMMANDS
+    assert all(re.search(rf"^    {name} +{re.escape(line)}$", said, re.MULTILINE) for name, line in of_project.items())
+
+
+def test_every_command_has_examples_that_it_knows(call, empty):
+    assert tuple(map(commandline.name_of, command.COMMANDS)) == commandline.LIBRARY
+    for modules, parser in ((command.COMMANDS, command._parser()), (cli.COMMANDS, cli._parser())):
+        for module in modules:
+            assert 1 <= len(module.EXAMPLES) <= 3, module
+            for example in module.EXAMPLES:
+                program, name, *words = shlex.split(example, comments=True)
+                assert (program, name) == ("pruneonce", commandline.name_of(module))
+                parser.parse_args([name, *words])
+    said = call("pack", "--help")[1]
+    assert said.endswith(f"examples:\n    {command.COMMANDS[0].EXAMPLES[0]}\n    {command.COMMANDS[0].EXAMPLES[1]}\n")
+
+
+def test_the_exit_codes_are_said_where_the_commands_are(call, empty):
+    assert commandline.EXIT_CODES in call("--help")[1]
+    assert call("--version")[1] == f"pruneonce {metadata.version('pruneonce')}\n"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +157,30 @@ def test_another_command_becomes_the_projects(monkeypatch, project, words):
     assert started.value.args[0] == [sys.executable, "-m", "pipeline.cli", *words]
 
 
-@pytest.mark.parametrize("word", ["plan", "trace", "new", ""])
+@pytest.mark.parametrize(
+    ("word", "close"),
+    [
+        ("plam", " Did you mean plan?"),
+        ("pck", " Did you mean pack?"),
+        ("", ""),
+        ("new", ""),
+        ("\x1b[1mplan", " Did you mean plan?"),
+        ("x" * 5000, ""),
+    ],
+)
+def test_an_unknown_word_is_a_wrong_use_and_the_closest_is_named(call, empty, word, close):
+    code, _, said = call(word)
+    assert code == 2
+    usage, line = said.splitlines()
+    assert usage.startswith("usage: pruneonce ")
+    assert line.startswith("pruneonce: error: expected a command of pack, unpack, ")
+    assert line.endswith(close)
+    assert ("Did you mean" in line) == bool(close)
+    assert "\x1b" not in said
+    assert len(line) < 400
+
+
+@pytest.mark.parametrize("word", ["plan", "trace"])
 def test_outside_of_a_project_its_commands_are_one_line(call, empty, word):
     code = call(word)[0]
     assert code == (

@@ -79,7 +79,7 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
     with processes.alone(LOCK, "run in this folder"):
         chosen = profiles.select(profile, overrides)
         if pipeline is STUDY:
-            chosen.check_study(variants(read_yaml(STUDY.folder / "dvc.yaml")))
+            chosen.check_study(variants(read_yaml(STUDY.folder / "dvc.yaml")) if chosen.study else ())
         elif pipeline is PATTERNS:
             chosen.check_patterns()
         logger = get_run_logger()

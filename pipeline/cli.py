@@ -4,11 +4,14 @@ import argparse
 import sys
 from types import ModuleType
 
-from pipeline.commands import completion, doctor, plan, promote, register, rollback, trace, verify, why
+from pipeline.commands import add_task, completion, doctor, init, plan, promote, register, rollback, run, trace, verify, why
 from pruneonce import commandline
 
 COMMANDS: tuple[ModuleType, ...] = (  # in the order of the help
+    init,
+    add_task,
     plan,
+    run,
     trace,
     verify,
     why,

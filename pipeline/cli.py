@@ -4,10 +4,23 @@ import argparse
 import sys
 from types import ModuleType
 
-from pipeline.commands import completion, doctor, plan, register, trace
+from pipeline.commands import add_task, completion, doctor, init, plan, promote, register, rollback, run, trace, verify, why
 from pruneonce import commandline
 
-COMMANDS: tuple[ModuleType, ...] = (plan, trace, register, doctor, completion)  # in the order of the help
+COMMANDS: tuple[ModuleType, ...] = (  # in the order of the help
+    init,
+    add_task,
+    plan,
+    run,
+    trace,
+    verify,
+    why,
+    register,
+    promote,
+    rollback,
+    doctor,
+    completion,
+)
 
 
 def main() -> None:

@@ -126,6 +126,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     loaded = load(changes=args.pop("set"), parts=args.pop("part"))
     sections = {name: loaded.section(name, next(iter(items), None)) for name in names["section"]}
     flat = flatten({name: section.model_dump() for name, section in sections.items()})
+    flat |= {"pruneonce": loaded.pruneonce} if loaded.pruneonce else {}  # in place of the code's md5s
     name = _name(stage, items)
     args |= {name: Path(getattr(section, name)) for name in names["given"] for section in sections.values()}
     reads = [*names["dep"], *names["given"]]

@@ -8,17 +8,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from pruneonce import commandline
+from pruneonce import commandline, projects
 from pruneonce.commands import accelerate, completion, doctor, inspect, pack, unpack
 from pruneonce.errors import PipelineError
 from pruneonce.terminal import flushed_output, one_line_errors
 
 COMMANDS: tuple[ModuleType, ...] = (pack, unpack, inspect, accelerate, doctor, completion)  # in the order of the help
-PROJECT_FILES = (Path("dvc.yaml"), Path("pipeline/cli.py"))
+ANYWHERE = ("init",)  # a command of the project's code that needs no project's folder
 PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/commands/ has as well
+    "init": "make a project of your own in a folder, with a first task from a file of rows",
+    "add-task": "add a task to params.yaml from a file of rows, after a look at the data",
     "plan": "check a profile and print what it would cost, without training",
+    "run": "run every stage that something changed for",
     "trace": "print the stages, md5s, parameters and MLflow runs behind a file",
+    "verify": "recompute the checksums behind a model, wherever its files lie, and name what differs",
+    "why": "say why a stage would run: what changed, from what to what, and how long it took last time",
     "register": "register the int8 models of dvc.lock in MLflow; close runs of lost processes",
+    "promote": "make the models of dvc.lock the champions, if every gate holds",
+    "rollback": "put the alias champion back on the version before",
 }
 WIDER = ("doctor", "completion")  # of the library, and in a project's folder of the project, which knows more
 
@@ -26,11 +33,11 @@ WIDER = ("doctor", "completion")  # of the library, and in a project's folder of
 def main() -> None:
     """The command line. A word that is no command of the library is one of the project in this folder."""
     words = sys.argv[1:]
-    if words and words[0] in WIDER and _in_project() and _has_dvc():
+    if words and words[0] in WIDER and _is_project(Path()) and _has_dvc():
         _run_in_project(words)
     if words and not words[0].startswith("-") and words[0] not in commandline.LIBRARY:
         with flushed_output(), one_line_errors():
-            if not _in_project():
+            if not _is_project(Path()) and words[0] not in ANYWHERE:
                 commandline.refuse_unknown(_parser(), words, [*commandline.LIBRARY, *PROJECT_COMMANDS])
             _run_in_project(words)
     commandline.run(_parser(), words, commandline.LIBRARY)
@@ -47,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _in_project() -> bool:
-    return all(file.is_file() for file in PROJECT_FILES)
+def _is_project(folder: Path) -> bool:
+    return projects.is_clone(folder) or projects.named_version(folder) is not None
 
 
 def _has_dvc() -> bool:
@@ -64,19 +71,19 @@ def _run_in_project(words: list[str]) -> NoReturn:
 
     Only this folder is tried, not its parents. Paths in `words` are relative to it. A parent such as /tmp may be one that
     other users can write to: their code is not started.
-    Raises PipelineError in any other folder, and where DVC is not installed.
+    Raises PipelineError in any other folder, where DVC is not installed, and for a project of another version.
     """
-    if not _in_project():
-        parents = [str(folder) for folder in Path.cwd().parents if all((folder / file).is_file() for file in PROJECT_FILES)]
+    if not _is_project(Path()) and words[0] not in ANYWHERE:
+        parents = [str(folder) for folder in Path.cwd().parents if _is_project(folder)]
         raise PipelineError(
-            f"expected a project's folder for `pruneonce {words[0]}`, with {' and '.join(map(str, PROJECT_FILES))}, found "
-            f"none. Change to {' or '.join(parents[:1]) or 'one'}; outside of projects there are: "
-            f"{', '.join(commandline.LIBRARY)}."
+            f"expected a project's folder for `pruneonce {words[0]}`, a clone or one of `pruneonce init`, found none. "
+            f"Change to {' or '.join(parents[:1]) or 'one'}, or make one: pruneonce init FOLDER. Outside of projects there "
+            f"are: {', '.join(commandline.LIBRARY)}."
         )
-    if not _has_dvc():
-        raise PipelineError(
-            f"expected what the project's commands import, found no DVC beside {sys.executable}. Install it: make install"
-        )
+    projects.check_packages()
+    if not projects.is_clone():  # which has the code in the folder itself
+        projects.check_version()
+        os.environ.update(projects.environment())
     os.execv(sys.executable, [sys.executable, "-m", "pipeline.cli", *words])
 
 

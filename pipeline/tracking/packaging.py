@@ -19,6 +19,7 @@ from mlflow.types.schema import Array, ColSpec, DataType, Map, Schema
 import pruneonce
 from pruneonce.deployment import packing
 from pruneonce.deployment.about import about
+from pruneonce.errors import PackError
 
 PACKED = "int8.packed"
 REQUIREMENTS = ("mlflow", "numpy", "onnx", "onnx-ir", "onnxruntime", "pandas", "tokenizers")
@@ -46,6 +47,8 @@ EXAMPLES = ("The tickets are cheap and the seats are good.", "Are the seats good
 def save(file: Path, folder: Path) -> None:
     """Write the MLflow model of an exported file into `folder`, which must be new. Raises PackError for another file."""
     said = about(file)
+    if not said:
+        raise PackError(f"expected a model that answers text, found that {file} does not say what it is. Export it again.")
     work = folder.with_name(f"{folder.name}.work")
     packed, code = work / PACKED, work / "code"
     code.mkdir(parents=True)

@@ -169,10 +169,15 @@ def runs_of(stage: Stage) -> list[str]:
 
     Raises TrackerUnreachable.
     """
+    with store() as (client, experiment):
+        return [run.info.run_id for run in runs_that_made(client, experiment, stage)]
+
+
+def runs_that_made(client: MlflowClient, experiment: str, stage: Stage) -> list[Any]:
+    """The runs of our experiment that computed exactly these outs, newest first."""
     digest = md5_tags("outs", stage.outs)["pruneonce.outs.digest"]
     query = f"tags.`pruneonce.stage` = '{stage.name}' and tags.`pruneonce.outs.digest` = '{digest}'"
-    with store() as (client, experiment):
-        return [run.info.run_id for run in client.search_runs([experiment], query, order_by=["start_time DESC"])]
+    return list(client.search_runs([experiment], query, order_by=["start_time DESC"]))
 
 
 def results(run_ids: Sequence[str]) -> dict[str, float]:

@@ -102,7 +102,7 @@ def test_current_names_are_those_that_dvc_gives():
     """Of all blocks of both files, with and without foreach and matrix."""
     values = read_yaml(ROOT / "params.yaml")
     files = [read_yaml(ROOT / folder / "dvc.yaml") for folder in lock.FOLDERS]
-    names = [name for file in files for entry in file["stages"].items() for name in lock._names(*entry, values)]
+    names = [name for file in files for entry in file["stages"].items() for name in lock.cells(*entry, values)]
     found: list[str] = []
     for folder in lock.FOLDERS:
         with Repo(str(ROOT / folder)) as repo:
@@ -254,7 +254,9 @@ def test_a_stage_that_does_not_ask_for_a_log_gets_none(napping, monkeypatch):
         out.write_text("rested")
         return {}
 
-    assert stage.contract(rest) == {kind: ["out"] if kind == "out" else [] for kind in (*stage.KINDS, "section", "log")}
+    assert stage.contract(rest) == {
+        kind: ["out"] if kind == "out" else [] for kind in (*stage.KINDS, "section", "log", "origin")
+    }
     stage._main(rest, "rest")
     assert Path("data/out").read_text() == "rested"
 
@@ -272,11 +274,12 @@ def test_a_plain_dvc_repro_tags_its_runs(project, tracking_uri):
     assert json.loads((project.folder / "data/metrics/fetch_local/tiny-bert.json").read_text())["files"] == 3
     client = MlflowClient(tracking_uri)
     experiment = client.get_experiment_by_name(store.EXPERIMENT)
-    query = f"tags.`out.data/raw/tiny-bert` = '{stage.outs['data/raw/tiny-bert']}'"
-    (run,) = client.search_runs([experiment.experiment_id], query)
+    (run_id,) = runs.runs_of(stage)
+    run = client.get_run(run_id)
+    assert run.info.experiment_id == experiment.experiment_id
     assert (run.info.run_name, run.info.status) == ("fetch_local@tiny-bert", "FINISHED")
     tags = run.data.tags
-    assert {path: tags[f"out.{path}"] for path in stage.outs} == stage.outs
-    assert {path: tags[f"dep.{path}"] for path in stage.deps} == stage.deps, "data and code"
+    assert json.loads(tags["pruneonce.outs"]) == stage.outs
+    assert json.loads(tags["pruneonce.deps"]) | json.loads(tags["pruneonce.code"]) == stage.deps
     assert {"tests/tiny/model", "stages/fetch_local.py"} < set(stage.deps)
     assert tags["mlflow.source.name"] == "stages/fetch_local.py"

@@ -17,6 +17,7 @@ EXAMPLES = (
 CHECKS: tuple[findings.Check, ...] = (
     packages.python,
     packages.base,
+    packages.project,
     machine.processor,
     machine.cores,
     machine.memory,

@@ -20,7 +20,8 @@ from onnx import helper
 
 import pruneonce
 from pipeline import cli
-from pruneonce import command, commandline
+from pruneonce import command, commandline, projects
+from pruneonce.commands import pack
 from pruneonce.deployment import execution, inspect, packing
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def empty(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def project(empty) -> Path:
     (empty / "pipeline").mkdir()
-    for file in command.PROJECT_FILES:
+    for file in projects.CLONE:
         (empty / file).touch()
     return empty
 
@@ -104,7 +105,9 @@ def test_help_lists_both_kinds_of_commands(call, empty):
         assert re.search(rf"^ +{name}\s+\w", said, re.MULTILINE)
     of_project = {commandline.name_of(module): commandline.purpose(module) for module in cli.COMMANDS}
     assert len(of_project) >= 3
-    assert of_project == command.PROJECT_COMMANDS
+    library = {commandline.name_of(module): commandline.purpose(module) for module in command.COMMANDS}
+    assert {name: library[name] for name in command.WIDER} == {name: of_project[name] for name in command.WIDER}
+    assert of_project == command.PROJECT_COMMANDS | {name: of_project[name] for name in command.WIDER}
     assert all(re.search(rf"^    {name} +{re.escape(line)}$", said, re.MULTILINE) for name, line in of_project.items())
 
 
@@ -118,7 +121,7 @@ def test_every_command_has_examples_that_it_knows(call, empty):
                 assert (program, name) == ("pruneonce", commandline.name_of(module))
                 parser.parse_args([name, *words])
     said = call("pack", "--help")[1]
-    assert said.endswith(f"examples:\n    {command.COMMANDS[0].EXAMPLES[0]}\n    {command.COMMANDS[0].EXAMPLES[1]}\n")
+    assert said.endswith("examples:\n" + "".join(f"    {example}\n" for example in pack.EXAMPLES))
 
 
 def test_the_exit_codes_are_said_where_the_commands_are(call, empty):
@@ -149,7 +152,15 @@ def test_a_wrong_use_is_shown_the_right_one(call, project, words):
 
 
 @pytest.mark.parametrize(
-    "words", [["plan", "tiny", "--gpus", "8"], ["trace", "a b"], ["plan", "--help"], ["of-this-project"]]
+    "words",
+    [
+        ["plan", "tiny", "--gpus", "8"],
+        ["trace", "a b"],
+        ["plan", "--help"],
+        ["of-this-project"],
+        ["doctor", "--json"],
+        ["completion", "bash"],
+    ],
 )
 def test_another_command_becomes_the_projects(monkeypatch, project, words):
     monkeypatch.setattr(os, "execv", start)
@@ -175,26 +186,24 @@ def test_an_unknown_word_is_a_wrong_use_and_the_closest_is_named(call, empty, wo
     assert code == 2
     usage, line = said.splitlines()
     assert usage.startswith("usage: pruneonce ")
-    assert line.startswith("pruneonce: error: expected a command of pack, unpack, ")
+    assert line.startswith(f"pruneonce: error: expected a command of {', '.join(commandline.LIBRARY)}, ")
     assert line.endswith(close)
     assert ("Did you mean" in line) == bool(close)
     assert "\x1b" not in said
-    assert len(line) < 400
+    assert len(line) < 500
 
 
 @pytest.mark.parametrize("word", ["plan", "trace"])
 def test_outside_of_a_project_its_commands_are_one_line(call, empty, word):
     code = call(word)[0]
-    assert code == (
-        f"PipelineError: expected a project's folder for `pruneonce {word}`, with dvc.yaml and pipeline/cli.py, found none. "
-        "Change to one; outside of projects there are: pack, unpack, inspect, accelerate."
-    )
+    assert code.startswith(f"PipelineError: expected a project's folder for `pruneonce {word}`, ")
+    assert code.endswith(f" Outside of projects there are: {', '.join(commandline.LIBRARY)}.")
 
 
 def test_inside_a_projects_folder_the_way_back_is_named(call, project, monkeypatch):
     (project / "data/raw").mkdir(parents=True)
     monkeypatch.chdir(project / "data/raw")
-    assert f"found none. Change to {project}; outside" in call("trace", "x")[0]
+    assert f"found none. Change to {project}, or " in call("trace", "x")[0]
 
 
 def test_without_the_pipelines_packages_the_extra_is_named(call, project, monkeypatch):
@@ -211,6 +220,12 @@ def test_the_librarys_process_becomes_the_projects():
     done = subprocess.run([*COMMAND, "plan", "--help"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--tokens-per-second" in done.stdout
+
+
+@pytest.mark.parametrize("word", ["doctor", "completion"])
+def test_a_wider_command_is_the_librarys_own_where_a_projects_cannot_run(call, project, monkeypatch, word):
+    monkeypatch.setattr(command, "_runs_here", lambda: False)
+    assert call(word, "--help")[1].startswith(f"usage: pruneonce {word} ")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["pack", "model.onnx"]], ids=" ".join)

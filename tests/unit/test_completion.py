@@ -14,7 +14,7 @@ from pruneonce.commands import completion
 
 ROOT = Path(__file__).parents[2]
 DRIVER = """
-source script
+source ./script
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
 _shtab_pruneonce
 printf '%s\\n' "${COMPREPLY[@]}"

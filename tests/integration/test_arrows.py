@@ -18,6 +18,7 @@ BASICS = (
     "pruneonce.terminal",
     "pruneonce.files",
     "pruneonce.doctor",
+    "pruneonce.projects",
 )  # how any command ends; fsync, which all writers share
 MAY = {
     "flows": ("flows", "pipeline", *BASICS),
@@ -34,12 +35,18 @@ ALSO = {
     "pipeline/plan/costs.py": ("pruneonce.step_costs", "pruneonce.tasks.examples"),
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
     "pipeline/plan/planned.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
-    "pipeline/tracking/packaging.py": ("pruneonce", "pruneonce.deployment.about", "pruneonce.deployment.packing"),
+    "pipeline/tracking/packaging.py": (
+        "pruneonce",
+        "pruneonce.deployment.about",
+        "pruneonce.deployment.packing",
+        "pruneonce.serving.predictor",
+    ),
+    "pipeline/commands/predict.py": ("pruneonce.commands",),
     "pipeline/tracking/served.py": ("pruneonce.serving.predictor",),
     "pipeline/plan/page.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
 }
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
-SHARED = {"errors", "terminal", "batch", "text", "engine", "files", "commandline"}
+SHARED = {"errors", "terminal", "batch", "text", "engine", "files", "commandline", "projects"}
 DOORS = {
     "__init__",
     "command",

@@ -4,6 +4,11 @@ import argparse
 import json
 from collections.abc import Iterable
 
+EXAMPLES = (
+    "pruneonce why                # every stage that would run",
+    "pruneonce why finetune@r8",
+)
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -43,7 +43,8 @@ def script(shell: str, modules: Sequence[ModuleType], further: Mapping[str, str]
     ]
     parser = commandline.build([*modules, *named], description="")
     _complete(parser, shtab)
-    return shtab.complete(parser, shell=shell, preamble={shell: _functions(shell)}).rstrip()
+    functions: Any = {shell: _functions(shell)}  # annotated as a text, documented as this
+    return shtab.complete(parser, shell=shell, preamble=functions).rstrip()
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:

@@ -96,7 +96,5 @@ def fetch(reference: str) -> Path:
             raise DataError(f"expected a model such as models:/pruneonce-r8@champion, found: {message(error)}") from None
     found = next(Path(folder).rglob(PACKED), None)
     if found is None:
-        raise DataError(
-            f"expected {PACKED} in {reference}, found none: it was registered by an earlier version, or by others."
-        )
+        raise DataError(f"expected {PACKED} in {reference}, found none. `pruneonce register` did not write it.")
     return found

@@ -19,12 +19,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     inspect.how(parser, ("auto", "stock", "sparse"))
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", action="append", help="a text, or a question; may be given several times")
-    what.add_argument(
-        "--file", dest="rows", type=Path, help="csv, tsv, jsonl, or txt with a text a line; - for standard input"
-    )
-    parser.add_argument(
-        "--pair", action="append", help="the second text of each --text: of a pair, or the context of a question"
-    )
+    what.add_argument("--file", dest="rows", type=Path, help="csv, tsv, jsonl, or txt with a text a line; -: standard input")
+    parser.add_argument("--pair", action="append", help="the second text of each --text, or the context of a question")
     parser.add_argument("--column", help="of the text in --file; default: as in training, else text")
     parser.add_argument("--pair-column", help="of the second text in --file; default: as in training, else pair")
     parser.add_argument("--json", action="store_true", help="an object a line, with every probability")

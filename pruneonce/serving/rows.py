@@ -23,9 +23,7 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         yield from ((line.rstrip("\n"),) for line in sys.stdin)
         return
     if path.suffix not in SUFFIXES:
-        raise DataError(
-            f"expected a file that ends in {', '.join(SUFFIXES)}, or - for lines of standard input, found {path}."
-        )
+        raise DataError(f"expected a file that ends in {', '.join(SUFFIXES)}, or - for standard input, found {path}.")
     reader = {LINES: _lines, OBJECTS: _objects}.get(path.suffix, _table)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -76,6 +74,4 @@ def _objects(file: TextIO, path: Path, columns: Sequence[str]) -> Iterator[tuple
 
 def _check(columns: Sequence[str], found: Sequence[str], path: Path) -> None:
     if missing := [column for column in columns if column not in found]:
-        raise DataError(
-            f"expected column {missing[0]!r} in {path}, found {list(found)[:12]}. Name the column of the text: --column NAME."
-        )
+        raise DataError(f"expected column {missing[0]!r} in {path}, found {list(found)[:12]}. Name it: --column NAME.")

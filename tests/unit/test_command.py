@@ -174,6 +174,7 @@ def test_another_command_becomes_the_projects(monkeypatch, project, words):
     [
         ("plam", " Did you mean plan?"),
         ("pck", " Did you mean pack?"),
+        ("help", " Did you mean --help?"),
         ("", ""),
         ("new", ""),
         ("\x1b[1mplan", " Did you mean plan?"),

@@ -387,6 +387,9 @@ def test_nothing_answers_on_a_port_that_is_closed():
 
 def test_space_against_what_a_run_writes(folder, settings, monkeypatch):
     settings("")
+    for free, level in ((5e9, OK), (3e9, NOTE)):
+        monkeypatch.setattr(space.shutil, "disk_usage", lambda path, free=free: argparse.Namespace(free=free))
+        assert [finding.level for finding in space.disk()] == [level, OK], "before the first run"
     (folder / "dvc.lock").write_text(
         "schema: '2.0'\nstages:\n  a:\n    outs:\n    - path: x\n      hash: md5\n      md5: aa\n      size: 3000000000\n"
         "  b:\n    deps:\n    - path: x\n      hash: md5\n      md5: aa\n      size: 3000000000\n"

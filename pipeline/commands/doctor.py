@@ -16,7 +16,7 @@ def lines(args: argparse.Namespace) -> Iterable[str]:
     from pipeline.doctor import dvc, environment, git, kernels, locks, servers, space  # import SQLAlchemy's address parser
 
     checks = (
-        *doctor.CHECKS,
+        *doctor.checks(),
         kernels.sources,
         environment.bounds,
         environment.lock,

@@ -45,9 +45,13 @@ def experiment() -> str:
 
 
 def profile() -> str:
-    """Where params.yaml comes from, as its first line says: `from profiles/tiny.yaml`, `with overrides: ...`; else `own`."""
-    first = profiles.current().partition("\n")[0]
-    return first.removeprefix(profiles.MARK).rpartition(" (")[0] if first.startswith(profiles.MARK) else "own"
+    """Where params.yaml comes from: `from profiles/tiny.yaml`, `with overrides: ...`, as its first line says, or `own`."""
+    text = profiles.current()
+    first = text.partition("\n")[0]
+    if first.startswith(profiles.MARK):
+        return first.removeprefix(profiles.MARK).rpartition(" (")[0]
+    same = [path for path in sorted(profiles.FOLDER.glob("*.yaml")) if path.read_text("utf-8", "replace") == text]
+    return f"from {same[0]}" if same else "own"
 
 
 def obstacle(stages: Mapping[str, Stage], task: str, *, runs: bool = False) -> str:

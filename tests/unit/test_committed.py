@@ -66,6 +66,15 @@ def test_another_profile_than_the_committed_one_is_named(project, how):
     assert obstacle(project) == ""
 
 
+def test_a_profile_that_is_a_whole_file_is_known_by_its_text(project):
+    Path("profiles").mkdir()
+    Path("profiles/mine.yaml").write_text(Path("params.yaml").read_text() + "# mine\n")
+    commit()
+    assert committed.profile() == "own"
+    shutil.copy("profiles/mine.yaml", "params.yaml")
+    assert obstacle(project).startswith("params.yaml is not the committed one, but from profiles/mine.yaml. Commit it")
+
+
 def test_an_experiment_is_named(project, monkeypatch):
     monkeypatch.setenv(committed.EXPERIMENT, "bumpy-gnat")
     assert obstacle(project).startswith("this is the experiment bumpy-gnat of `dvc exp run`")

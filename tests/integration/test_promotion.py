@@ -1,6 +1,8 @@
 """Which model may be called champion: gates, git, the champion before, and the way back."""
 
+import argparse
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -8,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from flows import compress
+from flows import promote as flow
+from flows.order import COMPRESS, STUDY
 from pipeline import cli
+from pipeline.commands import promote as command
 from pipeline.hashing import file_md5
 from pipeline.params.profiles import MARK
 from pipeline.tracking import champions, promotion, registry, versions
 from pipeline.tracking.store import connect
-from pruneonce.errors import DataError, PipelineError
+from pruneonce.errors import ConfigError, DataError, NotPromoted, PipelineError
 from tests.answers import measured, right
 from tests.deployed import FILE, MODEL, TASK, Project, commit, git
 
@@ -253,3 +259,96 @@ def test_the_command_rolls_back(project, monkeypatch, capsys):
     assert capsys.readouterr().out == f"models:/{MODEL}@champion: version 2 -> 1, score 97.00%\n"
     with pytest.raises(SystemExit, match=r"^PipelineError: expected a version that was champion"):
         cli.main()
+
+
+# The flows.
+
+
+@pytest.fixture
+def pages(monkeypatch) -> list[str]:
+    """The artifacts of the flow, which is called without Prefect's engine and server."""
+    found: list[str] = []
+    monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("promotion"))
+    monkeypatch.setattr(flow, "create_markdown_artifact", lambda text, key: found.append(text))
+    return found
+
+
+def test_the_flow_promotes_what_holds_and_its_page_has_the_verdicts(project, pages, caplog):
+    project.run(measured(), "one")
+    commit()
+    with caplog.at_level("INFO"):
+        would = flow.promote.fn(dry_run=True)
+    assert would == [f"models:/{MODEL}@champion: no version -> version 1 would be promoted (dry run)"]
+    assert project.aliases() == {"current": 1}
+    assert "  holds   sparsity: expected at least 84.00%, found 85.00%" in caplog.messages
+    assert flow.promote.fn(TASK, why="the first one") == [f"models:/{MODEL}@champion: no version -> version 1"]
+    assert champions.history(project.client, MODEL)[0].why == "the first one"
+    assert "| sparsity | at least 84.00% | 85.00% | holds |" in pages[-1]
+
+
+def test_the_flow_fails_where_a_gate_does(project, pages):
+    project.run(measured(int8=right(600)), "one")
+    commit()
+    expected = f"^models:/{MODEL}@champion stays at no version, not version 1: score against dense: expected a drop of less"
+    with pytest.raises(NotPromoted, match=expected):
+        flow.promote.fn()
+    assert "champion" not in project.aliases()
+    assert "| **FAILED** |" in pages[0]
+    with pytest.raises(ConfigError, match=r"expected one of the tasks \['topic'\], found 'spam'"):
+        flow.promote.fn("spam")
+
+
+@pytest.mark.parametrize("error", [NotPromoted("it stays"), ConfigError("a key")])
+def test_the_command_of_the_flow_ends_in_one_line(tmp_path, monkeypatch, error):
+    monkeypatch.chdir(tmp_path)
+    Project(monkeypatch).run(measured(), "one")
+    commit()
+
+    def raises(*_: object) -> list[str]:
+        raise error
+
+    for name in ("guard", "check_prefect", "say_errors_once"):
+        home = next(place for place in (flow.processes, flow.trouble, flow) if hasattr(place, name))
+        monkeypatch.setattr(home, name, lambda: None)
+    monkeypatch.setattr(flow.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(flow, "promote", raises)
+    monkeypatch.setattr(sys, "argv", ["pruneonce promote", TASK])
+    with pytest.raises(SystemExit, match=rf"^\n{type(error).__name__}: {error}$"):
+        flow.main()
+    monkeypatch.setattr(sys, "argv", ["pruneonce promote", "spam"])
+    with pytest.raises(SystemExit, match=r"ConfigError: expected one of the tasks \['topic'\], found 'spam'"):
+        flow.main()
+
+
+def test_the_command_starts_the_flow(monkeypatch):
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda program, words: started.append(words))
+    monkeypatch.setattr(sys, "argv", ["pruneonce", "promote", TASK, "--dry-run", "--why", "a -b"])
+    with pytest.raises(TypeError):  # the real one does not return
+        cli.main()
+    assert started == [[sys.executable, "-m", "flows.promote", TASK, "--alias", "champion", "--why=a -b", "--dry-run"]]
+
+
+@pytest.mark.parametrize("alias", ["current", "latest", "v1", "", "a b", "@x"])
+def test_an_alias_that_is_not_ones_own_is_refused(alias):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a name of letters"):
+        command.alias(alias)
+
+
+@pytest.mark.parametrize("wrong", [32, 600])
+def test_a_run_ends_with_the_verdict(tmp_path, monkeypatch, capsys, wrong):
+    """In the terminal, and in the note of the run's page."""
+    monkeypatch.chdir(tmp_path)
+    Project(monkeypatch).run(measured(int8=right(wrong)), "one")
+    COMPRESS.page.parent.mkdir(parents=True)
+    COMPRESS.page.write_text("# Title\n")
+    compress.show(COMPRESS, [], 1.0)
+    said = " ".join(capsys.readouterr().out.split())
+    start = (
+        "gates: topic: all 5 hold" if wrong == 32 else "gates: topic FAILED: score against dense: expected a drop of less"
+    )
+    assert start in said
+    assert [line.startswith(start) for line in compress.verdicts(COMPRESS)] == [True]
+    assert compress.verdicts(STUDY) == []
+    Path("data/answers/topic.json").unlink()
+    assert compress.verdicts(COMPRESS)[0].startswith("gates: topic: not judged: expected data/answers/topic.json")

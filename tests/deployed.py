@@ -91,7 +91,7 @@ class Project:
         """MLflow's runs of both stages, as `runs_of` finds them."""
         (experiment,) = self.client.search_experiments(filter_string=f"name = '{EXPERIMENT}'")
         for name, stage in stages.items():
-            tags = {"pruneonce.stage": name, **md5_tags("out", stage.outs)}
+            tags = {"pruneonce.stage": name, **md5_tags("outs", stage.outs)}
             run = self.client.create_run(experiment.experiment_id, tags=tags)
             if name.startswith("evaluate"):
                 self.client.log_metric(run.info.run_id, "result.int8.score", found.scores["int8"]["score"])

@@ -52,7 +52,8 @@ class Judgement:
             return f"{self.name} is version {self.candidate} already{f', and now fails: {broken}' if broken else ''}"
         if broken:
             return f"{self.name} stays at {now}, not version {self.candidate}: {broken}"
-        return f"{self.name}: {now} -> version {self.candidate}{'' if moved else ' would be promoted (dry run)'}"
+        line = f"{self.name}: {now} -> version {self.candidate}{'' if moved else ' would be promoted (dry run)'}"
+        return ". ".join([line, *self.notes]).removesuffix(".")
 
     def page(self) -> list[str]:
         """The verdicts and notes as Markdown."""
@@ -141,7 +142,7 @@ def _compared(
     new, old = answers["variants"][INT8], kept["variants"][INT8]
     scores = [float(version.tags.get("score", "nan")) for version in (candidate, champion)]
     found = paired.difference(new, old, answers["metric"], (scores[0], scores[1]))
-    note = f"Against version {champion.version} on the same {answers['rows']} rows: {found.words()}; {found.test_words()}."
+    note = f"Against version {champion.version} on the same {answers['rows']} rows: {found.words()}, {found.known()}."
     return [gates.to_champion(found, limits)], [note]
 
 

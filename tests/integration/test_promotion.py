@@ -62,7 +62,7 @@ def test_a_model_that_holds_every_gate_becomes_the_champion(project):
     (move,) = champions.history(project.client, MODEL)
     head = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     assert (move.action, move.old, move.new, move.commit) == ("promotion", None, "1", head)
-    assert move.why == "5 gates hold, score 96.80%"
+    assert move.why == "6 gates hold, score 96.80%"
     assert (
         project.client.get_model_version(MODEL, "1").tags["champion.since"]
         == f"{move.when} promotion by {move.who}: {move.why}"
@@ -81,7 +81,7 @@ def test_a_model_whose_score_collapsed_stays_out_and_the_line_says_why(project):
         f"models:/{MODEL}@champion stays at version 1, not version 2: score against dense: expected a drop"
     )
     assert "97.00% -> 40.00%" in line
-    assert [v.name for v in judged.verdicts if not v.holds] == ["most_score_drop", "most_drop_to_champion"]
+    assert [v.name for v in judged.verdicts if not v.holds] == ["least_score", "most_score_drop", "most_drop_to_champion"]
 
 
 def test_a_dry_run_moves_nothing(project):
@@ -97,9 +97,10 @@ def test_a_candidate_inside_the_noise_may_follow_and_one_that_is_worse_may_not(p
     shipped(project, measured(int8=right(30)), "one")
     same = shipped(project, measured(int8=right(33)), "two")
     assert same.notes == [
-        "Against version 1 on the same 1000 rows: -0.30 points (95 % interval -0.74 to +0.14); McNemar's exact test: "
-        "0 rows better, 3 worse, p = 0.25: inside the noise."
+        "Against version 1 on the same 1000 rows: -0.30 points (95 % interval -0.74 to +0.14), inside the noise."
     ]
+    assert same.outcome(moved=True) == f"models:/{MODEL}@champion: version 1 -> version 2. {same.notes[0].removesuffix('.')}"
+    assert same.verdicts[-1].found_words.endswith("McNemar's exact test: 0 rows better, 3 worse, p = 0.25: inside the noise")
     assert project.aliases()["champion"] == 2
     worse = shipped(project, measured(int8=right(48)), "three")
     assert [v.name for v in worse.verdicts if not v.holds] == ["most_drop_to_champion"]
@@ -289,7 +290,7 @@ def test_the_flow_promotes_what_holds_and_its_page_has_the_verdicts(project, pag
 def test_the_flow_fails_where_a_gate_does(project, pages):
     project.run(measured(int8=right(600)), "one")
     commit()
-    expected = f"^models:/{MODEL}@champion stays at no version, not version 1: score against dense: expected a drop of less"
+    expected = f"^models:/{MODEL}@champion stays at no version, not version 1: score: expected at least 90.00%, found"
     with pytest.raises(NotPromoted, match=expected):
         flow.promote.fn()
     assert "champion" not in project.aliases()
@@ -345,7 +346,9 @@ def test_a_run_ends_with_the_verdict(tmp_path, monkeypatch, capsys, wrong):
     compress.show(COMPRESS, [], 1.0)
     said = " ".join(capsys.readouterr().out.split())
     start = (
-        "gates: topic: all 5 hold" if wrong == 32 else "gates: topic FAILED: score against dense: expected a drop of less"
+        "gates: topic: all 6 hold"
+        if wrong == 32
+        else "gates: topic FAILED: score: expected at least 90.00%, found 40.00%; score against dense"
     )
     assert start in said
     assert [line.startswith(start) for line in compress.verdicts(COMPRESS)] == [True]

@@ -16,7 +16,10 @@ TEMPLATE = re.compile(r"\$\{\s*([\w.\-]+(?:\[\w+\][\w.\-]*)*)\s*\}")
 
 @dataclass(frozen=True)
 class Block:
-    """A stage as dvc.yaml and params.yaml define it now. outs: path -> whether DVC's cache keeps it. params: dotted key -> file."""
+    """A stage as dvc.yaml and params.yaml define it now.
+
+    outs: path -> whether DVC's cache keeps it. params: dotted key -> its file.
+    """
 
     name: str
     project: Path
@@ -78,7 +81,9 @@ def fill(text: str, scope: Mapping[str, Any], stage: str) -> str:
             try:
                 found = found[int(key)] if isinstance(found, list) else found[key]
             except (KeyError, IndexError, TypeError, ValueError):
-                raise ConfigError(f"expected {match[1]} in params.yaml, for stage {stage} of dvc.yaml, found none.") from None
+                raise ConfigError(
+                    f"expected {match[1]} in params.yaml, for stage {stage} of dvc.yaml, found none."
+                ) from None
         return as_text(found)
 
     return TEMPLATE.sub(value, text)

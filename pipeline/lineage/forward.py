@@ -1,4 +1,4 @@
-"""What was made from a file: the stages that read it, and those that read what they made, in the lock files of all commits."""
+"""What was made from a file: the stages that read it, and those that read what they made, by all lock files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.lineage.graph import Node
 from pipeline.lineage.history import History, Version, readers
-from pipeline.lineage.identify import INT8, Subject
+from pipeline.lineage.identify import INT8
+from pipeline.lineage.lookup import Subject
 
 if TYPE_CHECKING:
     from pipeline.tracking.asked import Registered
@@ -131,6 +132,7 @@ def document(made: Made) -> dict[str, Any]:
         "stages": [{**stage(node), "read_by": [below.name for below in made.now[node]]} for node in made.now],
         "earlier": [stage(node) for node in made.before],
         "registered": [
-            {"model": r.model, "version": r.version, "aliases": list(r.aliases), "md5": r.tags.get("md5")} for r in made.registered
+            {"model": r.model, "version": r.version, "aliases": list(r.aliases), "md5": r.tags.get("md5")}
+            for r in made.registered
         ],
     }

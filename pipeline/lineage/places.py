@@ -31,7 +31,7 @@ class Seen:
     what: str = ""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _md5(device: int, inode: int, changed: int, path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
@@ -89,7 +89,7 @@ def in_git(path: str, md5: str, commit: str) -> Seen:
     return Seen("holds" if md5_in(commit, path) == md5 else "not here", "git")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def md5_in(commit: str, path: str) -> str | None:
     """md5 of a file or a folder in a commit, as DVC counts it; None if it is not there."""
     found = git.blob(commit, path)
@@ -104,21 +104,24 @@ def md5_in(commit: str, path: str) -> str | None:
 
 def commit_with(path: str, md5: str, first: str = "") -> str | None:
     """The newest commit in which a file or folder has this md5; `first` is tried before the others. None if there is none."""
-    return next((c for c in [*filter(None, [first]), *git.commits_of(path)] if md5_in(c, path) == md5), None)
+    commits = [*filter(None, [first]), *git.commits_of(path)]
+    return next((commit for commit in commits if md5_in(commit, path) == md5), None)
 
 
 class Stores:
-    """DVC's cache and remote of each project, by what DVC says of its configuration."""
+    """DVC's cache and remote of each project, by what DVC says of its configuration. DVC is asked once."""
 
-    @functools.cache  # noqa: B019 - lives as long as its command
-    def cache(self, project: Path) -> Path:
+    def __init__(self) -> None:
+        self.cache, self.remote = functools.cache(self._cache), functools.cache(self._remote)
+        self._configuration, self._absent = functools.cache(_configuration), functools.cache(_absent)
+
+    def _cache(self, project: Path) -> Path:
         """The folder of the cache."""
         if "cache.dir" not in self._configuration(project):
             return project / ".dvc/cache"
         return project / (_dvc(project, "cache", "dir").strip() or ".dvc/cache")
 
-    @functools.cache  # noqa: B019
-    def remote(self, project: Path) -> tuple[str, Path | None] | None:
+    def _remote(self, project: Path) -> tuple[str, Path | None] | None:
         """(name, folder or None for one that is no folder) of the default remote; None if there is none."""
         settings = self._configuration(project)
         name = settings.get("core.remote", "")
@@ -127,22 +130,8 @@ class Stores:
             return None
         return name, None if re.match(r"[a-z0-9+]+://", url) else project / ".dvc" / url
 
-    @functools.cache  # noqa: B019
-    def _configuration(self, project: Path) -> dict[str, str]:
-        lines = _dvc(project, "config", "--list").splitlines()
-        return {key: value for key, _, value in (line.partition("=") for line in lines)}
-
-    @functools.cache  # noqa: B019
-    def _absent(self, project: Path) -> dict[str, str] | None:
-        """Path -> DVC's word, of what dvc.lock has and the remote and the cache do not both have; None if DVC cannot say."""
-
-        try:
-            return dict(json.loads(_dvc(project, "status", "--cloud", "--json")))
-        except ValueError:
-            return None
-
     def seen(self, path: str, md5: str, *, now: bool) -> Iterator[Seen]:
-        """An out in the cache and on the remote of its project. now: dvc.lock has it; else a remote is asked in a folder only."""
+        """An out in the cache and on the remote of its project. now: dvc.lock has it; of others DVC tells no name."""
         project = project_of(path)
         yield in_store(self.cache(project), md5, "DVC's cache")
         if remote := self.remote(project):
@@ -152,6 +141,19 @@ class Stores:
             elif now and (absent := self._absent(project)) is not None:
                 inner = os.path.relpath(path, project)
                 yield Seen("not here" if absent.get(inner) in ("new", "missing") else "by name", f"remote {name}")
+
+
+def _configuration(project: Path) -> dict[str, str]:
+    lines = _dvc(project, "config", "--list").splitlines()
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+
+
+def _absent(project: Path) -> dict[str, str] | None:
+    """Path -> DVC's word for what dvc.lock has, but not both the remote and the cache; None if DVC cannot say."""
+    try:
+        return dict(json.loads(_dvc(project, "status", "--cloud", "--json")))
+    except ValueError:
+        return None
 
 
 def project_of(path: str) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.lineage.facts import Facts, source_of
 from pipeline.lineage.graph import Node, behind, is_code, reduced, walk
 from pipeline.lineage.history import Version
-from pipeline.lineage.identify import Subject
+from pipeline.lineage.lookup import Subject
 from pipeline.tracking.address import shown
 
 GONE = "made by a run that no lock file has"
@@ -42,7 +42,7 @@ def sources(roots: Sequence[Node]) -> Iterator[str]:
     pinned: dict[tuple[str, str], None] = {}
     for node in behind(roots):
         if source := source_of(node):
-            pin = f"revision {source['revision']}" if "revision" in source else f"sha256 {source['sha256'] or 'not pinned'}"
+            pin = _pin(source)
             pinned[source["what"], pin] = None
     width = max((len(what) for what, _ in pinned), default=0)
     yield from (f"source {what.ljust(width)}  {pin}" for what, pin in sorted(pinned))

@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.lineage import model_file, places
 from pipeline.lineage.facts import source_of
 from pipeline.lineage.graph import Node, behind, is_code
-from pipeline.lineage.identify import Identify, Subject
+from pipeline.lineage.identify import Identify
+from pipeline.lineage.lookup import Subject
 from pipeline.lineage.places import Seen, State, Stores
 from pipeline.params.reading import read_yaml
 from pruneonce.errors import DataError, PackError
@@ -21,7 +22,7 @@ NAMED = 5  # links that the error names
 
 @dataclass(frozen=True)
 class Link:
-    """One checksum. kind: file, about, out, dep, code or source. stage: whose; empty for the file itself. note: where, what."""
+    """One checksum. kind: file, about, out, dep, code or source. stage: whose; empty for the file. note: where, what."""
 
     kind: str
     stage: str
@@ -66,7 +67,7 @@ class _Check:
     """Knows what this folder's lock files say: only that must lie in this folder; of an older file the cache may have it."""
 
     def __init__(self, identify: Identify):
-        self.here = identify.history.here
+        self.here = identify.look.history.here
         self.outs = {path: md5 for _, path, md5 in reversed(list(self.here.outs()))}
         self.reads = {(path, md5) for name in self.here.now for path, md5 in self.here.stages[name].deps.items()}
         self.stores = Stores()
@@ -75,7 +76,11 @@ class _Check:
         """The file that was named by its path, and what it says of itself against the lock files."""
         if subject.file:
             known = bool(subject.path) or not subject.roots[0].stated
-            note = f"in {subject.path or 'a lock file'}" if known else "no lock file has this md5, so nobody vouches for its bytes"
+            note = (
+                f"in {subject.path or 'a lock file'}"
+                if known
+                else "no lock file has this md5, so nobody vouches for its bytes"
+            )
             yield Link("file", "", str(subject.file), subject.md5, "holds" if known else "differs", note)
         root = subject.roots[0] if subject.roots else None
         said = subject.about.get("deps") if subject.about else None
@@ -114,7 +119,7 @@ class _Check:
         return _link("dep", node, path, md5, [places.in_workspace(path, md5)])
 
     def _code(self, node: Node, path: str, md5: str) -> Link:
-        """Code in this folder; if that is another one, the commit that has it. It differs if dvc.lock says that it is here."""
+        """Code in this folder; if that is another one, the commit that has it. It differs if dvc.lock says it is here."""
         seen = places.in_workspace(path, md5)
         if seen.state == "holds":
             return _link("code", node, path, md5, [seen])
@@ -155,7 +160,9 @@ def _source(node: Node, source: Mapping[str, Any]) -> Link:
         return Link("source", node.name, source["what"], pin, "holds" if found == pin else "differs", f"sha256 {found}")
     now = ((read_yaml(Path("params.yaml")) if Path("params.yaml").exists() else {}) or {}).get(group, {}).get(name)
     pinned = "as params.yaml pins it" if isinstance(now, Mapping) and pin in now.values() else "params.yaml has another pin"
-    return Link("source", node.name, source["what"], pin, "not here", f"{pinned}; not kept after fetching, so not read again")
+    return Link(
+        "source", node.name, source["what"], pin, "not here", f"{pinned}; not kept after fetching, so not read again"
+    )
 
 
 def lines(found: Sequence[Link], *, full: bool) -> Iterator[str]:
@@ -165,13 +172,15 @@ def lines(found: Sequence[Link], *, full: bool) -> Iterator[str]:
     else:
         stages = list(dict.fromkeys(link.stage for link in found if link.stage))
         width = max(map(len, stages), default=0) + 2
-        yield from (f"holds     {link.path}  md5 {link.expected}" for link in found if not link.stage and link.state == "holds")
+        yield from (
+            f"holds     {link.path}  md5 {link.expected}" for link in found if not link.stage and link.state == "holds"
+        )
         for stage in stages:
             yield f"{stage.ljust(width)}{_counts([link for link in found if link.stage == stage])}"
         yield from dict.fromkeys(_line(link) for link in found if link.state in ("differs", "not here"))
     states = Counter(link.state for link in found)
     yield (
-        f"{states['holds']} checksums hold, {states['differs']} differ, {states['by name']} are on the remote by name alone, "
+        f"{states['holds']} checksums hold, {states['differs']} differ, {states['by name']} are on the remote by name, "
         f"{states['not here']} could not be recomputed here."
     )
 
@@ -203,4 +212,8 @@ def check(found: Sequence[Link]) -> None:
 
 def document(found: Sequence[Link]) -> dict[str, Any]:
     """The links as data."""
-    return {"format": FORMAT, "links": [asdict(link) for link in found], "states": dict(Counter(link.state for link in found))}
+    return {
+        "format": FORMAT,
+        "links": [asdict(link) for link in found],
+        "states": dict(Counter(link.state for link in found)),
+    }

@@ -4,6 +4,11 @@ import argparse
 import json
 from collections.abc import Iterable
 
+EXAMPLES = (
+    "pruneonce why                # all that would run, in order",
+    "pruneonce why finetune@r8",
+)
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

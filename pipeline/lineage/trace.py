@@ -39,12 +39,18 @@ def document(asked: str) -> dict[str, Any]:
     return structure.document(*found(asked))
 
 
-def forward(asked: str) -> Iterator[str]:
+def forward(asked: str, *, full: bool) -> Iterator[str]:
+    """full: with the stages of the studies, and all that only older lock files have."""
     made, problem = _made(asked)
     for each in made:
-        yield from forwards.lines(each)
+        yield from forwards.lines(each, full=full)
     if problem:
         yield f"({problem})"
+
+
+def forward_mermaid(asked: str) -> Iterator[str]:
+    for each in _made(asked)[0]:
+        yield from forwards.mermaid(each)
 
 
 def made_from(asked: str) -> dict[str, Any]:

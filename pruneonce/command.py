@@ -20,7 +20,7 @@ PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/com
     "add-task": "add a task to params.yaml from a file of rows, after a look at the data",
     "plan": "check a profile and print what it would cost, without training",
     "run": "run every stage that something changed for",
-    "trace": "print the stages, md5s, parameters and MLflow runs behind a file",
+    "trace": "where a model came from: its stages, scores, runs and sources; or what was made of it",
     "verify": "recompute the checksums behind a model, wherever its files lie, and name what differs",
     "why": "say why a stage would run: what changed, from what to what, and how long it took last time",
     "register": "register the int8 models of dvc.lock in MLflow; close runs of lost processes",

@@ -131,7 +131,7 @@ class Stores:
         return name, None if re.match(r"[a-z0-9+]+://", url) else project / ".dvc" / url
 
     def seen(self, path: str, md5: str, *, now: bool) -> Iterator[Seen]:
-        """An out in the cache and on the remote of its project. now: dvc.lock has it; DVC knows no name of others."""
+        """An out in the cache and on the remote of its project. now: dvc.lock has it; of others DVC tells nothing."""
         project = project_of(path)
         yield in_store(self.cache(project), md5, "DVC's cache")
         if remote := self.remote(project):

@@ -22,6 +22,7 @@ from dvc.repo import Repo
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 
 from flows import keeping, stopping, trouble
 from flows.trouble import StageFailed
@@ -132,7 +133,12 @@ def shortened(causes: list[str]) -> str:
 
 
 def _show(stage: str, causes: list[str]) -> None:
-    """Keep the reasons as an artifact of the task run. Its key takes small letters, digits and hyphens alone."""
+    """Keep the reasons as an artifact of the task run, if there is one.
+
+    Its key takes small letters, digits and hyphens alone.
+    """
+    if TaskRunContext.get() is None:
+        return
     key = re.sub("[^a-z0-9]+", "-", f"why-{stage}".lower()).strip("-")
     lines = [f"{stage} runs because of:", "", *(f"- {plain(cause)}" for cause in causes)]
     create_markdown_artifact("\n".join(lines), key=key, description=f"Why {stage} runs")

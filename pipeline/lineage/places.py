@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import platformdirs
+
 from pipeline import ignored
 from pipeline.hashing import known_md5
 from pipeline.integrity import listed
@@ -131,7 +133,7 @@ class Stores:
         return name, None if re.match(r"[a-z0-9+]+://", url) else project / ".dvc" / url
 
     def seen(self, path: str, md5: str, *, now: bool) -> Iterator[Seen]:
-        """An out in the cache and on the remote of its project. now: dvc.lock has it; of others DVC tells nothing."""
+        """An out in the cache and on the remote. now: dvc.lock has it; of others DVC says nothing by name."""
         project = project_of(path)
         yield in_store(self.cache(project), md5, "DVC's cache")
         if remote := self.remote(project):
@@ -144,6 +146,13 @@ class Stores:
 
 
 def _configuration(project: Path) -> dict[str, str]:
+    """What DVC's configuration says of cache and remotes. DVC takes a second to tell: it is asked if a file names one."""
+    system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or platformdirs.site_config_dir("dvc", "iterative")
+    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or platformdirs.user_config_dir("dvc", "iterative")
+    folders = (project / ".dvc", project / ".dvc", Path(user), Path(system))
+    files = [folder / name for folder, name in zip(folders, ("config", "config.local", "config", "config"), strict=True)]
+    if not any(re.search("cache|remote", file.read_text(errors="replace")) for file in files if file.is_file()):
+        return {}
     lines = _dvc(project, "config", "--list").splitlines()
     return {key: value for key, _, value in (line.partition("=") for line in lines)}
 

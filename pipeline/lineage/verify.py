@@ -103,7 +103,8 @@ class _Check:
             elif path not in node.reads or not any(path in maker.stage.outs for maker in node.reads[path]):
                 yield self._dep(node, path, md5)  # what no stage wrote, or a folder that several write into
         if source := source_of(node):
-            yield _source(node, source)
+            here = any(part in self.reads for part in node.stage.deps.items() if part[0] == source["what"])
+            yield _source(node, source, here=here)
 
     def _out(self, node: Node, path: str, md5: str) -> Iterator[Seen]:
         now = self.outs.get(path) == md5
@@ -149,13 +150,16 @@ def _link(kind: str, node: Node, path: str, md5: str, seen: Sequence[Seen]) -> L
     return Link(kind, node.name, path, md5, "not here", some or f"not in {', '.join(each.place for each in seen)}")
 
 
-def _source(node: Node, source: Mapping[str, Any]) -> Link:
-    """What pins a source. A local file is read; a package is not kept, but its pin can be compared with params.yaml's."""
+def _source(node: Node, source: Mapping[str, Any], *, here: bool) -> Link:
+    """What pins a source. A package is not kept, but its pin can be compared with params.yaml's.
+
+    here: it is a local file, and this folder should have it as it was; it is read.
+    """
     pin = str(source.get("revision") or source.get("sha256") or "not pinned")
     section = next(key for key in node.stage.params if key.startswith(("fetch.", "fetch_local.")))
     group, _, name = section.partition(".")
     local = Path(str(source["what"]))
-    if group == "fetch_local" and source.get("sha256") and local.is_file():
+    if here and source.get("sha256") and local.is_file():
         found = model_file.sha256_of(local)
         return Link("source", node.name, source["what"], pin, "holds" if found == pin else "differs", f"sha256 {found}")
     now = ((read_yaml(Path("params.yaml")) if Path("params.yaml").exists() else {}) or {}).get(group, {}).get(name)

@@ -105,7 +105,7 @@ def md5_in(commit: str, path: str) -> str | None:
 
 
 def commit_with(path: str, md5: str, first: str = "") -> str | None:
-    """The newest commit in which a file or folder has this md5; `first` is tried before the others. None if there is none."""
+    """The newest commit in which a file or folder has this md5; `first` is tried before all others. None: in none."""
     commits = [*filter(None, [first]), *git.commits_of(path)]
     return next((commit for commit in commits if md5_in(commit, path) == md5), None)
 

@@ -4,7 +4,21 @@ import argparse
 import sys
 from types import ModuleType
 
-from pipeline.commands import add_task, completion, doctor, init, plan, promote, register, rollback, run, trace, verify, why
+from pipeline.commands import (
+    add_task,
+    completion,
+    doctor,
+    init,
+    plan,
+    predict,
+    promote,
+    register,
+    rollback,
+    run,
+    trace,
+    verify,
+    why,
+)
 from pruneonce import commandline
 
 COMMANDS: tuple[ModuleType, ...] = (  # in the order of the help
@@ -18,6 +32,7 @@ COMMANDS: tuple[ModuleType, ...] = (  # in the order of the help
     register,
     promote,
     rollback,
+    predict,
     doctor,
     completion,
 )

@@ -9,11 +9,19 @@ from types import ModuleType
 from typing import NoReturn
 
 from pruneonce import commandline, projects
-from pruneonce.commands import accelerate, completion, doctor, inspect, pack, unpack
+from pruneonce.commands import accelerate, completion, doctor, inspect, pack, predict, unpack
 from pruneonce.errors import PipelineError
 from pruneonce.terminal import flushed_output, one_line_errors
 
-COMMANDS: tuple[ModuleType, ...] = (pack, unpack, inspect, accelerate, doctor, completion)  # in the order of the help
+COMMANDS: tuple[ModuleType, ...] = (
+    predict,
+    pack,
+    unpack,
+    inspect,
+    accelerate,
+    doctor,
+    completion,
+)  # in the order of the help
 ANYWHERE = ("init",)  # a command of the project's code that needs no project's folder
 PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/commands/ has as well
     "init": "make a project of your own in a folder, with a first task from a file of rows",
@@ -27,7 +35,7 @@ PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/com
     "promote": "make the models of dvc.lock the champions, if every gate holds",
     "rollback": "put the alias champion back on the version before",
 }
-WIDER = ("doctor", "completion")  # of the library, and in a project's folder of the project, which knows more
+WIDER = ("predict", "doctor", "completion")  # of the library, and in a project's folder of the project, which knows more
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pruneonce.errors import plain
 from pruneonce.terminal import flushed_output, one_line_errors
 
 # The commands of any folder, in the order of the help.
-LIBRARY = ("pack", "unpack", "inspect", "accelerate", "doctor", "completion")
+LIBRARY = ("predict", "pack", "unpack", "inspect", "accelerate", "doctor", "completion")
 EXIT_CODES = """\
 exit codes:
     0    done

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-from mlflow import pyfunc
+from mlflow import artifacts, pyfunc
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Map, Schema
 
 import pruneonce
+from pipeline.tracking.address import message, mlflow_uri
+from pipeline.tracking.store import store
 from pruneonce.deployment import packing
 from pruneonce.deployment.about import about
-from pruneonce.errors import PackError
+from pruneonce.errors import DataError, PackError
+from pruneonce.serving.predictor import input_names
 
 PACKED = "int8.packed"
 REQUIREMENTS = ("mlflow", "numpy", "onnx", "onnx-ir", "onnxruntime", "pandas", "tokenizers")
-INPUTS = {1: ("text",), 2: ("text", "pair"), "question_answering": ("question", "context")}
 SHARES = Map(DataType.double)
 OUTPUTS: dict[str, dict[str, Any]] = {
     "classification": {"label": DataType.string, "probability": DataType.double, "probabilities": SHARES},
@@ -57,7 +60,7 @@ def save(file: Path, folder: Path) -> None:
     shutil.copytree(
         Path(pruneonce.__file__).parent, code / "pruneonce", ignore=shutil.ignore_patterns("__pycache__", "project")
     )
-    columns = inputs(said)
+    columns = input_names(said)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it says that it tries the example
     with warnings.catch_warnings():
@@ -67,7 +70,9 @@ def save(file: Path, folder: Path) -> None:
             python_model=str(Path(__file__).with_name("served.py")),
             artifacts={"model": str(packed)},
             code_paths=[str(code / "pruneonce")],
-            signature=ModelSignature(_schema(dict.fromkeys(columns, DataType.string)), _schema(OUTPUTS[_kind(said)])),
+            signature=ModelSignature(
+                _schema(dict.fromkeys(columns, DataType.string)), _schema(OUTPUTS[said["kind"]["kind"]])
+            ),
             input_example=pandas.DataFrame([dict(zip(columns, reversed(EXAMPLES[: len(columns)]), strict=True))]),
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in REQUIREMENTS],
             metadata={"pruneonce": {key: said[key] for key in ("task", "variant", "sparsity", "pattern", "bits", "score")}},
@@ -75,16 +80,21 @@ def save(file: Path, folder: Path) -> None:
     shutil.rmtree(work)
 
 
-def inputs(said: dict[str, Any]) -> tuple[str, ...]:
-    """The columns that the model reads. said: what the file says of itself."""
-    if _kind(said) == "question_answering":
-        return INPUTS["question_answering"]
-    return INPUTS[2 if said["columns"]["pair"] else 1]
-
-
-def _kind(said: dict[str, Any]) -> str:
-    return said["kind"]["kind"]
-
-
 def _schema(columns: dict[str, Any]) -> Schema:
     return Schema([ColSpec(type_, name) for name, type_ in columns.items()])
+
+
+def fetch(reference: str) -> Path:
+    """The packed file of a registered model, such as models:/pruneonce-r8@champion, copied here. Raises DataError.
+
+    The copy lies in a temporary folder that stays until it is cleaned up by the system.
+    """
+    with store():
+        try:
+            folder = artifacts.download_artifacts(reference, tracking_uri=mlflow_uri())
+        except MlflowException as error:
+            raise DataError(f"expected a model such as models:/pruneonce-r8@champion, found: {message(error)}") from None
+    found = next(Path(folder).rglob(PACKED), None)
+    if found is None:
+        raise DataError(f"expected {PACKED} in {reference}, found none. `pruneonce register` did not write it.")
+    return found

@@ -1,6 +1,6 @@
 """A model that answers text: one exported file, packed or not, with its tokenizer and labels inside."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from pruneonce.serving.texts import Texts
 from pruneonce.sources import cells
 
 MOST_CHARACTERS = 100_000  # of a text. The model reads `max_tokens` of it, and splitting a longer one takes seconds.
+
+
+def input_names(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the model reads in a row. about: what its file says of itself."""
+    if about["kind"]["kind"] == "question_answering":
+        return "question", "context"
+    return ("text", "pair") if about["columns"]["pair"] else ("text",)
+
 
 Input = str | Sequence[str]  # a text, or a pair: two texts; of a question: question and context
 
@@ -41,25 +49,22 @@ class Predictor:
         self.session = running.session(model, threads=threads, execution=execution)
         self.inputs = [node.name for node in self.session.get_inputs()]
 
-    @property
-    def takes_pairs(self) -> bool:
-        """Whether the model reads two texts: a pair, or question and context."""
-        return self.about["columns"]["pair"] is not None
-
     def __call__(self, rows: Iterable[Input]) -> list[Answer]:
         """The answer to each row. Raises DataError, naming the row, for one that is no text, or too long."""
         return [self._answer(*texts) for texts in [self._texts(row, number) for number, row in enumerate(rows)]]
 
+    def answer(self, row: Input, number: int = 0) -> Answer:
+        """The answer to one row. number: of the row, for the message. Raises DataError as above."""
+        return self._answer(*self._texts(row, number))
+
     def _texts(self, row: Input, number: int) -> tuple[str, ...]:
         """The texts of a row, each as the splits have it."""
         texts = (row,) if isinstance(row, str) else tuple(row) if isinstance(row, Sequence) else (row,)
-        expected = 2 if self.takes_pairs else 1
-        if len(texts) != expected or not all(isinstance(text, str) for text in texts):
-            names = " and ".join(name for name in self.about["columns"].values() if name)
+        names = input_names(self.about)
+        if len(texts) != len(names) or not all(isinstance(text, str) for text in texts):
+            expected = "a text" if len(names) == 1 else f"two texts, {' and '.join(names)},"
             found = ", ".join(type(text).__name__ for text in texts) or "nothing"
-            raise DataError(
-                f"expected {'a text' if expected == 1 else 'two texts'} ({names}) in row {number}, found {found}."
-            )
+            raise DataError(f"expected {expected} in row {number}, found {found}.")
         if not texts[0].strip():
             raise DataError(f"expected a text in row {number}, found an empty one.")
         if (longest := max(map(len, texts))) > MOST_CHARACTERS:

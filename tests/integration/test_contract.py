@@ -70,6 +70,7 @@ NOT_SCIENCE = {
     "pruneonce/deployment/about.py",
     "pruneonce/serving/answers.py",
     "pruneonce/serving/predictor.py",
+    "pruneonce/serving/rows.py",
     "pruneonce/serving/texts.py",
     "pruneonce/deployment/layers.py",
     "pruneonce/deployment/overview.py",

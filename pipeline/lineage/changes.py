@@ -40,6 +40,10 @@ class Workspace:
         """The values of a params file; empty if there is none."""
         return (read_yaml(file) if file.exists() else {}) or {}
 
+    def kept(self, block: Block, md5: str) -> bool:
+        """Whether DVC's cache has a file, or the listing of a folder."""
+        return (self.stores.cache(block.project) / OBJECTS / md5[:2] / md5[2:]).is_file()
+
     def changes(self, block: Block, stage: Stage | None) -> list[Change]:
         """All in which the stage differs from its entry in dvc.lock; empty if DVC would not run it for its own sake."""
         if stage is None:
@@ -76,5 +80,5 @@ class Workspace:
                 yield Change("out", path, "new", None, new)
             elif old != new:
                 yield Change("out", path, "modified", old, new)
-            elif cached and not (self.stores.cache(block.project) / OBJECTS / old[:2] / old[2:]).is_file():
+            elif cached and not self.kept(block, old):
                 yield Change("out", path, "not in cache", old, new)

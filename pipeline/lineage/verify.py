@@ -181,11 +181,11 @@ def lines(found: Sequence[Link], *, full: bool) -> Iterator[str]:
         )
         for stage in stages:
             yield f"{stage.ljust(width)}{_counts([link for link in found if link.stage == stage])}"
-        yield from dict.fromkeys(_line(link) for link in found if link.state in ("differs", "not here"))
+        yield from dict.fromkeys(_line(link) for link in found if link.state == "differs")
     states = Counter(link.state for link in found)
     yield (
         f"{states['holds']} checksums hold, {states['differs']} differ, {states['by name']} are on the remote by name, "
-        f"{states['not here']} could not be recomputed here."
+        f"{states['not here']} are not here{'' if full else ' (see --full)'}."
     )
 
 
@@ -193,15 +193,15 @@ def _line(link: Link) -> str:
     return f"{link.state.ljust(9)} {link.kind.ljust(6)} {link.path}  {link.expected}  {link.note}"
 
 
-WORDS = {"about": "of what the file says", "out": "outs", "dep": "deps", "code": "code", "source": "sources"}
+WORDS = {"about": "statement", "out": "out", "dep": "dep", "code": "code file", "source": "source"}
 
 
 def _counts(found: Sequence[Link]) -> str:
-    """`holds: 4 outs, 23 code; not here: 1 sources`."""
+    """`holds: 4 outs, 23 code files; not here: 1 source`."""
     states: list[str] = []
     for state in ("differs", "holds", "by name", "not here"):
         kinds = Counter(link.kind for link in found if link.state == state)
-        words = ", ".join(f"{kinds[kind]} {word}" for kind, word in WORDS.items() if kinds[kind])
+        words = ", ".join(f"{kinds[kind]} {word}{'s' * (kinds[kind] > 1)}" for kind, word in WORDS.items() if kinds[kind])
         states += [f"{state}: {words}"] if words else []
     return "; ".join(states)
 

@@ -28,6 +28,11 @@ MAY = {
 }
 # Science behind a command: what `plan` needs is imported when it is asked for.
 ALSO = {
+    "pipeline/lineage/model_file.py": (  # what a model file holds, once one is asked about
+        "pruneonce.deployment.about",
+        "pruneonce.deployment.packing",
+        "pruneonce.deployment.unpacking",
+    ),
     "pipeline/plan/costs.py": ("pruneonce.step_costs", "pruneonce.tasks.examples"),
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
     "pipeline/tracking/packaging.py": (

@@ -360,7 +360,7 @@ def test_everything_holds_where_nothing_was_touched(here):
     assert {("code", "pruneonce/sparsity"), ("source", "corpus.txt")} <= kinds
     assert [link.state for link in links if link.kind == "source"] == ["holds"], "the file itself is here"
     lines = list(verify.lines(links, full=False))
-    assert "sparsify            holds: 2 outs, 2 code" in lines
+    assert "sparsify            holds: 2 outs, 2 code files" in lines
     assert lines[-1].startswith(f"{len(links)} checksums hold, 0 differ")
     links, said = verified(str(here.packed))
     assert said == "", "code and data of an older commit need not be in this folder"

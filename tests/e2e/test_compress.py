@@ -230,9 +230,9 @@ def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_p
             "prepare_teacher",
             "fetch_local@tiny-bert",
         ):
-            run_line = tree[tree.index(f"└─ {stage}\n") :].splitlines()[1]
-            assert re.search(r"run +[0-9a-f]{32}", run_line), run_line
-        assert "params  fetch_local.tiny-bert: {'path': 'tests/tiny/model'" in tree
+            (line,) = [line for line in tree.splitlines() if re.search(rf"─ {stage} ", line) and "(above)" not in line]
+            assert re.search(r"run [0-9a-f]{8}", line), line
+        assert re.search(r"^source tests/tiny/model +sha256 not pinned$", tree, re.MULTILINE)
     moved.write_bytes(b"something else")
     assert "DataError" in run([sys.executable, "-m", "pipeline.cli", "trace", str(moved)], copy, expect=1)
 

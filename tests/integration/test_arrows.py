@@ -32,6 +32,11 @@ MAY = {
 ALSO = {
     "pipeline/commands/doctor.py": ("pruneonce.commands.doctor",),
     "pipeline/commands/completion.py": ("pruneonce.commands.completion", "pruneonce.command"),
+    "pipeline/lineage/model_file.py": (  # what a model file holds, once one is asked about
+        "pruneonce.deployment.about",
+        "pruneonce.deployment.packing",
+        "pruneonce.deployment.unpacking",
+    ),
     "pipeline/plan/costs.py": ("pruneonce.step_costs", "pruneonce.tasks.examples"),
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
     "pipeline/plan/planned.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),

@@ -17,7 +17,8 @@ BASICS = (
     "pruneonce.commandline",
     "pruneonce.terminal",
     "pruneonce.files",
-)  # how any command ends; fsync, which all writers share
+    "pruneonce.projects",
+)  # where the code is; how any command ends; fsync, which all writers share
 MAY = {
     "flows": ("flows", "pipeline", *BASICS),
     "stages": ("pipeline", "pruneonce"),  # never another stage
@@ -32,12 +33,18 @@ ALSO = {
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
     "pipeline/plan/page.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
 }
+ALSO["pipeline/commands/init.py"] = ("pruneonce.sparse_import",)
+ALSO["pipeline/projects/tasks.py"] = (
+    *("pruneonce.columns", "pruneonce.sources.tables"),
+    *("pruneonce.tasks.classes", "pruneonce.tasks.examples", "pruneonce.tasks.kinds"),
+)
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
-SHARED = {"errors", "terminal", "batch", "text", "engine", "files", "commandline"}
+SHARED = {"errors", "terminal", "batch", "text", "engine", "files", "commandline", "projects"}
 DOORS = {
     "__init__",
     "command",
     "commands",
+    "stage",
 }  # by which a packed model is loaded, and packed: they serve no file of the library
 ROOMS = {
     "sparsity": set(),
@@ -50,6 +57,8 @@ ROOMS = {
     "training": {"tasks", "models", "sparsity", "distillation"},
     "deployment": {"models", "quantization"},
     "answers": {"tasks"},
+    "columns": {"sources"},
+    "sparse_import": {"models", "sparsity"},
     "serving": {"deployment", "sources"},
     "step_costs": {"models", "language", "distillation", "sparsity"},
 }

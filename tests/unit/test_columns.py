@@ -29,19 +29,30 @@ def text(i):
     return f"{SAID[i % 3]} {i}"
 
 
+def longer(i):
+    return f"{text(i)} and more"
+
+
+def when(i):
+    return f"2024-01-{i % 28:02} 10:{i:02}"
+
+
+KIND = "classification"
+
+
 @pytest.mark.parametrize(
     ("header", "kinds", "expected"),
     [
-        (["body", "stars"], [text, lambda i: i % 5 + 1], ("body", "stars", "classification")),
-        (["", "review", "sentiment"], [int, text, lambda i: "np"[i % 2]], ("review", "sentiment", "classification")),
-        (["id", "q", "who"], [lambda i: 1000 + i, text, lambda i: f"person {i % 3}"], ("q", "who", "classification")),
+        (["body", "stars"], [text, lambda i: i % 5 + 1], ("body", "stars", KIND)),
+        (["", "review", "sentiment"], [int, text, lambda i: "np"[i % 2]], ("review", "sentiment", KIND)),
+        (["id", "q", "who"], [lambda i: 1000 + i, text, lambda i: f"person {i % 3}"], ("q", "who", KIND)),
         (["s", "score"], [text, lambda i: i / 7], ("s", "score", "regression")),
-        (["likes", "s", "by"], [lambda i: i * i % 97, text, lambda i: "ab"[i % 2]], ("s", "by", "classification")),
-        (["when", "s", "t"], [lambda i: f"2024-01-{i % 28:02} 10:{i:02}", text, lambda i: i % 2], ("s", "t", "classification")),
-        (["title", "text", "c"], [lambda i: f"{SAID[0]} and more {i}", text, lambda i: i % 2], ("text", "c", "classification")),
-        (["star_rating", "n", "reviewText"], [lambda i: i % 5, lambda i: i % 4, text], ("reviewText", "star_rating", "classification")),
+        (["likes", "s", "by"], [lambda i: i * i % 97, text, lambda i: "ab"[i % 2]], ("s", "by", KIND)),
+        (["when", "s", "t"], [when, text, lambda i: i % 2], ("s", "t", KIND)),
+        (["title", "text", "c"], [longer, text, lambda i: i % 2], ("text", "c", KIND)),
+        (["star_rating", "n", "reviewText"], [lambda i: i % 5, lambda i: i % 4, text], ("reviewText", "star_rating", KIND)),
         (["s", "a", "b"], [text, lambda i: "xy"[i % 2], lambda i: "uvw"[i % 3]], ("s", None, None)),
-        (["s", "t", "label"], [text, text, lambda i: i % 2], (None, "label", "classification")),
+        (["s", "t", "label"], [text, text, lambda i: i % 2], (None, "label", KIND)),
         (["s", "only"], [text, lambda i: "one"], ("s", None, None)),
         (["s", "id"], [text, int], ("s", None, None)),
         (["s", "name"], [text, lambda i: f"name{i}"], ("s", None, None)),

@@ -108,7 +108,7 @@ def test_a_teacher_of_other_sizes_is_refused(dense, tmp_path, change, message):
     shutil.copytree(dense, tmp_path / "other")
     config = json.loads((dense / "config.json").read_text())
     (tmp_path / "other/config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(ModelError, match=f"{message}.* Set `common.model` to the dense model"):
+    with pytest.raises(ModelError, match=rf"{message}.* Set `common.model` to the dense model"):
         sparse_import.check_same(dense, tmp_path / "other")
     sparse_import.check_same(dense, dense)
 
@@ -120,5 +120,5 @@ def test_a_teacher_of_another_vocabulary_is_refused(dense, tmp_path):
     one, other = list(words)[-2:]
     words[one], words[other] = words[other], words[one]
     (tmp_path / "other/tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(ModelError, match="expected one vocabulary, found 162 tokens in .* or other ids"):
+    with pytest.raises(ModelError, match=r"expected one vocabulary, found 162 tokens in .* or other ids"):
         sparse_import.check_same(tmp_path / "other", dense)

@@ -4,10 +4,38 @@ import argparse
 import sys
 from types import ModuleType
 
-from pipeline.commands import add_task, init, plan, register, run, trace
+from pipeline.commands import (
+    add_task,
+    completion,
+    doctor,
+    init,
+    plan,
+    predict,
+    promote,
+    register,
+    rollback,
+    run,
+    trace,
+    verify,
+    why,
+)
 from pruneonce import commandline
 
-COMMANDS: tuple[ModuleType, ...] = (plan, run, trace, register, init, add_task)  # in the order of the help
+COMMANDS: tuple[ModuleType, ...] = (  # in the order of the help
+    init,
+    add_task,
+    plan,
+    run,
+    trace,
+    verify,
+    why,
+    register,
+    promote,
+    rollback,
+    predict,
+    doctor,
+    completion,
+)
 
 
 def main() -> None:

@@ -9,25 +9,41 @@ from types import ModuleType
 from typing import NoReturn
 
 from pruneonce import commandline, projects
-from pruneonce.commands import accelerate, inspect, pack, unpack
+from pruneonce.commands import accelerate, completion, doctor, inspect, pack, predict, unpack
 from pruneonce.errors import PipelineError
 from pruneonce.terminal import flushed_output, one_line_errors
 
-COMMANDS: tuple[ModuleType, ...] = (pack, unpack, inspect, accelerate)  # in the order of the help
+COMMANDS: tuple[ModuleType, ...] = (
+    predict,
+    pack,
+    unpack,
+    inspect,
+    accelerate,
+    doctor,
+    completion,
+)  # in the order of the help
 ANYWHERE = ("init",)  # a command of the project's code that needs no project's folder
 PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/commands/ has as well
+    "init": "make a project of your own in a folder, with a first task from a file of rows",
+    "add-task": "add a task to params.yaml from a file of rows, after a look at the data",
     "plan": "check a profile and print what it would cost, without training",
     "run": "run every stage that something changed for",
     "trace": "print the stages, md5s, parameters and MLflow runs behind a file",
+    "verify": "recompute the checksums behind a model, wherever its files lie, and name what differs",
+    "why": "say why a stage would run: what changed, from what to what, and how long it took last time",
     "register": "register the int8 models of dvc.lock in MLflow; close runs of lost processes",
-    "init": "make a project of your own in a folder, with a first task from a file of rows",
-    "add-task": "add a task to params.yaml from a file of rows, after a look at the data",
+    "promote": "make the models of dvc.lock the champions, if every gate holds",
+    "rollback": "put the alias champion back on the version before",
 }
+WIDER = ("predict", "doctor", "completion")  # of the library, and in a project's folder of the project, which knows more
 
 
 def main() -> None:
     """The command line. A word that is no command of the library is one of the project in this folder."""
     words = sys.argv[1:]
+    if words and words[0] in WIDER and _is_project(Path()) and _has_dvc():
+        with flushed_output(), one_line_errors():
+            _run_in_project(words)
     if words and not words[0].startswith("-") and words[0] not in commandline.LIBRARY:
         with flushed_output(), one_line_errors():
             if not _is_project(Path()) and words[0] not in ANYWHERE:
@@ -40,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = commandline.build(
         COMMANDS,
         description="Small files of compressed models, and the commands of a project that makes such models.",
-        more=commandline.listed("commands in a project's folder", PROJECT_COMMANDS),
+        further=PROJECT_COMMANDS,
+        title="commands in a project's folder",
     )
     parser.add_argument("--version", action="version", version=f"pruneonce {metadata.version('pruneonce')}")
     return parser
@@ -48,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _is_project(folder: Path) -> bool:
     return projects.is_clone(folder) or projects.named_version(folder) is not None
+
+
+def _has_dvc() -> bool:
+    """Whether what the project's commands import is installed."""
+    try:
+        return bool(metadata.version("dvc"))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _run_in_project(words: list[str]) -> NoReturn:

@@ -21,6 +21,7 @@ from pipeline.params.sections import (
     Evaluate,
     Export,
     Finetune,
+    Gates,
     PrepareCorpus,
     PrepareTask,
     PrepareTeacher,
@@ -40,6 +41,7 @@ TASK_STAGES: dict[str, type[Section]] = {
     "finetune": Finetune,
     "quantize": Quantize,
 }
+GATES = "gates"  # no stage of a task; a task's block may change keys of it
 
 
 class Params(Section):
@@ -62,9 +64,10 @@ class Params(Section):
     export: Export
     evaluate: Evaluate
     report: Report
+    gates: Gates
     study: Study | None = None  # a project of `pruneonce init` has no studies
     patterns: Patterns | None = None
-    # task: stage: the keys that differ from the recipe of that stage
+    # task: stage: the keys that differ from the recipe of that stage; a task may also have keys of `gates`
     tasks: Annotated[dict[Name, dict[str, dict[str, Any]]], Field(min_length=1)]
 
     @field_validator("launcher")
@@ -83,9 +86,14 @@ class Params(Section):
         if stage in TASK_STAGES:
             return TASK_STAGES[stage].model_validate(merged(getattr(self, stage), self.tasks[item or ""][stage]))
         if stage == "tasks":
-            return TaskNames(names=list(self.tasks))
+            changes = {task: block[GATES] for task, block in self.tasks.items() if block.get(GATES)}
+            return TaskNames(names=list(self.tasks), gates=changes)
         section = getattr(self, stage)
         return section[item] if isinstance(section, dict) else section
+
+    def gates_of(self, task: str) -> Gates:
+        """The section `gates` with the changes of this task."""
+        return self.gates.changed(self.tasks[task].get(GATES, {}))
 
     def task_sections(self) -> Iterator[tuple[str, str, Any]]:
         """(stage, task, its section) for every stage of every task."""
@@ -161,11 +169,13 @@ class Params(Section):
     @model_validator(mode="after")
     def _tasks_are_whole(self) -> Self:
         for task, block in self.tasks.items():
-            if set(block) != set(TASK_STAGES):
-                raise ValueError(f"tasks.{task} needs exactly the keys {sorted(TASK_STAGES)}, found {sorted(block)}")
-            for stage in TASK_STAGES:
+            if set(block) - {GATES} != set(TASK_STAGES):
+                raise ValueError(
+                    f"tasks.{task} needs exactly the keys {sorted(TASK_STAGES)}, and may have {GATES}, found {sorted(block)}"
+                )
+            for stage in (*TASK_STAGES, GATES):
                 try:
-                    self.section(stage, task)
+                    self.gates_of(task) if stage == GATES else self.section(stage, task)
                 except ValidationError as error:
                     raise ValueError(f"in {stage} with tasks.{task}.{stage}: {_lines(error)}") from None
             self._windows_are_whole(task)
@@ -265,8 +275,8 @@ def _set(document: Any, path: list[str], value: Any, change: str) -> None:
     for depth, key in enumerate(path):
         if not isinstance(document, dict):
             raise ConfigError(f"expected a section at {'.'.join(path[:depth])}, found {document!r} (override {change!r}).")
-        # A task's block may lack a key of its recipe; everything else must be there already.
-        in_block = path[0] == "tasks" and depth >= 3
+        # A task's block may lack a key of its recipe, and the block `gates`; everything else must be there already.
+        in_block = path[0] == "tasks" and (depth >= 3 or (depth == 2 and key == GATES))
         if key not in document and in_block and depth < len(path) - 1:
             document[key] = type(document)()
         if key not in document and not in_block:

@@ -1,7 +1,8 @@
 """The sections of the stages, one class a section. No defaults: a key that is not in the file is an error that names it."""
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -288,7 +289,27 @@ class Report(Section):
     title: str  # first line of the report
 
 
+class Gates(Section):
+    """What the int8 model must hold to become the champion. `tasks.<name>.gates` changes keys of it for one task."""
+
+    # largest drop of the score against dense. It holds if a larger drop is ruled out: the lower end of the 95 % interval of
+    # the paired difference int8 - dense is above minus this number. A short test split has a wide interval: give it room
+    most_score_drop: Positive
+    least_sparsity: Share  # smallest share of zeros in the prunable matrices, counted in the file
+    least_same_decisions: Ratio  # parity: smallest share of texts that ONNX Runtime decides as PyTorch does, from `export`
+    most_packed_bytes: Count  # most bytes of the file after `pruneonce pack`
+    most_latency_ratio: Positive  # largest median latency of the faster int8 variant / median latency of dense
+    # largest drop of the score against the champion, where the drop is more than noise (p < 0.05 in the paired test); 0.0:
+    # nothing that is significantly worse becomes the champion
+    most_drop_to_champion: NonNegative
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """This section with the keys of `tasks.<name>.gates` over it. Raises pydantic's ValidationError."""
+        return self.model_validate({**self.model_dump(), **changes})
+
+
 class TaskNames(Section):
-    """The names of the tasks, for the stages that read all tasks."""
+    """The tasks, for the stages that read all of them."""
 
     names: list[str]
+    gates: dict[str, dict[str, Any]]  # task: what it changes of the section `gates`; tasks that change nothing are left out

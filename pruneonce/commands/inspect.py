@@ -1,16 +1,22 @@
-"""print by which kernel each int8 matrix runs here"""
+"""print the layers of a model: zeros, pattern, bits, bytes, and by which kernel each one runs here"""
 
 import argparse
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 EXAMPLES = (
     "pruneonce inspect data/export/r8/int8.packed",
     "pruneonce inspect data/export/r8/int8.onnx --execution sparse --threads 2",
+    "pruneonce inspect r8.packed --json",
 )
 COLUMNS = """\
 columns:
+    size      outputs x inputs
     zeros     share of the weights that are zero
+    pattern   where the zeros lie, as found from them: unstructured, 1x4, 4x1, 2:4, 4:8; dense: no zeros but by rounding
+    bits      of a weight
+    bytes     of the weights
     words     share of the words that the sparse kernel stores; a word is four neighbouring inputs of one output
     kernel    sparse, or stock: ONNX Runtime's own
     why       the costs of one token in cycles of all threads, or another reason
@@ -27,6 +33,7 @@ execution:
 def options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = COLUMNS + EXECUTION
     how(parser, ("auto", "stock", "sparse"))
+    parser.add_argument("--json", action="store_true", help="the same for a program: docs/commands.md describes it")
 
 
 def how(parser: argparse.ArgumentParser, executions: Sequence[str]) -> None:
@@ -45,5 +52,5 @@ def _threads(text: str) -> int:
 def lines(args: argparse.Namespace) -> Iterable[str]:
     from pruneonce.deployment import overview, unpacking  # import numpy, onnx, onnxruntime
 
-    found = overview.lines(unpacking.model(args.file), args.file, execution=args.execution, threads=args.threads)
-    return list(found)  # all of it, or an error
+    found = overview.of(unpacking.model(args.file), args.file, execution=args.execution, threads=args.threads)
+    return [json.dumps(overview.as_json(found), indent=2)] if args.json else overview.lines(found)

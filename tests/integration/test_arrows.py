@@ -31,6 +31,14 @@ MAY = {
 ALSO = {
     "pipeline/plan/costs.py": ("pruneonce.step_costs", "pruneonce.tasks.examples"),
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
+    "pipeline/tracking/packaging.py": (
+        "pruneonce",
+        "pruneonce.deployment.about",
+        "pruneonce.deployment.packing",
+        "pruneonce.serving.predictor",
+    ),
+    "pipeline/commands/predict.py": ("pruneonce.commands",),
+    "pipeline/tracking/served.py": ("pruneonce.serving.predictor",),
     "pipeline/plan/page.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
 }
 ALSO["pipeline/commands/init.py"] = ("pruneonce.sparse_import",)

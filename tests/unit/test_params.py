@@ -86,6 +86,33 @@ def test_an_override_of_a_key_that_is_not_there_is_an_error(document, change, me
         changed()
 
 
+def test_a_task_changes_single_gates(document):
+    override(document, "tasks.topic.gates.least_sparsity=0.5")
+    p = parse(document, "params.yaml")
+    assert p.gates_of("topic") == p.gates.model_copy(update={"least_sparsity": 0.5})
+    assert p.section("tasks").gates == {"topic": {"least_sparsity": 0.5}}
+    assert p.section("tasks").names == ["topic"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("tasks.topic.gates.leastsparsity=0.5", r"gates with tasks\.topic\.gates: leastsparsity: Extra inputs"),
+        ("tasks.topic.gates.least_sparsity=1.0", "least_sparsity: Input should be less than 1, found 1.0"),
+        ("gates.most_packed_bytes=0", r"gates\.most_packed_bytes: Input should be greater than 0"),
+        ("gates.most_score_drop=0.0", r"gates\.most_score_drop: Input should be greater than 0"),
+        ("tasks.topic.gate.least_sparsity=0.5", "found 'gate' in override"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_an_error(document, change, message):
+    def changed():
+        override(document, change)
+        return parse(document, "params.yaml")
+
+    with pytest.raises(ConfigError, match=message):
+        changed()
+
+
 @pytest.mark.parametrize(
     "changes",
     [

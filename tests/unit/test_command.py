@@ -230,8 +230,8 @@ def test_outside_of_a_project_its_commands_are_one_line(call, empty, word):
     code = call(word)[0]
     assert code == (
         f"PipelineError: expected a project's folder for `pruneonce {word}`, a clone or one of `pruneonce init`, found none."
-        " Change to one, or make one: pruneonce init FOLDER. Outside of projects there are: pack, unpack, inspect, "
-        "accelerate."
+        " Change to one, or make one: pruneonce init FOLDER. Outside of projects there are: "
+        f"{', '.join(commandline.LIBRARY)}."
     )
 
 

@@ -42,7 +42,8 @@ def main() -> None:
     """The command line. A word that is no command of the library is one of the project in this folder."""
     words = sys.argv[1:]
     if words and words[0] in WIDER and _runs_here():
-        _run_in_project(words)
+        with flushed_output(), one_line_errors():
+            _run_in_project(words)
     if words and not words[0].startswith("-") and words[0] not in commandline.LIBRARY:
         with flushed_output(), one_line_errors():
             if not _is_project(Path()) and words[0] not in ANYWHERE:

@@ -19,7 +19,7 @@ BASICS = (
     "pruneonce.files",
     "pruneonce.doctor",
     "pruneonce.projects",
-)  # how any command ends; fsync, which all writers share
+)  # where the code is; how any command ends; fsync, which all writers share
 MAY = {
     "flows": ("flows", "pipeline", *BASICS),
     "stages": ("pipeline", "pruneonce"),  # never another stage
@@ -50,6 +50,11 @@ ALSO = {
     "pipeline/tracking/served.py": ("pruneonce.serving.predictor",),
     "pipeline/plan/page.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
 }
+ALSO["pipeline/commands/init.py"] = ("pruneonce.sparse_import",)
+ALSO["pipeline/projects/tasks.py"] = (
+    *("pruneonce.columns", "pruneonce.sources.tables"),
+    *("pruneonce.tasks.classes", "pruneonce.tasks.examples", "pruneonce.tasks.kinds"),
+)
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
 SHARED = {"errors", "terminal", "batch", "text", "engine", "files", "commandline", "projects"}
 DOORS = {
@@ -57,6 +62,7 @@ DOORS = {
     "command",
     "commands",
     "doctor",
+    "stage",
 }  # by which a packed model is loaded, and packed: they serve no file of the library
 ROOMS = {
     "sparsity": set(),
@@ -69,6 +75,8 @@ ROOMS = {
     "training": {"tasks", "models", "sparsity", "distillation"},
     "deployment": {"models", "quantization"},
     "answers": {"tasks"},
+    "columns": {"sources"},
+    "sparse_import": {"models", "sparsity"},
     "serving": {"deployment", "sources"},
     "step_costs": {"models", "language", "distillation", "sparsity"},
 }

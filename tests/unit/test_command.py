@@ -64,9 +64,20 @@ def empty(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def project(empty) -> Path:
+    """A clone."""
     (empty / "pipeline").mkdir()
     for file in projects.CLONE:
         (empty / file).touch()
+    return empty
+
+
+@pytest.fixture
+def own(empty, monkeypatch) -> Path:
+    """A project of `pruneonce init`."""
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH"):
+        monkeypatch.setenv(name, "")  # so that they are as before afterwards
+    (empty / "dvc.yaml").touch()
+    (empty / "params.yaml").write_text(f'# Numbers.\npruneonce: "{projects.installed()}"  # the version\nlauncher: python\n')
     return empty
 
 
@@ -169,6 +180,38 @@ def test_another_command_becomes_the_projects(monkeypatch, project, words):
     assert started.value.args[0] == [sys.executable, "-m", "pipeline.cli", *words]
 
 
+@pytest.mark.parametrize("words", [["plan"], ["run", "--set", "a=b"], ["init", "x"]])
+def test_in_a_project_of_init_the_packages_own_code_runs(monkeypatch, own, words):
+    """Which is not in the folder: it is named by the environment. The folder itself is not searched."""
+    monkeypatch.setattr(os, "execv", start)
+    monkeypatch.setattr(sys, "argv", ["pruneonce", *words])
+    with pytest.raises(Started):
+        command.main()
+    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(projects.root()) == str(ROOT)
+    assert os.environ["PYTHONSAFEPATH"] == "1"
+
+
+def test_another_version_than_params_yaml_names_is_one_line_with_both(call, own):
+    (own / "params.yaml").write_text("pruneonce: 9.9.9\n")
+    code = call("plan")[0]
+    assert code.startswith(
+        f"PipelineError: expected pruneonce 9.9.9, which params.yaml names, found {projects.installed()} installed. Install "
+        'that one: pip install "pruneonce[pipeline]==9.9.9"; or go over'
+    )
+
+
+def test_init_needs_no_project_and_names_the_extra_that_it_needs(call, empty, monkeypatch):
+    monkeypatch.setattr(projects, "installed", lambda: "1.2.3")
+
+    def missing(name):
+        raise projects.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(projects.metadata, "version", missing)
+    code = call("init", "x")[0]
+    assert code.startswith("PipelineError: expected what the project's commands import, found no DVC")
+    assert code.endswith('Install it: pip install "pruneonce[pipeline]==1.2.3"')
+
+
 @pytest.mark.parametrize(
     ("word", "close"),
     [
@@ -196,21 +239,24 @@ def test_an_unknown_word_is_a_wrong_use_and_the_closest_is_named(call, empty, wo
 @pytest.mark.parametrize("word", ["plan", "trace"])
 def test_outside_of_a_project_its_commands_are_one_line(call, empty, word):
     code = call(word)[0]
-    assert code.startswith(f"PipelineError: expected a project's folder for `pruneonce {word}`, ")
-    assert code.endswith(f" Outside of projects there are: {', '.join(commandline.LIBRARY)}.")
+    assert code == (
+        f"PipelineError: expected a project's folder for `pruneonce {word}`, a clone or one of `pruneonce init`, found none."
+        " Change to one, or make one: pruneonce init FOLDER. Outside of projects there are: "
+        f"{', '.join(commandline.LIBRARY)}."
+    )
 
 
 def test_inside_a_projects_folder_the_way_back_is_named(call, project, monkeypatch):
     (project / "data/raw").mkdir(parents=True)
     monkeypatch.chdir(project / "data/raw")
-    assert f"found none. Change to {project}, or " in call("trace", "x")[0]
+    assert f"found none. Change to {project}, or make one" in call("trace", "x")[0]
 
 
 def test_without_the_pipelines_packages_the_extra_is_named(call, project, monkeypatch):
     def missing(name):
-        raise command.metadata.PackageNotFoundError(name)
+        raise projects.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(command.metadata, "version", missing)
+    monkeypatch.setattr(projects.metadata, "version", missing)
     code = call("plan")[0]
     assert code.startswith("PipelineError: expected what the project's commands import, found no DVC")
     assert code.endswith("Install it: make install")

@@ -1,0 +1,84 @@
+"""What the report knows: of each task, and of them all. The page and the cards read nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.params.sections import Common, Sparsify
+from pipeline.report import lineage, origins
+from pipeline.report.lineage import Drawing
+from pipeline.report.origins import Source
+from pipeline.report.table import Row, task_rows
+from pipeline.tracking.lock import Stage
+
+SHIPS = ("int8_sparse", "int8")  # what is deployed: the first one that was evaluated
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate says of a task."""
+
+    name: str
+    holds: bool
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """One task. scores, latencies, answers: the files of `evaluate`."""
+
+    name: str
+    rows: list[Row]
+    scores: Mapping[str, Any]
+    latencies: Mapping[str, Any]
+    answers: Mapping[str, Any]
+    verdicts: Sequence[Verdict]
+    source: Source
+    recipes: Mapping[str, Mapping[str, Any]]  # stage -> the parameters it ran with; empty ones where dvc.lock does not say
+
+    @property
+    def ships(self) -> Row:
+        """The row of the model that is deployed."""
+        by_name = {row["variant"]: row for row in self.rows}
+        return next(by_name[name] for name in SHIPS if name in by_name)
+
+    @property
+    def failed(self) -> list[Verdict]:
+        """The gates that do not hold."""
+        return [verdict for verdict in self.verdicts if not verdict.holds]
+
+    @property
+    def machine(self) -> Mapping[str, Any]:
+        """On what the times were measured."""
+        return self.latencies["machine"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All tasks, the model that they share, and where it all came from."""
+
+    title: str
+    tasks: list[TaskFacts]
+    common: Common
+    sparsify: Sparsify
+    base: Source
+    lineage: Drawing
+
+
+def task_facts(
+    name: str, files: tuple[Mapping[str, Any], ...], verdicts: Sequence[Verdict], stages: Mapping[str, Stage]
+) -> TaskFacts:
+    """files: the scores, latencies and answers of the task."""
+    scores, latencies, answers = files
+    recipes = {stage: origins.recipe(stage, name, stages) for stage in ("prepare_task", "teach_task", "finetune", "quantize")}
+    rows = task_rows(name, scores, latencies)
+    return TaskFacts(name, rows, scores, latencies, answers, verdicts, origins.task_source(name, stages), recipes)
+
+
+def gather(
+    title: str, tasks: list[TaskFacts], stages: Mapping[str, Stage], *, common: Common, sparsify: Sparsify
+) -> Facts:
+    """Put the tasks together. stages: of dvc.lock; only those that these tasks come from are drawn."""
+    drawing = lineage.draw(stages, [task.name for task in tasks])
+    return Facts(title, tasks, common, sparsify, origins.source(common.model, stages), drawing)

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -43,17 +44,27 @@ Record = Annotated[Path, "record"]  # a small out that git keeps: a metric or a 
 Item = Annotated[str, "item"]  # a value of dvc.yaml's foreach or matrix; the first one is a task or a source
 Metrics = Mapping[str, Any]  # numbers by name; nested mappings are groups
 
+
+@dataclass(frozen=True)
+class Origin:
+    """All that determines a stage's outs. reads: path -> md5, of its deps and its code. params: sha256 of its parameters."""
+
+    reads: Mapping[str, str]
+    params: str
+
+
 KINDS = {"dep": Dep, "given": Given, "out": Out, "record": Record, "item": Item}
 SCRATCH = Path(".pruneonce/scratch")  # checkpoints of unfinished runs; ignored by git, safe to delete
 LAUNCHED = "PRUNEONCE_LAUNCHED"  # set for the processes that the launcher starts
 
 
 def contract(run: Callable[..., Metrics]) -> dict[str, list[str]]:
-    """Parameter names of `run` by kind: dep, given, out, record, item, section, log."""
+    """Parameter names of `run` by kind: dep, given, out, record, item, section, log, origin."""
     hints = get_type_hints(run, include_extras=True)
     hints.pop("return", None)
     named = {kind: [n for n, t in hints.items() if t == mark] for kind, mark in KINDS.items()}
     named["log"] = [n for n, t in hints.items() if t is Log]
+    named["origin"] = [n for n, t in hints.items() if t is Origin]
     named["section"] = [n for n, t in hints.items() if all(_is_section(kind) for kind in get_args(t) or (t,))]
     return named
 
@@ -124,12 +135,14 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     deps = _checked([args[n] for n in reads if args[n].exists()])  # of a missing `Given` path the stage says what is wrong
     code = {str(path): file_md5(path) for path in lock.code(name) if path.exists()}
     scratch = SCRATCH / f"{name}-{_key(flat, deps | code)}"
+    origin = Origin(deps | code, digest(flat))
     report = args.pop("metrics")
     made = [args[n] for n in (*names["out"], *names["record"])]
 
     def work(log: Log, **elsewhere: Path) -> Metrics:
         with stoppable():
-            return run(**{**args, **elsewhere}, **sections, **dict.fromkeys(names["log"], log))
+            given = dict.fromkeys(names["log"], log) | dict.fromkeys(names["origin"], origin)
+            return run(**{**args, **elsewhere}, **sections, **given)
 
     if os.environ.get("RANK", "0") != "0":  # torchrun and accelerate number the processes of a launch
         with tempfile.TemporaryDirectory() as folder:
@@ -189,6 +202,11 @@ def _arguments(run: Callable[..., Metrics], names: Mapping[str, list[str]]) -> d
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="for this run alone")
     parser.add_argument("--part", action="append", default=[], type=Path, metavar="file", help="lies over params.yaml")
     return vars(parser.parse_args())
+
+
+def digest(flat: Mapping[str, Any]) -> str:
+    """sha256 of parameters, dotted key -> value: of their JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
 
 
 def _key(flat: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

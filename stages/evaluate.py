@@ -3,7 +3,8 @@
 reads   dense_onnx, sparse_onnx, int8_onnx   the files                export
         splits     the test splits; no training reads them            prepare_task
         tokenizer_folder   a task model, for padding                  teach_task
-writes  latency    median and p95 at batch 1, time by operator, memory; in its own file, because these differ between runs
+writes  answers    what every variant answers to each row of the test split
+        latency    median and percentiles at batch 1, time by operator, memory, and the machine; these differ between runs
 
 The variant int8_sparse is the int8 file on the sparse kernels. It is left out where their library is missing.
 """
@@ -11,9 +12,13 @@ The variant int8_sparse is the int8 file on the sparse kernels. It is left out w
 import json
 import sys
 from functools import partial
+from typing import Any
 
+from pipeline import machine
+from pipeline.hashing import file_md5
 from pipeline.params.sections import Common, Evaluate
-from pipeline.stage import Dep, Item, Metrics, Record, main
+from pipeline.stage import Dep, Item, Metrics, Out, Record, main
+from pruneonce.answers import compared
 from pruneonce.deployment import execution, inspect, measurements, memory, packing, parity, runtime
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds, scores
@@ -28,6 +33,7 @@ def run(
     int8_onnx: Dep,
     splits: Dep,
     tokenizer_folder: Dep,
+    answers: Out,
     latency: Record,
     *,
     common: Common,
@@ -45,7 +51,7 @@ def run(
     tests = {path.stem: read_split(path) for path in sorted(splits.glob("test*.arrow"))}
     batches = {name: list(evaluation_batches(tests[name], kind, tokenizer, batch_size=p.batch_size)) for name in tests}
 
-    def answers(variant: str, test: str) -> list[measurements.Answer]:
+    def answer(variant: str, test: str) -> list[measurements.Answer]:
         label = f"evaluate {item} {variant} {test}"
         return list(measurements.answers(sessions[variant], batches[test], name=label))
 
@@ -53,12 +59,17 @@ def run(
         total, scorers = kind.scorers(tests[test], in_split_order(answered))
         return scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
 
-    answered = {variant: answers(variant, "test") for variant in variants}
+    answered = {variant: answer(variant, "test") for variant in variants}
+    logits = {variant: in_split_order(batches) for variant, batches in answered.items()}
+    table = compared(kind, tests["test"], logits, pair=("dense", "int8"), resamples=p.resamples, seed=common.seed)
+    answers.write_text(
+        json.dumps({"task": item, "test_md5": file_md5(splits / "test.arrow"), **table}, sort_keys=True) + "\n"
+    )
     more = [name for name in tests if name != "test"]
     metrics = {
         variant: {
             **score("test", answered[variant]),
-            "more_tests": {name.removeprefix("test-"): score(name, answers(variant, name)) for name in more},
+            "more_tests": {name.removeprefix("test-"): score(name, answer(variant, name)) for name in more},
             "file_bytes": path.stat().st_size,
             "packed_bytes": packing.packed_bytes(path),
             **inspect.sparsity(path),
@@ -75,7 +86,7 @@ def run(
 
     text = latency_batch(tests["test"], tokenizer, tokens=p.latency_tokens)
     calls = measurements.latencies_ms(sessions, text, warmup_runs=p.warmup_runs, runs=p.latency_runs)
-    times = {
+    times: dict[str, Any] = {
         variant: {
             **calls[variant],
             **{"tokens": p.latency_tokens, "threads": p.threads, "runs": p.latency_runs},
@@ -86,6 +97,8 @@ def run(
         }
         for variant, (path, how) in variants.items()
     }
+    here = {"processor": machine.processor(), "cores": machine.cores(), "kernels": execution.processor()}
+    times["machine"] = {**here, "versions": machine.versions()}
     latency.write_text(json.dumps(times, indent=2, sort_keys=True) + "\n")
     return metrics
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pruneonce.batch import Batch
 from pruneonce.deployment.runtime import Session, feeds, logits
 
+PERCENTILES = {"median_ms": 50, "p90_ms": 90, "p95_ms": 95, "p99_ms": 99}
 Answer = tuple[Batch, np.ndarray]  # a batch and its logits
 
 
@@ -36,7 +37,7 @@ def latencies_ms(
     turn_runs: int = 10,
     pause_seconds: float = 0.2,
 ) -> dict[str, dict[str, float]]:
-    """Wall time of one call in ms, by session: median and 95th percentile over `runs` calls after `warmup_runs`.
+    """Wall time of one call in ms, by session: median, 90th, 95th and 99th percentile of `runs` calls after `warmup_runs`.
 
     Sessions take turns of `turn_runs` calls, so a machine that slows down slows all of them. After a call, the threads of
     a session spin for a while and slow other sessions. So every turn begins with a pause.
@@ -49,10 +50,7 @@ def latencies_ms(
         for name, running in sessions.items():
             time.sleep(pause_seconds)
             times[name] += _calls_ms(running, inputs[name], min(turn_runs, runs - done))
-    return {
-        name: {"median_ms": float(np.median(calls)), "p95_ms": float(np.percentile(calls, 95))}
-        for name, calls in times.items()
-    }
+    return {name: {key: float(np.percentile(calls, p)) for key, p in PERCENTILES.items()} for name, calls in times.items()}
 
 
 def _calls_ms(running: InferenceSession, inputs: dict[str, np.ndarray], calls: int) -> list[float]:

@@ -14,6 +14,7 @@ FIXED_BYTES = {1: 8, 5: 4}  # wire type -> bytes of a number of fixed size
 # Protobuf numbers of ONNX's fields: from the model to the tensors, and in a tensor.
 GRAPH, INITIALIZER = 7, 5
 DATA_TYPE, NAME, RAW_DATA, EXTERNAL_DATA = 2, 8, 9, 13
+METADATA, KEY, VALUE = 14, 1, 2
 WIDTHS = {1: 4, 4: 2, 5: 2, 6: 4, 7: 8, 10: 2, 11: 8, 12: 4, 13: 8, 14: 4, 15: 8, 16: 2}  # data type -> bytes; others: 1
 
 
@@ -41,6 +42,24 @@ def tensors(file: BinaryIO) -> Iterator[Span]:
             yield from (span for field, *at in _fields(file, *graph) if field == INITIALIZER for span in _tensor(file, *at))
     if not graphs:
         raise PackError("expected an ONNX file, found one without a graph.")
+
+
+def metadata(file: BinaryIO) -> dict[str, str]:
+    """The metadata of an ONNX file. Raises PackError for a file that is not ONNX, and for metadata that is no text."""
+    entries = [
+        {field: (start, end) for field, start, end in _fields(file, *entry)}
+        for field, *entry in _fields(file, 0, file.seek(0, os.SEEK_END))
+        if field == METADATA
+    ]
+    return {_text(file, *entry.get(KEY, (0, 0))): _text(file, *entry.get(VALUE, (0, 0))) for entry in entries}
+
+
+def _text(file: BinaryIO, start: int, end: int) -> str:
+    file.seek(start)
+    try:
+        return file.read(end - start).decode()
+    except UnicodeDecodeError as error:
+        raise PackError(f"expected text in the metadata of an ONNX file, found: {error}. Get the file again.") from None
 
 
 def _tensor(file: BinaryIO, start: int, end: int) -> Iterator[Span]:

@@ -44,6 +44,8 @@ ROOMS = {
     "models": {"sparsity", "language", "distillation"},
     "training": {"tasks", "models", "sparsity", "distillation"},
     "deployment": {"models", "quantization"},
+    "answers": {"tasks"},
+    "serving": {"deployment", "sources"},
     "step_costs": {"models", "language", "distillation", "sparsity"},
 }
 HOME = {

@@ -66,6 +66,7 @@ NOT_SCIENCE = {
     "pruneonce/command.py",
     "pruneonce/errors.py",
     "pruneonce/terminal.py",
+    "pruneonce/deployment/about.py",
     "pruneonce/deployment/overview.py",
     "pruneonce/deployment/unpacking.py",
     "pruneonce/step_costs.py",

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from pipeline.history import Log
 from pipeline.params.document import parse
 from pipeline.params.reading import read_yaml
-from pipeline.stage import contract
+from pipeline.stage import Origin, contract
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "profiles/tiny.yaml"
@@ -110,7 +110,9 @@ def run(command: Command, folder: Path, tiny: dict[str, Any]) -> Any:
     paths |= {name: ROOT / getattr(section, name) for name in wants["given"] for section in sections.values()}
     item = dict.fromkeys(wants["item"], command.item)
     AcceleratorState._reset_state(reset_partial_state=True)  # of a process, which a stage has to itself outside of tests
-    metrics = function(**item, **paths, **sections, **dict.fromkeys(wants["log"], Log(folder / "scratch" / command.name)))
+    given = dict.fromkeys(wants["log"], Log(folder / "scratch" / command.name))
+    given |= dict.fromkeys(wants["origin"], Origin(dict.fromkeys(command.flags.values(), "0" * 32), "0" * 64))
+    metrics = function(**item, **paths, **sections, **given)
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     return metrics
 

@@ -13,6 +13,8 @@ from pipeline.report.pareto import dominated
 from pipeline.report.table import VARIANTS, Row
 
 SHAPES = {"dense": "circle", "sparse": "square", "int8": "triangle-up", "int8_sparse": "diamond"}
+SIZES = {"int8_sparse": 300, "dense": 140, "sparse": 120, "int8": 90}  # of the marks; what comes first lies below
+LEGEND = {"orient": "top", "title": None, "columns": 2, "symbolSize": 110, "labelLimit": 150}
 PARTS = ("loss", "hard", "soft", "hidden", "attention")
 COLOURS = [f"var(--series-{i})" for i in range(1, 9)]
 OPERATORS = 7  # that have a colour of their own; the others are summed up
@@ -32,14 +34,14 @@ class Chart:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def _variant(channel: str, names: Sequence[str]) -> dict[str, Any]:
+def _variant(channel: str, names: Sequence[str], legend: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A colour or a shape for each variant; it is the same in every plot. names: as they are shown."""
     keys = {label: key for key, label in VARIANTS.items()}
     found = [SHAPES[keys[n]] if channel == "shape" else f"var(--{keys[n].replace('_', '-')})" for n in names]
-    return {"field": "shown", "type": "nominal", "scale": {"domain": list(names), "range": found}, "legend": None}
+    return {"field": "shown", "type": "nominal", "scale": {"domain": list(names), "range": found}, "legend": legend}
 
 
-def _spec(height: int | dict[str, int], **parts: Any) -> dict[str, Any]:
+def _spec(height: int, **parts: Any) -> dict[str, Any]:
     return {
         "width": "container",
         "height": height,
@@ -77,8 +79,8 @@ def trade_off(task: str, rows: Sequence[Row], cost: str, title: str) -> Chart:
         for row, names in zip(rows, beaten, strict=True)
     ]
     shown = [point["shown"] for point in points]
-    x, score = _axis("cost", title), _axis("score", rows[0]["metric"], format=".1%", tickCount=5)
-    colour, shape = _variant("color", shown), _variant("shape", shown)
+    x, score = _axis("cost", title, tickCount=6), _axis("score", rows[0]["metric"], format=".1%", tickCount=5)
+    colour, shape = (_variant(channel, shown, LEGEND) for channel in ("color", "shape"))
     tip = _tip(
         ("shown", "variant", ""),
         ("score", rows[0]["metric"], ".2%"),
@@ -89,20 +91,40 @@ def trade_off(task: str, rows: Sequence[Row], cost: str, title: str) -> Chart:
     )
     front = {
         "transform": [{"filter": "datum.front"}],
-        "mark": {"type": "line", "interpolate": "step-after", "strokeDash": [4, 3], "color": "var(--muted)", "strokeWidth": 1.5},
+        "mark": {
+            "type": "line",
+            "interpolate": "step-after",
+            "strokeDash": [4, 3],
+            "color": "var(--muted)",
+            "strokeWidth": 1.5,
+        },
         "encoding": {"x": x, "y": score, "order": {"field": "cost"}},
     }
     interval = {
         "mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.55},
         "encoding": {"x": x, "y": {**score, "field": "score_low"}, "y2": {"field": "score_high"}, "color": colour},
     }
-    point = {
-        "mark": {"type": "point", "filled": True, "size": 130, "opacity": 1, "tooltip": True},
-        "encoding": {"x": x, "y": score, "color": colour, "shape": shape, "tooltip": tip},
+    # Two variants of one file have one place in a plot: the larger mark lies below the smaller one.
+    size = {
+        "field": "variant",
+        "type": "nominal",
+        "scale": {"domain": list(SIZES), "range": list(SIZES.values())},
+        "legend": None,
     }
-    text = f"{task}: {rows[0]['metric']} against {title}; {len(points)} models, {sum(p['front'] for p in points)} on the front."
+    below = {"field": "variant", "type": "nominal", "sort": list(SIZES)}
+    point = {
+        "mark": {"type": "point", "filled": True, "opacity": 1, "tooltip": True},
+        "encoding": {"x": x, "y": score, "color": colour, "shape": shape, "size": size, "order": below, "tooltip": tip},
+    }
+    text = (
+        f"{task}: {rows[0]['metric']} against {title}; {len(points)} models, {sum(p['front'] for p in points)} on the front."
+    )
     return Chart(
-        f"trade-{cost}-{task}", f"{rows[0]['metric']} against {title}", text, _spec(250, layer=[front, interval, point]), points
+        f"trade-{cost}-{task}",
+        f"{rows[0]['metric']} against {title}",
+        text,
+        _spec(250, layer=[front, interval, point]),
+        points,
     )
 
 
@@ -111,21 +133,38 @@ def heat_map(task: str, variant: str, cells: Rows) -> Chart:
     names = list(dict.fromkeys(cell["matrix"] for cell in cells))
     layers = list(dict.fromkeys(cell["layer"] for cell in cells))
     base = {
-        "x": {"field": "matrix", "type": "nominal", "sort": names, "title": None, "axis": {"labelAngle": -40, "labelLimit": 130}},
+        "x": {
+            "field": "matrix",
+            "type": "nominal",
+            "sort": names,
+            "title": None,
+            "axis": {"labelAngle": -40, "labelLimit": 130},
+        },
         "y": {"field": "layer", "type": "nominal", "sort": layers, "title": "layer"},
     }
     scale = {"domain": [0, 1], "range": ["var(--ramp-0)", "var(--ramp-1)"]}
     tip = _tip(("name", "matrix", ""), ("sparsity", "sparsity", ".3%"))
     rect = {
         "mark": {"type": "rect", "stroke": "var(--page)", "strokeWidth": 2, "cornerRadius": 3, "tooltip": True},
-        "encoding": {**base, "color": {"field": "sparsity", "type": "quantitative", "scale": scale, "legend": None}, "tooltip": tip},
+        "encoding": {
+            **base,
+            "color": {"field": "sparsity", "type": "quantitative", "scale": scale, "legend": None},
+            "tooltip": tip,
+        },
     }
     text = _cell_text(base, "sparsity", ".0%")
     low, high = (f(cell["sparsity"] for cell in cells) for f in (min, max))
     said = f"{task}, {VARIANTS[variant]}: {len(cells)} matrices, sparsity {low:.2%} to {high:.2%}."
     height = max(110, 26 * len(layers))
     tags = {"variant": variant}
-    return Chart(f"heat-{variant}-{task}", f"{VARIANTS[variant]}: {_range(low, high)}", said, _spec(height, layer=[rect, text]), cells, tags)
+    return Chart(
+        f"heat-{variant}-{task}",
+        f"{VARIANTS[variant]}: {_range(low, high)}",
+        said,
+        _spec(height, layer=[rect, text]),
+        cells,
+        tags,
+    )
 
 
 def _range(low: float, high: float) -> str:
@@ -144,58 +183,98 @@ def _cell_text(base: Mapping[str, Any], field_: str, form: str) -> dict[str, Any
 def confusion(task: str, variant: str, cells: Rows, shown: Sequence[str]) -> Chart:
     """Rows by label and decision; the colour is the share of the rows with that label."""
     base = {
-        "x": {"field": "decided", "type": "nominal", "scale": {"domain": list(shown)}, "title": "decided", "axis": {"labelAngle": -40, "labelLimit": 90}},
-        "y": {"field": "label", "type": "nominal", "scale": {"domain": list(shown)}, "title": "label", "axis": {"labelLimit": 90}},
+        "x": {
+            "field": "decided",
+            "type": "nominal",
+            "scale": {"domain": list(shown)},
+            "title": "decided",
+            "axis": {"labelAngle": -40, "labelLimit": 90},
+        },
+        "y": {
+            "field": "label",
+            "type": "nominal",
+            "scale": {"domain": list(shown)},
+            "title": "label",
+            "axis": {"labelLimit": 90},
+        },
     }
     scale = {"domain": [0, 1], "range": ["var(--ramp-0)", "var(--ramp-1)"]}
-    tip = _tip(("label", "label", ""), ("decided", "decided", ""), ("rows", "rows", ",d"), ("share", "of the label's rows", ".2%"))
+    tip = _tip(
+        ("label", "label", ""), ("decided", "decided", ""), ("rows", "rows", ",d"), ("share", "of the label's rows", ".2%")
+    )
     rect = {
         "mark": {"type": "rect", "stroke": "var(--page)", "strokeWidth": 1, "tooltip": True},
-        "encoding": {**base, "color": {"field": "share", "type": "quantitative", "scale": scale, "legend": None}, "tooltip": tip},
+        "encoding": {
+            **base,
+            "color": {"field": "share", "type": "quantitative", "scale": scale, "legend": None},
+            "tooltip": tip,
+        },
     }
     layers = [rect, _cell_text(base, "rows", "d")] if len(shown) <= 12 else [rect]
     right = sum(cell["rows"] for cell in cells if cell["right"])
     text = f"{task}, {VARIANTS[variant]}: labels against decisions; {right} rows on the diagonal."
     height = min(26 * len(shown), 20 * len(shown) + 100) if len(shown) > 12 else max(90, 28 * len(shown))
-    return Chart(f"confusion-{variant}-{task}", VARIANTS[variant], text, _spec(height, layer=layers), cells, {"variant": variant})
+    spec = _spec(height, layer=layers, view={"fill": "var(--raised)"})
+    return Chart(f"confusion-{variant}-{task}", VARIANTS[variant], text, spec, cells, {"variant": variant})
 
 
-def operators(task: str, times: Mapping[str, Mapping[str, float]]) -> Chart:
-    """Where the time of a call goes: a bar for each variant, a colour for each of the most expensive operators."""
-    most = {name: max(found.get(name, 0.0) for found in times.values()) for found in times.values() for name in found}
-    named = sorted(most, key=lambda name: (-most[name], name))[:OPERATORS]
+def expensive(times: Sequence[Mapping[str, float]]) -> list[str]:
+    """The operators with the longest time in any of these calls, the longest first."""
+    most = {name: max(found.get(name, 0.0) for found in times) for found in times for name in found}
+    return sorted(most, key=lambda name: (-most[name], name))[:OPERATORS]
+
+
+def operators(task: str, times: Mapping[str, Mapping[str, float]], named: Sequence[str]) -> Chart:
+    """Where the time of a call goes: a bar for each variant, a colour for each named operator; the others are summed up."""
     rows: Rows = []
     for variant, found in times.items():
-        parts = {name: found[name] for name in named if name in found}
+        parts = {name: found.get(name, 0.0) for name in named}
         parts["other"] = sum(ms for name, ms in found.items() if name not in named)
         whole = sum(found.values())
         rows += [
-            {"variant": variant, "shown": VARIANTS[variant], "operator": n, "ms": ms, "share": ms / whole, "place": i}
-            for i, (n, ms) in enumerate(sorted(parts.items(), key=lambda part: [*named, "other"].index(part[0])))
+            {"variant": variant, "shown": VARIANTS[variant], "operator": name, "ms": ms, "share": ms / whole, "place": place}
+            for place, (name, ms) in enumerate(parts.items())
+            if ms
         ]
     domain = [*named, "other"]
     encoding = {
-        "y": {"field": "shown", "type": "nominal", "sort": [VARIANTS[v] for v in times], "title": None, "axis": {"labelLimit": 130}},
+        "y": {
+            "field": "shown",
+            "type": "nominal",
+            "sort": [VARIANTS[v] for v in times],
+            "title": None,
+            "axis": {"labelLimit": 130},
+        },
         "x": {"field": "ms", "type": "quantitative", "stack": "zero", "title": "ms a call, while operators are timed"},
         "color": {
             "field": "operator",
             "type": "nominal",
             "scale": {"domain": domain, "range": [*COLOURS[: len(named)], "var(--series-other)"]},
-            "legend": {"orient": "bottom", "title": None, "columns": {"signal": "max(1, floor(width / 150))"}, "labelLimit": 140},
+            "legend": {"orient": "bottom", "title": None, "columns": 2, "labelLimit": 130},
         },
         "order": {"field": "place"},
-        "tooltip": _tip(("shown", "variant", ""), ("operator", "operator", ""), ("ms", "ms", ".3f"), ("share", "of the call", ".1%")),
+        "tooltip": _tip(
+            ("shown", "variant", ""), ("operator", "operator", ""), ("ms", "ms", ".3f"), ("share", "of the call", ".1%")
+        ),
     }
     mark = {"type": "bar", "tooltip": True, "stroke": "var(--page)", "strokeWidth": 0.6, "height": {"band": 0.72}}
-    text = f"{task}: time of a call by operator; the most expensive are {', '.join(named[:3])}."
-    return Chart(f"operators-{task}", "Time of a call by operator", text, _spec({"step": 36}, mark=mark, encoding=encoding), rows)
+    text = f"{task}: time of a call by operator; the longest are {', '.join(named[:3])}."
+    return Chart(
+        f"operators-{task}",
+        "Time of a call by operator",
+        text,
+        _spec(40 * len(times) + 70, mark=mark, encoding=encoding),
+        rows,
+    )
 
 
 def percentiles(task: str, rows: Sequence[Row]) -> Chart:
     """p50, p90 and p99 of a call: a line from the first to the last, a mark at each."""
     names = {"p50": "median_ms", "p90": "p90_ms", "p99": "p99_ms"}
     points: Rows = [
-        {"variant": r["variant"], "shown": VARIANTS[r["variant"]], "what": n, "ms": r[key]} for r in rows for n, key in names.items()
+        {"variant": r["variant"], "shown": VARIANTS[r["variant"]], "what": n, "ms": r[key]}
+        for r in rows
+        for n, key in names.items()
     ]
     shown = [VARIANTS[row["variant"]] for row in rows]
     y = {"field": "shown", "type": "nominal", "sort": shown, "title": None, "axis": {"labelLimit": 130}}
@@ -215,13 +294,20 @@ def percentiles(task: str, rows: Sequence[Row]) -> Chart:
                 "field": "what",
                 "type": "nominal",
                 "scale": shapes,
-                "legend": {"orient": "bottom", "title": None, "symbolFillColor": "var(--muted)", "symbolStrokeColor": "var(--muted)"},
+                "legend": {
+                    "orient": "bottom",
+                    "title": None,
+                    "symbolFillColor": "var(--muted)",
+                    "symbolStrokeColor": "var(--muted)",
+                },
             },
             "tooltip": _tip(("shown", "variant", ""), ("what", "percentile", ""), ("ms", "ms", ".2f")),
         },
     }
     text = f"{task}: the median, the 90th and the 99th percentile of the time of a call, for {len(rows)} models."
-    return Chart(f"percentiles-{task}", "p50, p90 and p99 of a call", text, _spec({"step": 36}, layer=[line, point]), points)
+    return Chart(
+        f"percentiles-{task}", "p50, p90 and p99 of a call", text, _spec(40 * len(rows) + 70, layer=[line, point]), points
+    )
 
 
 def training(curve: Curve) -> list[Chart]:
@@ -241,7 +327,7 @@ def _curve(id_: str, title: str, curve: Curve, columns: Sequence[str]) -> Chart:
     order = sorted(columns, key=lambda name: PARTS.index(name) if name in PARTS else len(PARTS))
     colours = [COLOURS[PARTS.index(name) if name in PARTS else 0] for name in order]
     legend = {"orient": "top", "title": None, "symbolType": "stroke", "offset": 4} if len(order) > 1 else None
-    form = ".0%" if columns[0] == "sparsity" else ".1e" if columns[0] == "learning_rate" else ".3~g"
+    form = ".0%" if columns[0] == "sparsity" else ".1~e" if columns[0] == "learning_rate" else ".3~g"
     scale = {"domain": [0, 1]} if columns[0] == "sparsity" else {"zero": True}
     axis = {"format": form, "tickCount": 5}
     encoding = {
@@ -252,7 +338,7 @@ def _curve(id_: str, title: str, curve: Curve, columns: Sequence[str]) -> Chart:
             "field": "part",
             "type": "nominal",
             "scale": {"domain": order, "range": [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4]][: len(order)]},
-            "legend": None,
+            "legend": legend,
         },
         "tooltip": _tip(("step", "step", ",d"), ("part", "curve", ""), ("value", "value", ".4~g")),
     }

@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.params.sections import Common, Sparsify
+from pipeline import gates
+from pipeline.gates import Measured, Verdict
+from pipeline.params.document import TASK_STAGES
+from pipeline.params.sections import METRICS, Common, Gates, Sparsify
 from pipeline.report import lineage, origins
 from pipeline.report.lineage import Drawing
 from pipeline.report.origins import Source
@@ -12,16 +15,6 @@ from pipeline.report.table import Row, task_rows
 from pipeline.tracking.lock import Stage
 
 SHIPS = ("int8_sparse", "int8")  # what is deployed: the first one that was evaluated
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a gate says of a task."""
-
-    name: str
-    holds: bool
-    expected: str
-    found: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,21 @@ class TaskFacts:
     @property
     def failed(self) -> list[Verdict]:
         """The gates that do not hold."""
-        return [verdict for verdict in self.verdicts if not verdict.holds]
+        return gates.failed(self.verdicts)
+
+    @property
+    def kind(self) -> str:
+        """The kind of the task. The metrics of the kinds without classes are of one kind each."""
+        if self.answers["labels"] is not None:
+            return "classification"
+        return next(
+            kind for kind, metrics in METRICS.items() if kind != "classification" and self.answers["metric"] in metrics
+        )
+
+    @property
+    def operators(self) -> dict[str, Mapping[str, float]]:
+        """Variant -> operator -> ms of a call."""
+        return {row["variant"]: self.latencies[row["variant"]]["operators_ms"] for row in self.rows}
 
     @property
     def machine(self) -> Mapping[str, Any]:
@@ -66,19 +73,17 @@ class Facts:
     lineage: Drawing
 
 
-def task_facts(
-    name: str, files: tuple[Mapping[str, Any], ...], verdicts: Sequence[Verdict], stages: Mapping[str, Stage]
-) -> TaskFacts:
-    """files: the scores, latencies and answers of the task."""
-    scores, latencies, answers = files
-    recipes = {stage: origins.recipe(stage, name, stages) for stage in ("prepare_task", "teach_task", "finetune", "quantize")}
+def task_facts(measured: Measured, limits: Gates, stages: Mapping[str, Stage]) -> TaskFacts:
+    """What the files of one task say. stages: of dvc.lock."""
+    name = measured.task
+    scores, latencies, answers = measured.scores, measured.latencies, measured.answers
+    recipes = {stage: origins.recipe(stage, name, stages) for stage in TASK_STAGES}
     rows = task_rows(name, scores, latencies)
+    verdicts = gates.of(measured, limits)
     return TaskFacts(name, rows, scores, latencies, answers, verdicts, origins.task_source(name, stages), recipes)
 
 
-def gather(
-    title: str, tasks: list[TaskFacts], stages: Mapping[str, Stage], *, common: Common, sparsify: Sparsify
-) -> Facts:
+def gather(title: str, tasks: list[TaskFacts], stages: Mapping[str, Stage], *, common: Common, sparsify: Sparsify) -> Facts:
     """Put the tasks together. stages: of dvc.lock; only those that these tasks come from are drawn."""
     drawing = lineage.draw(stages, [task.name for task in tasks])
     return Facts(title, tasks, common, sparsify, origins.source(common.model, stages), drawing)

@@ -10,7 +10,7 @@ import networkx as nx
 from pipeline.tracking import lock
 from pipeline.tracking.lock import Stage
 
-WIDTH, HEIGHT, GAP, LAYER = 150, 46, 14, 86  # of a box, between boxes, between the tops of two layers
+WIDTH, HEIGHT, GAP, LAYER = 168, 46, 14, 84  # of a box, between boxes, between the tops of two layers
 SWEEPS = 4  # of ordering each layer by the places of its neighbours
 
 

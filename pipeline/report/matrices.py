@@ -51,7 +51,9 @@ def confusion_cells(
     ]
 
 
-def class_rows(labels: Sequence[int], decisions: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
+def class_rows(
+    labels: Sequence[int], decisions: Mapping[str, Sequence[int]], classes: Sequence[str]
+) -> list[dict[str, Any]]:
     """The same as a table: for each class its rows, and how many of them each variant decides right."""
     counts = {variant: confusion(labels, found) for variant, found in decisions.items()}
     rows_of = Counter(labels)

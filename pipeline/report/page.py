@@ -13,12 +13,12 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import charts, matrices
+from pipeline.report import charts, lineage, matrices, words
 from pipeline.report.charts import Chart
 from pipeline.report.curves import Curve
 from pipeline.report.facts import Facts, TaskFacts
 from pipeline.report.pareto import dominated
-from pipeline.report.table import VARIANTS, Row
+from pipeline.report.table import VARIANTS
 
 FOLDER = Path(__file__).parent
 MINUS = "\u2212"
@@ -62,6 +62,19 @@ COLUMNS = (
 )
 
 
+SECTIONS = (
+    ("results", "Results"),
+    ("trade-offs", "Score against size and time"),
+    ("speed", "Time of a call"),
+    ("sparsity", "Sparsity"),
+    ("answers", "Answers"),
+    ("training", "Training"),
+    ("lineage", "Lineage"),
+    ("reproduce", "How to reproduce"),
+    ("limits", "Use and limits"),
+)
+
+
 @functools.cache
 def scripts() -> str:
     """Vega, Vega-Lite and vega-embed in one script."""
@@ -86,7 +99,8 @@ class TaskView:
     """What the page shows of one task."""
 
     facts: TaskFacts
-    trade: list[tuple[Chart, list[tuple[Row, list[str]]]]]  # a plot, and each model with those that dominate it
+    trade: list[Chart]
+    dominated: list[tuple[str, list[list[str]]]]  # variant -> the variants that dominate it, for each plot of `trade`
     heat: list[Chart]
     confusion: list[Chart]
     classes: list[dict[str, Any]]
@@ -97,28 +111,27 @@ class TaskView:
     @property
     def charts(self) -> Iterator[Chart]:
         """Every plot."""
-        yield from (chart for chart, _ in self.trade)
+        yield from self.trade
         yield from self.heat
         yield from self.confusion
         yield from (chart for _, some in self.curves for chart in some)
         yield from self.times
 
 
-def view(task: TaskFacts, curves: Sequence[Curve]) -> TaskView:
-    """Draw a task."""
+def view(task: TaskFacts, curves: Sequence[Curve], named: Sequence[str]) -> TaskView:
+    """Draw a task. named: the operators that have a colour of their own, the same for every task."""
     name, rows = task.name, task.rows
     costs = {"packed_bytes": "packed megabytes", "median_ms": "median ms of a call"}
-    trade = [
-        (charts.trade_off(name, rows, cost, title), list(zip(rows, dominated(rows, cost), strict=True)))
-        for cost, title in costs.items()
-    ]
+    trade = [charts.trade_off(name, rows, cost, title) for cost, title in costs.items()]
+    beaten = list(
+        zip([row["variant"] for row in rows], zip(*(dominated(rows, cost) for cost in costs), strict=True), strict=True)
+    )
     before_after = [v for v in ("dense", "int8") if v in task.scores]
     heat = [charts.heat_map(name, v, matrices.sparsity_cells(task.scores[v]["sparsity_of"])) for v in before_after]
     confused, classes, hidden = _confusion(task)
     drawn = [(curve.stage, charts.training(curve)) for curve in curves if curve.task == name]
-    calls = {variant: task.latencies[variant]["operators_ms"] for variant in task.scores}
-    times = [charts.operators(name, calls), charts.percentiles(name, rows)]
-    return TaskView(task, trade, heat, confused, classes, hidden, drawn, times)
+    times = [charts.operators(name, task.operators, named), charts.percentiles(name, rows)]
+    return TaskView(task, trade, [(v, list(by)) for v, by in beaten], heat, confused, classes, hidden, drawn, times)
 
 
 def _confusion(task: TaskFacts) -> tuple[list[Chart], list[dict[str, Any]], int]:
@@ -140,7 +153,8 @@ def _confusion(task: TaskFacts) -> tuple[list[Chart], list[dict[str, Any]], int]
 
 def render(facts: Facts, curves: Sequence[Curve]) -> str:
     """The page as text."""
-    views = [view(task, curves) for task in facts.tasks]
+    named = charts.expensive([found for task in facts.tasks for found in task.operators.values()])
+    views = [view(task, curves, named) for task in facts.tasks]
     shared = [(curve.stage, charts.training(curve)) for curve in curves if curve.task is None]
     every = [chart for one in views for chart in one.charts] + [chart for _, some in shared for chart in some]
     present = {row["variant"] for task in facts.tasks for row in task.rows}
@@ -155,6 +169,14 @@ def render(facts: Facts, curves: Sequence[Curve]) -> str:
         variants={name: label for name, label in VARIANTS.items() if name in present},
         names=VARIANTS,
         signed=signed,
+        sections=SECTIONS,
+        box=(lineage.WIDTH, lineage.HEIGHT),
+        said=words.STAGES,
+        lead=words.lead(facts),
+        commands=words.commands(facts),
+        machines=words.machines(facts),
+        intended=words.INTENDED,
+        limits=words.limits(facts, facts.tasks),
         style=Markup((FOLDER / "page.css").read_text()),
         behaviour=Markup((FOLDER / "page.js").read_text()),
         vega=Markup(scripts()),

@@ -30,9 +30,9 @@ from rich.table import Table
 from flows import trouble
 from flows.order import COMPRESS, PATTERNS, STUDY, Pipeline, in_order, pending, variants
 from flows.repro import Outcome, quiet_logs, repro, say_errors_once
-from pipeline import processes
+from pipeline import gates, processes
 from pipeline.params import profiles
-from pipeline.params.document import Params
+from pipeline.params.document import Params, load
 from pipeline.params.reading import read_yaml
 from pipeline.plan import inventory
 from pipeline.stopping import PARENT
@@ -138,20 +138,27 @@ def parent_run(pipeline: Pipeline, stages: list[str], parameters: dict[str, str]
         raise
     finally:
         del os.environ[PARENT]
-        note = pipeline.page.read_text() if status == "FINISHED" else ""
+        note = "\n\n".join([pipeline.page.read_text(), *verdicts(pipeline)]) if status == "FINISHED" else ""
         runs.end_flow(run_id, status, {outcome.stage: outcome.seconds for outcome in done}, note)
 
 
-def show(page: Path, outcomes: list[Outcome], seconds: float) -> None:
-    """Print the result of each stage, and the page with the measurements."""
+def verdicts(pipeline: Pipeline) -> list[str]:
+    """A line for each task that says which gates hold; none for a study."""
+    return list(gates.judged(load()).values()) if pipeline is COMPRESS else []
+
+
+def show(pipeline: Pipeline, outcomes: list[Outcome], seconds: float) -> None:
+    """Print the result of each stage, the page with the measurements, and the verdict of the gates."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table("stage", "outcome", "why", "seconds", title="Stages")
     for o in outcomes:
         table.add_row(o.stage, o.result, "" if o.result == "unchanged" else o.why, f"{o.seconds:.1f}")
     console.print(table)
-    console.print(Markdown(page.read_text()))
+    console.print(Markdown(pipeline.page.read_text()))
+    for line in verdicts(pipeline):
+        console.print(line, style="bold red" if gates.FAILED in line else "", markup=False, highlight=False)
     ran = sum(o.result == "ran" for o in outcomes)
-    console.print(f"{ran} of {len(outcomes)} stages ran in {seconds:.0f} s. The table is in {page}.")
+    console.print(f"{ran} of {len(outcomes)} stages ran in {seconds:.0f} s. The table is in {pipeline.page}.")
 
 
 def to_commit() -> list[str]:
@@ -193,7 +200,7 @@ def main() -> None:
             raise
         sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
     with flushed_output():
-        show(pipeline.page, outcomes, time.monotonic() - began)
+        show(pipeline, outcomes, time.monotonic() - began)
         for line in to_commit():
             print(line)
 

@@ -3,10 +3,10 @@
 import argparse
 from types import ModuleType
 
-from pipeline.commands import plan, register, trace
+from pipeline.commands import plan, promote, register, rollback, trace
 from pruneonce.terminal import flushed_output, one_line_errors
 
-COMMANDS: tuple[ModuleType, ...] = (plan, trace, register)  # in the order of the help
+COMMANDS: tuple[ModuleType, ...] = (plan, trace, register, promote, rollback)  # in the order of the help
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ commands in a project's folder:
     plan      check a profile and print what it would cost, without training
     trace     print the stages, md5s, parameters and MLflow runs behind a file
     register  register the int8 models of dvc.lock in MLflow; close runs of lost processes
+    promote   make the models of dvc.lock the champions, if every gate holds
+    rollback  put the alias champion back on the version before
 `pruneonce COMMAND --help` describes one.
 """
 

@@ -12,6 +12,7 @@
     ├── ExportError          the exported graph is not what was trained: parity, kernels, zeros
     ├── PackError            a file that is no ONNX file, or a packed one that is damaged, cut short or foreign
     ├── KernelsError         the sparse kernels cannot be built, or are not there though they were asked for
+    ├── NotPromoted          a gate does not hold: no alias was moved
     ├── TrackerUnreachable   the MLflow server does not answer
     ├── PipelineError        what DVC or Prefect work with: a file or folder of theirs damaged, no server
     └── AlreadyRunning       another run is going in this folder
@@ -103,6 +104,10 @@ class PackError(PruneOnceError):
 
 class KernelsError(PruneOnceError):
     """The library of the sparse kernels cannot be built or loaded; models run without it."""
+
+
+class NotPromoted(PruneOnceError):
+    """A model does not hold what `gates` asks of a champion; its alias stays where it was."""
 
 
 class TrackerUnreachable(PruneOnceError):

@@ -1,7 +1,8 @@
 """MLflow's model registry: the int8 file of every task, byte for byte the one that DVC tracks.
 
 Each task has one registered model, `pruneonce-<task>`, and each file one version. The version is tagged with the file's md5
-and measurements, and linked to the run that exported it. The alias `current` is the version that dvc.lock names.
+and measurements, linked to the run that exported it, and keeps its answers to the test split. The alias `current` is the
+version that dvc.lock names, if that was made from what git has (`committed`).
 """
 
 import shutil
@@ -13,9 +14,12 @@ from pathlib import Path
 import onnx
 from mlflow import MlflowClient
 from mlflow import onnx as mlflow_onnx
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.hashing import file_md5
+from pipeline.tracking import versions
+from pipeline.tracking.committed import obstacle
 from pipeline.tracking.lock import Stage, current
 from pipeline.tracking.runs import close_lost, results, runs_of
 from pipeline.tracking.store import store
@@ -35,17 +39,17 @@ def update() -> Iterator[str]:
 
 
 def register(stages: Mapping[str, Stage]) -> Iterator[str]:
-    """Bring the registry to the state of these stages. Yields a line for each version that `current` moved to.
+    """Bring the registry to the state of these stages. Yields a line for each version that `current` moved to, or did not.
 
     Each model is registered when its lines are read. So those before one that fails are registered.
     Raises PruneOnceError: TrackerUnreachable if the store fails, also where a disk is full.
     """
     with store() as (client, _):
-        for task, path, md5 in _evaluated(stages):
+        for task, path, md5 in evaluated(stages):
             yield from _current(client, stages, task, Path(path), md5)
 
 
-def _evaluated(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:
+def evaluated(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:
     """(task, path, md5) of every int8 file that was evaluated as it stands."""
     for name, stage in stages.items():
         stage_name, _, task = name.partition("@")
@@ -58,23 +62,36 @@ def _evaluated(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:
 
 def _current(client: MlflowClient, stages: Mapping[str, Stage], task: str, path: Path, md5: str) -> Iterator[str]:
     """Put the alias on the version of this file; store and register the file first if it is new."""
-    model = f"pruneonce-{task}"
-    known = {v.tags.get("md5"): v.version for v in client.search_model_versions(f"name='{model}'")}
-    version = known.get(md5)
+    model = versions.model(task)
+    known = {v.tags.get("md5"): v for v in client.search_model_versions(f"name='{model}'")}
+    version = known.get(md5) or _new(client, stages, task, path, md5)
     if version is None:
-        runs = runs_of(stages[f"export@{task}"])
-        if not runs or not path.exists() or file_md5(path) != md5:
-            return  # computed under another tracking store; or the file here is another one
-        measured = results(runs_of(stages[f"evaluate@{task}"]))
-        tags = {key: f"{measured[f'int8.{key}']:.10g}" for key in MEASURED if f"int8.{key}" in measured}
-        source = _store(client, runs[0], path)
-        _create(client, model, f"int8 ONNX for the task {task}; the same bytes as {path}")  # now that there is a version
-        version = client.create_model_version(
-            model, source, run_id=runs[0], tags={"md5": md5, "path": str(path), **tags}
-        ).version
-    if client.get_registered_model(model).aliases.get(ALIAS) != int(version):
-        client.set_registered_model_alias(model, ALIAS, version)
-        yield f"models:/{model}@{ALIAS} is version {version}, md5 {md5}"
+        return
+    versions.keep_answers(client, version, stages, task)
+    before = client.get_registered_model(model).aliases.get(ALIAS)
+    if before == int(version.version):
+        return
+    if why := obstacle(stages, task):
+        yield (
+            f"models:/{model}@{ALIAS} stays at {f'version {before}' if before else 'no version'}, not version "
+            f"{version.version} of md5 {md5}: {why}."
+        )
+        return
+    client.set_registered_model_alias(model, ALIAS, version.version)
+    yield f"models:/{model}@{ALIAS} is version {version.version}, md5 {md5}"
+
+
+def _new(client: MlflowClient, stages: Mapping[str, Stage], task: str, path: Path, md5: str) -> ModelVersion | None:
+    """Store and register a file; None if it was computed under another tracking store, or the file here is another one."""
+    runs = runs_of(stages[f"export@{task}"])
+    if not runs or not path.exists() or file_md5(path) != md5:
+        return None
+    measured = results(runs_of(stages[f"evaluate@{task}"]))
+    numbers = {key: f"{measured[f'int8.{key}']:.10g}" for key in MEASURED if f"int8.{key}" in measured}
+    tags = {"md5": md5, "path": str(path), **numbers, **versions.tags(stages, task)}
+    model, source = versions.model(task), _store(client, runs[0], path)
+    _create(client, model, f"int8 ONNX for the task {task}; the same bytes as {path}")  # now that there is a version
+    return client.create_model_version(model, source, run_id=runs[0], tags=tags)
 
 
 def _create(client: MlflowClient, model: str, description: str) -> None:

@@ -189,6 +189,8 @@ def test_a_profile_that_differs_says_what_and_nothing_else(monkeypatch):
     less, more = (parse_yaml(profiles.read(f"bert-base-{n}"), "") for n in (85, 90))
     assert more["sparsify"].pop("sparsity") == 0.9
     assert less["sparsify"].pop("sparsity") == 0.85
+    assert more["gates"].pop("least_sparsity") == 0.89
+    assert less["gates"].pop("least_sparsity") == 0.84
     assert less["report"] == more["report"]
     assert less == more
     assert [len(document["tasks"]) for document in (less, more)] == [5, 5]

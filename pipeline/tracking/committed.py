@@ -1,0 +1,107 @@
+"""Whether the models of dvc.lock are made from what git has. Only then may an alias of the registry move to them.
+
+An experiment, edits that no commit has, or another profile than the committed one make models too. They are registered, for
+comparisons, and no alias follows them.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.hashing import file_md5
+from pipeline.params import profiles
+from pipeline.params.reading import read_yaml
+from pipeline.tracking import lock
+from pipeline.tracking.address import home
+from pipeline.tracking.lock import Stage
+
+EXPERIMENT = "DVC_EXP_NAME"  # `dvc exp run` sets it for its commands
+WRITTEN = ("dvc.lock", "data", "study")  # a run writes here
+APART = ("docs", "tests", "*.md")  # no stage reads these
+SHOWN = 3  # names of files in a message
+
+
+def head() -> str:
+    """The commit that is checked out; empty if there is none."""
+    return _git("rev-parse", "HEAD")
+
+
+def edited(*, runs: bool = False) -> list[str]:
+    """The tracked files that differ from the commit. runs: all of them, also those that a run itself writes, and pages."""
+    without = [] if runs else [f":(exclude){path}" for path in (*WRITTEN, *APART)]
+    return _git("diff", "--name-only", "--relative", "HEAD", "--", ".", *without).splitlines()
+
+
+def experiment() -> str:
+    """The experiment of `dvc exp run` that this process belongs to; empty if it is none."""
+    if home() != Path.cwd():
+        return os.environ.get(EXPERIMENT) or Path.cwd().name
+    return os.environ.get(EXPERIMENT, "")
+
+
+def profile() -> str:
+    """Where params.yaml comes from, as its first line says: `from profiles/tiny.yaml`, `with overrides: ...`; else `own`."""
+    first = profiles.current().partition("\n")[0]
+    return first.removeprefix(profiles.MARK).rpartition(" (")[0] if first.startswith(profiles.MARK) else "own"
+
+
+def obstacle(stages: Mapping[str, Stage], task: str, *, runs: bool = False) -> str:
+    """Why no alias may move to the models of this task, as the end of a sentence; empty if it may.
+
+    runs: what a run itself writes must be in the commit too, dvc.lock first of all.
+    """
+    if name := experiment():
+        return f"this is the experiment {name} of `dvc exp run`. Bring it into the project with: dvc exp apply {name}"
+    if not head():
+        return "git has no commit of this folder"
+    changed = edited(runs=runs)
+    if "params.yaml" in changed and profile() != "own":
+        return f"params.yaml is not the committed one, but {profile()}. Commit it, or: git checkout params.yaml"
+    if changed:
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        return f"{', '.join(changed[:SHOWN])}{more} differ from the commit {head()[:8]}. Commit them first"
+    return next(_stale(stages, task), "")
+
+
+def lineage(stages: Mapping[str, Stage], name: str) -> list[Stage]:
+    """A stage and all those it reads from, each once."""
+    found: dict[str, Stage] = {}
+    waiting = [name] if name in stages else []
+    while waiting:
+        stage = found.setdefault(waiting[-1], stages[waiting.pop()])
+        makers = {made.name for path in stage.deps for made in lock.producers(path, stages)}
+        waiting += sorted(makers - set(found))
+    return list(found.values())
+
+
+def _stale(stages: Mapping[str, Stage], task: str) -> Iterator[str]:
+    """What dvc.lock was made with and is not here now: after a run of other values, params.yaml may have been reset."""
+    values = read_yaml(profiles.PARAMS)
+    seen: dict[str, str] = {}
+    for stage in lineage(stages, f"evaluate@{task}"):
+        for key, value in stage.params.items():
+            if _value(values, key) != value:
+                yield f"{key} of params.yaml is not what {stage.name} in dvc.lock was made with. Run again: make run"
+        for path, md5 in stage.deps.items():
+            if lock.producers(path, stages):
+                made = {maker.outs[path] for maker in stages.values() if path in maker.outs}
+                if made and md5 not in made:
+                    yield f"{stage.name} in dvc.lock was made with another {path}. Run again: make run"
+            elif seen.setdefault(path, file_md5(Path(path)) if Path(path).exists() else "") != md5:
+                yield f"{path} is not what {stage.name} in dvc.lock was made with. Run again: make run"
+
+
+def _value(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True)
+    except OSError:  # git is not installed
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

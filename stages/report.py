@@ -63,7 +63,7 @@ def run(
     table.write_text(json.dumps(rows, indent=2) + "\n")
     write_sizes(sizes, rows)
     html.write_text(html_page.render(known, drawn), encoding="utf-8")
-    cards.mkdir(parents=True)
+    cards.mkdir(parents=True, exist_ok=True)
     for task_facts in found:
         (cards / f"{task_facts.name}.md").write_text(card.render(known, task_facts), encoding="utf-8")
     return {task.name: {row["variant"]: row["score"] for row in task.rows} for task in found}

@@ -102,7 +102,7 @@ def browser(folder: Path) -> Iterator[Browser]:
             port = folder / "DevToolsActivePort"
             end = time.monotonic() + 30
             while not (port.exists() and len(port.read_text().splitlines()) == 2):
-                assert time.monotonic() < end and process.poll() is None, (folder / "log").read_text()[-2000:]
+                assert time.monotonic() < end, (folder / "log").read_text()[-2000:]
                 time.sleep(0.05)
             number, path = port.read_text().splitlines()
             with connect(f"ws://127.0.0.1:{number}{path}", max_size=None, proxy=None) as socket:

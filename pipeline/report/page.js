@@ -86,7 +86,7 @@
   const written = (value) => (typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value ?? "");
   const fill = (details) => {
     const { rows } = charts[details.dataset.chart];
-    const names = Object.keys(rows[0] ?? {}).filter((name) => !["variant", "place"].includes(name));
+    const names = Object.keys(rows[0] ?? {}).filter((name) => !["variant", "place", "mark"].includes(name));
     const table = document.createElement("table");
     const add = (parent, kind, text) => Object.assign(parent.appendChild(document.createElement(kind)), { textContent: text });
     const head = table.createTHead().insertRow();

@@ -13,12 +13,12 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import charts, lineage, matrices, words
-from pipeline.report.charts import Chart
+from pipeline.report import charts, lineage, matrices, timing, training, words
 from pipeline.report.curves import Curve
 from pipeline.report.facts import Facts, TaskFacts
 from pipeline.report.pareto import dominated
 from pipeline.report.table import VARIANTS
+from pipeline.report.vega import Chart
 
 FOLDER = Path(__file__).parent
 MINUS = "\u2212"
@@ -129,8 +129,8 @@ def view(task: TaskFacts, curves: Sequence[Curve], named: Sequence[str]) -> Task
     before_after = [v for v in ("dense", "int8") if v in task.scores]
     heat = [charts.heat_map(name, v, matrices.sparsity_cells(task.scores[v]["sparsity_of"])) for v in before_after]
     confused, classes, hidden = _confusion(task)
-    drawn = [(curve.stage, charts.training(curve)) for curve in curves if curve.task == name]
-    times = [charts.operators(name, task.operators, named), charts.percentiles(name, rows)]
+    drawn = [(curve.stage, training.plots(curve)) for curve in curves if curve.task == name]
+    times = [timing.operators(name, task.operators, named), timing.percentiles(name, rows)]
     return TaskView(task, trade, [(v, list(by)) for v, by in beaten], heat, confused, classes, hidden, drawn, times)
 
 
@@ -153,9 +153,9 @@ def _confusion(task: TaskFacts) -> tuple[list[Chart], list[dict[str, Any]], int]
 
 def render(facts: Facts, curves: Sequence[Curve]) -> str:
     """The page as text."""
-    named = charts.expensive([found for task in facts.tasks for found in task.operators.values()])
+    named = timing.expensive([found for task in facts.tasks for found in task.operators.values()])
     views = [view(task, curves, named) for task in facts.tasks]
-    shared = [(curve.stage, charts.training(curve)) for curve in curves if curve.task is None]
+    shared = [(curve.stage, training.plots(curve)) for curve in curves if curve.task is None]
     every = [chart for one in views for chart in one.charts] + [chart for _, some in shared for chart in some]
     present = {row["variant"] for task in facts.tasks for row in task.rows}
     environment = Environment(

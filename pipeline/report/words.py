@@ -61,7 +61,7 @@ def limits(facts: Facts, tasks: Iterable[TaskFacts]) -> list[str]:
     cut = sorted({task.recipes["prepare_task"].get("max_tokens") for task in tasks} - {None})
     inside = [task.name for task in tasks if _inside(task)]
     said = [
-        f"One seed ({facts.common.seed}). Another seed gives another model, and scores that differ by some tenths of a point.",
+        f"One seed ({facts.common.seed}). Another gives another model, with scores that differ by some tenths of a point.",
         "The interval of a score is about the rows of the test split, and not about seeds, or about other data.",
     ]
     if few:

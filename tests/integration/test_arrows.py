@@ -52,6 +52,8 @@ HOME = {
     "prefect": "flows/",
     "dvc": "flows/",
     "mlflow": "pipeline/tracking/",
+    "vl_convert": "pipeline/report/",
+    "jinja2": "pipeline/report/",
     "onnx": ("pruneonce/", "pipeline/tracking/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("transformers", "onnxruntime"), "pruneonce/"),
     "torch": ("pruneonce/", "study/"),

@@ -17,9 +17,9 @@ import json
 
 from pipeline import gates as limits
 from pipeline.params.sections import Common, Gates, Report, Sparsify, TaskNames
-from pipeline.report import card, curves, facts
-from pipeline.report import page as html_page
-from pipeline.report.table import markdown, write_sizes
+from pipeline.report import markdown, write_sizes
+from pipeline.reporting import card, curves, facts
+from pipeline.reporting import page as html_page
 from pipeline.stage import Dep, Metrics, Out, Record, main
 from pipeline.tracking import lock
 

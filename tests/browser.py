@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
@@ -36,7 +37,7 @@ def program() -> str | None:
 class Browser:
     """One tab. events: all that the browser told, oldest first."""
 
-    def __init__(self, socket: ClientConnection):
+    def __init__(self, socket: Connection):
         self.socket, self.events, self._id = socket, list[dict[str, Any]](), 0
         self.session: str | None = None
 

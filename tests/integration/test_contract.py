@@ -72,7 +72,7 @@ NOT_SCIENCE = {
     "pruneonce/step_costs.py",
 }
 EXECUTION = "pruneonce/deployment/execution.py"
-PACKAGES = {path.parent for path in (ROOT / "pruneonce").glob("*/__init__.py")} | {ROOT / "pipeline/report"}
+PACKAGES = {path.parent for path in (ROOT / "pruneonce").glob("*/__init__.py")} | {ROOT / "pipeline/reporting"}
 # Code that can change an out; all else of ours is plumbing.
 OWN = ("pruneonce.", "study.", "pipeline.report", "pipeline.gates", "pipeline.paired")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.table import Row
+from pipeline.report import Row
 
 
 def dominated(rows: Sequence[Row], cost: str) -> list[list[str]]:

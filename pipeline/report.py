@@ -8,7 +8,6 @@ from typing import Any
 VARIANTS = {"dense": "dense", "sparse": "sparse", "int8": "int8", "int8_sparse": "int8, sparse kernels"}  # -> in the table
 
 Row = dict[str, Any]
-TIMES = ("median_ms", "p90_ms", "p95_ms", "p99_ms", "resident_bytes", "tokens", "threads")  # as the latency file names them
 
 
 def task_rows(task: str, scores: Mapping[str, Any], latencies: Mapping[str, Any]) -> list[Row]:
@@ -23,7 +22,7 @@ def task_rows(task: str, scores: Mapping[str, Any], latencies: Mapping[str, Any]
             "more_tests": {name: test["score"] for name, test in score["more_tests"].items()},
             **{k: score[k] for k in ("file_bytes", "packed_bytes")},
             "times_smaller": dense["file_bytes"] / score["packed_bytes"],
-            **{k: latency[k] for k in TIMES},
+            **{k: latency[k] for k in ("median_ms", "p95_ms", "resident_bytes", "tokens", "threads")},
             "times_faster": dense_ms / latency["median_ms"],
         }
         for variant, score, latency in ((name, scores[name], latencies[name]) for name in VARIANTS if name in scores)

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.report.table import VARIANTS, Row
-from pipeline.report.vega import COLOURS, Chart, Rows, by_variant, spec, tooltip
+from pipeline.report import VARIANTS, Row
+from pipeline.reporting.vega import COLOURS, Chart, Rows, by_variant, spec, tooltip
 
 OPERATORS = 7  # that have a colour of their own; the others are summed up
 

@@ -35,7 +35,7 @@ def read(stage: str, task: str | None, path: Path) -> Curve | None:
 
 def read_all(shared: dict[str, Path], folders: dict[str, Path], tasks: Sequence[str]) -> Iterator[Curve]:
     """shared: stage -> its file. folders: stage of a task -> the folder with a file for each task."""
-    paths = [(stage, None, path) for stage, path in shared.items()]
+    paths: list[tuple[str, str | None, Path]] = [(stage, None, path) for stage, path in shared.items()]
     paths += [(stage, task, folder / f"{task}.csv") for task in tasks for stage, folder in folders.items()]
     for stage, task, path in paths:
         if curve := read(stage, task, path):

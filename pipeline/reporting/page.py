@@ -13,12 +13,12 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import charts, lineage, matrices, timing, training, words
-from pipeline.report.curves import Curve
-from pipeline.report.facts import Facts, TaskFacts
-from pipeline.report.pareto import dominated
-from pipeline.report.table import VARIANTS
-from pipeline.report.vega import Chart
+from pipeline.report import VARIANTS
+from pipeline.reporting import charts, lineage, matrices, timing, training, words
+from pipeline.reporting.curves import Curve
+from pipeline.reporting.facts import Facts, TaskFacts
+from pipeline.reporting.pareto import dominated
+from pipeline.reporting.vega import Chart
 
 FOLDER = Path(__file__).parent
 MINUS = "\u2212"
@@ -78,7 +78,7 @@ SECTIONS = (
 @functools.cache
 def scripts() -> str:
     """Vega, Vega-Lite and vega-embed in one script."""
-    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script")  # type: ignore[call-arg]
 
 
 def embedded(data: Any) -> Markup:

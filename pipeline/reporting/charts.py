@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.pareto import dominated
-from pipeline.report.table import VARIANTS, Row
-from pipeline.report.vega import Chart, Rows, by_variant, spec, tooltip
+from pipeline.report import VARIANTS, Row
+from pipeline.reporting.pareto import dominated
+from pipeline.reporting.vega import Chart, Rows, by_variant, spec, tooltip
 
 SIZES = {"int8_sparse": 300, "dense": 140, "sparse": 120, "int8": 90}  # of the marks
 LEGEND = {"orient": "top", "title": None, "columns": 2, "symbolSize": 110, "symbolOpacity": 1, "labelLimit": 150}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.report.table import VARIANTS
+from pipeline.report import VARIANTS
 
 SHAPES = {"dense": "circle", "sparse": "square", "int8": "triangle-up", "int8_sparse": "diamond"}
 COLOURS = [f"var(--series-{i})" for i in range(1, 9)]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.report.facts import Facts, TaskFacts
+from pipeline.reporting.facts import Facts, TaskFacts
 
 STAGES = {
     "prepare_teacher": "the base model reads the corpus, as a masked language model",
@@ -19,7 +19,7 @@ dvc repro                   # every stage whose inputs changed, in order
 pruneonce trace data/export/{task}/int8.onnx
 pruneonce pack data/export/{task}/int8.onnx {task}.packed"""
 INTENDED = (
-    "A model of this page answers one task on texts like those of its test split: the same language, source and length. "
+    "A model answers one task, on texts like those of its test split: the same language, source and length. "
     "It is made to be small and fast on a CPU. Before you use it for anything else, measure it there."
 )
 
@@ -58,10 +58,10 @@ def limits(facts: Facts, tasks: Iterable[TaskFacts]) -> list[str]:
     """What a reader must not take from the numbers of these tasks."""
     tasks = list(tasks)
     few = [task for task in tasks if task.rows[0]["rows"] < 1000]
-    cut = sorted({task.recipes["prepare_task"].get("max_tokens") for task in tasks} - {None})
+    cut = sorted({found for task in tasks if (found := task.recipes["prepare_task"].get("max_tokens"))})
     inside = [task.name for task in tasks if _inside(task)]
     said = [
-        f"One seed ({facts.common.seed}). Another gives another model, with scores that differ by some tenths of a point.",
+        f"One seed ({facts.common.seed}). Another one gives other weights, and scores some tenths of a point away.",
         "The interval of a score is about the rows of the test split, and not about seeds, or about other data.",
     ]
     if few:

@@ -8,12 +8,13 @@ from pipeline import gates
 from pipeline.gates import Measured, Verdict
 from pipeline.params.document import TASK_STAGES
 from pipeline.params.sections import METRICS, Common, Gates, Sparsify
-from pipeline.report import lineage, origins
-from pipeline.report.lineage import Drawing
-from pipeline.report.origins import Source
-from pipeline.report.table import Row, task_rows
+from pipeline.report import Row, task_rows
+from pipeline.reporting import lineage, origins
+from pipeline.reporting.lineage import Drawing
+from pipeline.reporting.origins import Source
 from pipeline.tracking.lock import Stage
 
+MORE_TIMES = ("p90_ms", "p99_ms")  # of a call, beside the table's
 SHIPS = ("int8_sparse", "int8")  # what is deployed: the first one that was evaluated
 
 
@@ -78,7 +79,9 @@ def task_facts(measured: Measured, limits: Gates, stages: Mapping[str, Stage]) -
     name = measured.task
     scores, latencies, answers = measured.scores, measured.latencies, measured.answers
     recipes = {stage: origins.recipe(stage, name, stages) for stage in TASK_STAGES}
-    rows = task_rows(name, scores, latencies)
+    rows = [
+        {**row, **{key: latencies[row["variant"]][key] for key in MORE_TIMES}} for row in task_rows(name, scores, latencies)
+    ]
     verdicts = gates.of(measured, limits)
     return TaskFacts(name, rows, scores, latencies, answers, verdicts, origins.task_source(name, stages), recipes)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.curves import Curve
-from pipeline.report.vega import COLOURS, Chart, Rows, spec, tooltip
+from pipeline.reporting.curves import Curve
+from pipeline.reporting.vega import COLOURS, Chart, Rows, spec, tooltip
 
 PARTS = ("loss", "hard", "soft", "hidden", "attention")
 
@@ -11,7 +11,8 @@ PARTS = ("loss", "hard", "soft", "hidden", "attention")
 def plots(curve: Curve) -> list[Chart]:
     """The loss and its parts, the learning rate, and the sparsity where the training has one, each over steps."""
     name = f"{curve.stage}-{curve.task}" if curve.task else curve.stage
-    groups = {"loss": curve.losses, **{key: [key] for key in ("learning_rate", "sparsity") if key in curve.columns}}
+    groups: dict[str, list[str]] = {"loss": curve.losses}
+    groups |= {key: [key] for key in ("learning_rate", "sparsity") if key in curve.columns}
     titles = {"loss": "loss and its parts", "learning_rate": "learning rate", "sparsity": "sparsity"}
     return [_curve(f"curve-{name}-{key.replace('_', '-')}", titles[key], curve, columns) for key, columns in groups.items()]
 

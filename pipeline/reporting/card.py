@@ -6,10 +6,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
-from pipeline.report import words
-from pipeline.report.facts import Facts, TaskFacts
-from pipeline.report.table import VARIANTS, cells, table
+from pipeline.report import VARIANTS, cells, table
+from pipeline.reporting import words
+from pipeline.reporting.facts import Facts, TaskFacts
 
 # As the Hub names the kinds of tasks: the name in pipeline_tag, and what it is called.
 HUB = {
@@ -34,7 +35,7 @@ LICENSE = "license: unknown  # FILL IN: yours to choose; the licences of the bas
 def front_matter(facts: Facts, task: TaskFacts) -> dict[str, Any]:
     """What the Hub reads, but the licence."""
     row, (tag, kind) = task.ships, HUB[task.kind]
-    results = [
+    results: list[dict[str, Any]] = [
         {
             "task": {"type": tag, "name": kind},
             "dataset": {"type": task.source.id, "name": task.name, "split": split},
@@ -59,10 +60,13 @@ def front_matter(facts: Facts, task: TaskFacts) -> dict[str, Any]:
 
 def render(facts: Facts, task: TaskFacts) -> str:
     """The card as text. Its table has the variants as the report's table has them."""
-    out = StringIO()
-    yaml = YAML()
+    out, yaml = StringIO(), YAML()
     yaml.width = 4096
-    yaml.dump(front_matter(facts, task), out)
+    front = CommentedMap(front_matter(facts, task))
+    for key, source in (("base_model", facts.base), ("datasets", task.source)):
+        if not source.published:
+            front.yaml_add_eol_comment("FILL IN: its name on the Hub, if it has one; this is its name elsewhere", key)
+    yaml.dump(front, out)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown

@@ -50,7 +50,7 @@ def run(
     folders = (scores, latencies, answers, exports)
     found = []
     for task in tasks.names:
-        files = [json.loads((folder / f"{task}.json").read_text()) for folder in folders]
+        files = [json.loads((folder / f"{task}.json").read_text(encoding="utf-8")) for folder in folders]
         measured = limits.Measured(task, *files)
         found.append(facts.task_facts(measured, gates.changed(tasks.gates.get(task, {})), stages))
     known = facts.gather(report.title, found, stages, common=common, sparsify=sparsify)

@@ -62,7 +62,7 @@ class Browser:
     def wait(self, condition: str, seconds: float = 20) -> None:
         """Ask until the expression is true."""
         end = time.monotonic() + seconds
-        while not self.evaluate(condition):
+        while not self.evaluate(f"!!({condition})"):
             assert time.monotonic() < end, f"waited {seconds} s for {condition}"
             time.sleep(0.05)
 

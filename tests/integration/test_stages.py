@@ -94,6 +94,13 @@ class TestTwice:
         assert bare[0] == bare[1]
         assert [len(row) for row in bare[0]] == [len(tables[0][0]) - len(TIMES)] * len(VARIANTS)
 
+    def test_the_page_of_the_same_outs_has_the_same_bytes(self, twice, tmp_path):
+        """Written here, and in another process with another hash seed and another path."""
+        there, names = twice[1], ("metrics/evaluate", "metrics/export", "latency", "answers", "plots")
+        again(there, tmp_path, "report", *(f"data/{name}" for name in names))
+        for name in ("report.html", "report.md", "report.json", "cards/topic.md"):
+            assert (tmp_path / "data/report" / name).read_bytes() == there[f"report/{name}"].read_bytes(), name
+
     def test_metrics_are_the_same(self, twice):
         here, there = (json.loads(json.dumps(result.metrics)) for result in twice)
         assert here == there
@@ -327,7 +334,7 @@ def test_without_the_library_evaluation_says_so_and_the_report_has_three_rows(fi
     assert found == {v: first.metrics[f"evaluate@{TASK}"][v] for v in VARIANTS[:3]}
     said = f"\nevaluate {TASK}: no row for the sparse kernels: their library is not at {tmp_path}/kernels.so. Build it: "
     assert said in capsys.readouterr().err
-    assert list(again(first, tmp_path, "report")[TASK]) == VARIANTS[:3]
+    assert list(again(first, tmp_path, "report", "data/metrics/export", "data/plots")[TASK]) == VARIANTS[:3]
     assert "sparse kernels" not in (tmp_path / "data/report/report.md").read_text()
 
 

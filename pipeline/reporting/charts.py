@@ -9,6 +9,8 @@ from pipeline.reporting.vega import Chart, Rows, by_variant, spec, tooltip
 
 SIZES = {"int8_sparse": 300, "dense": 140, "sparse": 120, "int8": 90}  # of the marks
 LEGEND = {"orient": "top", "title": None, "columns": 2, "symbolSize": 110, "symbolOpacity": 1, "labelLimit": 150}
+RAMP = {"domain": [0, 1], "range": ["var(--ramp-0)", "var(--ramp-1)"], "interpolate": "rgb"}
+TURN = 0.65  # from here on the ramp, in both schemes, the text of a cell has the other colour
 UNITS = {"packed_bytes": ("megabytes", 1e-6), "median_ms": ("ms", 1.0)}
 
 
@@ -91,13 +93,12 @@ def heat_map(task: str, variant: str, cells: Rows) -> Chart:
         },
         "y": {"field": "layer", "type": "nominal", "sort": layers, "title": "layer"},
     }
-    scale = {"domain": [0, 1], "range": ["var(--ramp-0)", "var(--ramp-1)"]}
     tip = tooltip(("name", "matrix", ""), ("sparsity", "sparsity", ".3%"))
     rect = {
         "mark": {"type": "rect", "stroke": "var(--page)", "strokeWidth": 2, "cornerRadius": 3, "tooltip": True},
         "encoding": {
             **base,
-            "color": {"field": "sparsity", "type": "quantitative", "scale": scale, "legend": None},
+            "color": {"field": "sparsity", "type": "quantitative", "scale": RAMP, "legend": None},
             "tooltip": tip,
         },
     }
@@ -123,8 +124,8 @@ def _range(low: float, high: float) -> str:
 
 def _cell_text(base: Mapping[str, Any], field_: str, form: str) -> dict[str, Any]:
     """The number in a cell of a heat map, in a colour that is read on the cell's."""
-    dark = "datum.share > 0.5" if field_ == "rows" else f"datum.{field_} > 0.5"
-    colour = {"condition": {"test": dark, "value": "var(--on-ramp)"}, "value": "var(--ink)"}
+    shown = "share" if field_ == "rows" else field_
+    colour = {"condition": {"test": f"datum.{shown} > {TURN}", "value": "var(--on-ramp-1)"}, "value": "var(--on-ramp-0)"}
     text = {"field": field_, "type": "quantitative", "format": form}
     return {"mark": {"type": "text", "fontSize": 11}, "encoding": {**base, "text": text, "color": colour}}
 
@@ -147,7 +148,6 @@ def confusion(task: str, variant: str, cells: Rows, shown: Sequence[str]) -> Cha
             "axis": {"labelLimit": 90},
         },
     }
-    scale = {"domain": [0, 1], "range": ["var(--ramp-0)", "var(--ramp-1)"]}
     tip = tooltip(
         ("label", "label", ""), ("decided", "decided", ""), ("rows", "rows", ",d"), ("share", "of the label's rows", ".2%")
     )
@@ -155,7 +155,7 @@ def confusion(task: str, variant: str, cells: Rows, shown: Sequence[str]) -> Cha
         "mark": {"type": "rect", "stroke": "var(--page)", "strokeWidth": 1, "tooltip": True},
         "encoding": {
             **base,
-            "color": {"field": "share", "type": "quantitative", "scale": scale, "legend": None},
+            "color": {"field": "share", "type": "quantitative", "scale": RAMP, "legend": None},
             "tooltip": tip,
         },
     }

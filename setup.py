@@ -1,17 +1,23 @@
-"""What pyproject.toml cannot say: the wheel has kernels.so where a compiler can be had, and its tags follow from that."""
+"""What pyproject.toml cannot say: the wheel has kernels.so where a compiler can be had, and its tags follow from that.
+
+The wheel also has the project's code, as files in pruneonce/shipped: a project of `pruneonce init` runs it.
+"""
 
 import platform
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).parent))  # a build has the project's folder not on its path
 
 from kernels import build
 from pruneonce.errors import KernelsError
+from pruneonce.projects import SHIPPED
 
 MACHINE = platform.machine()
 try:
@@ -19,6 +25,25 @@ try:
 except KernelsError:
     COMPILER = []
 LIBRARY = ".".join(build.LIBRARY.relative_to(build.ROOT).with_suffix("").parts)
+
+
+SHIP = ("stages", "pipeline", "flows", "profiles", "dvc.yaml", "params.yaml", ".gitignore")
+
+
+class BuildPackage(build_py):
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # it finds the code in the clone
+            return
+        shipped = Path(self.build_lib, "pruneonce", SHIPPED.name)
+        shutil.rmtree(shipped, ignore_errors=True)  # of an earlier build
+        shipped.mkdir(parents=True)
+        for name in SHIP:
+            source = Path(name)
+            if source.is_dir():
+                shutil.copytree(source, shipped / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+            else:
+                shutil.copyfile(source, shipped / name)
 
 
 class BuildKernels(build_ext):
@@ -52,7 +77,7 @@ class KernelsWheel(bdist_wheel):
 
 setup(
     ext_modules=[Extension(LIBRARY, sorted(map(str, Path("kernels").glob("*.c"))))],
-    cmdclass={"build_ext": BuildKernels, "bdist_wheel": KernelsWheel},
+    cmdclass={"build_py": BuildPackage, "build_ext": BuildKernels, "bdist_wheel": KernelsWheel},
     # setuptools hands it to pip, which installs it for the time of the build.
     setup_requires=[build.ZIGLANG] if sys.platform == "linux" and not COMPILER else [],
 )

@@ -11,6 +11,7 @@ if __name__ == "__main__":  # before what takes seconds to import
     stopping.listen()
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -18,11 +19,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
@@ -75,7 +79,7 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
     with processes.alone(LOCK, "run in this folder"):
         chosen = profiles.select(profile, overrides)
         if pipeline is STUDY:
-            chosen.check_study(variants(read_yaml(STUDY.folder / "dvc.yaml")))
+            chosen.check_study(variants(read_yaml(STUDY.folder / "dvc.yaml")) if chosen.study else ())
         elif pipeline is PATTERNS:
             chosen.check_patterns()
         logger = get_run_logger()
@@ -125,9 +129,9 @@ def parent_run(pipeline: Pipeline, stages: list[str], parameters: dict[str, str]
     if not pending(stages):
         yield
         return
-    from pipeline.tracking import runs  # imports MLflow, which takes seconds
+    from pipeline.tracking import flow_runs  # imports MLflow, which takes seconds
 
-    run_id = runs.start_flow(pipeline.name, parameters)
+    run_id = flow_runs.start_flow(pipeline.name, parameters, flow_run=str(flow_run.id or ""))
     os.environ[PARENT] = run_id
     status = "KILLED"  # Ctrl-C and Prefect's cancellation are no Exception
     try:
@@ -138,8 +142,25 @@ def parent_run(pipeline: Pipeline, stages: list[str], parameters: dict[str, str]
         raise
     finally:
         del os.environ[PARENT]
-        note = "\n\n".join([pipeline.page.read_text(), *verdicts(pipeline)]) if status == "FINISHED" else ""
-        runs.end_flow(run_id, status, {outcome.stage: outcome.seconds for outcome in done}, note)
+        left = flow_runs.Finished(
+            seconds={outcome.stage: outcome.seconds for outcome in done},
+            outcomes={outcome.stage: outcome.result for outcome in done},
+        )
+        if status == "FINISHED":
+            note = "\n\n".join([pipeline.page.read_text(), *verdicts(pipeline)])
+            left = replace(left, note=note, **_report(pipeline))
+        flow_runs.end_flow(run_id, status, left)
+
+
+def _report(pipeline: Pipeline) -> dict[str, Any]:
+    """What the report says in numbers, and its page. A study has neither."""
+    from pipeline.tracking import flow_runs
+
+    if pipeline != COMPRESS:
+        return {}
+    html = pipeline.page.with_suffix(".html")
+    rows = json.loads(pipeline.page.with_suffix(".json").read_text())
+    return {"scores": flow_runs.scores(rows), "files": [html] if html.exists() else []}
 
 
 def verdicts(pipeline: Pipeline) -> list[str]:

@@ -27,6 +27,17 @@ COMPRESS = Pipeline("compress", lock.PIPELINE, Path("data/report/report.md"))
 # They read the outs of the one above; on demand only.
 STUDY = Pipeline("study", lock.STUDY, Path("study/table.md"))
 PATTERNS = Pipeline("patterns", lock.PATTERNS, Path("study/patterns/table.md"))
+# Stages that serve all tasks. A project has `sparsify`, or `import_sparse` in its place.
+SHARED = {
+    "fetch",
+    "fetch_local",
+    "prepare_task",
+    "list_tasks",
+    "prepare_corpus",
+    "prepare_teacher",
+    "sparsify",
+    "import_sparse",
+}
 
 
 def variants(document: Mapping[str, Any]) -> set[str]:
@@ -73,8 +84,7 @@ def _sorted(graph: Any) -> list[str]:
 def _rank(name: str) -> tuple[int, str, str]:
     """A key for the paper's order: first the stages that serve all tasks, then task by task."""
     base, _, item = name.partition("@")
-    shared = base in ("fetch", "fetch_local", "prepare_task", "list_tasks", "prepare_corpus", "prepare_teacher", "sparsify")
-    return (0, name, "") if shared else (1, item or "~", name)
+    return (0, name, "") if base in SHARED else (1, item or "~", name)
 
 
 def pending(stages: list[str]) -> bool:

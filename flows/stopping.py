@@ -40,6 +40,6 @@ def leave() -> NoReturn:
 
 
 def _close(run: str) -> None:
-    from pipeline.tracking import runs  # imported before, if there is a run
+    from pipeline.tracking import flow_runs  # imported before, if there is a run
 
-    runs.end_flow(run, "KILLED", {})
+    flow_runs.end_flow(run, "KILLED")

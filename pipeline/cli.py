@@ -1,33 +1,50 @@
 """The commands of `pruneonce` in a project's folder: which there are. Each one is a file of commands/."""
 
 import argparse
+import sys
 from types import ModuleType
 
-from pipeline.commands import plan, promote, register, rollback, trace
-from pruneonce.terminal import flushed_output, one_line_errors
+from pipeline.commands import (
+    add_task,
+    completion,
+    doctor,
+    init,
+    plan,
+    predict,
+    promote,
+    register,
+    rollback,
+    run,
+    trace,
+    verify,
+    why,
+)
+from pruneonce import commandline
 
-COMMANDS: tuple[ModuleType, ...] = (plan, trace, register, promote, rollback)  # in the order of the help
+COMMANDS: tuple[ModuleType, ...] = (  # in the order of the help
+    init,
+    add_task,
+    plan,
+    run,
+    trace,
+    verify,
+    why,
+    register,
+    promote,
+    rollback,
+    predict,
+    doctor,
+    completion,
+)
 
 
 def main() -> None:
-    """The command line. Every error a user can meet ends in one line and exit code 1."""
-    with flushed_output(), one_line_errors():
-        args = _parser().parse_args()
-        for line in args.lines(args):
-            print(line)
+    """The command line of the project alone: `pruneonce` starts it."""
+    commandline.run(_parser(), sys.argv[1:], [*map(commandline.name_of, COMMANDS), *commandline.LIBRARY])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pruneonce", description="Compressed models: what they cost, and where they came from."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for module in COMMANDS:
-        purpose = (module.__doc__ or "").partition("\n")[0]
-        command = commands.add_parser(module.__name__.rpartition(".")[2].replace("_", "-"), help=purpose)
-        module.options(command)
-        command.set_defaults(lines=module.lines)
-    return parser
+    return commandline.build(COMMANDS, description="Compressed models: what they cost, and where they came from.")
 
 
 if __name__ == "__main__":

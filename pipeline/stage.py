@@ -33,7 +33,7 @@ from pipeline.params.section import Section
 from pipeline.stopping import RAN, stoppable
 from pipeline.tracking import lock
 from pipeline.tracking.lock import short
-from pipeline.tracking.open_run import flatten
+from pipeline.tracking.open_run import flatten, headlines
 from pipeline.tracking.runs import stage_run
 from pruneonce.errors import ConfigError, DataError, PruneOnceError, disk_is_full
 
@@ -126,6 +126,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     loaded = load(changes=args.pop("set"), parts=args.pop("part"))
     sections = {name: loaded.section(name, next(iter(items), None)) for name in names["section"]}
     flat = flatten({name: section.model_dump() for name, section in sections.items()})
+    flat |= {"pruneonce": loaded.pruneonce} if loaded.pruneonce else {}  # in place of the code's md5s
     name = _name(stage, items)
     args |= {name: Path(getattr(section, name)) for name in names["given"] for section in sections.values()}
     reads = [*names["dep"], *names["given"]]
@@ -153,10 +154,11 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     began = time.monotonic()
     with processes.alone(scratch.with_name(f"{scratch.name}.lock"), f"process that computes {name}"):
         _discard_damaged(scratch, name)
-        with stage_run(name, flat, deps | code, source=_source(run), scratch=scratch) as tracked:
+        with stage_run(name, flat, deps, code=code, source=_source(run), scratch=scratch) as tracked:
             log = Log(scratch, tracked.log_step)
             tracked.catch_up(log.steps())
             metrics = work(log)
+            tracked.log_numbers("", headlines(metrics))
             tracked.log_numbers("result", {**metrics, "seconds": time.monotonic() - began})
             report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
             tracked.log_outs({str(path): file_md5(path) for path in (report, *made) if path.exists()})

@@ -6,6 +6,10 @@ import re
 import reprlib
 from collections.abc import Iterable
 
+EXAMPLES = (
+    "pruneonce plan                                      # params.yaml as it stands",
+    "pruneonce plan bert-base-90 --gpus 8 --tflops 100",
+)
 MOST_GPUS, LEAST_SPEED, MOST_SPEED = 1_000_000, 1e-6, 1e12
 
 

@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Iterable
 
+EXAMPLES = ("pruneonce register     # after a plain `dvc repro`; `make run` does it by itself",)
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     pass

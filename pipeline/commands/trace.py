@@ -1,22 +1,49 @@
-"""print the stages, md5s, parameters and MLflow runs behind a file"""
+"""where a model came from: its stages, scores, runs and sources; or what was made of it"""
 
 import argparse
+import json
 import reprlib
 from collections.abc import Iterable
-from pathlib import Path
 
-from pipeline.tracking import trace
+EPILOG = """\
+X is one of:
+    a file               an exported model, also packed, here or copied elsewhere; any out that DVC tracks
+    models:/NAME/3       a registered version; models:/NAME@champion by its alias
+    an md5               of an out, or its first digits, 6 at least
+    an MLflow run        of a stage or of a flow, or the first digits of its id
+    a git commit         the int8 models of its dvc.lock; COMMIT:PATH one of its outs
+"""
+
+EXAMPLES = (
+    "pruneonce trace data/export/r8/int8.onnx",
+    "pruneonce trace ~/downloads/int8.onnx       # a copy, by its bytes",
+)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=_path, help="an exported model, here or copied elsewhere, or any DVC-tracked out")
+    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("x", metavar="X", type=subject, help="what to trace; see below")
+    parser.add_argument("--forward", action="store_true", help="what was made from it, in place of where it came from")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--full", action="store_true", help="every run, md5 and parameter")
+    form.add_argument("--json", action="store_true", help="all of it, for a program")
+    form.add_argument("--mermaid", action="store_true", help="as a graph for a page")
 
 
 def lines(args: argparse.Namespace) -> Iterable[str]:
-    return list(trace.lines(args.file))  # all of it, or an error
+    """All of them, or an error."""
+    from pipeline.lineage import trace
+
+    if args.forward and (args.full or args.mermaid):
+        raise argparse.ArgumentTypeError("expected --forward alone or with --json")
+    if args.forward:
+        return [json.dumps(trace.made_from(args.x), indent=2)] if args.json else list(trace.forward(args.x))
+    if args.json:
+        return [json.dumps(trace.document(args.x), indent=2)]
+    return list((trace.full if args.full else trace.mermaid if args.mermaid else trace.short)(args.x))
 
 
-def _path(text: str) -> Path:
+def subject(text: str) -> str:
     if not text or "\0" in text:  # Path("") would be this folder
         raise argparse.ArgumentTypeError(f"expected the name of a file, found {reprlib.repr(text)}")
-    return Path(text)
+    return text

@@ -47,6 +47,8 @@ GATES = "gates"  # no stage of a task; a task's block may change keys of it
 class Params(Section):
     """The whole file. Stages of a task are validated as merged: the recipe with the task's changes over it."""
 
+    # the version that computes, in a project of `pruneonce init`; a clone has its own code, and no such key
+    pruneonce: str | None = None
     # the command that starts the stages that train, such as torchrun; split into words as in a shell, but no shell reads it
     launcher: Annotated[str, Field(pattern=r"^[A-Za-z]")]
     common: Common
@@ -63,8 +65,8 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     gates: Gates
-    study: Study
-    patterns: Patterns
+    study: Study | None = None  # a project of `pruneonce init` has no studies
+    patterns: Patterns | None = None
     # task: stage: the keys that differ from the recipe of that stage; a task may also have keys of `gates`
     tasks: Annotated[dict[Name, dict[str, dict[str, Any]]], Field(min_length=1)]
 
@@ -102,6 +104,8 @@ class Params(Section):
 
         wired: the variants of study/dvc.yaml.
         """
+        if self.study is None:
+            raise self._no_study("study")
         self._check_tasks("study", self.study.tasks, "study.tasks and study.steps")
         if set(wired) != set(self.study.variants):
             raise ConfigError(
@@ -114,9 +118,17 @@ class Params(Section):
 
     def check_patterns(self) -> None:
         """Raises ConfigError for unknown tasks, or sparsities that are impossible in one of the patterns."""
+        if self.patterns is None:
+            raise self._no_study("patterns")
         self._check_tasks("patterns", self.patterns.tasks, "patterns.tasks")
         for pattern, sparsity in product(self.patterns.patterns, self.patterns.sparsities):
             self._check_sparsity("patterns", sparsity=sparsity, pattern=pattern)
+
+    @staticmethod
+    def _no_study(section: str) -> ConfigError:
+        return ConfigError(
+            f"expected a section `{section}` in params.yaml, found none. The studies run in a clone of pruneonce."
+        )
 
     def _check_tasks(self, section: str, tasks: Sequence[str], keys: str) -> None:
         strangers = [task for task in tasks if task not in self.tasks]

@@ -82,7 +82,7 @@ def read(profile: str) -> str:
     """The text of the params.yaml that the profile gives, not validated. Raises ConfigError for an unknown name."""
     if "extends" not in _parsed(profile):
         return _text(profile)
-    return _mark(f"from {FOLDER}/{profile}.yaml", _dump(_whole(profile, ())))
+    return _mark(f"from {FOLDER}/{profile}.yaml", dump(_whole(profile, ())))
 
 
 def _text(name: str) -> str:
@@ -98,7 +98,7 @@ def _text(name: str) -> str:
 
 
 def _parsed(name: str) -> CommentedMap:
-    document = parse_yaml(_text(name), file_of(name), _yaml())
+    document = parse_yaml(_text(name), file_of(name), round_trip())
     if not isinstance(document, CommentedMap):
         raise ConfigError(f"expected sections in {file_of(name)}, found {document!r}.")
     return document
@@ -144,7 +144,7 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(type(None), lambda self, data: self.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
-def _yaml() -> YAML:
+def round_trip() -> YAML:
     """Keeps comments, order and the way things are written."""
     yaml = YAML()
     yaml.Representer = _Representer
@@ -153,9 +153,10 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _dump(document: CommentedMap) -> str:
+def dump(document: CommentedMap) -> str:
+    """The text of a document that `round_trip` read."""
     out = StringIO()
-    _yaml().dump(document, out)
+    round_trip().dump(document, out)
     return out.getvalue()
 
 
@@ -198,9 +199,9 @@ def _digest(body: str) -> str:
 
 def _override(text: str, overrides: Sequence[str], source: str) -> str:
     """The text with each `a.b.c=value` set; comments and order stay."""
-    document = parse_yaml(text, source, _yaml())
+    document = parse_yaml(text, source, round_trip())
     for change in overrides:
         override(document, change)
-    body = _dump(document)
+    body = dump(document)
     body = body.split("\n", 1)[1] if body.startswith(MARK) else body
     return _mark(f"with overrides: {plain(' '.join(overrides))}", body) if _known(text) else body

@@ -4,18 +4,19 @@ import functools
 import itertools
 import posixpath
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.params.reading import read_yaml
+from pipeline.params.reading import parse_yaml, read_text
 from pruneonce.errors import ConfigError
 
 # The folders of the DVC projects; no stage name stands in two of them.
 PIPELINE, STUDY, PATTERNS = Path(), Path("study"), Path("study/patterns")
 FOLDERS = (PIPELINE, STUDY, PATTERNS)
+Reader = Callable[[Path], str | None]  # the text of a file of the project, of now or of a commit; None if there is none
 
 
 @dataclass(frozen=True)
@@ -26,27 +27,45 @@ class Stage:
     deps: dict[str, str]
     outs: dict[str, str]
     params: dict[str, Any]
+    command: str = ""
+
+
+def files_of(root: Path) -> Reader:
+    """The files of a project that lies in this folder."""
+    return lambda path: read_text(root / path) if (root / path).exists() else None
 
 
 def locked(root: Path = Path()) -> dict[str, Stage]:
     """The stages of the lock files by name; empty if nothing was run yet. Raises ConfigError."""
+    return locked_in(files_of(root))
+
+
+def locked_in(read: Reader) -> dict[str, Stage]:
+    """`locked` of a project whose files `read` gives."""
     stages: dict[str, Stage] = {}
     for folder in FOLDERS:
-        with _stages(root / folder / "dvc.lock") as entries:
+        with blocks(folder / "dvc.lock", read) as entries:
             stages |= {name: _stage(name, entry, folder) for name, entry in entries.items()}
     return stages
 
 
 @contextmanager
-def _stages(path: Path) -> Iterator[dict[str, Any]]:
+def blocks(path: Path, read: Reader) -> Iterator[dict[str, Any]]:
     """The stages in a file of DVC's; empty if there is none. Raises ConfigError if its structure is not DVC's."""
     try:
-        yield (read_yaml(path) or {}).get("stages", {}) if path.exists() else {}
+        text = read(path)
+        yield {} if text is None else (_parsed(text, str(path)) or {}).get("stages", {})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"expected stages as DVC has them in {path}, found another structure ({type(error).__name__}: {error}). "
             f"Restore it with: git checkout -- {path}"
         ) from None
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(text: str, name: str) -> Any:
+    """A lock file of many commits is the same text. The result is not to be changed."""
+    return parse_yaml(text, name)
 
 
 def _stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
@@ -56,7 +75,7 @@ def _stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
         return {posixpath.normpath(folder / each["path"]): each.get("md5", "") for each in entry.get(kind, [])}
 
     values = {key: value for file in entry.get("params", {}).values() for key, value in file.items()}
-    return Stage(name, md5s("deps"), md5s("outs"), values)
+    return Stage(name, md5s("deps"), md5s("outs"), values, str(entry.get("cmd", "")))
 
 
 def current(root: Path = Path()) -> dict[str, Stage]:
@@ -64,16 +83,23 @@ def current(root: Path = Path()) -> dict[str, Stage]:
 
     DVC also keeps the entries of former profiles; these are left out.
     """
-    values = read_yaml(root / "params.yaml") if (root / "params.yaml").exists() else {}
+    return current_in(files_of(root))
+
+
+def current_in(read: Reader) -> dict[str, Stage]:
+    """`current` of a project whose files `read` gives."""
+    text = read(Path("params.yaml"))
+    values = (None if text is None else parse_yaml(text, "params.yaml")) or {}
     names: set[str] = set()
     for folder in FOLDERS:
-        with _stages(root / folder / "dvc.yaml") as blocks:
-            names |= {name for stage, block in blocks.items() for name in _names(stage, block, values or {})}
-    return {name: stage for name, stage in locked(root).items() if name in names}
+        with blocks(folder / "dvc.yaml", read) as stages:
+            names |= {name for stage, block in stages.items() for name in cells(stage, block, values)}
+    return {name: stage for name, stage in locked_in(read).items() if name in names}
 
 
-def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    """The names of the stages of one block of dvc.yaml: `name`, or `name@item` for each item of foreach or matrix."""
+def cells(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The stages of one block of dvc.yaml: `name`, or `name@item` for each item of foreach or matrix -> what a template of
+    that stage may name beside params.yaml (`item`, `key`)."""
 
     def resolved(data: Any) -> Any:
         """The list or mapping itself, or the one that `${key.of.params}` names; empty if there is none."""
@@ -81,19 +107,31 @@ def _names(name: str, block: Mapping[str, Any], values: Mapping[str, Any]) -> li
             return data
         return functools.reduce(lambda level, key: level.get(key) or {}, data.strip("${} ").split("."), values)
 
-    def text(value: Any) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
+    if "matrix" in block:
+        axes = {axis: resolved(axis_values) for axis, axis_values in resolved(block["matrix"]).items()}
+        return {
+            f"{name}@{'-'.join(map(as_text, cell))}": {"item": dict(zip(axes, cell, strict=True))}
+            for cell in itertools.product(*axes.values())
+        }
+    if "foreach" in block:
+        items = resolved(block["foreach"])
+        return {
+            f"{name}@{as_text(key)}": {"key": key, "item": items[key]} if isinstance(items, Mapping) else {"item": key}
+            for key in items
+        }
+    return {name: {}}
 
-    axes = resolved(block.get("matrix", {"item": block["foreach"]} if "foreach" in block else {})).values()
-    cells = itertools.product(*([text(value) for value in resolved(axis)] for axis in axes))
-    return [f"{name}@{'-'.join(cell)}" if cell else name for cell in cells]
+
+def as_text(value: Any) -> str:
+    """A value as DVC writes it into a template."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def project(stage: str) -> Path:
     """The folder of the DVC project that has this stage."""
     for folder in FOLDERS:
-        with _stages(folder / "dvc.yaml") as blocks:
-            if short(stage).partition("@")[0] in blocks:
+        with blocks(folder / "dvc.yaml", files_of(PIPELINE)) as stages:
+            if short(stage).partition("@")[0] in stages:
                 return folder
     return PIPELINE
 
@@ -101,8 +139,8 @@ def project(stage: str) -> Path:
 def code(stage: str) -> list[Path]:
     """The deps of a stage that its block in dvc.yaml names without a template and that are not in a folder `data`."""
     folder = project(stage)
-    with _stages(folder / "dvc.yaml") as blocks:
-        block = blocks.get(short(stage).partition("@")[0], {})
+    with blocks(folder / "dvc.yaml", files_of(PIPELINE)) as stages:
+        block = stages.get(short(stage).partition("@")[0], {})
         deps = [dep for dep in block.get("do", block).get("deps", []) if "${" not in dep]
     paths = [Path(posixpath.normpath(folder / dep)) for dep in deps]
     return [path for path in paths if "data" not in path.parts]
@@ -131,7 +169,12 @@ def producers(path: str, stages: Mapping[str, Stage]) -> list[Stage]:
 
 def meet(one: str, other: str) -> bool:
     """Whether they are one path, or one lies in the other."""
-    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+    return _within(one, other) or _within(other, one)
+
+
+def _within(path: str, folder: str) -> bool:
+    """Whether a path is this folder or lies in it. Strings, because it is asked some hundred thousand times of a history."""
+    return folder in (path, ".") or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def makers(path: str, md5: str, stages: Mapping[str, Stage], now: Collection[str]) -> list[Stage]:

@@ -4,8 +4,8 @@ Metrics are sent in batches. If the server does not answer, training goes on, an
 never answers again, the metrics are lost, but not the stage.
 """
 
-import posixpath
-import re
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +19,7 @@ from pipeline.tracking.store import BATCH, in_batches, refused
 
 FLUSH_SECONDS = 5.0
 PAUSE = 20  # pause after a try, in durations of that try: a server that times out costs a twentieth of the time
+TAG, MOST_CHARACTERS = "pruneonce.", 8000  # of the names of our tags; of a tag's value, by MLflow
 MOST = 100_000  # metrics that wait for a server; of more than these the oldest are dropped
 
 
@@ -60,11 +61,12 @@ class OpenRun:
     def log_numbers(self, prefix: str, metrics: Mapping[str, Any]) -> None:
         """Log numbers of the run as a whole as `prefix.name`; nested names are joined by a dot. Sent when the run ends."""
         numbers = {key: value for key, value in flatten(metrics).items() if isinstance(value, int | float)}
-        self._waiting += [_metric(f"{prefix}.{key}", float(value), 0) for key, value in numbers.items()]
+        begin = f"{prefix}." if prefix else ""
+        self._waiting += [_metric(f"{begin}{key}", float(value), 0) for key, value in numbers.items()]
 
     def log_outs(self, md5s: Mapping[str, str]) -> None:
-        """Tag the run with the md5 of each path that the stage has written. `runs_of` finds the run by these tags."""
-        self.survive(lambda: set_tags(self.client, self.run_id, md5_tags("out", md5s)))
+        """Tag the run with the md5 of each path that the stage has written. `runs_of` finds the run by that."""
+        self.survive(lambda: set_tags(self.client, self.run_id, md5_tags("outs", md5s)))
 
     def flush(self) -> None:
         """Send what waits."""
@@ -106,13 +108,16 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 
 
 def md5_tags(kind: str, md5s: Mapping[str, str]) -> dict[str, str]:
-    """Path -> md5 as tags `<kind>.<path>`. A leading `..` becomes `up`; characters that MLflow refuses become `_`."""
+    """Path -> md5 as two tags: `pruneonce.<kind>` is JSON, for a reader; runs are found by `pruneonce.<kind>.digest`."""
+    written = json.dumps(md5s, sort_keys=True)
+    shown = written if len(written) <= MOST_CHARACTERS else f"{len(md5s)} paths, too many for a tag"
+    return {f"{TAG}{kind}": shown, f"{TAG}{kind}.digest": hashlib.sha256(written.encode()).hexdigest()}
 
-    def name(path: str) -> str:
-        parts = ["up" if part == ".." else part for part in posixpath.normpath(path).split("/")]
-        return re.sub(r"[^\w./: -]", "_", "/".join(parts))
 
-    return {f"{kind}.{name(path)}": md5 for path, md5 in md5s.items()}
+def headlines(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The scores among the closing metrics of a stage: what runs are sorted by. Such as int8.score, validation_score."""
+    flat = {key: value for key, value in flatten(metrics).items() if key.count(".") < 2}
+    return {key: value for key, value in flat.items() if key.rpartition(".")[2] in ("score", "validation_score")}
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

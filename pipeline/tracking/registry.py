@@ -1,24 +1,20 @@
-"""MLflow's model registry: the int8 file of every task, byte for byte the one that DVC tracks.
+"""MLflow's model registry: the int8 file of every task, packed; unpacked, it is byte for byte the one that DVC tracks.
 
 Each task has one registered model, `pruneonce-<task>`, and each file one version. The version is tagged with the file's md5
 and measurements, linked to the run that exported it, and keeps its answers to the test split. The alias `current` is the
 version that dvc.lock names, if that was made from what git has (`committed`).
 """
 
-import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import onnx
 from mlflow import MlflowClient
-from mlflow import onnx as mlflow_onnx
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.hashing import file_md5
-from pipeline.tracking import versions
+from pipeline.tracking import packaging, versions
 from pipeline.tracking.committed import obstacle
 from pipeline.tracking.lock import Stage, current
 from pipeline.tracking.runs import close_lost, results, runs_of
@@ -104,17 +100,9 @@ def _create(client: MlflowClient, model: str, description: str) -> None:
 
 
 def _store(client: MlflowClient, run_id: str, path: Path) -> str:
-    """Keep the file as an artifact of its run, as an MLflow model. Returns its URI."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's, on type hints of its own
+    """Keep the file as an artifact of its run, as an MLflow model that answers text. Returns its URI."""
+    with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model"
-        mlflow_onnx.save_model(
-            onnx.load(path),
-            target,
-            pip_requirements=mlflow_onnx.get_default_pip_requirements(),
-            onnx_execution_providers=["CPUExecutionProvider"],
-            save_as_external_data=False,
-        )
-        shutil.copyfile(path, target / "model.onnx")  # MLflow has serialized it anew: our bytes, whatever onnx does
+        packaging.save(path, target)
         client.log_artifacts(run_id, str(target), path.stem)
     return f"runs:/{run_id}/{path.stem}"

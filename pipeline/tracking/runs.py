@@ -1,16 +1,16 @@
-"""MLflow's runs: one per executed stage, under one parent per flow run.
+"""MLflow's runs: one per executed stage, under one parent per flow run (`flow_runs`) or experiment of DVC's.
 
 The server is asked before work starts. A stage that was killed continues its run.
 """
 
 import contextlib
 import getpass
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,36 +20,47 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Param
 
+from pipeline import machine
 from pipeline.stopping import PARENT
-from pipeline.tracking.address import shown
 from pipeline.tracking.lock import Stage
-from pipeline.tracking.open_run import OpenRun, flatten, md5_tags, set_tags
+from pipeline.tracking.open_run import OpenRun, md5_tags, set_tags
 from pipeline.tracking.store import in_batches, store, unless_refused
-from pruneonce.errors import TrackerUnreachable
 
 RUN = "run"  # file in a stage's scratch folder: the id of its run, for the process that continues it
+DVC_EXPERIMENT, EXPERIMENT = "DVC_EXP_NAME", "pruneonce.experiment"  # DVC's variable for its commands; the tag of a run
 HOST, PROCESS = "pruneonce.host", "pruneonce.process"  # tags: by whom a run is written
 CLOCK_SECONDS = 10.0  # two readings of a process's start may differ by this: the system's clock is set now and then
 
 
 @contextmanager
 def stage_run(
-    name: str, params: Mapping[str, Any], deps: Mapping[str, str], *, source: str = "", scratch: Path | None = None
+    name: str,
+    params: Mapping[str, Any],
+    deps: Mapping[str, str],
+    *,
+    code: Mapping[str, str] | None = None,
+    source: str = "",
+    scratch: Path | None = None,
 ) -> Iterator[OpenRun]:
-    """One MLflow run around a stage: its parameters, the md5 of each dep, the git commit. It ends as finished or failed.
+    """One MLflow run around a stage. It ends as finished or failed.
+
+    It says what the stage was made of: its parameters, the md5 of each dep and each file of code, the git commit, the
+    versions of packages, the processor. Its parent is the run of the flow, or that of DVC's experiment.
 
     source: the stage's file. scratch: a folder that outlives a killed process; the run that is named there is continued.
     Raises TrackerUnreachable before anything is started.
     """
-    tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(source), **_process(), **md5_tags("dep", deps)}
-    if parent := os.environ.get(PARENT):
-        tags["mlflow.parentRunId"] = parent
+    made_of = {**md5_tags("deps", deps), **md5_tags("code", code or {}), **machine_tags()}
+    tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(source), **process(), **made_of}
     with store(" Nothing was started.") as (client, experiment):
+        parent = os.environ.get(PARENT) or _experiment_run(client, experiment)
+        if parent:
+            tags["mlflow.parentRunId"] = parent
         run_id = _resumed(client, experiment, scratch, tags)
         if run_id is None:
             run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        _log_params(client, run_id, params)
-        _close_lost(client, experiment)
+        log_params(client, run_id, params)
+        close_lost_of(client, experiment)
 
     run, status = OpenRun(client, run_id), "FAILED"
     try:
@@ -62,6 +73,28 @@ def stage_run(
         raise
     finally:
         run.end(status)
+        if parent and PARENT not in os.environ:
+            run.survive(lambda: client.set_terminated(parent, status))  # it ends with its last stage
+
+
+def _experiment_run(client: MlflowClient, experiment: str) -> str | None:
+    """The run over all stages of a `dvc exp run`, made with its first stage; None outside of one."""
+    name = os.environ.get(DVC_EXPERIMENT)
+    if not name:
+        return None
+    found = client.search_runs([experiment], f"tags.`{EXPERIMENT}` = '{name.replace(chr(39), '')}'", max_results=1)
+    if found:
+        return found[0].info.run_id
+    tags = {EXPERIMENT: name.replace("'", ""), **origin("dvc exp run")}
+    return client.create_run(experiment, tags=tags, run_name=name).info.run_id
+
+
+def machine_tags() -> dict[str, str]:
+    """Tags: the processor, and the versions of the packages that compute."""
+    return {
+        "pruneonce.processor": f"{machine.processor()}, {machine.cores()} cores",
+        "pruneonce.versions": json.dumps(machine.versions(), sort_keys=True),
+    }
 
 
 def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: Mapping[str, str]) -> str | None:
@@ -95,12 +128,12 @@ def _write_name(file: Path, run_id: str) -> None:
     file.write_text(run_id)
 
 
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
     entries = [Param(key, str(value)) for key, value in params.items()]
     in_batches(entries, lambda some: client.log_batch(run_id, params=some))
 
 
-def _process() -> dict[str, str]:
+def process() -> dict[str, str]:
     """Tags: the machine, and this process with the second it started in, because process numbers are used again."""
     return {HOST: socket.gethostname(), PROCESS: f"{os.getpid()} {psutil.Process().create_time():.2f}"}
 
@@ -117,10 +150,10 @@ def _lives(process: str) -> bool:
 def close_lost() -> list[str]:
     """Close the runs that killed processes of this machine left open. Returns their names. Raises TrackerUnreachable."""
     with store() as (client, experiment):
-        return _close_lost(client, experiment)
+        return close_lost_of(client, experiment)
 
 
-def _close_lost(client: MlflowClient, experiment: str) -> list[str]:
+def close_lost_of(client: MlflowClient, experiment: str) -> list[str]:
     here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
     lost = [run for run in client.search_runs([experiment], here) if not _lives(run.data.tags.get(PROCESS, ""))]
     closed: list[str] = []
@@ -131,38 +164,20 @@ def _close_lost(client: MlflowClient, experiment: str) -> list[str]:
     return closed
 
 
-def start_flow(name: str, params: Mapping[str, Any]) -> str:
-    """Open the parent run of a flow run. Returns its id. Raises TrackerUnreachable."""
-    tags = {"pruneonce.flow": name, **origin("flows/compress.py"), **_process()}
-    with store(" Nothing was started.") as (client, experiment):
-        _close_lost(client, experiment)
-        run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        _log_params(client, run_id, flatten(params))
-    return run_id
-
-
-def end_flow(run_id: str, status: str, seconds: Mapping[str, float], note: str = "") -> None:
-    """Close the parent run with the seconds of each stage and a note in Markdown. A lost server is printed, not raised."""
-    try:
-        with store() as (client, _):
-            run = OpenRun(client, run_id)
-            run.log_numbers("seconds", {stage.replace("@", "."): value for stage, value in seconds.items()})
-            if note:
-                run.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
-            run.end(status)
-    except TrackerUnreachable:
-        print(f"\nMLflow at {shown()} no longer answers; run {run_id} stays open there.", file=sys.stderr)
-
-
 def runs_of(stage: Stage) -> list[str]:
     """The ids of the runs that computed exactly these outs, newest first, also if the outs came from DVC's cache since.
 
     Raises TrackerUnreachable.
     """
-    outs = "".join(f" and tags.`{key}` = '{md5}'" for key, md5 in md5_tags("out", stage.outs).items())
-    query = f"tags.`pruneonce.stage` = '{stage.name}'{outs}"
     with store() as (client, experiment):
-        return [run.info.run_id for run in client.search_runs([experiment], query, order_by=["start_time DESC"])]
+        return [run.info.run_id for run in runs_that_made(client, experiment, stage)]
+
+
+def runs_that_made(client: MlflowClient, experiment: str, stage: Stage) -> list[Any]:
+    """The runs of our experiment that computed exactly these outs, newest first."""
+    digest = md5_tags("outs", stage.outs)["pruneonce.outs.digest"]
+    query = f"tags.`pruneonce.stage` = '{stage.name}' and tags.`pruneonce.outs.digest` = '{digest}'"
+    return list(client.search_runs([experiment], query, order_by=["start_time DESC"]))
 
 
 def results(run_ids: Sequence[str]) -> dict[str, float]:

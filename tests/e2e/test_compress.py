@@ -88,10 +88,15 @@ def test_mlflow_holds_one_run_a_stage_under_one_parent(copy: Path, first: str):
     for name, child in children.items():
         assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
         assert len(child.data.tags["mlflow.source.git.commit"]) == 40
-        for path, md5 in stages[name].outs.items():
-            assert child.data.tags[f"out.{path}"] == md5
-        for path, md5 in stages[name].deps.items():
-            assert child.data.tags[f"dep.{path}"] == md5
+        tags = {key: json.loads(child.data.tags[f"pruneonce.{key}"]) for key in ("outs", "deps", "code", "versions")}
+        assert tags["outs"] == stages[name].outs
+        assert tags["deps"] | tags["code"] == stages[name].deps
+        assert {"python", "torch", "onnxruntime"} <= set(tags["versions"])
+    parent = parents[0].data
+    assert {"topic.int8.score", "topic.dense.score", "topic.int8.packed_bytes", "seconds.sparsify"} <= set(parent.metrics)
+    assert children["evaluate@topic"].data.metrics["int8.score"] == parent.metrics["topic.int8.score"]
+    said = json.loads(Path(client.download_artifacts(parents[0].info.run_id, "stages.json")).read_text())
+    assert {name: row["run"] for name, row in said.items()} == {name: run.info.run_id for name, run in children.items()}
     sparsify = children["sparsify"]
     assert sparsify.data.params["sparsify.sparsity"] == "0.85"
     assert len(client.get_metric_history(sparsify.info.run_id, "sparsity")) == 40
@@ -246,7 +251,7 @@ def test_dvc_alone_gives_the_same_bytes_and_its_runs_are_registered(copy: Path, 
     runs = {run.data.tags["pruneonce.stage"]: run.data.tags for run in client.search_runs([experiment])}
     assert len(runs) == STAGES
     for stage in lock.locked(alone).values():
-        assert {path: runs[stage.name][f"out.{path}"] for path in stage.outs} == stage.outs
+        assert json.loads(runs[stage.name]["pruneonce.outs"]) == stage.outs
     run([sys.executable, "-m", "pipeline.cli", "register"], alone)
     assert shipped(alone) == shipped(copy)
 

@@ -40,5 +40,7 @@ def test_an_applied_experiment_is_traced_to_its_run(tmp_path: Path, commands: li
         run(*words)
     run("dvc", "exp", "apply", "one", fine=(0, 255))  # it misses the outs of stages that were never run
     runs = MlflowClient(f"sqlite:///{folder}/mlflow.db").search_runs(["1"])
-    assert [(r.info.run_name, r.info.status) for r in runs] == [(STAGE, "FINISHED")]
-    assert f"run     {runs[0].info.run_id}\n" in run(sys.executable, "-m", "pipeline.cli", "trace", "data/raw/corpus")
+    stage, parent = sorted(runs, key=lambda r: "pruneonce.stage" not in r.data.tags)
+    assert [(r.info.run_name, r.info.status) for r in (stage, parent)] == [(STAGE, "FINISHED"), ("one", "FINISHED")]
+    assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert stage.info.run_id[:8] in run(sys.executable, "-m", "pipeline.cli", "trace", "data/raw/corpus")

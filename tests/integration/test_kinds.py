@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import onnx
 import pyarrow as pa
@@ -15,8 +16,13 @@ import pytest
 import torch
 
 from pipeline.params.sections import METRICS
-from pruneonce.deployment import audit, runtime
+from pipeline.tracking import packaging
+from pruneonce import answers
+from pruneonce.deployment import audit, packing, runtime
+from pruneonce.models import checkpoint
+from pruneonce.serving.predictor import Predictor
 from pruneonce.tasks import examples, kinds, splits
+from pruneonce.tasks.batches import evaluation_batches, in_split_order
 from tests.conftest import TINY
 from tests.integration import tiny
 
@@ -196,3 +202,68 @@ def test_the_texts_that_stay_out_of_the_corpus_are_those_of_every_kind(done):
     for task in BLOCKS:
         columns = ["text", "pair"] if "pair" in BLOCKS[task] else ["text"]
         assert texts[task] == [text for column in columns for text in split[task][column]]
+
+
+def said(answer: dict[str, Any]) -> str:
+    """An answer in the words of `answers.words`."""
+    match answer:
+        case {"label": label}:
+            return label
+        case {"labels": labels}:
+            return ", ".join(labels)
+        case {"number": number}:
+            return f"{number:.4g}"
+        case {"tags": tags}:
+            return " ".join(tags)
+        case _:
+            return answer["answer"]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_file_alone_answers_text_as_it_was_measured(done, name):
+    """The oracle is the task's own code on its own split; the file has nothing but a text."""
+    kind, split = kinds.load(done[f"tasks/{name}"]), splits.read_split(done[f"tasks/{name}/test.arrow"])
+    path = done[f"export/{name}/int8.onnx"]
+    session = runtime.session(path, threads=1)
+    batches = evaluation_batches(split, kind, checkpoint.load_tokenizer(done[f"teach_task/{name}"]), batch_size=1)
+    logits = in_split_order([(batch, runtime.logits(session, batch)) for batch in batches])
+    examples = [row for row in split if row.get("window", 0) == 0]
+    rows = [(row["text"], row["pair"]) if "pair" in row else row["text"] for row in examples]
+    packing.pack(path, done[f"export/{name}"] / "int8.packed")
+    predictor = Predictor(done[f"export/{name}/int8.packed"], threads=1, execution="stock")
+    answered = predictor(rows)
+    assert [said(answer) for answer in answered] == answers.words(kind, split, logits)
+    assert answered[:3] == [predictor([row])[0] for row in rows[:3]], "one alone, and among others"
+    if kind.outputs != ("logits",):
+        assert all(row["pair"][a["begin"] : a["end"]] == a["answer"] for row, a in zip(examples, answered, strict=True))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_kind_is_served_as_its_signature_says(done, tmp_path, name):
+    packaging.save(done[f"export/{name}/int8.onnx"], tmp_path / "model")
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    example = served.input_example
+    table = served.predict(example)
+    schema = served.metadata.signature.outputs
+    assert list(table.columns) == schema.input_names()
+    assert table.to_dict("records") == Predictor(done[f"export/{name}/int8.onnx"])(
+        [*example.itertuples(index=False, name=None)]
+    )
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_answers_are_kept_for_comparisons(done, name):
+    kept = json.loads(done[f"answers/{name}.json"].read_text())
+    scores = done.metrics[f"evaluate@{name}"]
+    assert set(kept["variants"]) == set(scores)
+    assert {len(one["replicates"]) for one in kept["variants"].values()} == {50}
+    assert kept["rows"] == scores["int8"]["rows"]
+    for variant, one in kept["variants"].items():
+        assert abs(np.mean(one["replicates"]) - scores[variant]["score"]) < 0.15
+        if kept["labels"]:
+            right = [int(a == b) for a, b in zip(kept["labels"], one["decisions"], strict=True)]
+            assert "".join(map(str, right)) == one["right"]
+            assert np.mean(right) == scores[variant]["metrics"]["accuracy"]
+    assert (kept["labels"] is None) == (name != "pairs")
+    for row in kept["disagreements"]:
+        assert row["dense"] != row["int8"] or name == "number"

@@ -306,7 +306,7 @@ def test_the_base_install_packs_loads_and_runs(base, trained, tmp_path):
     stock, sparse = (np.load(tmp_path / f"{how}.npy") for how in ("stock", "sparse"))
     assert np.abs(sparse - stock).max() < 0.05 * np.abs(stock).max()  # by rounding
     done = base.run("pruneonce", "inspect", "int8.packed", "--execution", "sparse", cwd=tmp_path)
-    assert (done.stdout.splitlines()[-1], done.stderr) == ("13 matrices: 13 sparse, as asked for", "")
+    assert ("matrices: 13 sparse" in done.stdout, done.stdout.count("as asked for"), done.stderr) == (True, 13, "")
     done = base.run("pruneonce", "accelerate", "int8.packed", "out.onnx", "--execution", "sparse", cwd=tmp_path)
     assert done.stdout.endswith(f"; it needs the library {base.packages}/pruneonce/deployment/kernels.so\n")
 

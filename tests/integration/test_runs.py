@@ -19,7 +19,7 @@ from mlflow.protos.databricks_pb2 import ErrorCode
 from flows import compress
 from pipeline import cli, hashing, stopping
 from pipeline.history import Log
-from pipeline.tracking import address, database, lock, registry, runs, store, trace
+from pipeline.tracking import address, database, flow_runs, lock, registry, runs, store, trace
 from pipeline.tracking.lock import Stage
 from pruneonce.errors import TrackerUnreachable
 from tests.conftest import ROOT
@@ -79,8 +79,8 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from pipeline import history, stopping
-from pipeline.tracking import runs
-flow = runs.start_flow("compress", {})
+from pipeline.tracking import flow_runs, runs
+flow = flow_runs.start_flow("compress", {})
 os.environ[stopping.PARENT] = flow
 with runs.stage_run("sparsify", {"common.seed": 1}, {"data/x": "1" * 32}, scratch=Path("scratch")) as tracked:
     log = history.Log(Path("scratch"), tracked.log_step)
@@ -172,7 +172,7 @@ def test_a_lost_run_that_cannot_be_closed_stops_nobody(folder, killed, monkeypat
 
 def test_what_a_killed_process_left_open_is_closed(folder, killed):
     client = MlflowClient(address.uri())
-    mine = runs.start_flow("compress", {})
+    mine = flow_runs.start_flow("compress", {})
     assert [status(run_id) for run_id in killed] == ["KILLED", "KILLED"]
     others = client.create_run("1", tags={runs.HOST: "another-machine", runs.PROCESS: "4194305 1.0"}).info.run_id
     nobodys = client.create_run("1").info.run_id
@@ -243,7 +243,7 @@ def spoiled() -> Iterator[str]:
 @pytest.mark.parametrize("trouble", [locked, deleted, spoiled])
 def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, monkeypatch, trouble):
     with trouble() as said:
-        for what in (store.connect, runs.close_lost, lambda: runs.start_flow("compress", {})):
+        for what in (store.connect, runs.close_lost, lambda: flow_runs.start_flow("compress", {})):
             with pytest.raises(TrackerUnreachable) as caught:
                 what()
             assert said in str(caught.value)
@@ -265,7 +265,7 @@ def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, monk
         assert lines.count("run     unknown: as above") == 1
         assert capfd.readouterr().err == ""
     assert f"run     {finished}" in traced("data/export/topic/int8.onnx")
-    MlflowClient(address.uri()).delete_tag(finished, "out.data/export/topic/int8.onnx")
+    MlflowClient(address.uri()).delete_tag(finished, "pruneonce.outs.digest")
     cli.main()
     assert capfd.readouterr().out == "", "nothing was left to do, and no blank line says so"
 
@@ -284,7 +284,7 @@ def test_a_full_disk_is_one_line_also_when_a_run_is_made(whole, tmp_path, monkey
             while file.write(b"0" * 4096):
                 pass
         with pytest.raises(TrackerUnreachable, match=r"disk is full.* Free some space and run again\. Nothing was started"):
-            runs.start_flow("compress", {})
+            flow_runs.start_flow("compress", {})
         with pytest.raises(TrackerUnreachable, match=r"disk is full"), runs.stage_run("report", {}, {}):
             pytest.fail("it is begun")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk}/new.db")
@@ -301,7 +301,7 @@ def test_a_full_disk_is_one_line_also_when_a_run_is_made(whole, tmp_path, monkey
 def test_a_task_that_was_not_run_here_has_no_registered_model(finished, folder):
     """Its file came from DVC's cache; the run that made it is in another store."""
     client = MlflowClient(address.uri())
-    client.delete_tag(finished, "out.data/export/topic/int8.onnx")
+    client.delete_tag(finished, "pruneonce.outs.digest")
     assert list(registry.register(lock.current())) == []
     assert client.search_registered_models() == []
 

@@ -12,7 +12,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from pipeline import stopping
-from pipeline.tracking import runs, store
+from pipeline.tracking import flow_runs, store
 from pipeline.tracking.address import home, message, mlflow_uri, shown, uri
 from pruneonce.errors import TrackerUnreachable
 
@@ -40,7 +40,7 @@ def test_no_form_of_an_address_is_shown_with_its_password(monkeypatch, capfd, ad
     with pytest.raises(TrackerUnreachable) as caught:
         store.connect()
     assert FORMS[address] in str(caught.value)
-    runs.end_flow("r" * 32, "FINISHED", {})
+    flow_runs.end_flow("r" * 32, "FINISHED")
     out, err = capfd.readouterr()
     assert "no longer answers" in err
     assert not any(word in text for word in ("s3cr3t", "p@ss", "p%40ss") for text in (str(caught.value), out, err))

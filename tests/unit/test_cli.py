@@ -61,6 +61,13 @@ def test_a_name_that_no_file_has(monkeypatch, capsys, name):
     assert call(monkeypatch, capsys, "trace", name)[0] == 2
 
 
+@pytest.mark.parametrize(("word", "close"), [("traec", "trace"), ("unpak", "unpack")])
+def test_an_unknown_word_is_a_wrong_use_and_the_closest_is_named(monkeypatch, capsys, word, close):
+    code, said = call(monkeypatch, capsys, word)
+    assert code == 2
+    assert said.endswith(f"found {word!r}. Did you mean {close}?\n")
+
+
 def test_whatever_the_disk_says_is_one_line(monkeypatch, capsys):
     def full(args):
         raise OSError(28, "No space\nleft on device")

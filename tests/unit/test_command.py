@@ -1,12 +1,16 @@
 """The command `pruneonce`: files are packed and accelerated anywhere, a project's commands start in its folder."""
 
 import argparse
+import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +20,8 @@ from onnx import helper
 
 import pruneonce
 from pipeline import cli
-from pruneonce import command
-from pruneonce.deployment import execution, overview, packing
+from pruneonce import command, commandline
+from pruneonce.deployment import execution, inspect, packing
 
 ROOT = Path(__file__).parents[2]
 OUT = {"accelerate": ["out.onnx"]}  # further words that a command needs
@@ -96,13 +100,30 @@ def test_help_lists_both_kinds_of_commands(call, empty):
     """What it says of a project's commands is what the project says."""
     code, said, _ = call("--help")
     assert code == 0
-    for name in command.OWN:
+    for name in commandline.LIBRARY:
         assert re.search(rf"^ +{name}\s+\w", said, re.MULTILINE)
-    (parser,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    listed = re.findall(r"^    (\w+) +(\w.*)$", command.PROJECT_COMMANDS, re.MULTILINE)
-    assert len(listed) >= 3
-    assert listed == [(choice.dest, choice.help) for choice in parser._choices_actions]
-    assert command.PROJECT_COMMANDS.strip() in said
+    of_project = {commandline.name_of(module): commandline.purpose(module) for module in cli.COMMANDS}
+    assert len(of_project) >= 3
+    assert of_project == command.PROJECT_COMMANDS
+    assert all(re.search(rf"^    {name} +{re.escape(line)}$", said, re.MULTILINE) for name, line in of_project.items())
+
+
+def test_every_command_has_examples_that_it_knows(call, empty):
+    assert tuple(map(commandline.name_of, command.COMMANDS)) == commandline.LIBRARY
+    for modules, parser in ((command.COMMANDS, command._parser()), (cli.COMMANDS, cli._parser())):
+        for module in modules:
+            assert 1 <= len(module.EXAMPLES) <= 3, module
+            for example in module.EXAMPLES:
+                program, name, *words = shlex.split(example, comments=True)
+                assert (program, name) == ("pruneonce", commandline.name_of(module))
+                parser.parse_args([name, *words])
+    said = call("pack", "--help")[1]
+    assert said.endswith(f"examples:\n    {command.COMMANDS[0].EXAMPLES[0]}\n    {command.COMMANDS[0].EXAMPLES[1]}\n")
+
+
+def test_the_exit_codes_are_said_where_the_commands_are(call, empty):
+    assert commandline.EXIT_CODES in call("--help")[1]
+    assert call("--version")[1] == f"pruneonce {metadata.version('pruneonce')}\n"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +159,30 @@ def test_another_command_becomes_the_projects(monkeypatch, project, words):
     assert started.value.args[0] == [sys.executable, "-m", "pipeline.cli", *words]
 
 
-@pytest.mark.parametrize("word", ["plan", "trace", "new", ""])
+@pytest.mark.parametrize(
+    ("word", "close"),
+    [
+        ("plam", " Did you mean plan?"),
+        ("pck", " Did you mean pack?"),
+        ("", ""),
+        ("new", ""),
+        ("\x1b[1mplan", " Did you mean plan?"),
+        ("x" * 5000, ""),
+    ],
+)
+def test_an_unknown_word_is_a_wrong_use_and_the_closest_is_named(call, empty, word, close):
+    code, _, said = call(word)
+    assert code == 2
+    usage, line = said.splitlines()
+    assert usage.startswith("usage: pruneonce ")
+    assert line.startswith("pruneonce: error: expected a command of pack, unpack, ")
+    assert line.endswith(close)
+    assert ("Did you mean" in line) == bool(close)
+    assert "\x1b" not in said
+    assert len(line) < 400
+
+
+@pytest.mark.parametrize("word", ["plan", "trace"])
 def test_outside_of_a_project_its_commands_are_one_line(call, empty, word):
     code = call(word)[0]
     assert code == (
@@ -213,9 +257,23 @@ def test_inspect_prints_every_matrix(call, files, file, how):
     code, said, errors = call("inspect", file, "--execution", how, "--threads", "2")
     matrices = execution.matrices(files / "int8.onnx", execution=how, threads=2)
     assert (code, errors) == (0, "")
-    assert said.splitlines() == list(overview.lines(files / "int8.onnx", Path(file), execution=how, threads=2))
-    assert len(said.splitlines()) == len(matrices) + 3 == 15
-    assert how == "auto" or said.endswith(f"\n12 matrices: 12 {how}, as asked for\n")
+    assert len(matrices) == 12
+    for matrix in matrices:
+        assert re.search(rf"^{re.escape(matrix.name.removesuffix('.weight'))} .* {matrix.kernel} .*$", said, re.MULTILINE)
+    kernels = Counter(matrix.kernel for matrix in matrices)
+    kernels["stock"] += 2  # the pooler and the classifier, in float
+    assert "\n14 matrices: " + ", ".join(f"{n} {kernel}" for kernel, n in kernels.most_common()) in said
+    assert f", {Path('int8.packed').stat().st_size:,} bytes packed\n" in said
+
+
+def test_inspect_says_the_same_to_a_program(call, files):
+    found = json.loads(call("inspect", "int8.packed", "--json")[1])
+    assert {layer["name"] for layer in found["layers"] if layer["prunable"]} == set(
+        inspect.prunable_weights(files / "int8.onnx")
+    )
+    assert found["totals"]["sparsity"] == pytest.approx(inspect.sparsity(files / "int8.onnx")["sparsity"])
+    assert found["totals"]["bytes"] == Path("int8.onnx").stat().st_size
+    assert {layer["kernel"] for layer in json.loads(call("inspect", "fp32.onnx", "--json")[1])["layers"]} == {"stock"}
 
 
 def test_the_choices_are_those_of_the_library():
@@ -224,13 +282,10 @@ def test_the_choices_are_those_of_the_library():
     assert choices == execution.EXECUTIONS
 
 
-@pytest.mark.parametrize("words", [("inspect", "fp32.onnx"), ("inspect", "sparse.onnx")])
-def test_a_file_without_a_choice_is_said_in_one_line(call, files, words):
+def test_a_file_without_a_choice_is_described_too(call, files):
     call("accelerate", "int8.onnx", "sparse.onnx", "--execution", "sparse")
-    code, said, _ = call(*words)
-    assert code == 0
-    assert said.startswith(f"{words[1]} has no int8 matrix for which there is a choice: it is all in float, or ")
-    assert said.count("\n") == 1
+    assert call("inspect", "fp32.onnx")[1].count(" stock   float\n") == 14
+    assert "operators of the sparse kernels: `pruneonce accelerate` wrote this file" in call("inspect", "sparse.onnx")[1]
 
 
 @pytest.mark.parametrize("file", ["int8.onnx", "int8.packed"])
@@ -279,8 +334,8 @@ def test_without_the_library_inspect_says_so_and_accelerate_refuses(call, files,
     monkeypatch.setattr(execution, "LIBRARY", files / "kernels.so")
     code, said, _ = call("inspect", "int8.onnx")
     assert code == 0
-    assert said.startswith(f"no library of the sparse kernels at {files}/kernels.so. Build it: ")
-    assert said.endswith("\n12 matrices: 12 stock, the library of the sparse kernels is not there\n")
+    assert f"\nno library of the sparse kernels at {files}/kernels.so. Build it: " in said
+    assert said.count(" stock   the library of the sparse kernels is not there\n") == 12
     assert call("accelerate", "int8.onnx", "out.onnx")[0].startswith(
         "PackError: expected int8 matrices for the sparse kernels"
     )

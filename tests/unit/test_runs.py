@@ -47,7 +47,7 @@ def test_a_first_process_has_nothing_to_catch_up_with(tmp_path):
 
 
 def test_a_process_is_told_by_its_number_and_its_start():
-    (process,) = (value for key, value in runs._process().items() if key == runs.PROCESS)
+    (process,) = (value for key, value in runs.process().items() if key == runs.PROCESS)
     number, _, started = process.partition(" ")
     assert runs._lives(process)
     assert not runs._lives(f"{number} {float(started) - 60}"), "its number was another's a minute ago"

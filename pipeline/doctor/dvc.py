@@ -1,0 +1,96 @@
+"""DVC's settings, read without DVC: the project, the cache's folder, the remotes and whether they answer."""
+
+import configparser
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pruneonce.doctor.findings import NOTE, OK, PROBLEM, Finding
+from pruneonce.doctor.packages import version
+from pruneonce.errors import plain
+
+HOME = Path(".dvc")
+# Scheme of a remote -> the package that DVC needs for it.
+PLUGINS = {"s3": "dvc-s3", "gs": "dvc-gs", "azure": "dvc-azure", "ssh": "dvc-ssh", "http": "dvc-http", "https": "dvc-http"}
+PORTS = {"ssh": 22, "http": 80, "https": 443}
+WAIT_SECONDS = 1.0
+
+Settings = Mapping[str, Mapping[str, str]]
+
+
+def settings() -> Settings:
+    """Section -> key -> value: the user's file, then the project's, then the one of this clone alone."""
+    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dvc/config"
+    found = configparser.ConfigParser(interpolation=None, strict=False)
+    found.read([user, HOME / "config", HOME / "config.local"], encoding="utf-8")
+    return {name.strip("'"): dict(found[name]) for name in found.sections()}
+
+
+def cache_folder() -> Path:
+    """Where DVC keeps every version of every out."""
+    named = settings().get("cache", {}).get("dir")
+    return HOME / Path(named).expanduser() if named else HOME / "cache"  # a relative one begins at the file that names it
+
+
+def project() -> Iterator[Finding]:
+    """Whether DVC's folder is there, and can be read."""
+    if not (HOME / "config").is_file():
+        yield Finding(
+            "dvc", PROBLEM, f"expected {HOME / 'config'}, found none: this folder is no project of DVC", "dvc init"
+        )
+        return
+    try:
+        settings()
+    except (configparser.Error, UnicodeDecodeError) as error:
+        yield Finding("dvc", PROBLEM, f"expected settings in {HOME / 'config'}, found: {error}", "Correct the file.")
+
+
+def remotes() -> Iterator[Finding]:
+    """The remotes: whether there is one, whether each can be reached."""
+    said = settings()
+    urls = {name.split('"')[1]: section.get("url", "") for name, section in said.items() if name.startswith("remote ")}
+    if not urls:
+        advice = "To share or back up results: dvc remote add --default NAME URL (docs/servers.md)."
+        yield Finding("remote", NOTE, "none: what was computed lies on this disk alone", advice)
+        return
+    default = said.get("core", {}).get("remote")
+    if default not in urls:
+        yield Finding("remote", NOTE, f"no default among {', '.join(urls)}", f"dvc remote default {next(iter(urls))}")
+    for name, url in urls.items():
+        yield _reached(name, url, said[f'remote "{name}"'])
+
+
+def _reached(name: str, url: str, section: Mapping[str, str]) -> Finding:
+    parts = urlsplit(url)
+    plugin = PLUGINS.get(parts.scheme)
+    shown = f"{name} ({plain(url)})"
+    if plugin and version(plugin) is None:
+        return Finding("remote", PROBLEM, f"{shown} needs {plugin}, found none", f"pip install {plugin}")
+    if not parts.scheme:
+        return _folder(shown, HOME / Path(url).expanduser())
+    server = urlsplit(section.get("endpointurl", url))
+    if server.scheme not in PORTS or not server.hostname:
+        return Finding("remote", OK, f"{shown}: not tried, because that needs its keys")
+    if error := refused(server.hostname, server.port or PORTS[server.scheme]):
+        return Finding("remote", PROBLEM, f"{shown} does not answer: {error}", "Check the address and the network.")
+    return Finding("remote", OK, f"{shown} answers")
+
+
+def _folder(shown: str, folder: Path) -> Finding:
+    if not folder.is_dir():
+        return Finding("remote", PROBLEM, f"{shown}: no folder there", f"Mount it, or make it: mkdir -p {folder}")
+    if not os.access(folder, os.R_OK | os.W_OK):
+        return Finding("remote", PROBLEM, f"{shown} cannot be read and written", "Change its permissions.")
+    return Finding("remote", OK, f"{shown}: {shutil.disk_usage(folder).free / 1e9:.0f} GB are free")
+
+
+def refused(host: str, port: int) -> str:
+    """Why no connection to a server is made; empty if one is."""
+    try:
+        with socket.create_connection((host, port), timeout=WAIT_SECONDS):
+            return ""
+    except OSError as error:
+        return str(error) or type(error).__name__

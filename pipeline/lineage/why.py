@@ -1,0 +1,204 @@
+"""Why a stage would run: what changed, from what to what, and what it took the last time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.lineage import git, places
+from pipeline.lineage.blocks import Block, defined
+from pipeline.lineage.changes import Change, Workspace
+from pipeline.lineage.facts import no_store
+from pipeline.lineage.graph import is_code
+from pipeline.tracking.address import shown
+from pipeline.tracking.lock import Stage, locked, meet, short
+from pruneonce.errors import DataError, TrackerUnreachable
+
+FORMAT = 1
+LONGEST = 60  # characters of a value
+
+
+@dataclass
+class Reason:
+    """A stage and why it would run. upstream: stages that would run before, on whose outs it then depends."""
+
+    stage: str
+    changes: list[Change]
+    words: list[str]
+    upstream: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    run: str = ""
+
+
+def reasons() -> dict[str, Reason]:
+    """Every stage that would run, or may, in the order in which they would."""
+    blocks, stages, folder = defined(), locked(), Workspace()
+    found: dict[str, Reason] = {}
+    for block in blocks.values():
+        changes = folder.changes(block, stages.get(block.name))
+        upstream = [name for name in found if _feeds(blocks[name], block)]
+        if changes or upstream:
+            words = list(explained(block, stages.get(block.name), changes, blocks, upstream))
+            found[block.name] = Reason(block.address, changes, words, upstream)
+    return found
+
+
+def _feeds(maker: Block, reader: Block) -> bool:
+    return any(meet(out, dep) for out in maker.outs for dep in reader.deps)
+
+
+def of(stage: str) -> Reason | None:
+    """Why this stage would run; None if it would not. Raises DataError if dvc.yaml has no such stage."""
+    names = list(defined())
+    if short(stage) not in names:
+        near = [name for name in names if name.partition("@")[0] == short(stage).partition("@")[0]]
+        raise DataError(
+            f"expected a stage of dvc.yaml, found {stage!r}. There is e.g. {', '.join((near or names)[:8]) or 'none'}."
+        )
+    return reasons().get(short(stage))
+
+
+def explained(
+    block: Block, stage: Stage | None, changes: Sequence[Change], blocks: Mapping[str, Block], upstream: Sequence[str] = ()
+) -> Iterator[str]:
+    """The changes in words. Outs are named only if nothing else changed: else they follow from it."""
+    causes = [change for change in changes if change.kind != "out"] or list(changes)
+    for change in causes:
+        match change.kind:
+            case "first":
+                yield "its first run: it has no entry in dvc.lock"
+            case "command":
+                yield "its command in dvc.yaml changed"
+            case "param":
+                yield from _param(change)
+            case "dep":
+                yield _dep(change, block, blocks)
+            case "out":
+                yield _out(change)
+    shown = [name for name in upstream if not any(c.kind == "dep" and _made(c.name, blocks[name]) for c in causes)]
+    for name in shown:
+        yield f"if {name}, which would run before, changes its outs"
+
+
+def _made(path: str, maker: Block) -> bool:
+    return any(meet(out, path) for out in maker.outs)
+
+
+def _param(change: Change) -> Iterator[str]:
+    """`sparsify.sparsity: 0.85 -> 0.9`, for each key below."""
+    if change.state == "new":
+        yield f"parameter {change.name} is new: {_short(change.new)}"
+    elif change.state == "deleted":
+        yield f"parameter {change.name} is gone; it was {_short(change.old)}"
+    else:
+        yield from (f"parameter {line}" for line in _differences(change.name, change.old, change.new))
+
+
+def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            if key not in new:
+                yield f"{name}.{key} is gone; it was {_short(old[key])}"
+            elif key not in old:
+                yield f"{name}.{key} is new: {_short(new[key])}"
+            elif old[key] != new[key]:
+                yield from _differences(f"{name}.{key}", old[key], new[key])
+    else:
+        yield f"{name}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _dep(change: Change, block: Block, blocks: Mapping[str, Block]) -> str:
+    makers = [name for name, other in blocks.items() if name != block.name and _made(change.name, other)]
+    if is_code(change.name) and not makers:
+        return _code(change)
+    by = f", which {', '.join(makers[:3])}{' and others' if len(makers) > 3 else ''} wrote" if makers else ""
+    match change.state:
+        case "new":
+            return f"data {change.name}{by} is a new dep"
+        case "deleted":
+            return f"data {change.name}{by or ''} is not here" if makers else f"data {change.name} is not here"
+        case _:
+            return f"data {change.name}{by} changed: {_short(change.old)} -> {_short(change.new)}"
+
+
+def _code(change: Change) -> str:
+    """`code pruneonce/engine.py: 3 lines changed since commit 1234567`."""
+    if change.state == "new":
+        return f"code {change.name} is a new dep"
+    if change.state == "deleted":
+        return f"code {change.name} is not here"
+    commit = places.commit_with(change.name, change.old) if change.old else None
+    if commit is None:
+        return f"code {change.name} changed; no commit has what it ran with (md5 {change.old})"
+    stat = git.git("diff", "--numstat", commit, "--", change.name) or ""
+    rows = [line.split("\t") for line in stat.splitlines()]
+    count = sum(int(n) for row in rows for n in row[:2] if n.isdigit())
+    more = f" in {len(rows)} files" if len(rows) > 1 else ""
+    return f"code {change.name}: {count} lines changed{more} since commit {git.dated(commit)}"
+
+
+def _out(change: Change) -> str:
+    match change.state:
+        case "deleted":
+            return f"out {change.name} is not here; DVC takes it from its cache if that has it"
+        case "new":
+            return f"out {change.name} is new in dvc.yaml"
+        case "not in cache":
+            return f"out {change.name} is not in DVC's cache"
+        case _:
+            return f"out {change.name} was changed after the stage wrote it: {change.old} -> {change.new}"
+
+
+def with_costs(found: Mapping[str, Reason]) -> str:
+    """Set what the newest run of each stage took. Returns why MLflow does not know; else empty."""
+    if no_store():
+        return f"no MLflow store at {shown()}"
+    from pipeline.tracking import asked  # imports MLflow, which takes seconds
+
+    try:
+        runs = asked.last(found)
+    except TrackerUnreachable as error:
+        return str(error)
+    for name, run in runs.items():
+        found[name].seconds, found[name].run = run.seconds, run.id
+    return ""
+
+
+def lines(found: Mapping[str, Reason], problem: str) -> Iterator[str]:
+    """A stage, below it its reasons and what it took the last time."""
+    for reason in found.values():
+        verb = "would run" if reason.changes else "would run only"
+        yield f"{reason.stage} {verb}{':' if reason.changes else ''}".rstrip()
+        yield from (f"  {line}" for line in reason.words)
+        took = f"{reason.seconds:.0f} s (run {reason.run[:8]})" if reason.seconds is not None else "unknown"
+        yield f"  last time it took: {took}"
+    if problem:
+        yield f"(no times: {problem})"
+    known = [reason.seconds for reason in found.values() if reason.seconds is not None]
+    if len(found) > 1:
+        total = f"; those with a known time took {sum(known):.0f} s" if known else ""
+        yield f"{len(found)} stages would run, or may{total}."
+
+
+def document(found: Mapping[str, Reason], problem: str) -> dict[str, Any]:
+    """The reasons as data."""
+    return {
+        "format": FORMAT,
+        "stages": [
+            {
+                "stage": reason.stage,
+                "runs": "yes" if reason.changes else "if an upstream stage changes its outs",
+                "changes": [vars(change) for change in reason.changes],
+                "words": reason.words,
+                "upstream": reason.upstream,
+                "last_seconds": reason.seconds,
+                "last_run": reason.run or None,
+            }
+            for reason in found.values()
+        ],
+        "mlflow": problem or None,
+    }

@@ -1,0 +1,124 @@
+"""A new project's folder: its files, a git repository and a DVC project of one commit."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.params.document import Params
+from pipeline.projects import texts, wiring
+from pipeline.projects.parameters import save
+from pruneonce import projects
+from pruneonce.errors import PipelineError, plain
+
+OURS = ("params.yaml", "dvc.yaml", "prefect.yaml", "flow.py", ".dvc")  # that a folder must not have yet
+KEPT = ("README.md", ".gitignore")  # that it may have: they are the user's
+DATA = ("/data/", "!/data/", "/dvc_plots/")  # lines of the code's .gitignore about what stages write
+NOBODY = ("-c", "user.name=pruneonce", "-c", "user.email=pruneonce@localhost")  # where git knows no name
+
+
+def check(folder: Path) -> None:
+    """Raise PipelineError if the folder cannot become a project."""
+    if folder.exists() and not folder.is_dir():
+        raise PipelineError(f"expected a folder for the new project, found a file: {folder}.")
+    if there := [name for name in OURS if (folder / name).exists()]:
+        raise PipelineError(
+            f"expected no project in {folder} yet, found {', '.join(there)}. Give another folder. One more "
+            "task for a project is added in its folder: pruneonce add-task FILE"
+        )
+
+
+def create(folder: Path, params: str, checked: Params, *, imports: bool, data: Sequence[str]) -> Iterator[str]:
+    """Write the project, and yield lines that say what was made. Nothing is left behind if it fails.
+
+    imports: a sparse checkpoint enters in place of `sparsify`. data: files in the folder that git is to ignore.
+    """
+    files = _files(folder, params, checked, imports=imports, data=data)
+    before = folder.exists()
+    made: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            if not (folder / name).exists():
+                made.append(folder / name)
+            save(folder / name, text)
+        inside = _git(folder, "rev-parse", "--is-inside-work-tree").returncode == 0
+        made.append(folder / ".dvc")
+        _repository(folder, inside=inside)
+        _commit(folder, [*files, ".dvc", ".dvcignore"])
+    except BaseException:
+        _remove(made)
+        if not before:
+            _remove([folder])
+        raise
+    yield f"{folder}: {', '.join(files)}; {'in the git repository that was there' if inside else 'git'} and DVC, one commit"
+
+
+def _files(folder: Path, params: str, checked: Params, *, imports: bool, data: Sequence[str]) -> dict[str, str]:
+    tasks = list(checked.tasks)
+    readme = texts.README.format(
+        title=folder.resolve().name, tasks=" and ".join(tasks), task=tasks[0], version=projects.installed()
+    )
+    shipped = (projects.root() / ".gitignore").read_text(encoding="utf-8").splitlines()
+    ignored = texts.IGNORED + "".join(f"{line}\n" for line in shipped if line.startswith(DATA))
+    ignored += "".join(f"/{name}\n" for name in data)
+    files = {
+        "params.yaml": params,
+        "dvc.yaml": wiring.text(imports=imports),
+        "prefect.yaml": texts.PREFECT.format(name=next(iter(checked.tasks))),
+        "flow.py": texts.FLOW,
+        ".gitignore": _joined(folder / ".gitignore", ignored),
+    }
+    return files if (folder / "README.md").exists() else {**files, "README.md": readme}
+
+
+def _joined(path: Path, lines: str) -> str:
+    """The lines after those that the file has already."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    new = "".join(f"{line}\n" for line in lines.splitlines() if line not in before.splitlines())
+    return (before if before.endswith("\n") or not before else f"{before}\n") + new
+
+
+def _repository(folder: Path, *, inside: bool) -> None:
+    """A git repository, unless the folder lies in one, and a DVC project. Raises PipelineError."""
+    if not inside:
+        _need(_git(folder, "init", "--quiet"))
+    top = _git(folder, "rev-parse", "--show-prefix").stdout.strip() == ""
+    words = [sys.executable, "-m", "dvc", "init", "--quiet", *([] if top else ["--subdir"])]
+    _need(subprocess.run(words, cwd=folder, capture_output=True, text=True, errors="replace", env=_quiet()))
+    save(folder / ".dvc/config", texts.DVC)
+
+
+def _commit(folder: Path, names: Sequence[str]) -> None:
+    """One commit of these files alone: what else is staged stays as it is."""
+    there = [name for name in names if (folder / name).exists()]
+    _need(_git(folder, "add", "--", *there))
+    known = _git(folder, "config", "user.email").stdout.strip()
+    _need(_git(folder, *(() if known else NOBODY), "commit", "--quiet", "-m", "A project of pruneonce", "--", *there))
+
+
+def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, errors="replace")
+    except FileNotFoundError:
+        raise PipelineError("expected git, found none. Install it, and run again.") from None
+
+
+def _need(done: subprocess.CompletedProcess[str]) -> None:
+    if done.returncode:
+        words = " ".join(str(word) for word in done.args[-6:])
+        raise PipelineError(f"expected `{words}` to succeed, found: {plain(done.stderr or done.stdout)}")
+
+
+def _quiet() -> dict[str, str]:
+    return {**os.environ, "DVC_NO_ANALYTICS": "1"}
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+"""The block of a task in params.yaml: from a file of rows and its columns, checked as `prepare_task` will read them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml.comments import CommentedMap
+
+from pipeline.params.document import Params, merged
+from pipeline.params.sections import METRICS, PrepareTask
+from pruneonce import columns
+from pruneonce.errors import ConfigError, DataError
+from pruneonce.sources import tables
+from pruneonce.tasks import classes, examples, kinds
+
+NAME = re.compile("[^A-Za-z0-9_-]+")
+STEPS = {"teach_task": 300, "finetune": 320, "quantize": 70}  # as of the default tasks, about
+MOST_EPOCHS = 10.0
+FEW_ROWS = 20  # of a class: with fewer, a split has one or two of them
+MUCH = 0.05  # share of texts that are cut
+BYTES_PER_TOKEN = 4  # of short texts, about, special tokens counted
+# Seconds of a step of MiniLM-L6 at 16 rows of 64 tokens, and of export and evaluation; on two cores with AMX, see the
+# quickstart's costs.
+STEP_SECONDS = {"teach_task": 0.22, "finetune": 0.28, "quantize": 0.5}
+CLOSING_SECONDS = 100
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A task that is to be added. path: the file of rows, as this process reads it."""
+
+    name: str
+    path: Path
+    text: str
+    label: str
+    kind: str
+    pair: str | None = None
+
+
+def name_of(path: Path) -> str:
+    """A task's name from the name of its file: letters, digits, _ and -."""
+    return NAME.sub("-", path.stem).strip("-_").lower()[:100] or "task"
+
+
+def section(chosen: Chosen) -> dict[str, Any]:
+    """The keys of `prepare_task` of the task that differ from the recipe."""
+    keys: dict[str, Any] = {"source": chosen.name, "text": chosen.text, "label": chosen.label}
+    if chosen.pair:
+        keys["pair"] = chosen.pair
+    if chosen.kind != "classification":
+        keys |= {"kind": chosen.kind, "metric": METRICS[chosen.kind][0]}
+    return keys
+
+
+def blocks(chosen: Chosen, place: str, epochs: dict[str, float]) -> CommentedMap:
+    """The sections `fetch_local` and `tasks` with this one entry. place: the path of the file from the project's folder."""
+    task = CommentedMap({"prepare_task": _braces(section(chosen))})
+    for stage in STEPS:
+        task[stage] = _braces({"epochs": epochs[stage]} if stage in epochs else {})
+    source = {"path": place, "members": _braces({f"train{chosen.path.suffix}": "."}), "sha256": None}
+    return CommentedMap(
+        {
+            "fetch_local": CommentedMap({chosen.name: _braces(source)}),
+            "tasks": CommentedMap({chosen.name: task}),
+        }
+    )
+
+
+def _braces(keys: dict[str, Any]) -> CommentedMap:
+    written = CommentedMap(keys)
+    written.fa.set_flow_style()
+    return written
+
+
+def epochs(recipes: Mapping[str, Any], train_rows: int) -> dict[str, float]:
+    """Epochs for about STEPS steps each; a file of few rows is read MOST_EPOCHS times at most. recipes: by their stages."""
+    found = {}
+    for stage, steps in STEPS.items():
+        batch = recipes[stage]["batch_size"]
+        found[stage] = max(0.01, float(f"{min(MOST_EPOCHS, steps * batch / train_rows):.2g}"))
+    return found
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What `prepare_task` will find in a file."""
+
+    rows: int
+    splits: dict[str, list[examples.Example]]
+    dropped: dict[str, int]  # reason: rows
+    classes: dict[str, int]  # of all splits; empty for kinds without
+    lengths: list[int]  # of the texts in tokens, about
+
+    @property
+    def train(self) -> int:
+        return len(self.splits["train"])
+
+
+def survey(chosen: Chosen, recipe: Mapping[str, Any], *, seed: int) -> Survey:
+    """Read and split the rows as the stage will. Raises DataError for what the stage would refuse."""
+    settings = PrepareTask.model_validate(merged(recipe, section(chosen)))
+    family = kinds.KINDS[settings.kind]
+    wanted = [settings.text, *([settings.pair] if settings.pair else []), settings.label]
+    rows = [*tables.read_as(chosen.path, wanted, family.example, skip_rows=settings.skip_rows)]
+    ratios = {"validation_ratio": settings.validation_ratio, "test_ratio": settings.test_ratio}
+    splits, dropped = examples.make_splits({"train": rows, "validation": None, "test": None}, **ratios, seed=seed)
+    kind = family.from_rows(settings, *splits.values())
+    every = list(chain(*splits.values()))
+    counts = Counter(chain(*map(kind.classes_of, every))) if isinstance(kind, classes.ClassKind) else Counter[str]()
+    return Survey(
+        rows=len(rows),
+        splits=splits,
+        dropped={reason: count for reason, count in vars(dropped["train"]).items() if count},
+        classes=dict(counts.most_common()),
+        lengths=sorted(sum(len(text.encode()) // BYTES_PER_TOKEN + 2 for text in row.texts) for row in every),
+    )
+
+
+def findings(chosen: Chosen, found: Survey, p: Params) -> Iterator[str]:
+    """What a person should know of the data: counts first, then what may be a fault."""
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in found.splits.items())
+    yield f"{chosen.path}: {found.rows:,} rows; {sizes}"
+    left = {"empty": "without a text or a label", "duplicate": "whose text stands above already"}
+    yield from (f"  left out: {count:,} {left.get(reason, reason)}" for reason, count in found.dropped.items())
+    if found.classes:
+        shown = [f"{name} {count:,}" for name, count in list(found.classes.items())[:8]]
+        more = f", and {len(found.classes) - 8} more" if len(found.classes) > 8 else ""
+        yield f"  classes: {', '.join(shown)}{more}"
+        if few := [name for name, count in found.classes.items() if count < FEW_ROWS]:
+            some = ", ".join(few[:5]) + (" ..." if len(few) > 5 else "")
+            yield f"  warning: fewer than {FEW_ROWS} rows of {some}: scores of them say little"
+    middle, high = (found.lengths[round(q * (len(found.lengths) - 1))] for q in (0.5, 0.95))
+    yield f"  tokens of a text: about {middle} (median), {high} (95 %)"
+    recipe = p.prepare_task["max_tokens"]
+    share = sum(length > recipe for length in found.lengths) / len(found.lengths)
+    if share > MUCH:
+        yield f"  warning: about {share:.0%} are longer than prepare_task.max_tokens, {recipe}, and are cut"
+
+
+def cost(p: Params, name: str, found: Survey) -> str:
+    """One line: steps, and for the default model about how long they take."""
+    steps = {}
+    for stage in STEPS:
+        training: Any = p.section(stage, name)
+        steps[stage] = max(training.epochs > 0, round(training.epochs * -(-found.train // training.batch_size)))
+    said = ", ".join(f"{stage} {count}" for stage, count in steps.items())
+    seconds = sum(count * STEP_SECONDS[stage] for stage, count in steps.items()) + CLOSING_SECONDS
+    time = f"; about {max(1, round(seconds / 60))} minutes on two cores with AMX" if p.common.model == "minilm-l6" else ""
+    return f"Steps of the task: {said}{time}."
+
+
+def choose(
+    path: Path, *, name: str | None, text: str | None, label: str | None, pair: str | None, kind: str | None
+) -> tuple[Chosen | None, columns.Guess]:
+    """The task with the columns that are given or guessed; None if something cannot be guessed. Raises DataError."""
+    found = columns.guess(path, text=text, label=label)
+    if pair is not None and pair not in found.columns:
+        raise DataError(f"expected column {pair!r} in {path}, found columns {list(found.columns)}.")
+    kind = kind or found.kind
+    if found.text is None or found.label is None or kind is None:
+        return None, found
+    return Chosen(name or name_of(path), path, found.text, found.label, kind, pair), found
+
+
+def unclear(path: Path, found: columns.Guess) -> ConfigError:
+    """What has to be said because it cannot be guessed."""
+    wanted = []
+    if found.text is None:
+        wanted.append(f"--text, one of {list(found.texts) or list(found.columns)}")
+    if found.label is None:
+        wanted.append(f"--label, one of {list(found.labels) or list(found.columns)}")
+    elif found.kind is None:
+        wanted.append(f"--kind of label {found.label!r}, one of {list(METRICS)}")
+    return ConfigError(
+        f"expected columns of {path} whose meaning is clear, found several or none. Give {' and '.join(wanted)}."
+    )

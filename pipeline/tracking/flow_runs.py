@@ -1,0 +1,89 @@
+"""The MLflow run over a flow run: its scores, the seconds of its stages, the runs that computed them, the report."""
+
+import functools
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.tracking.address import shown
+from pipeline.tracking.lock import locked
+from pipeline.tracking.open_run import OpenRun, flatten
+from pipeline.tracking.runs import close_lost_of, log_params, machine_tags, origin, process, runs_of
+from pipeline.tracking.store import store
+from pruneonce.errors import TrackerUnreachable
+
+HEADLINES = ("score", "packed_bytes", "median_ms")  # of a row of the report
+
+
+def start_flow(name: str, params: Mapping[str, Any], *, flow_run: str = "") -> str:
+    """Open the parent run of a flow run. flow_run: Prefect's id of it. Returns MLflow's. Raises TrackerUnreachable."""
+    tags = {
+        "pruneonce.flow": name,
+        "pruneonce.flow_run": flow_run,
+        **origin("flows/compress.py"),
+        **process(),
+        **machine_tags(),
+    }
+    with store(" Nothing was started.") as (client, experiment):
+        close_lost_of(client, experiment)
+        run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        log_params(client, run_id, flatten(params))
+    return run_id
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a flow run leaves in its MLflow run.
+
+    seconds: of each stage. scores: numbers by name, to sort runs by. note: Markdown. files: kept as artifacts.
+    outcomes: stage -> what came of it, such as "restored from cache".
+    """
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+    files: Sequence[Path] = ()
+    outcomes: Mapping[str, str] = field(default_factory=dict)
+
+
+def end_flow(run_id: str, status: str, left: Finished | None = None) -> None:
+    """Close the parent run. A lost server is printed, not raised."""
+    left = left or Finished()
+    try:
+        with store() as (client, _):
+            run = OpenRun(client, run_id)
+            run.log_numbers("", left.scores)
+            run.log_numbers("seconds", {stage.replace("@", "."): value for stage, value in left.seconds.items()})
+            if left.outcomes:
+                stages = {stage: {"outcome": how, "run": _computed(stage)} for stage, how in left.outcomes.items()}
+                run.survive(lambda: client.log_dict(run_id, stages, "stages.json"))
+                note = f"{left.note}\n\n{_table(stages, client.get_run(run_id).info.experiment_id)}"
+                run.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
+            for file in left.files:
+                run.survive(functools.partial(client.log_artifact, run_id, str(file), "report"))
+            run.end(status)
+    except TrackerUnreachable:
+        print(f"\nMLflow at {shown()} no longer answers; run {run_id} stays open there.", file=sys.stderr)
+
+
+def scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The numbers of the report by which runs are sorted, such as r8.int8.score. rows: of report.json."""
+    return {f"{row['task']}.{row['variant']}.{key}": row[key] for row in rows for key in HEADLINES}
+
+
+def _computed(stage: str) -> str | None:
+    """The run that computed what dvc.lock says of this stage, now or earlier; None if it is not in this store."""
+    found = runs_of(locked()[stage]) if stage in locked() else []
+    return found[0] if found else None
+
+
+def _table(stages: Mapping[str, Mapping[str, str | None]], experiment: str) -> str:
+    """Markdown: every stage, and the run that computed it."""
+    rows = [
+        f"| {stage} | {row['outcome']} | "
+        + (f"[{row['run'][:8]}](#/experiments/{experiment}/runs/{row['run']}) |" if row["run"] else "not in this store |")
+        for stage, row in stages.items()
+    ]
+    return "\n".join(["| stage | outcome | computed by |", "|---|---|---|", *rows])

@@ -1,0 +1,48 @@
+"""The model that MLflow serves: text in, answers out. MLflow keeps this file in every registered version and runs it.
+
+Models from code: nothing is pickled. What is imported here comes with the version (its `code` folder) or from the package
+index: no torch, no transformers.
+"""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel
+
+from pruneonce.errors import PruneOnceError
+
+THREADS, EXECUTION = "PRUNEONCE_THREADS", "PRUNEONCE_EXECUTION"  # of a call; 0 for one a core. As `pruneonce.load` takes it.
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # MLflow's, that `predict` has no types: it would read a signature from them
+
+    class Served(PythonModel):
+        """Rows of texts -> a table with one answer a row."""
+
+        def load_context(self, context: Any) -> None:
+            from pruneonce.serving.predictor import Predictor  # here: MLflow reads this file also to write it
+
+            self.predictor = Predictor(
+                Path(context.artifacts["model"]),
+                threads=int(os.environ.get(THREADS, "0")),
+                execution=os.environ.get(EXECUTION, "auto"),
+            )
+
+        def predict(self, context, model_input, params=None):
+            """model_input: pandas' table with the columns of the signature. A wrong row is a 400 with one sentence."""
+            import pandas
+
+            try:
+                answers = self.predictor([*model_input.itertuples(index=False, name=None)])
+            except PruneOnceError as error:
+                raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
+            return pandas.DataFrame(answers)
+
+
+mlflow.models.set_model(Served())

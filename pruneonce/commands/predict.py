@@ -1,0 +1,68 @@
+"""answer texts with an exported model: labels and probabilities, without torch"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruneonce.commands import inspect
+
+EXAMPLES = (
+    'pruneonce predict int8.packed --text "oil prices rose in the gulf today"',
+    "pruneonce predict int8.packed --file reviews.csv --column body --json > answers.jsonl",
+    'pruneonce predict models:/pruneonce-r8@champion --text "wheat exports fell"',
+)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    inspect.how(parser, ("auto", "stock", "sparse"))
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", action="append", help="a text, or a question; may be given several times")
+    what.add_argument("--file", dest="rows", type=Path, help="csv, tsv, jsonl, or txt with a text a line; -: standard input")
+    parser.add_argument("--pair", action="append", help="the second text of each --text, or the context of a question")
+    parser.add_argument("--column", help="of the text in --file; default: as in training, else text")
+    parser.add_argument("--pair-column", help="of the second text in --file; default: as in training, else pair")
+    parser.add_argument("--json", action="store_true", help="an object a line, with every probability")
+
+
+def lines(args: argparse.Namespace) -> Iterator[str]:
+    from pruneonce.serving.predictor import Predictor  # imports numpy, onnx, onnxruntime
+
+    predictor = Predictor(args.file, threads=args.threads, execution=args.execution)
+    for number, row in enumerate(_rows(args, predictor.about["columns"])):
+        answer = predictor.answer(row, number)
+        yield json.dumps(answer, ensure_ascii=False) if args.json else _shown(answer, row[0])
+
+
+def _rows(args: argparse.Namespace, trained: dict[str, str | None]) -> Iterable[Sequence[Any]]:
+    """The texts of each row. trained: the columns that the model was trained on."""
+    from pruneonce.errors import DataError
+    from pruneonce.serving import rows
+
+    if args.text:
+        pairs = args.pair or []
+        if len(pairs) != (len(args.text) if trained["pair"] else 0):
+            needs = "one --pair for each --text" if trained["pair"] else "no --pair: the model reads one text"
+            raise DataError(f"expected {needs}, found {len(args.text)} --text and {len(pairs)} --pair.")
+        return [*zip(args.text, pairs, strict=True)] if pairs else [(text,) for text in args.text]
+    columns = [args.column or trained["text"] or "text"]
+    if trained["pair"]:
+        columns.append(args.pair_column or trained["pair"])
+    return rows.read(args.rows, columns)
+
+
+def _shown(answer: dict[str, Any], text: str) -> str:
+    """An answer as a line: what was decided, how sure the model is, the text."""
+    match answer:
+        case {"label": label, "probability": probability}:
+            said = f"{label}\t{probability:.3f}"
+        case {"labels": labels, "probabilities": shares}:
+            said = ", ".join(f"{name} {shares[name]:.3f}" for name in labels) or "none"
+        case {"number": number}:
+            said = f"{number:.4g}"
+        case {"words": words, "tags": tags}:
+            return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
+        case _:
+            said = answer["answer"] or "no answer"
+    return f"{said}\t{' '.join(text.split())[:100]}"

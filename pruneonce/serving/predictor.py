@@ -1,0 +1,99 @@
+"""A model that answers text: one exported file, packed or not, with its tokenizer and labels inside."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruneonce.deployment import execution as running
+from pruneonce.deployment import unpacking
+from pruneonce.deployment.about import about, entries
+from pruneonce.deployment.provenance import TOKENIZER
+from pruneonce.errors import DataError, PackError
+from pruneonce.serving import answers
+from pruneonce.serving.answers import Answer
+from pruneonce.serving.texts import Texts
+from pruneonce.sources import cells
+
+MOST_CHARACTERS = 100_000  # of a text. The model reads `max_tokens` of it, and splitting a longer one takes seconds.
+
+
+def input_names(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the model reads in a row. about: what its file says of itself."""
+    if about["kind"]["kind"] == "question_answering":
+        return "question", "context"
+    return ("text", "pair") if about["columns"]["pair"] else ("text",)
+
+
+Input = str | Sequence[str]  # a text, or a pair: two texts; of a question: question and context
+
+
+class Predictor:
+    """Answers texts. Every text runs alone, so its answer does not depend on what it is sent with.
+
+    path: an ONNX file that `export` wrote, or the packed form of one. threads, execution: as in `pruneonce.load`.
+    Raises PackError for a file that is damaged, or that does not say its task and its tokenizer.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 0, execution: str = "auto"):
+        model = unpacking.model(path)
+        self.about = about(model)
+        tokenizer = entries(model).get(TOKENIZER)
+        if not self.about or tokenizer is None:
+            lacks = "a tokenizer" if self.about else "its task, its labels and its tokenizer"
+            raise PackError(
+                f"expected a model that answers text, found that {path} does not say {lacks}. Files say it that `export` of "
+                "this version wrote, with a tokenizer.json; for others there is `pruneonce.load`, which takes token ids."
+            )
+        self.kind = self.about["kind"]
+        self.texts = Texts(tokenizer, max_tokens=self.about["max_tokens"])
+        self.session = running.session(model, threads=threads, execution=execution)
+        self.inputs = [node.name for node in self.session.get_inputs()]
+
+    def __call__(self, rows: Iterable[Input]) -> list[Answer]:
+        """The answer to each row. Raises DataError, naming the row, for one that is no text, or too long."""
+        return [self._answer(*texts) for texts in [self._texts(row, number) for number, row in enumerate(rows)]]
+
+    def answer(self, row: Input, number: int = 0) -> Answer:
+        """The answer to one row. number: of the row, for the message. Raises DataError as above."""
+        return self._answer(*self._texts(row, number))
+
+    def _texts(self, row: Input, number: int) -> tuple[str, ...]:
+        """The texts of a row, each as the splits have it."""
+        texts = (row,) if isinstance(row, str) else tuple(row) if isinstance(row, Sequence) else (row,)
+        names = input_names(self.about)
+        if len(texts) != len(names) or not all(isinstance(text, str) for text in texts):
+            expected = "a text" if len(names) == 1 else f"two texts, {' and '.join(names)},"
+            found = ", ".join(type(text).__name__ for text in texts) or "nothing"
+            raise DataError(f"expected {expected} in row {number}, found {found}.")
+        if not texts[0].strip():
+            raise DataError(f"expected a text in row {number}, found an empty one.")
+        if (longest := max(map(len, texts))) > MOST_CHARACTERS:
+            raise DataError(
+                f"expected at most {MOST_CHARACTERS} characters in row {number}, found {longest}. The model reads the first "
+                f"{self.about['max_tokens']} tokens: cut the text."
+            )
+        if self.kind["kind"] == "question_answering":  # positions of the answer refer to the context as it is
+            return texts[0].strip(), texts[1]
+        return tuple(map(cells.text, texts))
+
+    def _answer(self, text: str, pair: str | None = None) -> Answer:
+        kind, classes = self.kind["kind"], self.kind.get("classes", [])
+        if kind == "question_answering":
+            assert pair is not None
+            rows = list(self.texts.windows(text, pair, stride_tokens=self.kind["stride_tokens"]))
+            outputs = [self.session.run(["start_logits", "end_logits"], row.feeds(self.inputs)) for row in rows]
+            return answers.span(
+                [(row, *(o[0] for o in out)) for row, out in zip(rows, outputs, strict=True)], pair, self.kind
+            )
+        words = text.split()
+        row = self.texts.row(" ".join(words) if kind == "token_classification" else text, pair)
+        logits: Any = self.session.run(["logits"], row.feeds(self.inputs))[0][0]
+        match kind:
+            case "classification":
+                return answers.label(logits, classes)
+            case "multi_label":
+                return answers.labels(logits, classes)
+            case "token_classification":
+                return answers.tags(logits, classes, row, words)
+            case _:
+                return answers.number(logits)

@@ -2,8 +2,7 @@
 
 reads   scores, latencies, answers   one file a task                   evaluate
         exports    the parity of each file, one file a task            export
-        teacher_curve, student_curve   loss over steps                 prepare_teacher, sparsify
-        teach_curves, finetune_curves, quantize_curves   one file a task   teach_task, finetune, quantize
+        histories   metrics over steps, one file a training   every stage that trains
 writes  page       the table as Markdown
         table      the same as JSON
         sizes      score against size, for DVC's scatter plot
@@ -29,11 +28,7 @@ def run(
     latencies: Dep,
     answers: Dep,
     exports: Dep,
-    teacher_curve: Dep,
-    student_curve: Dep,
-    teach_curves: Dep,
-    finetune_curves: Dep,
-    quantize_curves: Dep,
+    histories: Dep,
     page: Record,
     table: Record,
     sizes: Record,
@@ -54,9 +49,7 @@ def run(
         measured = limits.Measured(task, *files)
         found.append(facts.task_facts(measured, gates.changed(tasks.gates.get(task, {})), stages))
     known = facts.gather(report.title, found, stages, common=common, sparsify=sparsify)
-    shared = {"prepare_teacher": teacher_curve, "sparsify": student_curve}
-    of_task = {"teach_task": teach_curves, "finetune": finetune_curves, "quantize": quantize_curves}
-    drawn = list(curves.read_all(shared, of_task, tasks.names))
+    drawn = list(curves.read_all(histories, tasks.names))
 
     rows = [row for task in found for row in task.rows]
     page.write_text(markdown(report.title, rows))

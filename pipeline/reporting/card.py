@@ -85,6 +85,7 @@ def render(facts: Facts, task: TaskFacts) -> str:
         names=VARIANTS,
         scores="\n".join(table(rows[0], [row.values() for row in rows])),
         intended=words.INTENDED,
+        pruning=words.pruning(facts),
         limits=words.limits(facts, [task]),
         commands=words.COMMANDS.format(task=task.name),
     )

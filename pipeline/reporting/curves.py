@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SHARED = ("prepare_teacher", "sparsify")
+OF_TASK = ("teach_task", "finetune", "quantize")
 APART = ("learning_rate", "sparsity", "gradient_norm")  # every other column is the loss, or a part of it
 
 
@@ -33,10 +35,11 @@ def read(stage: str, task: str | None, path: Path) -> Curve | None:
     return Curve(stage, task, [int(row["step"]) for row in rows], columns)
 
 
-def read_all(shared: dict[str, Path], folders: dict[str, Path], tasks: Sequence[str]) -> Iterator[Curve]:
-    """shared: stage -> its file. folders: stage of a task -> the folder with a file for each task."""
-    paths: list[tuple[str, str | None, Path]] = [(stage, None, path) for stage, path in shared.items()]
-    paths += [(stage, task, folder / f"{task}.csv") for task in tasks for stage, folder in folders.items()]
-    for stage, task, path in paths:
-        if curve := read(stage, task, path):
+def read_all(folder: Path, tasks: Sequence[str]) -> Iterator[Curve]:
+    """Every training of these tasks, and those that serve them all. One that took no step has no curve."""
+    names: list[tuple[str, str | None]] = [(stage, None) for stage in SHARED]
+    names += [(stage, task) for task in tasks for stage in OF_TASK]
+    for stage, task in names:
+        path = folder / stage / f"{task}.csv" if task else folder / f"{stage}.csv"
+        if path.exists() and (curve := read(stage, task, path)):  # with an imported model nobody sparsifies
             yield curve

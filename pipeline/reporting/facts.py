@@ -73,6 +73,11 @@ class Facts:
     base: Source
     lineage: Drawing
 
+    @property
+    def imported(self) -> bool:
+        """Whether the zeros came with a checkpoint: no stage here pruned it."""
+        return any(node.stage.name == "import_sparse" for node in self.lineage.nodes)
+
 
 def task_facts(measured: Measured, limits: Gates, stages: Mapping[str, Stage]) -> TaskFacts:
     """What the files of one task say. stages: of dvc.lock."""

@@ -174,6 +174,7 @@ def render(facts: Facts, curves: Sequence[Curve]) -> str:
         said=words.STAGES,
         lead=words.lead(facts),
         commands=words.commands(facts),
+        pruning=words.pruning(facts),
         machines=words.machines(facts),
         intended=words.INTENDED,
         limits=words.limits(facts, facts.tasks),

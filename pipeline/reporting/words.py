@@ -30,10 +30,17 @@ def lead(facts: Facts) -> str:
     tasks = f"{len(facts.tasks)} task{'s' if len(facts.tasks) > 1 else ''}"
     failed = sum(len(task.failed) for task in facts.tasks)
     gates = f"{failed} {'gate fails' if failed == 1 else 'gates fail'}" if failed else "All gates hold"
-    pruned = f"{100 * facts.sparsify.sparsity:g} % of the weights of {facts.base.id} are pruned once"
-    return (
-        f"{count} models of {tasks}, made of one language model: {pruned}, then fine-tuned and quantized for each. {gates}."
-    )
+    zeros = f"{100 * facts.tasks[0].ships['sparsity']:.0f} % of the prunable weights of {facts.base.id} are zero"
+    return f"{count} models of {tasks}, made of one language model: {zeros}, for every task the same ones. {gates}."
+
+
+def pruning(facts: Facts) -> str:
+    """How the zeros came about, as a phrase."""
+    if facts.imported:
+        return "none here: a sparse checkpoint was imported, and its zeros stay"
+    p = facts.sparsify
+    where = "of each prunable matrix" if p.scope == "uniform" else "of all prunable matrices together"
+    return f"{100 * p.sparsity:g} % {where}, pattern {p.pattern}, criterion {p.criterion.replace('_', ' ')}, {p.steps} steps"
 
 
 def commands(facts: Facts) -> str:

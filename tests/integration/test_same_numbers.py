@@ -28,7 +28,7 @@ def shown(computed):
         done = computed.main(name)
         assert done.returncode == 0, done.stderr
     with Repo(str(computed.folder)) as repo:
-        read = repo.plots.show(targets=[PLOT, "data/plots/sizes.csv"])["workspace"]["sources"]["data"]
+        read = repo.plots.show(targets=[PLOT, "data/report/sizes.csv"])["workspace"]["sources"]["data"]
     client = MlflowClient(computed.environment["MLFLOW_TRACKING_URI"])
     html = (computed.folder / "data/report/report.html").read_text(encoding="utf-8")
     page = json.loads(re.search(r'<script type="application/json" id="report-data">(.*?)</script>', html)[1])
@@ -56,7 +56,7 @@ def test_a_curve_is_the_same_in_all_three(shown):
 def test_a_score_is_the_same_in_all_three(shown):
     dvc, client, page = shown
     run = newest(client, "report")
-    points = {row["variant"]: row for row in dvc["data/plots/sizes.csv"]["data"]}
+    points = {row["variant"]: row for row in dvc["data/report/sizes.csv"]["data"]}
     assert len(page["rows"]) == 4
     for row in page["rows"]:
         assert run.data.metrics[f"result.{TASK}.{row['variant']}"] == row["score"]

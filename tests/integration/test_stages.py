@@ -323,7 +323,7 @@ class TestFiles:
             assert f" {row['sparsity']:.2%} " in line
         assert [line.count("accuracy") for line in lines[4:]] == [1] * 4
         assert all(f"macro_f1 {row['metrics']['macro_f1']:.2%}" in line for line, row in zip(lines[4:], rows, strict=True))
-        with first["plots/sizes.csv"].open() as file:
+        with first["report/sizes.csv"].open() as file:
             assert [row["variant"] for row in csv.DictReader(file)] == VARIANTS
 
 

@@ -224,15 +224,26 @@ def test_curves_are_those_of_the_file(tmp_path):
         {"step": 0, "loss": 2.5, "soft": 1.5, "learning_rate": 1e-4},
         {"step": 5, "loss": 2, "soft": 1, "learning_rate": 0},
     ]
-    (tmp_path / "r8.csv").write_text("step,loss,soft,learning_rate\n0,2.5,1.5,0.0001\n5,2,1,0\n")
-    (curve,) = curves.read_all({}, {"finetune": tmp_path}, ["r8"])
+    (tmp_path / "finetune").mkdir()
+    path = tmp_path / "finetune/r8.csv"
+    path.write_text("step,loss,soft,learning_rate\n0,2.5,1.5,0.0001\n5,2,1,0\n")
+    (curve,) = curves.read_all(tmp_path, ["r8"])
     assert (curve.stage, curve.task, curve.losses) == ("finetune", "r8", ["loss", "soft"])
     drawn = training.plots(curve)
     assert [chart.id for chart in drawn] == ["curve-finetune-r8-loss", "curve-finetune-r8-learning-rate"]
     points = {(point["step"], point["part"]): point["value"] for chart in drawn for point in chart.rows}
     assert points == {(row["step"], key): value for row in rows for key, value in row.items() if key != "step"}
-    (tmp_path / "r8.csv").write_text("step,loss\n")
-    assert list(curves.read_all({}, {"finetune": tmp_path}, ["r8"])) == [], "post-training quantization takes no step"
+    path.write_text("step,loss\n")
+    assert list(curves.read_all(tmp_path, ["r8"])) == [], "post-training quantization takes no step"
+
+
+def test_a_sparse_model_that_was_imported_is_called_so():
+    stages = made.stages(["r8"])
+    stages["import_sparse"] = made.Stage("import_sparse", {}, {"data/sparsify/model": "i.dir"}, {})
+    stages["finetune@r8"].deps["data/sparsify/model"] = "i.dir"
+    known = made.facts(made.measured("r8"), locked=stages)
+    assert "a sparse checkpoint was imported" in words.pruning(known)
+    assert "pattern unstructured" in words.pruning(made.facts(made.measured("r8")))
 
 
 def test_lineage_is_that_of_the_lock():

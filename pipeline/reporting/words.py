@@ -30,8 +30,11 @@ def lead(facts: Facts) -> str:
     tasks = f"{len(facts.tasks)} task{'s' if len(facts.tasks) > 1 else ''}"
     failed = sum(len(task.failed) for task in facts.tasks)
     gates = f"{failed} {'gate fails' if failed == 1 else 'gates fail'}" if failed else "All gates hold"
-    zeros = f"{100 * facts.tasks[0].ships['sparsity']:.0f} % of the prunable weights of {facts.base.id} are zero"
-    return f"{count} models of {tasks}, made of one language model: {zeros}, for every task the same ones. {gates}."
+    share = f"{100 * facts.tasks[0].ships['sparsity']:.0f} % of the prunable weights"
+    return (
+        f"{count} models of {tasks}, all made of {facts.base.id}. In the compressed ones {share} are zero, the same ones for "
+        f"every task. {gates}."
+    )
 
 
 def pruning(facts: Facts) -> str:

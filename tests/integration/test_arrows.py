@@ -84,6 +84,8 @@ HOME = {
     "prefect": "flows/",
     "dvc": "flows/",
     "mlflow": "pipeline/tracking/",
+    "vl_convert": "pipeline/reporting/",
+    "jinja2": "pipeline/reporting/",
     "onnx": ("pruneonce/", "pipeline/tracking/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("transformers", "onnxruntime"), "pruneonce/"),
     "torch": ("pruneonce/", "study/"),

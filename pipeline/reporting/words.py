@@ -32,7 +32,7 @@ def lead(facts: Facts) -> str:
     gates = f"{failed} {'gate fails' if failed == 1 else 'gates fail'}" if failed else "All gates hold"
     share = f"{100 * facts.tasks[0].ships['sparsity']:.0f} % of the prunable weights"
     return (
-        f"{count} models of {tasks}, all made of {facts.base.id}. In the compressed ones {share} are zero, the same ones for "
+        f"{count} models of {tasks}, all made of {facts.base.id}. In the compressed ones {share} are zero, the same for "
         f"every task. {gates}."
     )
 

@@ -87,5 +87,5 @@ def render(facts: Facts, task: TaskFacts) -> str:
         intended=words.INTENDED,
         pruning=words.pruning(facts),
         limits=words.limits(facts, [task]),
-        commands=words.COMMANDS.format(task=task.name),
+        commands=words.commands(facts, task.name),
     )

@@ -74,6 +74,11 @@ class Facts:
     lineage: Drawing
 
     @property
+    def version(self) -> str | None:
+        """The version of pruneonce that a project of `pruneonce init` names; None in a clone of the code."""
+        return next((v for node in self.lineage.nodes if (v := node.stage.params.get("pruneonce"))), None)
+
+    @property
     def imported(self) -> bool:
         """Whether the zeros came with a checkpoint: no stage here pruned it."""
         return any(node.stage.name == "import_sparse" for node in self.lineage.nodes)

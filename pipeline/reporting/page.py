@@ -173,7 +173,7 @@ def render(facts: Facts, curves: Sequence[Curve]) -> str:
         box=(lineage.WIDTH, lineage.HEIGHT),
         said=words.STAGES,
         lead=words.lead(facts),
-        commands=words.commands(facts),
+        commands=words.commands(facts, facts.tasks[0].name),
         pruning=words.pruning(facts),
         machines=words.machines(facts),
         intended=words.INTENDED,

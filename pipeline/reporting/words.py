@@ -13,9 +13,9 @@ STAGES = {
     "quantize": "the same with weights and activations rounded to 8 bits",
 }
 COMMANDS = """\
-make install                # the exact versions of requirements.lock
-dvc pull                    # what was computed, from your remote; or leave it out, and compute
-dvc repro                   # every stage whose inputs changed, in order
+{install}
+dvc pull          # what was computed, from your remote; or leave it out, and compute
+{run:<17} # every stage whose inputs changed, in order
 pruneonce trace data/export/{task}/int8.onnx
 pruneonce pack data/export/{task}/int8.onnx {task}.packed"""
 INTENDED = (
@@ -32,7 +32,7 @@ def lead(facts: Facts) -> str:
     gates = f"{failed} {'gate fails' if failed == 1 else 'gates fail'}" if failed else "All gates hold"
     share = f"{100 * facts.tasks[0].ships['sparsity']:.0f} % of the prunable weights"
     return (
-        f"{count} models of {tasks}, all made of {facts.base.id}. In the compressed ones {share} are zero, the same ones for "
+        f"{count} models of {tasks}, all made of {facts.base.id}. In the compressed ones {share} are zero, the same for "
         f"every task. {gates}."
     )
 
@@ -46,9 +46,13 @@ def pruning(facts: Facts) -> str:
     return f"{100 * p.sparsity:g} % {where}, pattern {p.pattern}, criterion {p.criterion.replace('_', ' ')}, {p.steps} steps"
 
 
-def commands(facts: Facts) -> str:
-    """What to type, in the project's folder."""
-    return COMMANDS.format(task=facts.tasks[0].name)
+def commands(facts: Facts, task: str) -> str:
+    """What to type in the project's folder, in a clone or in a project of `pruneonce init`."""
+    if facts.version:
+        install, run = f'pip install "pruneonce[pipeline]=={facts.version}"', "pruneonce run"
+    else:
+        install, run = "make install      # the exact versions of requirements.lock", "dvc repro"
+    return COMMANDS.format(install=install, run=run, task=task)
 
 
 def machines(facts: Facts) -> list[tuple[Mapping[str, Any], list[str]]]:

@@ -33,6 +33,10 @@ def default() -> CommentedMap:
         overlay.drop(whole, "file", section)
     document.insert(0, "pruneonce", DoubleQuotedScalarString(projects.installed()), comment="the version that computes")
     document.yaml_set_start_comment(TOP)
+    gates = document["gates"]
+    gates["least_score"] = None  # the number is that of the code's own tasks
+    gates.ca.items.pop("least_score", None)
+    gates.yaml_add_eol_comment("null: better than the most frequent class; or a number", "least_score", column=32)
     return document
 
 

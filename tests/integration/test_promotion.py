@@ -13,15 +13,16 @@ import pytest
 from flows import compress
 from flows import promote as flow
 from flows.order import COMPRESS, STUDY
-from pipeline import cli
+from pipeline import cli, gates
 from pipeline.commands import promote as command
 from pipeline.hashing import file_md5
 from pipeline.params.profiles import MARK
 from pipeline.tracking import champions, promotion, registry, versions
 from pipeline.tracking.store import connect
 from pruneonce.errors import ConfigError, DataError, NotPromoted, PipelineError
-from tests.answers import measured, right
+from tests.answers import GATES, measured, right
 from tests.deployed import FILE, MODEL, TASK, Project, commit, git
+from tests.pages import blocks
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,7 @@ def test_a_model_whose_score_collapsed_stays_out_and_the_line_says_why(project):
     assert not judged.holds
     assert project.aliases() == {"current": 2, "champion": 1}
     line = judged.outcome(moved=False)
-    assert line.startswith(
-        f"models:/{MODEL}@champion stays at version 1, not version 2: score against dense: expected a drop"
-    )
+    assert line.startswith(f"models:/{MODEL}@champion stays at version 1, not version 2: score: expected at least 90.00%, ")
     assert "97.00% -> 40.00%" in line
     assert [v.name for v in judged.verdicts if not v.holds] == ["least_score", "most_score_drop", "most_drop_to_champion"]
 
@@ -260,6 +259,19 @@ def test_the_command_rolls_back(project, monkeypatch, capsys):
     assert capsys.readouterr().out == f"models:/{MODEL}@champion: version 2 -> 1, score 97.00%\n"
     with pytest.raises(SystemExit, match=r"^PipelineError: expected a version that was champion"):
         cli.main()
+
+
+def test_the_page_shows_what_is_said(project):
+    """Promoted, worse inside the noise, rolled back, collapsed."""
+    shipped(project, measured(int8=right(30)), "one")
+    judged = shipped(project, measured(int8=right(33)), "two")
+    collapsed = gates.of(measured(int8=right(600)), GATES)
+    expected = [
+        gates.summary(TASK, collapsed),
+        "\n".join([*judged.lines(), judged.outcome(moved=True)]),
+        champions.rollback(TASK),
+    ]
+    assert blocks("text", "docs/promotion.md") == [f"{text}\n" for text in expected]
 
 
 # The flows.

@@ -56,7 +56,6 @@ PYTHON = {
     "docs/deployment.md": [
         "tests/e2e/test_compress.py",
         "tests/integration/test_accelerated.py",
-        "tests/integration/test_registry.py",
     ],
     "docs/library.md": ["tests/integration/test_packaging.py"],
 }

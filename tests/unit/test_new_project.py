@@ -51,6 +51,7 @@ def test_a_new_params_yaml_is_the_default_one_without_studies(folder):
     assert list(found) == [key for key in ours if key not in ("study", "patterns")]
     assert list(found["tasks"]) == ["r8"]
     assert list(found["fetch"]) == ["minilm-l6", "r8", "corpus"]
+    assert (found["gates"].pop("least_score"), ours["gates"].pop("least_score")) == (None, 0.9)  # of the code's own tasks
     same = set(found) - {"tasks", "fetch"}
     assert {key: found[key] for key in same} == {key: ours[key] for key in same}
     text = Path("params.yaml").read_text()

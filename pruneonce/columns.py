@@ -114,7 +114,7 @@ def guess(path: Path, *, text: str | None = None, label: str | None = None) -> G
     rows = read(path, list(dict.fromkeys(there)), most=READ)
     columns = {name: describe(name, [row[name] for row in rows]) for name in there}
     texts = _texts([c for c in columns.values() if c.name != label])
-    chosen = text or (texts[0] if texts and _clear_text(texts, columns) else None)
+    chosen = text or _clear_text(texts, columns)
     labels = _labels([c for c in columns.values() if c.name != chosen and c.kind is not None])
     return Guess(columns, chosen, label or _clear_label(labels, columns), tuple(texts), tuple(labels))
 
@@ -142,11 +142,11 @@ def _texts(columns: Iterable[Column]) -> list[str]:
     return [c.name for c in sorted(columns, key=lambda c: -c.length) if c.is_text]
 
 
-def _clear_text(texts: Sequence[str], columns: Mapping[str, Column]) -> bool:
-    """Whether the first candidate is the text: the only one of its length, or the only one of such a name."""
-    longest = columns[texts[0]].length
-    rivals = [name for name in texts if columns[name].length > 0.5 * longest]
-    return len(rivals) == 1 or (bool(_words(texts[0]) & set(TEXTS)) and not any(_words(n) & set(TEXTS) for n in rivals[1:]))
+def _clear_text(texts: Sequence[str], columns: Mapping[str, Column]) -> str | None:
+    """The text, if one candidate alone has a usual name, or is by far the longest."""
+    rivals = [name for name in texts if columns[name].length > 0.5 * columns[texts[0]].length]
+    named = [name for name in rivals if _words(name) & set(TEXTS)]
+    return next((found[0] for found in (named, rivals) if len(found) == 1), None)
 
 
 def _labels(columns: Iterable[Column]) -> list[str]:

@@ -133,7 +133,7 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _prefix(folder: Path) -> str:
-    return build_body(load_config(folder), folder).base_model_prefix
+    return str(build_body(load_config(folder), folder).base_model_prefix)
 
 
 def _pattern(zeros: Mapping[str, Tensor]) -> str:

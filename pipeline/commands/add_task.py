@@ -19,7 +19,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def lines(args: argparse.Namespace) -> Iterable[str]:
-    from pipeline.params.profiles import PARAMS, dump, round_trip
+    from pipeline.params.profiles import MARK, PARAMS, dump, round_trip
     from pipeline.params.reading import parse_yaml, read_text
     from pipeline.projects import adding, parameters
 
@@ -27,7 +27,10 @@ def lines(args: argparse.Namespace) -> Iterable[str]:
     parameters.checked(document)  # as it stands
     task = yield from adding.chosen(args)
     yield from adding.lay(task, document, Path())
-    parameters.save(PARAMS, dump(document))
+    text = dump(document)
+    if text.startswith(MARK):  # it is no longer what a run wrote
+        text = text.partition("\n")[2]
+    parameters.save(PARAMS, text)
     yield f"params.yaml: tasks.{task.name} and its source are new. The language model is not pruned again, unless the corpus"
     yield "holds a test text of the task."
     yield "Next: pruneonce run"

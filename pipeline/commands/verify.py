@@ -8,7 +8,7 @@ from pipeline.commands.trace import EPILOG, subject
 
 EXAMPLES = (
     "pruneonce verify data/export/r8/int8.onnx",
-    "pruneonce verify --full models:/pruneonce-r8@champion",
+    "pruneonce verify models:/pruneonce-r8@champion --full",
 )
 
 

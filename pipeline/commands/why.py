@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 
 EXAMPLES = (
-    "pruneonce why                # all that would run, in order",
+    "pruneonce why                # every stage that would run",
     "pruneonce why finetune@r8",
 )
 

@@ -13,7 +13,7 @@ from pipeline.projects.parameters import save
 from pruneonce import projects
 from pruneonce.errors import PipelineError, plain
 
-OURS = ("params.yaml", "dvc.yaml", "prefect.yaml", "flow.py", ".dvc")  # that a folder must not have yet
+OURS = ("params.yaml", "dvc.yaml", "prefect.yaml", "prefect.toml", "flow.py", ".dvc")  # that a folder must not have yet
 KEPT = ("README.md", ".gitignore")  # that it may have: they are the user's
 DATA = ("/data/", "!/data/", "/dvc_plots/")  # lines of the code's .gitignore about what stages write
 NOBODY = ("-c", "user.name=pruneonce", "-c", "user.email=pruneonce@localhost")  # where git knows no name
@@ -68,6 +68,7 @@ def _files(folder: Path, params: str, checked: Params, *, imports: bool, data: S
         "params.yaml": params,
         "dvc.yaml": wiring.text(imports=imports),
         "prefect.yaml": texts.PREFECT.format(name=next(iter(checked.tasks))),
+        "prefect.toml": texts.PREFECT_SETTINGS,
         "flow.py": texts.FLOW,
         ".gitignore": _joined(folder / ".gitignore", ignored),
     }

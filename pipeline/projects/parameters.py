@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import CommentMark
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from ruamel.yaml.tokens import CommentToken
 
-from pipeline.params import overlay
+from pipeline.params import overlay, profiles
 from pipeline.params.document import Params, parse
-from pipeline.params.profiles import PARAMS, round_trip
+from pipeline.params.profiles import PARAMS, dump, round_trip
 from pipeline.params.reading import parse_yaml, read_text
 from pipeline.projects.wiring import SPARSE
 from pruneonce import projects
@@ -50,8 +52,13 @@ def lay(document: CommentedMap, over: CommentedMap) -> Params:
 
 
 def checked(document: CommentedMap) -> Params:
-    """The document validated. Raises ConfigError."""
-    return parse(document, str(PARAMS))
+    """The document validated, as it will be read. Raises ConfigError."""
+    for section in profiles.BLOCKS:
+        if not document[section] and not document[section].fa.flow_style():
+            document[section] = CommentedMap()  # without the comments of what was in it
+            document[section].fa.set_flow_style()
+            document.ca.items[section] = [None, None, CommentToken("\n\n", CommentMark(0), None), None]
+    return parse(parse_yaml(dump(document), str(PARAMS)), str(PARAMS))
 
 
 def add_source(document: CommentedMap, name: str, where: str, folder: Path) -> Path | None:

@@ -174,7 +174,8 @@ def unclear(path: Path, found: columns.Guess) -> ConfigError:
     if found.label is None:
         wanted.append(f"--label, one of {list(found.labels) or list(found.columns)}")
     elif found.kind is None:
-        wanted.append(f"--kind of label {found.label!r}, one of {list(METRICS)}")
+        distinct = found.columns[found.label].distinct
+        wanted.append(f"--kind, one of {list(METRICS)}: label {found.label!r} has {distinct} different values")
     return ConfigError(
         f"expected columns of {path} whose meaning is clear, found several or none. Give {' and '.join(wanted)}."
     )

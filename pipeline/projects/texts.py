@@ -32,6 +32,14 @@ deployments:
       - {{cron: "0 2 * * *", timezone: UTC, slug: nightly}}
 """
 
+PREFECT_SETTINGS = """\
+[server]
+analytics_enabled = false
+
+[server.ephemeral]
+startup_timeout_seconds = 180  # a cold start migrates a database; the default of 20 is too short for that
+"""
+
 README = """\
 # {title}
 

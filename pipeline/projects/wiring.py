@@ -1,6 +1,7 @@
 """dvc.yaml of a project of `pruneonce init`, made from the one of the code: the same stages, paths and outs.
 
-The commands are `python -m pruneonce.stage ...`. The code is no dep, because it is not in the folder: each stage depends on
+The commands are `python -P -m pruneonce.stage ...`: -P, because a file of the folder, such as a json.py, must not be taken
+for a module. The code is no dep, because it is not in the folder: each stage depends on
 the version of pruneonce that params.yaml names. The file is text, edited by lines, so that it reads like the original.
 """
 
@@ -46,7 +47,7 @@ def text(*, imports: bool) -> str:
     body = body[body.index("stages:\n") :]
     if imports:
         body = _importing(body)
-    body = body.replace("python -m stages.", "python -m pruneonce.stage ")
+    body = body.replace("python -m stages.", "python -P -m pruneonce.stage ")
     body = NO_DEPS.sub("", CODE.sub("", body))
     body = PARAMS.sub(r"\1params:\n\1  - pruneonce\n", body)
     body = f"{HEAD}\n{body}"

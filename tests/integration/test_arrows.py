@@ -17,7 +17,9 @@ BASICS = (
     "pruneonce.commandline",
     "pruneonce.terminal",
     "pruneonce.files",
-)  # how any command ends; fsync, which all writers share
+    "pruneonce.doctor",
+    "pruneonce.projects",
+)  # where the code is; how any command ends; fsync, which all writers share
 MAY = {
     "flows": ("flows", "pipeline", *BASICS),
     "stages": ("pipeline", "pruneonce"),  # never another stage
@@ -26,8 +28,10 @@ MAY = {
     "pruneonce": ("pruneonce",),
     "kernels": ("kernels", *BASICS),
 }
-# Science behind a command: what `plan` needs is imported when it is asked for.
+# Science behind a command: what `plan` needs is imported when it is asked for. And commands that do more in a project.
 ALSO = {
+    "pipeline/commands/doctor.py": ("pruneonce.commands.doctor",),
+    "pipeline/commands/completion.py": ("pruneonce.commands.completion", "pruneonce.command"),
     "pipeline/lineage/model_file.py": (  # what a model file holds, once one is asked about
         "pruneonce.deployment.about",
         "pruneonce.deployment.packing",
@@ -35,6 +39,7 @@ ALSO = {
     ),
     "pipeline/plan/costs.py": ("pruneonce.step_costs", "pruneonce.tasks.examples"),
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
+    "pipeline/plan/planned.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
     "pipeline/tracking/packaging.py": (
         "pruneonce",
         "pruneonce.deployment.about",
@@ -45,12 +50,19 @@ ALSO = {
     "pipeline/tracking/served.py": ("pruneonce.serving.predictor",),
     "pipeline/plan/page.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
 }
+ALSO["pipeline/commands/init.py"] = ("pruneonce.sparse_import",)
+ALSO["pipeline/projects/tasks.py"] = (
+    *("pruneonce.columns", "pruneonce.sources.tables"),
+    *("pruneonce.tasks.classes", "pruneonce.tasks.examples", "pruneonce.tasks.kinds"),
+)
 # Inside the library, package by package. What stands in pruneonce/ itself serves them all.
-SHARED = {"errors", "terminal", "batch", "text", "engine", "files", "commandline"}
+SHARED = {"errors", "terminal", "batch", "text", "engine", "files", "commandline", "projects"}
 DOORS = {
     "__init__",
     "command",
     "commands",
+    "doctor",
+    "stage",
 }  # by which a packed model is loaded, and packed: they serve no file of the library
 ROOMS = {
     "sparsity": set(),
@@ -63,6 +75,8 @@ ROOMS = {
     "training": {"tasks", "models", "sparsity", "distillation"},
     "deployment": {"models", "quantization"},
     "answers": {"tasks"},
+    "columns": {"sources"},
+    "sparse_import": {"models", "sparsity"},
     "serving": {"deployment", "sources"},
     "step_costs": {"models", "language", "distillation", "sparsity"},
 }
@@ -70,6 +84,8 @@ HOME = {
     "prefect": "flows/",
     "dvc": "flows/",
     "mlflow": "pipeline/tracking/",
+    "vl_convert": "pipeline/reporting/",
+    "jinja2": "pipeline/reporting/",
     "onnx": ("pruneonce/", "pipeline/tracking/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("transformers", "onnxruntime"), "pruneonce/"),
     "torch": ("pruneonce/", "study/"),
@@ -125,7 +141,7 @@ def rooms(file: str, names: list[str]) -> set[str]:
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("pruneonce/")])
 def test_the_packages_of_the_library_follow_their_arrows(file):
     own = file.removeprefix("pruneonce/").removesuffix(".py").split("/")[0]
-    allowed = {"deployment", "commands"} if own in DOORS else ROOMS.get(own, set())
+    allowed = {"deployment", "commands", "doctor", "serving"} if own in DOORS else ROOMS.get(own, set())
     assert rooms(file, list(imports(ROOT / file))) <= allowed
     assert own in ROOMS or own in SHARED or own in DOORS, "a room that has no arrows"
 

@@ -17,6 +17,7 @@ from docs import modules
 from pipeline.params import profiles, sections
 from pipeline.params.document import TASK_STAGES, Params, parse
 from pipeline.params.reading import parse_yaml, read_yaml
+from pipeline.projects import wiring
 from pipeline.stage import contract
 from tests.integration.tiny import ROOT, flags, stages
 from tests.pages import PAGES
@@ -36,6 +37,7 @@ STAGES = [
     "evaluate",
     "report",
 ]
+OTHER = ["import_sparse"]  # in dvc.yaml of a project with a sparse checkpoint, in place of `sparsify`
 # Stages of study/dvc.yaml -> the module that they run.
 STUDY = {
     "study_sparsify": "stages.sparsify",
@@ -57,15 +59,19 @@ PATTERNS = {
     "patterns_latency": "study.patterns.latency",
     "patterns_table": "study.patterns.table",
 }
+DVC = ROOT / "dvc.yaml"
 STUDIES = {**STUDY, **PATTERNS}
 PARAMS, PART = "params.yaml", "profiles/tasks/${item.task}.yaml"
 # Cannot change a byte of an out: errors, a docstring, a command and what it prints, what is planned beforehand, what reads a
 # packed file.
 NOT_SCIENCE = {
     "pruneonce/__init__.py",
+    "pruneonce/columns.py",
     "pruneonce/command.py",
     "pruneonce/commandline.py",
     "pruneonce/errors.py",
+    "pruneonce/projects.py",
+    "pruneonce/stage.py",
     "pruneonce/terminal.py",
     "pruneonce/deployment/about.py",
     "pruneonce/serving/answers.py",
@@ -78,8 +84,9 @@ NOT_SCIENCE = {
     "pruneonce/step_costs.py",
 }
 EXECUTION = "pruneonce/deployment/execution.py"
-PACKAGES = {path.parent for path in (ROOT / "pruneonce").glob("*/__init__.py")}
-OWN = ("pruneonce.", "study.", "pipeline.report")  # code that can change an out; all else of ours is plumbing
+PACKAGES = {path.parent for path in (ROOT / "pruneonce").glob("*/__init__.py")} | {ROOT / "pipeline/reporting"}
+# Code that can change an out; all else of ours is plumbing.
+OWN = ("pruneonce.", "study.", "pipeline.report", "pipeline.gates", "pipeline.paired")
 
 
 def wants(module: str) -> dict[str, list[str]]:
@@ -179,16 +186,16 @@ def test_the_stages_are_those_of_the_paper_and_each_has_one_file():
     assert list(stages()) == STAGES
     assert list(study_stages()) == list(STUDY)
     assert list(study_stages("study/patterns")) == list(PATTERNS)
-    assert files == sorted(STAGES)
-    assert len(files) == 13
+    assert files == sorted([*STAGES, *OTHER])
+    assert len(files) == 14
 
 
 def test_every_section_of_params_belongs_to_a_stage(monkeypatch):
     monkeypatch.chdir(ROOT)
     sections = set(Params.model_fields)
-    assert sections == {"launcher", "common", "tasks", "study", "patterns", "gates", *STAGES} - {"list_tasks"}
+    assert sections == {"pruneonce", "launcher", "common", "tasks", "study", "patterns", "gates", *STAGES} - {"list_tasks"}
     for name in profiles.names():
-        assert set(parse_yaml(profiles.read(name), name)) == sections, name
+        assert set(parse_yaml(profiles.read(name), name)) == sections - {"pruneonce"}, name
 
 
 def test_no_title_repeats_a_number_that_may_be_set_otherwise(monkeypatch):
@@ -291,8 +298,8 @@ def test_the_four_task_sections_are_read_by_their_own_stage_only():
 def test_all_science_is_a_dep_of_some_stage():
     modules = {relative(path) for path in (ROOT / "pruneonce").rglob("*.py")} - NOT_SCIENCE
     modules -= {relative(package) + "/__init__.py" for package in PACKAGES}
-    modules -= {relative(path) for path in (ROOT / "pruneonce/commands").glob("*.py")}
-    code = [reached(ROOT / f"stages/{stage}.py") for stage in STAGES]
+    modules -= {relative(path) for folder in ("commands", "doctor") for path in (ROOT / "pruneonce" / folder).glob("*.py")}
+    code = [reached(ROOT / f"stages/{stage}.py") for stage in [*STAGES, *OTHER]]
     code += [reached(ROOT / (module.replace(".", "/") + ".py")) for module in STUDIES.values()]
     assert {path for paths in code for path in paths if path.startswith("pruneonce/")} == modules
     assert len(modules) >= 30
@@ -314,7 +321,30 @@ def test_git_ignores_what_dvc_caches_and_keeps_the_rest():
         assert "$" not in example
         done = subprocess.run(["git", "check-ignore", "--no-index", "--quiet", example], cwd=ROOT)
         assert done.returncode == (0 if cached else 1), f"{path} is {'not ' if cached else ''}ignored"
-    assert (sum(outs.values()), len(outs) - sum(outs.values())) == (20, 15)
+    assert (sum(outs.values()), len(outs) - sum(outs.values())) == (22, 15)
+
+
+@pytest.mark.parametrize("imports", [False, True])
+def test_dvc_yaml_of_a_project_has_the_same_stages(imports):
+    """Commands by `pruneonce.stage`, the same paths and parameters; the version in place of the code."""
+    made, ours = (parse_yaml(text, "dvc.yaml")["stages"] for text in (wiring.text(imports=imports), DVC.read_text()))
+    own = made.pop("import_sparse") if imports else None
+    assert list(made) == [stage for stage in STAGES if not (imports and stage == "sparsify")]
+    for stage, entry in made.items():
+        block, mine = entry.get("do", entry), ours[stage].get("do", ours[stage])
+        assert block["cmd"] == mine["cmd"].replace("python -m stages.", "python -P -m pruneonce.stage ")
+        assert block["params"] == ["pruneonce", *mine["params"]]
+        assert block.get("deps", []) == [dep for dep in mine["deps"] if dep.startswith(("data/", "${"))]
+        assert {k: v for k, v in block.items() if k not in ("cmd", "deps", "params")} == {
+            k: v for k, v in mine.items() if k not in ("cmd", "deps", "params")
+        }
+        assert entry.get("foreach") == ours[stage].get("foreach")
+    if own:
+        want, given = wants("import_sparse"), flags(own["cmd"].replace("-P -m pruneonce.stage ", "-m stages."))
+        assert sorted(given) == sorted([*want["dep"], *want["out"], "metrics"])
+        assert own["deps"] == [given[name] for name in want["dep"]]
+        assert listed(own, "outs") == listed(ours["sparsify"], "outs") == {given["model_folder"]: True}
+        assert own["params"] == ["pruneonce", *want["section"]]
 
 
 def test_every_plot_of_dvc_yaml_reads_an_out():

@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kernels import build
+from pruneonce import projects
 from tests.conftest import ROOT, copy_project
 from tests.integration.test_arrows import FILES, MAY, imports
 
@@ -124,6 +125,17 @@ def package(kind: str, checkout: Path, folder: Path, *, python: Path | str = sys
 @pytest.fixture(scope="module")
 def wheel(checkout, tmp_path_factory) -> Path:
     return package("wheel", checkout, tmp_path_factory.mktemp("wheel") / "made")
+
+
+def test_a_wheel_has_the_code_of_a_project(wheel, checkout):
+    """Where pruneonce.projects looks for it: what git has of it, byte for byte, and nothing beside it."""
+    inside = f"pruneonce/{projects.SHIPPED.name}/"
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name.removeprefix(inside): archive.read(name) for name in archive.namelist() if name.startswith(inside)}
+    listed = ["git", "ls-files", "stages", "pipeline", "flows", "profiles", "dvc.yaml", "params.yaml", ".gitignore"]
+    names = subprocess.run(listed, cwd=checkout, capture_output=True, text=True, check=True).stdout.split()
+    assert len(names) >= 60
+    assert found == {name: (checkout / name).read_bytes() for name in names}
 
 
 def kernels(wheel: Path) -> bytes:

@@ -20,7 +20,8 @@ from onnx import helper
 
 import pruneonce
 from pipeline import cli
-from pruneonce import command, commandline
+from pruneonce import command, commandline, projects
+from pruneonce.commands import pack
 from pruneonce.deployment import execution, inspect, packing
 
 ROOT = Path(__file__).parents[2]
@@ -63,9 +64,20 @@ def empty(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def project(empty) -> Path:
+    """A clone."""
     (empty / "pipeline").mkdir()
-    for file in command.PROJECT_FILES:
+    for file in projects.CLONE:
         (empty / file).touch()
+    return empty
+
+
+@pytest.fixture
+def own(empty, monkeypatch) -> Path:
+    """A project of `pruneonce init`."""
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH"):
+        monkeypatch.setenv(name, "")  # so that they are as before afterwards
+    (empty / "dvc.yaml").touch()
+    (empty / "params.yaml").write_text(f'# Numbers.\npruneonce: "{projects.installed()}"  # the version\nlauncher: python\n')
     return empty
 
 
@@ -104,7 +116,9 @@ def test_help_lists_both_kinds_of_commands(call, empty):
         assert re.search(rf"^ +{name}\s+\w", said, re.MULTILINE)
     of_project = {commandline.name_of(module): commandline.purpose(module) for module in cli.COMMANDS}
     assert len(of_project) >= 3
-    assert of_project == command.PROJECT_COMMANDS
+    library = {commandline.name_of(module): commandline.purpose(module) for module in command.COMMANDS}
+    assert {name: library[name] for name in command.WIDER} == {name: of_project[name] for name in command.WIDER}
+    assert of_project == command.PROJECT_COMMANDS | {name: of_project[name] for name in command.WIDER}
     assert all(re.search(rf"^    {name} +{re.escape(line)}$", said, re.MULTILINE) for name, line in of_project.items())
 
 
@@ -114,11 +128,10 @@ def test_every_command_has_examples_that_it_knows(call, empty):
         for module in modules:
             assert 1 <= len(module.EXAMPLES) <= 3, module
             for example in module.EXAMPLES:
-                program, name, *words = shlex.split(example, comments=True)
-                assert (program, name) == ("pruneonce", commandline.name_of(module))
-                parser.parse_args([name, *words])
+                (line,) = re.findall("pruneonce ([^>)#]*)", example)
+                assert parser.parse_args(shlex.split(line)).command == commandline.name_of(module)
     said = call("pack", "--help")[1]
-    assert said.endswith(f"examples:\n    {command.COMMANDS[0].EXAMPLES[0]}\n    {command.COMMANDS[0].EXAMPLES[1]}\n")
+    assert said.endswith("examples:\n" + "".join(f"    {example}\n" for example in pack.EXAMPLES))
 
 
 def test_the_exit_codes_are_said_where_the_commands_are(call, empty):
@@ -149,7 +162,15 @@ def test_a_wrong_use_is_shown_the_right_one(call, project, words):
 
 
 @pytest.mark.parametrize(
-    "words", [["plan", "tiny", "--gpus", "8"], ["trace", "a b"], ["plan", "--help"], ["of-this-project"]]
+    "words",
+    [
+        ["plan", "tiny", "--gpus", "8"],
+        ["trace", "a b"],
+        ["plan", "--help"],
+        ["of-this-project"],
+        ["doctor", "--json"],
+        ["completion", "bash"],
+    ],
 )
 def test_another_command_becomes_the_projects(monkeypatch, project, words):
     monkeypatch.setattr(os, "execv", start)
@@ -159,11 +180,44 @@ def test_another_command_becomes_the_projects(monkeypatch, project, words):
     assert started.value.args[0] == [sys.executable, "-m", "pipeline.cli", *words]
 
 
+@pytest.mark.parametrize("words", [["plan"], ["run", "--set", "a=b"], ["init", "x"]])
+def test_in_a_project_of_init_the_packages_own_code_runs(monkeypatch, own, words):
+    """Which is not in the folder: it is named by the environment. The folder itself is not searched."""
+    monkeypatch.setattr(os, "execv", start)
+    monkeypatch.setattr(sys, "argv", ["pruneonce", *words])
+    with pytest.raises(Started):
+        command.main()
+    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(projects.root()) == str(ROOT)
+    assert os.environ["PYTHONSAFEPATH"] == "1"
+
+
+def test_another_version_than_params_yaml_names_is_one_line_with_both(call, own):
+    (own / "params.yaml").write_text("pruneonce: 9.9.9\n")
+    code = call("plan")[0]
+    assert code.startswith(
+        f"PipelineError: expected pruneonce 9.9.9, which params.yaml names, found {projects.installed()} installed. Install "
+        'that one: pip install "pruneonce[pipeline]==9.9.9"; or go over'
+    )
+
+
+def test_init_needs_no_project_and_names_the_extra_that_it_needs(call, empty, monkeypatch):
+    monkeypatch.setattr(projects, "installed", lambda: "1.2.3")
+
+    def missing(name):
+        raise projects.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(projects.metadata, "version", missing)
+    code = call("init", "x")[0]
+    assert code.startswith("PipelineError: expected what the project's commands import, found no DVC")
+    assert code.endswith('Install it: pip install "pruneonce[pipeline]==1.2.3"')
+
+
 @pytest.mark.parametrize(
     ("word", "close"),
     [
         ("plam", " Did you mean plan?"),
         ("pck", " Did you mean pack?"),
+        ("help", " Did you mean --help?"),
         ("", ""),
         ("new", ""),
         ("\x1b[1mplan", " Did you mean plan?"),
@@ -175,33 +229,34 @@ def test_an_unknown_word_is_a_wrong_use_and_the_closest_is_named(call, empty, wo
     assert code == 2
     usage, line = said.splitlines()
     assert usage.startswith("usage: pruneonce ")
-    assert line.startswith("pruneonce: error: expected a command of pack, unpack, ")
+    assert line.startswith(f"pruneonce: error: expected a command of {', '.join(commandline.LIBRARY)}, ")
     assert line.endswith(close)
     assert ("Did you mean" in line) == bool(close)
     assert "\x1b" not in said
-    assert len(line) < 400
+    assert len(line) < 500
 
 
 @pytest.mark.parametrize("word", ["plan", "trace"])
 def test_outside_of_a_project_its_commands_are_one_line(call, empty, word):
     code = call(word)[0]
     assert code == (
-        f"PipelineError: expected a project's folder for `pruneonce {word}`, with dvc.yaml and pipeline/cli.py, found none. "
-        "Change to one; outside of projects there are: pack, unpack, inspect, accelerate."
+        f"PipelineError: expected a project's folder for `pruneonce {word}`, a clone or one of `pruneonce init`, found none."
+        " Change to one, or make one: pruneonce init FOLDER. Outside of projects there are: "
+        f"{', '.join(commandline.LIBRARY)}."
     )
 
 
 def test_inside_a_projects_folder_the_way_back_is_named(call, project, monkeypatch):
     (project / "data/raw").mkdir(parents=True)
     monkeypatch.chdir(project / "data/raw")
-    assert f"found none. Change to {project}; outside" in call("trace", "x")[0]
+    assert f"found none. Change to {project}, or make one" in call("trace", "x")[0]
 
 
 def test_without_the_pipelines_packages_the_extra_is_named(call, project, monkeypatch):
     def missing(name):
-        raise command.metadata.PackageNotFoundError(name)
+        raise projects.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(command.metadata, "version", missing)
+    monkeypatch.setattr(projects.metadata, "version", missing)
     code = call("plan")[0]
     assert code.startswith("PipelineError: expected what the project's commands import, found no DVC")
     assert code.endswith("Install it: make install")
@@ -211,6 +266,12 @@ def test_the_librarys_process_becomes_the_projects():
     done = subprocess.run([*COMMAND, "plan", "--help"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--tokens-per-second" in done.stdout
+
+
+@pytest.mark.parametrize("word", ["doctor", "completion"])
+def test_a_wider_command_is_the_librarys_own_where_a_projects_cannot_run(call, project, monkeypatch, word):
+    monkeypatch.setattr(command, "_runs_here", lambda: False)
+    assert call(word, "--help")[1].startswith(f"usage: pruneonce {word} ")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["pack", "model.onnx"]], ids=" ".join)

@@ -1,0 +1,250 @@
+"""A project of `pruneonce init`: its params.yaml and dvc.yaml, the block of a task, questions about a guess."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.commands import add_task
+from pipeline.params.profiles import dump
+from pipeline.params.reading import parse_yaml
+from pipeline.projects import asking, create, parameters, tasks, wiring
+from pruneonce import projects
+from pruneonce.errors import ConfigError, DataError, PipelineError
+from tests.conftest import TINY
+
+ROWS = [(f"It was said {i} times that all is well", "good" if i % 3 else "bad") for i in range(60)]
+
+
+def written(path, rows=ROWS, header=("body", "stars")):
+    path.write_text("".join(",".join(row) + "\n" for row in [header, *rows]))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The current folder, with params.yaml of a new project and a file of rows."""
+    monkeypatch.chdir(tmp_path)
+    document = parameters.default()
+    parameters.drop_tasks(document, "r8")
+    Path("params.yaml").write_text(dump(document))
+    written(Path("reviews.csv"))
+    return tmp_path
+
+
+def add(*words):
+    """The lines of `pruneonce add-task`."""
+    parser = argparse.ArgumentParser()
+    add_task.options(parser)
+    return list(add_task.lines(parser.parse_args([*words, "--yes"])))
+
+
+def params():
+    return parse_yaml(Path("params.yaml").read_text(), "params.yaml")
+
+
+def test_a_new_params_yaml_is_the_default_one_without_studies(folder):
+    found, ours = params(), parse_yaml((projects.root() / "params.yaml").read_text(), "ours")
+    assert found.pop("pruneonce") == projects.installed()
+    assert list(found) == [key for key in ours if key not in ("study", "patterns")]
+    assert list(found["tasks"]) == ["r8"]
+    assert list(found["fetch"]) == ["minilm-l6", "r8", "corpus"]
+    same = set(found) - {"tasks", "fetch"}
+    assert {key: found[key] for key in same} == {key: ours[key] for key in same}
+    text = Path("params.yaml").read_text()
+    assert "study" not in text
+    assert "# a sparse model needs a higher rate than its teacher" in text
+
+
+def test_add_task_writes_a_block_and_keeps_all_other_lines(folder):
+    before = Path("params.yaml").read_text()
+    lines = add("reviews.csv", "--name", "stars")
+    after = Path("params.yaml").read_text()
+    assert [line for line in before.splitlines() if line not in after.splitlines()] == [
+        "fetch_local: {}                 # name: {path: my.csv, members: {train.csv: .}, sha256: null}"
+    ]
+    found = params()
+    assert found["fetch_local"] == {"stars": {"path": "reviews.csv", "members": {"train.csv": "."}, "sha256": None}}
+    assert list(found["tasks"]) == ["r8", "stars"]
+    assert found["tasks"]["stars"] == {
+        "prepare_task": {"source": "stars", "text": "body", "label": "stars"},
+        "teach_task": {"epochs": 10.0},
+        "finetune": {"epochs": 10.0},
+        "quantize": {"epochs": 10.0},
+    }
+    said = "\n".join(lines)
+    assert "reviews.csv: 60 rows; 48 train, 6 validation, 6 test" in said
+    assert "classes: good 40, bad 20" in said
+    assert "Steps of the task: teach_task 30, finetune 30, quantize 30; about 2 minutes" in said
+    assert lines[-1] == "Next: pruneonce run"
+
+
+def test_a_second_task_comes_after_the_first_one(folder):
+    add("reviews.csv", "--name", "one")
+    add("reviews.csv", "--name", "two", "--text", "body", "--label", "stars")
+    assert list(params()["tasks"]) == ["r8", "one", "two"]
+    assert list(params()["fetch_local"]) == ["one", "two"]
+
+
+def test_faults_of_the_data_are_said(folder):
+    rows = [*ROWS, *ROWS[:5], ("", "good"), ("word " * 700, "good"), *[("word " * 700 + str(i), "rare") for i in range(4)]]
+    lines = "\n".join(add(str(written(Path("x.csv"), rows))))
+    assert "left out: 1 without a text or a label" in lines
+    assert "left out: 5 whose text stands above already" in lines
+    assert "warning: fewer than 20 rows of rare" in lines
+    assert "warning: about 8% are longer than prepare_task.max_tokens, 128, and are cut" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (
+            ["reviews.csv", "--name", "r8"],
+            ConfigError,
+            "expected a new name for the task, found 'r8', which params.yaml has",
+        ),
+        (["reviews.csv", "--name", "corpus"], ConfigError, "expected a new name for the task, found 'corpus'"),
+        (["reviews.csv", "--name", "a b"], ConfigError, "expected letters, digits, _ and - for the name of the task"),
+        (["reviews.csv", "--text", "boddy"], DataError, r"expected column 'boddy' in .*, found columns \['body', 'stars'\]"),
+        (["reviews.csv", "--pair", "x"], DataError, r"expected column 'x' in .*, found columns \['body', 'stars'\]"),
+        (
+            ["reviews.csv", "--text", "stars", "--label", "body"],
+            ConfigError,
+            r"Give --kind, one of \[.*\]: label 'body' has 60 different values",
+        ),
+        (["none.csv"], DataError, "expected rows in none.csv, found no such file"),
+        (["one.csv"], ConfigError, r"label 'label' has 1 different values"),
+        (["one.csv", "--kind", "classification"], DataError, "expected two classes or more, found"),
+        (["unclear.csv"], ConfigError, r"Give --label, one of \['a', 'b'\]\."),
+        (["reviews.csv", "--kind", "regression"], DataError, "expected a number"),
+    ],
+)
+def test_what_cannot_be_added_is_one_line_and_nothing_is_written(folder, words, error, message):
+    written(Path("one.csv"), [(text, "good") for text, _ in ROWS], ("body", "label"))
+    written(Path("unclear.csv"), [(*row, "xy"[i % 2]) for i, row in enumerate(ROWS)], ("body", "a", "b"))
+    words = [*words, "--label", "label"] if words[0] == "one.csv" else words
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(error, match=message):
+        add(*words)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs"),
+    [(48, (10.0, 10.0, 10.0)), (1600, (3.0, 3.2, 0.7)), (100_000, (0.048, 0.051, 0.011)), (10**7, (0.01, 0.01, 0.01))],
+)
+def test_epochs_are_for_about_as_many_steps(rows, epochs):
+    recipes = {stage: {"batch_size": 16} for stage in tasks.STEPS}
+    assert tuple(tasks.epochs(recipes, rows).values()) == epochs
+
+
+def answers(*typed):
+    """What a person types, line by line."""
+    waiting = list(typed)
+    return lambda question: waiting.pop(0)
+
+
+GIVEN = asking.Given(Path("reviews.csv"), None, None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ([""], ("body", "stars", "classification")),
+        (["n", "", "stars", "multi_label"], ("body", "stars", "multi_label")),
+        (["no", "x", "stars", "body", "regression"], ("stars", "body", "regression")),
+    ],
+)
+def test_a_person_is_asked(folder, typed, expected):
+    *said, chosen = asking.choose(GIVEN, answers(*typed))
+    assert (chosen.text, chosen.label, chosen.kind) == expected
+    assert said[-1] == "Guessed: text 'body', label 'stars', kind classification"
+
+
+def test_a_person_is_not_asked_for_ever(folder):
+    with pytest.raises(ConfigError, match=r"expected the text, one of .*, found 'z' three times"):
+        list(asking.choose(GIVEN, answers("n", "x", "y", "z")))
+
+
+def test_nobody_is_asked_what_is_given(folder):
+    given = asking.Given(Path("reviews.csv"), None, "body", "stars", None, None)
+    (chosen,) = asking.choose(given, answers())
+    assert (chosen.name, chosen.text, chosen.label) == ("reviews", "body", "stars")
+
+
+def test_another_model_brings_its_folder_and_its_length(folder):
+    document = parameters.default()
+    parameters.drop_tasks(document)
+    parameters.set_model(document, str(TINY / "model"), folder)
+    parameters.set_corpus(document, ("r8", "Text"), own=True)
+    assert document["common"]["model"] == "model"
+    assert (folder / document["fetch_local"]["model"]["path"]).resolve() == TINY / "model"
+    assert document["prepare_corpus"]["block_tokens"] == document["evaluate"]["latency_tokens"] == 64
+    assert document["report"]["title"] == "model, pruned once"
+    assert list(document["fetch"]) == []
+    with pytest.raises(ConfigError, match="tasks"):  # there is none
+        parameters.checked(document)
+    assert "\nfetch: {}\n\nfetch_local:\n" in dump(document)
+
+
+def test_a_model_of_the_hub_has_a_commit(folder):
+    document = parameters.default()
+    parameters.set_model(document, f"owner/name@{'0a' * 20}", folder)
+    assert parameters.checked(document).fetch["model"].revision == "0a" * 20
+    with pytest.raises(ConfigError, match=r"expected a model's folder with a config.json, or OWNER/NAME@COMMIT"):
+        parameters.set_model(parameters.default(), "owner/name@main", folder)
+
+
+def test_dvc_yaml_of_another_version_is_written_anew(folder, monkeypatch):
+    Path("dvc.yaml").write_text(wiring.text(imports=True))
+    assert wiring.refresh() is None
+    monkeypatch.setattr(projects, "installed", lambda: "9.9.9")
+    assert wiring.refresh() == f"dvc.yaml is now that of pruneonce 9.9.9, before it was that of {init_version()}."
+    assert Path("dvc.yaml").read_text() == wiring.text(imports=True)
+    assert wiring.refresh() is None
+
+
+def init_version():
+    return projects.metadata.version("pruneonce")
+
+
+def test_edits_of_dvc_yaml_are_not_lost(folder, monkeypatch):
+    Path("dvc.yaml").write_text(wiring.text(imports=False) + "# mine\n")
+    monkeypatch.setattr(projects, "installed", lambda: "9.9.9")
+    with pytest.raises(PipelineError, match=r"found edits, which 9.9.9 would overwrite"):
+        wiring.refresh()
+    assert Path("dvc.yaml").read_text().endswith("# mine\n")
+
+
+@pytest.mark.parametrize("name", create.OURS)
+def test_a_folder_with_a_project_is_refused(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(PipelineError, match=rf"expected no project in .* yet, found {re.escape(name)}"):
+        create.check(tmp_path)
+
+
+def test_a_failure_leaves_nothing_behind(folder, monkeypatch):
+    def fails(*_):
+        raise PipelineError("no git")
+
+    monkeypatch.setattr(create, "_commit", fails)
+    Path("README.md").write_text("mine\n")
+    checked = parameters.checked(parameters.default())
+    before = sorted(folder.iterdir())
+    for place in (Path(), Path("new")):
+        monkeypatch.setattr(create, "_repository", lambda *_, **__: None)
+        with pytest.raises(PipelineError, match="no git"):
+            list(create.create(place, "x", checked, imports=False, data=[]))
+    assert sorted(folder.iterdir()) == before
+
+
+def test_the_options_of_both_commands_are_the_same():
+    parser = cli._parser()
+    words = ["--text", "a", "--label", "b", "--pair", "c", "--kind", "regression", "--name", "d", "--yes"]
+    one, other = (
+        parser.parse_args(["init", "f", "--data", "x.csv", *words]),
+        parser.parse_args(["add-task", "x.csv", *words]),
+    )
+    assert vars(one).items() >= {key: value for key, value in vars(other).items() if key not in ("command", "lines")}.items()

@@ -1,4 +1,4 @@
-"""Print what `pruneonce trace`, `verify` or `why` say of what git keeps: `python -m docs.traced trace data/export/r8/int8.onnx`.
+"""Print what `pruneonce trace`, `verify` or `why` say of what git keeps: `python -m docs.traced trace data/sparsify/model`.
 
 It works in a folder of its own with dvc.lock, params.yaml, the code and the small outs, without data, history and MLflow.
 So a page shows the same on every machine.
@@ -78,7 +78,7 @@ def _as_recorded(words: list[str]) -> Iterator[None]:
     recorded = {path: md5 for stage in stages for path, md5 in {**stage.deps, **stage.outs}.items()}
     with (
         mock.patch.object(changes.Workspace, "_md5", lambda self, path: recorded.get(path)),
-        mock.patch.object(changes.Workspace, "kept", lambda *_: True),
+        mock.patch.object(changes.Workspace, "kept", return_value=True),
     ):
         yield
 

@@ -63,8 +63,12 @@ def of(stage: str) -> Reason | None:
 
 
 def explained(block: Block, stage: Stage | None, changes: Sequence[Change], blocks: Mapping[str, Block]) -> Iterator[str]:
-    """The changes in words. Outs are named only if nothing else changed: else they follow from it."""
-    for change in [change for change in changes if change.kind != "out"] or changes:
+    """The changes in words: what a person changed comes before the data that follow from it.
+
+    Outs are named only if nothing else changed: they follow too.
+    """
+    causes = [change for change in changes if change.kind != "out"] or changes
+    for change in sorted(causes, key=lambda c: (c.kind == "dep", c.kind == "dep" and not is_code(c.name))):
         match change.kind:
             case "first":
                 yield "its first run: it has no entry in dvc.lock"

@@ -575,3 +575,28 @@ def test_a_template_that_params_yaml_does_not_fill_is_one_line(own):
     edit(lambda d: d["fetch_local"]["corpus"].pop("path"))
     with pytest.raises(PruneOnceError, match=r"expected item\.path in params.yaml, for stage fetch_local@corpus"):
         why.reasons()
+
+
+def test_why_agrees_with_dvc_on_the_whole_pipeline(computed, monkeypatch):
+    monkeypatch.chdir(computed.folder)
+    with Repo() as repo:
+        repo.commit(force=True)
+    assert (why.reasons(), said_by_dvc()) == ({}, set())
+    assert len(lock.current()) >= 14
+    computed.edit(lambda document: document["finetune"].update(epochs=7) or document["common"].update(seed=2))
+    with Path("pruneonce/tasks/scores.py").open("a") as file:
+        file.write("# more\n")
+    shutil.rmtree("data/prepare_corpus/tokens")
+    Path("data/plots/sparsify.csv").unlink()
+    found = why.reasons()
+    direct = {name for name, reason in found.items() if reason.changes}
+    assert direct == said_by_dvc()
+    assert {"finetune@topic", "teach_task@topic", "sparsify", "evaluate@topic"} <= direct
+    assert "report" in set(found) - direct, "what is above it would run"
+    assert "parameter common.seed: 1 -> 2" in found["finetune@topic"].words
+    assert any(
+        word.startswith("parameter finetune.epochs: ") and word.endswith(" -> 7") for word in found["finetune@topic"].words
+    )
+    assert any(
+        "code pruneonce/tasks" in word and "1 line changed since commit" in word for word in found["evaluate@topic"].words
+    )

@@ -13,7 +13,7 @@ from pipeline import cli
 from pipeline.lineage import trace
 from pipeline.lineage.facts import Facts
 from pipeline.tracking import registry
-from pruneonce import command, errors
+from pruneonce import command, commandline, errors
 from pruneonce.errors import PruneOnceError
 from tests.fuzz import damage
 from tests.fuzz.case import Files
@@ -24,7 +24,7 @@ OUTS: tuple[str, ...] = ()
 SECONDS = 20.0
 SHARE = 10
 
-COMMANDS = ("plan", "plan", "pack", "unpack", "trace", "register", "", "help", "--help", "--version")
+COMMANDS = ("plan", "plan", "pack", "unpack", "trace", "verify", "why", "register", "", "help", "--help", "--version")
 FLAGS = ("--gpus", "--tflops", "--tokens-per-second", "--help", "--", "-x", "--gpus=1")
 NUMBERS = (
     "1",
@@ -83,7 +83,7 @@ def run(folder: Path) -> None:
     Path("folder").mkdir()
     os.mkfifo("pipe")
     said, words = io.StringIO(), json.loads(Path("argv.json").read_text())
-    main = command.main if words[0] in command.OWN else cli.main
+    main = command.main if words[0] in commandline.LIBRARY else cli.main
     # What a shell hands over that is no UTF-8 arrives as half of a surrogate pair, as here.
     with (
         mock.patch.object(registry, "update", return_value=[]),  # a store of MLflow's takes seconds to make

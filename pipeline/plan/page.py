@@ -39,7 +39,9 @@ def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     sources = {name: inventory.source(name, p) for name in sorted(p.sources())}
     training_rows = {task: costs.rows_of(task, p, sources) for task in p.tasks}
     corpus = costs.corpus_bytes(p, sources)
-    work = [*costs.pre_training(p, model, rate.gpus), *costs.task_training(p, model, rate.gpus, training_rows)]
+    wired = read_yaml(Path("dvc.yaml"))["stages"]  # a project with a sparse checkpoint has no `sparsify`
+    pre_training = [w for w in costs.pre_training(p, model, rate.gpus) if w.name in wired]
+    work = [*pre_training, *costs.task_training(p, model, rate.gpus, training_rows)]
 
     yield f"{name}: {p.report.title}"
     yield from ("", f"Tasks: {' '.join(p.tasks)}", "Stages, and the stages that each one reads:", *graph(document))

@@ -98,7 +98,7 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
             if any(outcome.result != "unchanged" for outcome in done):
                 for line in register():
                     logger.info(line)
-                create_markdown_artifact(pipeline.page.read_text(), key=pipeline.page.stem)
+                create_markdown_artifact("\n\n".join(results(pipeline)), key=pipeline.page.stem)
         return done
 
 
@@ -141,14 +141,13 @@ def parent_run(pipeline: Pipeline, stages: list[str], parameters: dict[str, str]
         status = "FAILED"
         raise
     finally:
-        del os.environ[PARENT]
         left = flow_runs.Finished(
             seconds={outcome.stage: outcome.seconds for outcome in done},
             outcomes={outcome.stage: outcome.result for outcome in done},
         )
         if status == "FINISHED":
-            note = "\n\n".join([pipeline.page.read_text(), *verdicts(pipeline)])
-            left = replace(left, note=note, **_report(pipeline))
+            left = replace(left, note="\n\n".join(results(pipeline)), **_report(pipeline))
+        del os.environ[PARENT]
         flow_runs.end_flow(run_id, status, left)
 
 
@@ -158,9 +157,21 @@ def _report(pipeline: Pipeline) -> dict[str, Any]:
 
     if pipeline != COMPRESS:
         return {}
-    html = pipeline.page.with_suffix(".html")
     rows = json.loads(pipeline.page.with_suffix(".json").read_text())
-    return {"scores": flow_runs.scores(rows), "files": [html] if html.exists() else []}
+    return {
+        "scores": flow_runs.scores(rows),
+        "files": [html] if (html := pipeline.page.with_suffix(".html")).exists() else [],
+    }
+
+
+def results(pipeline: Pipeline) -> Iterator[str]:
+    """Markdown: the page with the measurements, the verdict of the gates, and where the page with plots is."""
+    yield pipeline.page.read_text()
+    yield from verdicts(pipeline)
+    html, parent = pipeline.page.with_suffix(".html"), os.environ.get(PARENT)
+    if html.exists():
+        kept = f"; MLflow keeps it in run `{parent}` as report/{html.name}" if parent else ""
+        yield f"With plots: `{html}`{kept}."
 
 
 def verdicts(pipeline: Pipeline) -> list[str]:

@@ -16,8 +16,6 @@ import sys
 import httpx
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from rich.console import Console
-from rich.markdown import Markdown
 
 from flows import trouble
 from flows.compress import LOCK
@@ -25,10 +23,9 @@ from flows.repro import quiet_logs, say_errors_once
 from pipeline import processes
 from pipeline.commands import promote as command
 from pipeline.params.document import load
-from pruneonce.errors import NotPromoted, PruneOnceError
+from pipeline.tracking import committed, lock
+from pruneonce.errors import ConfigError, NotPromoted, PruneOnceError
 from pruneonce.terminal import flushed_output
-
-WIDTH = 120  # of a page that is no terminal
 
 
 @flow(name="promote", validate_parameters=True, persist_result=False, log_prints=False)
@@ -49,26 +46,28 @@ def promote(
     quiet_logs()
     logger = get_run_logger()
     with processes.alone(LOCK, "run in this folder"):
-        tasks = [task] if task is not None else list(load().tasks)
-        found = [promotion.judge(name, alias=alias, accept_other_split=accept_other_split) for name in tasks]
-        page = "\n".join(line for judged in found for line in [*judged.page(), ""])
-        create_markdown_artifact(page, key="promotion")
-        show(page)
-        for judged in found:
-            if not dry_run:
-                promotion.promote(judged, why)
-    outcomes = [judged.outcome(moved=not dry_run) for judged in found]
-    for judged, line in zip(found, outcomes, strict=True):
-        if judged.holds:
+        found = [promotion.judge(name, alias=alias, accept_other_split=accept_other_split) for name in chosen(task)]
+        for line in (line for judged in found for line in judged.lines()):
             logger.info(line)
-    if broken := [line for judged, line in zip(found, outcomes, strict=True) if not judged.holds]:
-        raise NotPromoted(". ".join(broken))
-    return outcomes
+        if not dry_run:
+            for judged in found:
+                promotion.promote(judged, why)
+    outcomes = {judged.outcome(moved=not dry_run): judged.holds for judged in found}
+    page = [*(f"- {line}" for line in outcomes), "", *(line for judged in found for line in judged.page())]
+    create_markdown_artifact("\n".join(page), key="promotion")
+    for line in (line for line, holds in outcomes.items() if holds):
+        logger.info(line)
+    if not all(outcomes.values()):
+        raise NotPromoted(". ".join(line for line, holds in outcomes.items() if not holds))
+    return list(outcomes)
 
 
-def show(page: str) -> None:
-    """Print the verdicts."""
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(Markdown(page))
+def chosen(task: str | None) -> list[str]:
+    """The tasks to judge. Raises ConfigError for one that params.yaml does not have."""
+    tasks = list(load().tasks)
+    if task is not None and task not in tasks:
+        raise ConfigError(f"expected one of the tasks {tasks}, found {task!r}.")
+    return tasks if task is None else [task]
 
 
 def main() -> None:
@@ -81,7 +80,8 @@ def main() -> None:
         args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        load()  # before Prefect starts a server, which takes seconds
+        for task in chosen(args.task):  # before Prefect starts a server, which takes seconds
+            committed.check(lock.current(), task)
         say_errors_once()
         processes.guard()
         trouble.check_prefect()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -19,14 +20,17 @@ from dvc.exceptions import DvcException, ReproductionError
 from dvc.lock import LockError
 from dvc.repo import Repo
 from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 
 from flows import keeping, stopping, trouble
 from flows.trouble import StageFailed
 from pipeline import processes
+from pipeline.lineage import why
 from pipeline.stopping import RAN
-from pipeline.tracking.lock import command, locked, project, short
-from pruneonce.errors import PruneOnceError
+from pipeline.tracking.lock import command, project, short
+from pruneonce.errors import PruneOnceError, plain
 
 STOP_SECONDS = 15.0  # a stage has this long to end by itself after Ctrl-C, and again after SIGTERM
 
@@ -53,8 +57,9 @@ def repro(stage: str) -> Outcome:
                 return Outcome(stage, "unchanged", "as in dvc.lock", time.monotonic() - began)
             if keeping.store(repo, stage, changes):
                 return Outcome(stage, "unchanged", "now in DVC's cache too", time.monotonic() - began)
-        why = reasons(stage, changes)
-        get_run_logger().info("starts: %s", why)
+        causes = reasons(stage, changes)
+        get_run_logger().info("starts: %s", shortened(causes))
+        _show(stage, causes)
         mark = Path(folder) / "ran"
         with keeping.transfers() as failures:
             _run(stage, mark)
@@ -63,7 +68,7 @@ def repro(stage: str) -> Outcome:
             keeping.check(repo, stage, failures)
             if not ran:
                 keeping.check_restored(repo, stage)
-    return Outcome(stage, "ran" if ran else "restored from cache", why, time.monotonic() - began)
+    return Outcome(stage, "ran" if ran else "restored from cache", shortened(causes), time.monotonic() - began)
 
 
 def _run(stage: str, mark: Path) -> None:
@@ -105,28 +110,38 @@ def _reproduce(stage: str) -> None:
         pool.submit(work).result()
 
 
-def reasons(stage: str, changes: list[Any]) -> str:
-    """Why DVC runs the stage, e.g. "params sparsify modified". changes: DVC's status of it.
-
-    Outs are named only if they are the reason: where a dep or a parameter changed, they follow.
-    """
-    causes: list[str] = []
-    outs: list[str] = []
-    if short(stage) not in locked():
-        return "its first run"
+def reasons(stage: str, changes: list[Any]) -> list[str]:
+    """Why DVC runs the stage, e.g. "parameter sparsify.sparsity: 0.85 -> 0.9". changes: DVC's status of it."""
+    states: list[tuple[str, str, str]] = []
     for change in changes:
-        if isinstance(change, str):
-            causes.append(change)
+        if isinstance(change, str):  # changed command
+            states.append(("command", "", change))
             continue
         for kind, entries in change.items():
             for name, state in entries.items():
                 if isinstance(state, dict):  # params: {"params.yaml": {"sparsify": "modified"}}
-                    causes += [f"params {key} {how}" for key, how in state.items()]
+                    states += [("param", key, how) for key, how in state.items()]
                 else:
-                    what = kind.removeprefix("changed ").removesuffix("s")
-                    (outs if what == "out" else causes).append(f"{what} {name} {state}")
-    first, *more = causes or outs or ["DVC does not say why"]
+                    states.append((kind.removeprefix("changed ").removesuffix("s"), name, state))
+    return why.told(stage, states) or ["DVC does not say why"]
+
+
+def shortened(causes: list[str]) -> str:
+    """The first reason, and how many more there are."""
+    first, *more = causes
     return f"{first} and {len(more)} more" if more else first
+
+
+def _show(stage: str, causes: list[str]) -> None:
+    """Keep the reasons as an artifact of the task run, if there is one.
+
+    Its key takes small letters, digits and hyphens alone.
+    """
+    if TaskRunContext.get() is None:
+        return
+    key = re.sub("[^a-z0-9]+", "-", f"why-{stage}".lower()).strip("-")
+    lines = [f"{stage} runs because of:", "", *(f"- {plain(cause)}" for cause in causes)]
+    create_markdown_artifact("\n".join(lines), key=key, description=f"Why {stage} runs")
 
 
 @contextmanager

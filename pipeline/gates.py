@@ -4,6 +4,7 @@ Both the report and the promotion judge by `verdicts`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ def verdicts(
     """
     try:
         return [
+            _least(scores["int8"], answers, gates.least_score),
             _score(scores, answers, gates.most_score_drop),
             _sparsity(scores["int8"]["sparsity"], gates.least_sparsity),
             _parity(export_metrics["int8"]["parity"], gates.least_same_decisions),
@@ -93,6 +95,18 @@ def of(measured: Measured, gates: Gates) -> list[Verdict]:
     """`verdicts` of what was read."""
     m = measured
     return verdicts(m.task, m.scores, m.latencies, m.answers, m.export, gates)
+
+
+def _least(int8: Values, answers: Values, least: float | None) -> Verdict:
+    found, title = int8["score"], "score"
+    if least is not None:
+        return Verdict("least_score", title, found >= least, least, found, f"at least {least:.2%}", f"{found:.2%}")
+    counted = answers["metric"] == paired.ACCURACY and answers["labels"]
+    chance = max(Counter(answers["labels"]).values()) / len(answers["labels"]) if counted else 0.0
+    low = int8["score_low"]
+    than = f"{chance:.2%}, the share of the most frequent class" if counted else f"{chance:.0%}"
+    words = f"{found:.2%} (95 % interval from {low:.2%})"
+    return Verdict("least_score", title, low > chance, chance, low, f"more than {than}, with its interval", words)
 
 
 def _score(scores: Values, answers: Values, most: float) -> Verdict:

@@ -39,7 +39,11 @@ class Difference:
         """The test, e.g. `McNemar's exact test: 14 rows better, 10 worse, p = 0.54: inside the noise`."""
         rows = f"{self.rows[0]} rows better, {self.rows[1]} worse, " if self.rows else ""
         p = "p < 0.0001" if self.p < 1e-4 else f"p = {self.p:.2g}"
-        return f"{self.test}: {rows}{p}: {'inside the noise' if self.noise else 'more than noise'}"
+        return f"{self.test}: {rows}{p}: {self.known()}"
+
+    def known(self) -> str:
+        """Whether it is noise, in words."""
+        return "inside the noise" if self.noise else "more than noise"
 
 
 def points(value: float) -> str:

@@ -28,7 +28,7 @@ PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/com
     "add-task": "add a task to params.yaml from a file of rows, after a look at the data",
     "plan": "check a profile and print what it would cost, without training",
     "run": "run every stage that something changed for",
-    "trace": "print the stages, md5s, parameters and MLflow runs behind a file",
+    "trace": "where a model came from: its stages, scores, runs and sources; or what was made of it",
     "verify": "recompute the checksums behind a model, wherever its files lie, and name what differs",
     "why": "say why a stage would run: what changed, from what to what, and how long it took last time",
     "register": "register the int8 models of dvc.lock in MLflow; close runs of lost processes",
@@ -41,7 +41,7 @@ WIDER = ("predict", "doctor", "completion")  # of the library, and in a project'
 def main() -> None:
     """The command line. A word that is no command of the library is one of the project in this folder."""
     words = sys.argv[1:]
-    if words and words[0] in WIDER and _is_project(Path()) and _has_dvc():
+    if words and words[0] in WIDER and _runs_here():
         with flushed_output(), one_line_errors():
             _run_in_project(words)
     if words and not words[0].startswith("-") and words[0] not in commandline.LIBRARY:
@@ -67,12 +67,15 @@ def _is_project(folder: Path) -> bool:
     return projects.is_clone(folder) or projects.named_version(folder) is not None
 
 
-def _has_dvc() -> bool:
-    """Whether what the project's commands import is installed."""
+def _runs_here() -> bool:
+    """Whether this folder is a project, and what its commands import is installed, in its version."""
     try:
-        return bool(metadata.version("dvc"))
-    except metadata.PackageNotFoundError:
+        projects.check_packages()
+        if not projects.is_clone():
+            projects.check_version()
+    except PipelineError:
         return False
+    return _is_project(Path())
 
 
 def _run_in_project(words: list[str]) -> NoReturn:

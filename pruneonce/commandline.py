@@ -95,5 +95,6 @@ def refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str], known:
     if not words or words[0].startswith("-") or words[0] in names:
         return
     close = difflib.get_close_matches(words[0][:80], names, n=1)
+    close = ["--help"] if words[0] == "help" else close
     hint = f" Did you mean {close[0]}?" if close else ""
     parser.error(f"expected a command of {', '.join(names)}; found {plain(words[0])[:80]!r}.{hint}")

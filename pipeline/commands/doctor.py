@@ -16,12 +16,13 @@ def lines(args: argparse.Namespace) -> Iterable[str]:
     from pipeline.doctor import dvc, environment, git, kernels, locks, servers, space  # import SQLAlchemy's address parser
 
     checks = (
-        *doctor.CHECKS,
+        *doctor.checks(),
         kernels.sources,
         environment.bounds,
         environment.lock,
         environment.neighbours,
-        environment.code,
+        environment.torch,
+        environment.origin,
         locks.held,
         locks.dvc_paths,
         locks.leftovers,

@@ -1,6 +1,7 @@
 """check a profile and print what it would cost, without training"""
 
 import argparse
+import json
 import math
 import re
 import reprlib
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 EXAMPLES = (
     "pruneonce plan                                      # params.yaml as it stands",
     "pruneonce plan bert-base-90 --gpus 8 --tflops 100",
+    "pruneonce plan tiny --json                          # for a program: docs/commands.md describes it",
 )
 MOST_GPUS, LEAST_SPEED, MOST_SPEED = 1_000_000, 1e-6, 1e12
 
@@ -21,12 +23,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--tflops", type=_speed, help="model TFLOP/s that one GPU sustains")
     speed.add_argument("--tokens-per-second", type=_speed, help="of training, on one GPU")
+    parser.add_argument("--json", action="store_true", help="print JSON, in numbers without a unit")
 
 
 def lines(args: argparse.Namespace) -> Iterable[str]:
-    from pipeline.plan import costs, page  # import torch, which takes seconds
+    from pipeline.plan import costs, page, planned  # import torch, which takes seconds
 
-    return list(page.lines(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second)))
+    found = planned.plan(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second))
+    if args.json:
+        return [json.dumps({**planned.as_json(found), "warnings": page.warnings(found)}, indent=2)]
+    return list(page.page(found))  # all of it, or an error
 
 
 def _count(text: str) -> int:

@@ -7,6 +7,10 @@ import reprlib
 import sys
 from collections.abc import Iterable
 
+EXAMPLES = (
+    "pruneonce promote r8 --dry-run     # judge, and move nothing",
+    "pruneonce promote                  # every task",
+)
 RESERVED = re.compile(r"(?i)latest|current|v\d+")  # MLflow's own names, and the alias that follows dvc.lock
 
 

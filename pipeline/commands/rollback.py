@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from pipeline.commands.promote import alias
 
+EXAMPLES = ('pruneonce rollback r8 --why "wrong labels"',)
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help="a task whose model is registered")

@@ -15,8 +15,9 @@ X is one of:
 """
 
 EXAMPLES = (
-    "pruneonce trace data/export/r8/int8.onnx",
-    "pruneonce trace ~/downloads/int8.onnx       # a copy, by its bytes",
+    "pruneonce trace ~/downloads/int8.packed     # a copy, by its bytes",
+    "pruneonce trace models:/pruneonce-r8@champion",
+    "pruneonce trace --forward data/raw/r8       # what was made from it",
 )
 
 
@@ -34,12 +35,10 @@ def lines(args: argparse.Namespace) -> Iterable[str]:
     """All of them, or an error."""
     from pipeline.lineage import trace
 
-    if args.forward and (args.full or args.mermaid):
-        raise argparse.ArgumentTypeError("expected --forward alone or with --json")
-    if args.forward:
-        return [json.dumps(trace.made_from(args.x), indent=2)] if args.json else list(trace.forward(args.x))
     if args.json:
-        return [json.dumps(trace.document(args.x), indent=2)]
+        return [json.dumps((trace.made_from if args.forward else trace.document)(args.x), indent=2)]
+    if args.forward:
+        return list(trace.forward_mermaid(args.x) if args.mermaid else trace.forward(args.x, full=args.full))
     return list((trace.full if args.full else trace.mermaid if args.mermaid else trace.short)(args.x))
 
 

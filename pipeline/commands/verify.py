@@ -6,6 +6,11 @@ from collections.abc import Iterable
 
 from pipeline.commands.trace import EPILOG, subject
 
+EXAMPLES = (
+    "pruneonce verify data/export/r8/int8.onnx",
+    "pruneonce verify models:/pruneonce-r8@champion --full",
+)
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"{EPILOG}\nexit code: 0 if nothing differs, 1 if a checksum does\n"

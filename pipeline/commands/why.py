@@ -4,11 +4,17 @@ import argparse
 import json
 from collections.abc import Iterable
 
+EXAMPLES = (
+    "pruneonce why                # every stage that would run",
+    "pruneonce why finetune@r8",
+)
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "stage", nargs="?", help="a stage such as sparsify or finetune@r8; default: all that would run, in order"
     )
+    parser.add_argument("--studies", action="store_true", help="the stages of study/ too")
     parser.add_argument("--json", action="store_true", help="all of it, for a program")
 
 
@@ -19,7 +25,7 @@ def lines(args: argparse.Namespace) -> Iterable[str]:
         reason = why.of(args.stage)
         found = {} if reason is None else {why.short(args.stage): reason}
     else:
-        found = why.reasons()
+        found = why.reasons(studies=args.studies)
     problem = why.with_costs(found) if found else ""
     if args.json:
         return [json.dumps(why.document(found, problem), indent=2)]
@@ -27,4 +33,4 @@ def lines(args: argparse.Namespace) -> Iterable[str]:
         return [
             f"{args.stage} would not run: it is as in dvc.lock" if args.stage else "nothing would run: all is as in dvc.lock"
         ]
-    return list(why.lines(found, problem))
+    return list(why.page(found[why.short(args.stage)], problem) if args.stage else why.lines(found, problem))

@@ -22,19 +22,23 @@ def tracking() -> Iterator[Finding]:
     file = address.sqlite_file(address.uri())
     if file is None:
         yield _server("mlflow", address.uri(), "Start it, or unset MLFLOW_TRACKING_URI to use a local file.")
-    elif not database.tables(file):
-        yield Finding("mlflow", OK, f"{file}: none yet, the first run makes it")
-    else:
-        revisions, head = schemas()
-        try:
-            database.check(file, head, lambda version: version in revisions)
-        except TrackerUnreachable as error:
-            yield Finding("mlflow", PROBLEM, str(error))
-            return
-        with database.opened(file) as base:
-            (runs,) = base.execute("SELECT count(*) FROM runs").fetchone()
-            (going,) = base.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()
-        yield Finding("mlflow", OK, f"{file}: {runs} runs, {going} of them open, the schema of MLflow {head}")
+        return
+    try:
+        yield Finding("mlflow", OK, _database(file))
+    except TrackerUnreachable as error:
+        yield Finding("mlflow", PROBLEM, str(error))
+
+
+def _database(file: Path) -> str:
+    """What is in a sqlite file of MLflow's. Raises TrackerUnreachable, with what to do, if this MLflow cannot use it."""
+    if not database.tables(file):
+        return f"{file}: none yet, the first run makes it"
+    revisions, head = schemas()
+    database.check(file, head, lambda version: version in revisions)
+    with database.opened(file) as base:
+        (runs,) = base.execute("SELECT count(*) FROM runs").fetchone()
+        (going,) = base.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()
+    return f"{file}: {runs} runs, {going} of them open; it has the schema of this MLflow"
 
 
 def schemas() -> tuple[set[str], str]:

@@ -11,6 +11,8 @@ from pruneonce.doctor.findings import NOTE, OK, PROBLEM, Finding
 LOCK = Path("dvc.lock")
 REFLINKS = ("btrfs", "xfs", "zfs", "bcachefs", "ocfs2", "apfs")  # file systems on which a copy may take no space
 GB = 1e9
+FIRST = 4 * GB  # what the default profile writes, with DVC's copies
+ADVICE = "Free some, or move DVC's cache: dvc cache dir. What no commit needs: dvc gc --workspace --all-commits"
 
 
 def disk() -> Iterator[Finding]:
@@ -19,16 +21,23 @@ def disk() -> Iterator[Finding]:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     kind = filesystem(there)
     shared = there.stat().st_dev == Path().stat().st_dev and kind in REFLINKS
-    outs = written()
-    needs = outs if shared else 2 * outs
     free = min(shutil.disk_usage(there).free, shutil.disk_usage(".").free)
-    said = f"{free / GB:.1f} GB are free; a run that computes everything anew writes up to {needs / GB:.1f} GB"
-    advice = "Free some, or move DVC's cache: dvc cache dir. What no commit needs: dvc gc --workspace --all-commits"
-    yield Finding("disk", PROBLEM, said, advice) if free < needs else Finding("disk", OK, said)
-    copies = "it shares blocks with the outs" if shared else "each out is on the disk twice"
+    yield _enough(free, written() * (1 if shared else 2))
+    copies = "it may share blocks with the outs" if shared else "each out is on the disk twice"
     yield Finding("dvc cache", OK, f"{folder} on {kind or 'an unknown file system'}: {copies}")
-    if shutil.disk_usage(".").free < GB / 10:
-        yield Finding("disk", NOTE, "less than 100 MB are free: MLflow and DVC stop with errors of their own")
+
+
+def _enough(free: float, needs: float) -> Finding:
+    """needs: 0 before the first run."""
+    said = f"{free / GB:.1f} GB are free"
+    if not needs:
+        return Finding(
+            "disk",
+            OK if free > FIRST else NOTE,
+            f"{said}; a first run of MiniLM-L6 for two tasks writes {FIRST / GB:.0f} GB",
+        )
+    said += f"; a run that computes everything anew writes up to {needs / GB:.1f} GB"
+    return Finding("disk", OK, said) if free > needs else Finding("disk", PROBLEM, said, ADVICE)
 
 
 def written(lock: Path = LOCK) -> int:

@@ -16,7 +16,10 @@ TEMPLATE = re.compile(r"\$\{\s*([\w.\-]+(?:\[\w+\][\w.\-]*)*)\s*\}")
 
 @dataclass(frozen=True)
 class Block:
-    """A stage as dvc.yaml and params.yaml define it now. outs: path -> whether DVC's cache keeps it. params: dotted key -> file."""
+    """A stage as dvc.yaml and params.yaml define it now.
+
+    outs: path -> whether DVC's cache keeps it. params: dotted key -> its file.
+    """
 
     name: str
     project: Path

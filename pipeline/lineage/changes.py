@@ -30,19 +30,22 @@ class Workspace:
 
     def __init__(self) -> None:
         self.stores = Stores()
+        self.md5, self.values = functools.cache(self._md5), functools.cache(self._values)
 
-    @functools.cache  # noqa: B019 - lives as long as its command
-    def md5(self, path: str) -> str | None:
+    def _md5(self, path: str) -> str | None:
         """md5 of a file or folder; None if there is none."""
         return folder_md5(Path(path)) if Path(path).exists() else None
 
-    @functools.cache  # noqa: B019
-    def values(self, file: Path) -> Any:
+    def _values(self, file: Path) -> Any:
         """The values of a params file; empty if there is none."""
         return (read_yaml(file) if file.exists() else {}) or {}
 
+    def kept(self, block: Block, md5: str) -> bool:
+        """Whether DVC's cache has a file, or the listing of a folder."""
+        return (self.stores.cache(block.project) / OBJECTS / md5[:2] / md5[2:]).is_file()
+
     def changes(self, block: Block, stage: Stage | None) -> list[Change]:
-        """Everything in which the stage differs from its entry in dvc.lock; empty if DVC would not run it for its own sake."""
+        """All in which the stage differs from its entry in dvc.lock; empty if DVC would not run it for its own sake."""
         if stage is None:
             return [Change("first")]
         command = [Change("command", "", "modified", stage.command, block.command)] if stage.command != block.command else []
@@ -77,5 +80,5 @@ class Workspace:
                 yield Change("out", path, "new", None, new)
             elif old != new:
                 yield Change("out", path, "modified", old, new)
-            elif cached and not (self.stores.cache(block.project) / OBJECTS / old[:2] / old[2:]).is_file():
+            elif cached and not self.kept(block, old):
                 yield Change("out", path, "not in cache", old, new)

@@ -1,6 +1,5 @@
 """What is known of a stage that ran: its numbers, its MLflow runs, and the source that a `fetch` stage names."""
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -97,7 +96,6 @@ def _numbers(text: bytes) -> dict[str, float]:
         return {}
 
 
-@functools.lru_cache(maxsize=256)
 def _content(path: str, md5: str, commit: str) -> bytes | None:
     """The small file of this md5: from this folder, from DVC's cache, or from git; None if it is in none of them."""
     for place in (Path(path), CACHE / md5[:2] / md5[2:]):

@@ -1,4 +1,4 @@
-"""What was made from a file: the stages that read it, and those that read what they made, in the lock files of all commits."""
+"""What was made from a file: the stages that read it, and those that read what they made, by all lock files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.lineage.graph import Node
 from pipeline.lineage.history import History, Version, readers
-from pipeline.lineage.identify import INT8, Subject
+from pipeline.lineage.identify import INT8
+from pipeline.lineage.lookup import Subject
 
 if TYPE_CHECKING:
     from pipeline.tracking.asked import Registered
@@ -71,19 +72,23 @@ def md5s(made: Made) -> set[str]:
     return {made.subject.md5, *(md5 for node in nodes for md5 in node.stage.outs.values())} - {""}
 
 
-def lines(made: Made) -> Iterator[str]:
-    """A tree of what dvc.lock has, then the models that only older lock files have, then the registered versions."""
+def lines(made: Made, *, full: bool) -> Iterator[str]:
+    """A tree of what dvc.lock has, then the models that only older lock files have, then the registered versions.
+
+    full: also the studies, and every stage of older lock files.
+    """
     yield from made.subject.says
     if not (made.now or made.before or made.registered):
         yield "nothing was made from it, as far as the lock files of all commits and the registry say"
         return
-    yield from _tree(made, _nearest(made, made.first), "", set())
-    if studies := sum(_of_study(node) for node in made.now):
-        yield f"and {studies} stages of the studies (--json names them)"
-    models = [(node, path) for node in made.before for path in node.stage.outs if path.endswith(f"/{INT8}")]
-    yield from (f"earlier     {path}  md5 {node.stage.outs[path]}  in {node.version.name}" for node, path in models)
-    if others := len(made.before) - len({node for node, _ in models}):
-        yield f"earlier     {others} other runs of stages, in the lock files of older commits (--json names them)"
+    shown = {node for node in made.now if full or not _of_study(node)}
+    yield from _tree(made, _nearest(made, made.first), "", shown, set())
+    if studies := len(made.now) - len(shown):
+        yield f"and {studies} stages of the studies (see --full)"
+    outs = [(node, path) for node in made.before for path in node.stage.outs if full or path.endswith(f"/{INT8}")]
+    yield from (f"earlier     {path}  md5 {node.stage.outs[path]}  in {node.version.name}" for node, path in outs)
+    if others := len(made.before) - len({node for node, _ in outs}):
+        yield f"earlier     {others} other runs of stages, in the lock files of older commits (see --full)"
     yield from (f"registered  {found.name}  md5 {found.tags.get('md5')}" for found in made.registered)
 
 
@@ -91,8 +96,8 @@ def _of_study(node: Node) -> bool:
     return all(path.startswith("study/") for path in node.stage.outs)
 
 
-def _tree(made: Made, nodes: Sequence[Node], indent: str, seen: set[Node]) -> Iterator[str]:
-    nodes = [node for node in nodes if not _of_study(node)]
+def _tree(made: Made, nodes: Sequence[Node], indent: str, shown: set[Node], seen: set[Node]) -> Iterator[str]:
+    nodes = [node for node in nodes if node in shown]
     for node in nodes:
         last = node is nodes[-1]
         outs = ", ".join(path for path in node.stage.outs if not {"metrics", "plots"} & set(path.split("/")))
@@ -100,7 +105,7 @@ def _tree(made: Made, nodes: Sequence[Node], indent: str, seen: set[Node]) -> It
         seen.add(node)
         yield f"{indent}{'└─' if last else '├─'} {node.name}  {'(above)' if again else outs}".rstrip()
         if not again:
-            yield from _tree(made, _nearest(made, made.now[node]), indent + ("   " if last else "│  "), seen)
+            yield from _tree(made, _nearest(made, made.now[node]), indent + ("   " if last else "│  "), shown, seen)
 
 
 def _nearest(made: Made, nodes: Sequence[Node]) -> list[Node]:
@@ -118,6 +123,17 @@ def _nearest(made: Made, nodes: Sequence[Node]) -> list[Node]:
 
     behind = {node: beyond(node) for node in nodes}
     return [node for node in nodes if not any(node in behind[other] for other in nodes if other is not node)] or list(nodes)
+
+
+def mermaid(made: Made) -> Iterator[str]:
+    """What dvc.lock has, as a graph for a page, without the studies."""
+    numbers = {node: f"s{number}" for number, node in enumerate(made.now) if not _of_study(node)}
+    yield from ("```mermaid", "graph TD", f'  f0(["{made.subject.path or made.subject.says[0]}"])')
+    yield from (f'  {number}["{node.name}"]' for node, number in numbers.items())
+    yield from (f"  f0 --> {numbers[node]}" for node in _nearest(made, made.first) if node in numbers)
+    for node, number in numbers.items():
+        yield from (f"  {number} --> {numbers[one]}" for one in _nearest(made, made.now[node]) if one in numbers)
+    yield "```"
 
 
 def document(made: Made) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def locks() -> Iterator[tuple[str, bytes]]:
     prefix = git("rev-parse", "--show-prefix") or ""
     command = ["git", "cat-file", "--batch"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as cat:
-        assert cat.stdin and cat.stdout
+        assert cat.stdin
+        assert cat.stdout
         try:
             for commit in commits:
                 texts: list[bytes] = []

@@ -41,7 +41,7 @@ class History:
 
     def __init__(self) -> None:
         self.here = Version("", locked(), frozenset(current()))
-        self.unreadable: list[str] = []  # commits whose lock files cannot be read
+        self.at = functools.cache(self._at)
 
     def versions(self, text: str) -> Iterator[Version]:
         """This folder's version, then those of commits whose lock files contain this text."""
@@ -54,8 +54,7 @@ class History:
     def _locks(self) -> list[tuple[str, bytes]]:
         return list(git.locks())
 
-    @functools.cache  # noqa: B019 - a history lives as long as its command
-    def at(self, commit: str) -> Version | None:
+    def _at(self, commit: str) -> Version | None:
         """The version of a commit; None if it has no lock file, or none that can be read."""
 
         def read(path: Path) -> str | None:
@@ -65,7 +64,6 @@ class History:
         try:
             version = Version(commit, locked_in(read), frozenset(current_in(read)))
         except ConfigError:
-            self.unreadable.append(commit)
             return None
         return version if version.stages else None
 

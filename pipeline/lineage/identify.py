@@ -2,19 +2,18 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.hashing import file_md5
 from pipeline.lineage import git, model_file
 from pipeline.lineage.facts import no_store
-from pipeline.lineage.graph import Graph, Node
-from pipeline.lineage.history import NONE, History, Version
+from pipeline.lineage.history import Version
+from pipeline.lineage.lookup import Lookup, Subject
 from pipeline.tracking.address import shown
-from pipeline.tracking.lock import Stage, makers
-from pruneonce.errors import DataError, TrackerUnreachable
+from pruneonce.errors import DataError
 
 if TYPE_CHECKING:
     from pipeline.tracking.asked import Registered, Run
@@ -23,30 +22,12 @@ LEAST_DIGITS = 6
 INT8 = "int8.onnx"  # the out of an export stage that is deployed
 
 
-@dataclass
-class Subject:
-    """A file that was asked about. md5, path: as a lock file has them; empty for a run as a whole. version: that lock file's.
-
-    says: how the question led to it. about: what the file says of itself. file: where it is, if it was named by a path.
-    registered: the version that was asked about."""
-
-    md5: str
-    path: str
-    version: Version
-    roots: list[Node]
-    says: list[str]
-    about: dict[str, Any] = field(default_factory=dict)
-    file: Path | None = None
-    registered: "Registered | None" = None
-
-
 class Identify:
     """Finds the subjects of a question. One history and one graph serve all of them."""
 
     def __init__(self) -> None:
-        self.history = History()
-        self.graph = Graph(self.history)
-        self.problem = ""  # why MLflow could not be asked
+        self.look = Lookup()
+        self.history = self.look.history
 
     def subjects(self, asked: str) -> list[Subject]:
         """Raises DataError for what is none of them, and TrackerUnreachable where only MLflow could know."""
@@ -65,8 +46,6 @@ class Identify:
             return self._commit(commit)
         raise self._unknown(asked)
 
-    # Files ----------------------------------------------------------------------------------------------------------------
-
     def _file(self, file: Path) -> Subject:
         """A file by its path, or by its md5 if it lies elsewhere, or by what is packed in it."""
         if not file.exists():
@@ -80,7 +59,7 @@ class Identify:
         if inside := self._inside(known, outs, file):
             return inside
         found = model_file.read(file)
-        subject = self._by_md5(found.md5, known, found.about)
+        subject = self.look.by_md5(found.md5, known, found.about)
         if known in outs and (subject is None or subject.version.commit or subject.path != known):
             changed = f"expected {file} with md5 {outs[known]} as dvc.lock has it, found {found.md5}: it was changed since."
             if subject is None:
@@ -102,7 +81,7 @@ class Identify:
                     f"was changed since. Get it back with: dvc checkout {path}"
                 )
             says = [f"{file}  md5 {file_md5(file)}", f"in the out {path}"]
-            return self._made(path, outs[path], self.history.here, says, file=file)
+            return self.look.made(path, outs[path], self.history.here, says, file=file)
         return None
 
     def _recorded(self, name: str) -> Subject | None:
@@ -110,33 +89,13 @@ class Identify:
         path, outs = os.path.normpath(name), self._outs()
         if path not in outs:
             return None
-        return self._made(path, outs[path], self.history.here, [f"{name}  md5 {outs[path]} by dvc.lock; not in this folder"])
+        return self.look.made(
+            path, outs[path], self.history.here, [f"{name}  md5 {outs[path]} by dvc.lock; not in this folder"]
+        )
 
     def _outs(self) -> dict[str, str]:
         """path -> md5 of dvc.lock; where a former profile has the same path, that of the current one."""
         return {path: md5 for _, path, md5 in reversed(list(self.history.here.outs()))}
-
-    def _by_md5(self, md5: str, path: str, about: Mapping[str, Any]) -> Subject | None:
-        """From the lock files, this folder's first; else from the registry's tags; else from what the file says of itself."""
-        if found := self.history.made(md5, path):
-            version, _, out = found
-            says = [] if not version.commit else [f"{out} in {version.name}; dvc.lock now has no file of this md5"]
-            return self._made(out, md5, version, says)
-        if version_of := self._ask(lambda asked: asked.versions_of([md5])):
-            return self._of_version(version_of[0], [])
-        if isinstance(about.get("deps"), Mapping):
-            name = f"export@{about.get('task', 'unknown')}"
-            deps = {str(key): str(value) for key, value in about["deps"].items()}
-            root = self.graph.stated(Stage(name, deps, {}, {}))
-            says = ["no lock file names this md5: below is what the file says of itself", model_file.said(dict(about))]
-            return Subject(md5, "", NONE, [root], says)
-        return None
-
-    def _made(self, path: str, md5: str, version: Version, says: list[str], file: Path | None = None) -> Subject:
-        roots = [self.graph.node(stage, version) for stage in makers(path, md5, version.stages, version.now)]
-        return Subject(md5, path, version, roots, says, file=file)
-
-    # What MLflow has ------------------------------------------------------------------------------------------------------
 
     def _registered(self, name: str) -> Subject:
         """`models:/pruneonce-r8/3` or `models:/pruneonce-r8@champion`."""
@@ -152,85 +111,42 @@ class Identify:
             raise DataError(
                 f"expected {name} in MLflow at {shown()}, found none. It has: {', '.join(asked.models()) or 'none'}."
             )
-        subject = self._of_version(found, [])
+        subject = self.look.of_version(found, [])
         subject.registered = found
         return subject
-
-    def _of_version(self, found: "Registered", says: list[str]) -> Subject:
-        """A registered version: by its md5 in the lock files, else by its run."""
-        md5, path, commit = (found.tags.get(key, "") for key in ("md5", "path", "git_commit"))
-        says = [f"{found.name}  md5 {md5 or 'not tagged'}", *says]
-        if commit and (version := self.history.at(commit)) and version.commit:
-            for _, out, recorded in version.outs():
-                if recorded == md5:
-                    return self._made(out, md5, version, [*says, f"{out} in {version.name}"])
-        if md5 and (made := self.history.made(md5, path)):
-            version, _, out = made
-            return self._made(out, md5, version, [*says, f"{out} in {version.name}"])
-        says.append("no lock file names this md5: below is what its MLflow run says")
-        run = next(iter(self._ask(lambda asked: asked.beginning(found.run_id)) or ()), None) if found.run_id else None
-        if run is None or run.stage is None:
-            raise DataError(
-                f"expected a lock file or an MLflow run of {found.name} with md5 {md5 or 'none'}, found neither."
-            )
-        return Subject(md5, path, NONE, [self._of_stage(run.stage)], says)
 
     def _run(self, run: "Run") -> list[Subject]:
         """The run of a stage; of a flow, the models that it exported, else the last of its stages."""
         if stage := run.stage:
-            node = self._of_stage(stage)
+            node = self.look.of_stage(stage)
             says = [f"MLflow run {run.id} of {stage.name}"]
             if node.stated:
                 says.append("no lock file has these outs: below is what the run says")
             elif node.version.commit:
                 says.append(f"as {node.version.name} has it")
             return [Subject("", "", node.version, [node], says)]
-        stages = [child.stage for child in self._ask(lambda asked: asked.children(run.id)) or () if child.stage]
+        stages = [child.stage for child in self.look.ask(lambda asked: asked.children(run.id)) or () if child.stage]
         if not stages:
             raise DataError(f"expected stages of the flow run {run.id} ({run.name}) in MLflow at {shown()}, found none.")
         read = {md5 for stage in stages for md5 in stage.deps.values()}
         exports = [stage for stage in stages if any(path.endswith(f"/{INT8}") for path in stage.outs)]
         last = exports or [stage for stage in stages if not read & set(stage.outs.values())]
-        says = f"MLflow run {run.id}, a flow of {len(stages)} stages that ran"
-        return [Subject("", "", node.version, [node], [says]) for node in map(self._of_stage, last)]
-
-    def _of_stage(self, stage: Stage) -> Node:
-        """The node of a stage as a run tells it: that of the lock file with the same outs if there is one."""
-        md5s = set(stage.outs.values())
-        for version in self.history.versions(min(md5s, default=stage.name)):
-            recorded = version.stages.get(stage.name)
-            if recorded and md5s and set(recorded.outs.values()) == md5s:
-                return self.graph.node(recorded, version)
-        return self.graph.stated(stage)
-
-    def _ask(self, question: Any) -> Any:
-        """An answer of MLflow; None if there is no store, or it does not answer."""
-        if no_store() or self.problem:
-            return None
-        from pipeline.tracking import asked  # imports MLflow, which takes seconds
-
-        try:
-            return question(asked)
-        except TrackerUnreachable as error:
-            self.problem = str(error)
-            return None
-
-    # Names ----------------------------------------------------------------------------------------------------------------
+        flow = f"MLflow run {run.id}, a flow of {len(stages)} stages that ran"
+        return [Subject("", "", node.version, [node], [flow]) for node in map(self.look.of_stage, last)]
 
     def _digits(self, digits: str) -> list[Subject]:
         """An md5, a run or a commit by its first digits. Raises DataError if several begin so."""
         if len(digits) < LEAST_DIGITS:
             return []
         md5s = self.history.named(digits)
-        versions = [v for v in self._ask(lambda asked: asked.tagged(digits)) or () if v.tags["md5"] not in md5s]
-        runs = self._ask(lambda asked: asked.beginning(digits)) or []
+        versions = [v for v in self.look.ask(lambda asked: asked.tagged(digits)) or () if v.tags["md5"] not in md5s]
+        runs = self.look.ask(lambda asked: asked.beginning(digits)) or []
         commit = git.commit_of(digits) if not digits.endswith(".dir") else None
-        found = {
-            **{f"md5 {md5}": lambda md5=md5: [self._digest(md5)] for md5 in sorted(md5s)},
-            **{f"{v.name} (md5 {v.tags['md5']})": lambda v=v: [self._of_version(v, [])] for v in versions},
-            **{f"run {run.id}": lambda run=run: self._run(run) for run in runs},
-            **({f"commit {commit}": lambda: self._commit(commit)} if commit else {}),
-        }
+        found: dict[str, Callable[[], list[Subject]]] = {f"md5 {md5}": partial(self._digest, md5) for md5 in sorted(md5s)}
+        found |= {f"{v.name} (md5 {v.tags['md5']})": partial(self._version_of, v) for v in versions}
+        found |= {f"run {run.id}": partial(self._run, run) for run in runs}
+        if commit:
+            found[f"commit {commit}"] = partial(self._commit, commit)
         if len(found) > 1:
             some = ", ".join(list(found)[:6])
             raise DataError(
@@ -238,13 +154,16 @@ class Identify:
             )
         return next(iter(found.values()))() if found else []
 
-    def _digest(self, md5: str) -> Subject:
-        subject = self._by_md5(md5, "", {})
+    def _version_of(self, version: "Registered") -> list[Subject]:
+        return [self.look.of_version(version, [])]
+
+    def _digest(self, md5: str) -> list[Subject]:
+        subject = self.look.by_md5(md5, "", {})
         assert subject is not None
         if not subject.version.commit:
             subject.says.append(f"{subject.path} in dvc.lock")
         subject.says.insert(0, f"md5 {md5}")
-        return subject
+        return [subject]
 
     def _in_commit(self, name: str, path: str) -> Subject:
         version = self._version(git.commit_of(name), name)
@@ -252,7 +171,7 @@ class Identify:
         for _, out, md5 in version.outs():
             if Path(known).is_relative_to(out):
                 says = [f"{out}  md5 {md5}", f"in {version.name}"]
-                return self._made(out, md5, version, says)
+                return self.look.made(out, md5, version, says)
         raise DataError(f"expected an out of {version.name}, found {path!r}. {some_outs(version)}")
 
     def _commit(self, commit: str) -> list[Subject]:
@@ -261,7 +180,7 @@ class Identify:
         made = [(path, md5) for stage, path, md5 in version.outs() if Path(path).name == INT8 and stage.name in version.now]
         if not made:
             raise DataError(f"expected an int8 model in the lock files of {version.name}, found none. {some_outs(version)}")
-        return [self._made(path, md5, version, [f"{path}  md5 {md5}", f"in {version.name}"]) for path, md5 in made]
+        return [self.look.made(path, md5, version, [f"{path}  md5 {md5}", f"in {version.name}"]) for path, md5 in made]
 
     def _version(self, commit: str | None, name: str) -> Version:
         if commit is None:
@@ -271,14 +190,12 @@ class Identify:
             raise DataError(f"expected a dvc.lock with stages in commit {git.dated(commit)}, found none that can be read.")
         return version
 
-    # Errors ---------------------------------------------------------------------------------------------------------------
-
     def _no_lock_has(self, md5: str, any_outs: bool) -> DataError:
         if not any_outs and not git.commits_of(*git.LOCKS):
             return DataError("expected stages in dvc.lock, found none. Run the pipeline first, in this folder.")
         return DataError(
             f"expected a file that a stage wrote, found md5 {md5}, which no stage did by dvc.lock, nor by the lock files of "
-            f"{len(git.commits_of(*git.LOCKS))} commits, nor by the registry{self._unasked()}; nor does the file say "
+            f"{len(git.commits_of(*git.LOCKS))} commits, nor by the registry{self.look.unasked()}; nor does the file say "
             "itself where it came from."
         )
 
@@ -288,13 +205,8 @@ class Identify:
         digits = f" (at least {LEAST_DIGITS} digits)" if re.fullmatch("[0-9a-f]+", asked) else ""
         return DataError(
             f"expected a file at {asked}, found none; nor is it an out of dvc.lock, a commit of git, or the beginning of an "
-            f"md5 in a lock file or of an MLflow run{digits}{self._unasked()}.{some}"
+            f"md5 in a lock file or of an MLflow run{digits}{self.look.unasked()}.{some}"
         )
-
-    def _unasked(self) -> str:
-        if no_store():
-            return f" (no MLflow store at {shown()})"
-        return f" (MLflow was not asked: {self.problem.rstrip('.')})" if self.problem else ""
 
 
 def some_outs(version: Version) -> str:

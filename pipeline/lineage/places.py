@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import platformdirs
+
 from pipeline import ignored
 from pipeline.hashing import known_md5
 from pipeline.integrity import listed
@@ -103,22 +105,25 @@ def md5_in(commit: str, path: str) -> str | None:
 
 
 def commit_with(path: str, md5: str, first: str = "") -> str | None:
-    """The newest commit in which a file or folder has this md5; `first` is tried before the others. None if there is none."""
-    return next((c for c in [*filter(None, [first]), *git.commits_of(path)] if md5_in(c, path) == md5), None)
+    """The newest commit in which a file or folder has this md5; `first` is tried before all others. None: in none."""
+    commits = [*filter(None, [first]), *git.commits_of(path)]
+    return next((commit for commit in commits if md5_in(commit, path) == md5), None)
 
 
 class Stores:
-    """DVC's cache and remote of each project, by what DVC says of its configuration."""
+    """DVC's cache and remote of each project, by what DVC says of its configuration. DVC is asked once."""
 
-    @functools.cache  # noqa: B019 - lives as long as its command
-    def cache(self, project: Path) -> Path:
+    def __init__(self) -> None:
+        self.cache, self.remote = functools.cache(self._cache), functools.cache(self._remote)
+        self._configuration, self._absent = functools.cache(_configuration), functools.cache(_absent)
+
+    def _cache(self, project: Path) -> Path:
         """The folder of the cache."""
         if "cache.dir" not in self._configuration(project):
             return project / ".dvc/cache"
         return project / (_dvc(project, "cache", "dir").strip() or ".dvc/cache")
 
-    @functools.cache  # noqa: B019
-    def remote(self, project: Path) -> tuple[str, Path | None] | None:
+    def _remote(self, project: Path) -> tuple[str, Path | None] | None:
         """(name, folder or None for one that is no folder) of the default remote; None if there is none."""
         settings = self._configuration(project)
         name = settings.get("core.remote", "")
@@ -127,22 +132,8 @@ class Stores:
             return None
         return name, None if re.match(r"[a-z0-9+]+://", url) else project / ".dvc" / url
 
-    @functools.cache  # noqa: B019
-    def _configuration(self, project: Path) -> dict[str, str]:
-        lines = _dvc(project, "config", "--list").splitlines()
-        return {key: value for key, _, value in (line.partition("=") for line in lines)}
-
-    @functools.cache  # noqa: B019
-    def _absent(self, project: Path) -> dict[str, str] | None:
-        """Path -> DVC's word, of what dvc.lock has and the remote and the cache do not both have; None if DVC cannot say."""
-
-        try:
-            return dict(json.loads(_dvc(project, "status", "--cloud", "--json")))
-        except ValueError:
-            return None
-
     def seen(self, path: str, md5: str, *, now: bool) -> Iterator[Seen]:
-        """An out in the cache and on the remote of its project. now: dvc.lock has it; else a remote is asked in a folder only."""
+        """An out in the cache and on the remote. now: dvc.lock has it; of others DVC says nothing by name."""
         project = project_of(path)
         yield in_store(self.cache(project), md5, "DVC's cache")
         if remote := self.remote(project):
@@ -152,6 +143,26 @@ class Stores:
             elif now and (absent := self._absent(project)) is not None:
                 inner = os.path.relpath(path, project)
                 yield Seen("not here" if absent.get(inner) in ("new", "missing") else "by name", f"remote {name}")
+
+
+def _configuration(project: Path) -> dict[str, str]:
+    """What DVC's configuration says of cache and remotes. DVC takes a second to tell: it is asked if a file names one."""
+    system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or platformdirs.site_config_dir("dvc", "iterative")
+    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or platformdirs.user_config_dir("dvc", "iterative")
+    folders = (project / ".dvc", project / ".dvc", Path(user), Path(system))
+    files = [folder / name for folder, name in zip(folders, ("config", "config.local", "config", "config"), strict=True)]
+    if not any(re.search("cache|remote", file.read_text(errors="replace")) for file in files if file.is_file()):
+        return {}
+    lines = _dvc(project, "config", "--list").splitlines()
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+
+
+def _absent(project: Path) -> dict[str, str] | None:
+    """Path -> DVC's word for what dvc.lock has, but not both the remote and the cache; None if DVC cannot say."""
+    try:
+        return dict(json.loads(_dvc(project, "status", "--cloud", "--json")))
+    except ValueError:
+        return None
 
 
 def project_of(path: str) -> Path:

@@ -1,11 +1,12 @@
 """The tree behind a file as lines: short, or with every md5 and parameter. The sources come last."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pipeline.lineage.facts import Facts, source_of
 from pipeline.lineage.graph import Node, behind, is_code, reduced, walk
 from pipeline.lineage.history import Version
-from pipeline.lineage.identify import Subject
+from pipeline.lineage.lookup import Subject
 from pipeline.tracking.address import shown
 
 GONE = "made by a run that no lock file has"
@@ -42,23 +43,26 @@ def sources(roots: Sequence[Node]) -> Iterator[str]:
     pinned: dict[tuple[str, str], None] = {}
     for node in behind(roots):
         if source := source_of(node):
-            pin = f"revision {source['revision']}" if "revision" in source else f"sha256 {source['sha256'] or 'not pinned'}"
-            pinned[source["what"], pin] = None
+            pinned[source["what"], _pin(source)] = None
     width = max((len(what) for what, _ in pinned), default=0)
     yield from (f"source {what.ljust(width)}  {pin}" for what, pin in sorted(pinned))
 
 
+def _pin(source: Mapping[str, Any]) -> str:
+    if "revision" in source:
+        return f"revision {source['revision']}"
+    return f"sha256 {source['sha256'] or 'not pinned'}"
+
+
 def scores(subject: Subject, facts: Facts) -> Iterator[str]:
-    """What `evaluate` measured of an exported file, as a line; none if it did not read this file, or its numbers are gone."""
+    """What `evaluate` measured of an exported file; no line if it did not read this file, or its numbers are gone."""
     variant = subject.path.rpartition("/")[2].removesuffix(".onnx")
     for stage in subject.version.stages.values():
         if subject.md5 and stage.name.startswith("evaluate@") and stage.deps.get(subject.path) == subject.md5:
             numbers = facts.numbers(Node(stage, subject.version))
             if f"{variant}.score" in numbers:
-                yield (
-                    f"scored {numbers[f'{variant}.score']:.4f} on the test split, {numbers[f'{variant}.sparsity']:.1%} zeros, "
-                    f"{numbers[f'{variant}.file_bytes']:,} bytes ({stage.name})"
-                )
+                score, zeros, size = (numbers[f"{variant}.{key}"] for key in ("score", "sparsity", "file_bytes"))
+                yield f"scored {score:.4f} on the test split, {zeros:.1%} zeros, {size:,} bytes ({stage.name})"
 
 
 def full(subjects: Sequence[Subject], facts: Facts) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.lineage.facts import Facts, source_of
 from pipeline.lineage.graph import Node, behind, ids, is_code, reduced
-from pipeline.lineage.identify import Subject
+from pipeline.lineage.lookup import Subject
 
 FORMAT = 1
 

@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.lineage import model_file, places
 from pipeline.lineage.facts import source_of
 from pipeline.lineage.graph import Node, behind, is_code
-from pipeline.lineage.identify import Identify, Subject
+from pipeline.lineage.identify import Identify
+from pipeline.lineage.lookup import Subject
 from pipeline.lineage.places import Seen, State, Stores
 from pipeline.params.reading import read_yaml
 from pruneonce.errors import DataError, PackError
@@ -21,7 +22,7 @@ NAMED = 5  # links that the error names
 
 @dataclass(frozen=True)
 class Link:
-    """One checksum. kind: file, about, out, dep, code or source. stage: whose; empty for the file itself. note: where, what."""
+    """One checksum. kind: file, about, out, dep, code or source. stage: whose; empty for the file. note: where, what."""
 
     kind: str
     stage: str
@@ -66,7 +67,7 @@ class _Check:
     """Knows what this folder's lock files say: only that must lie in this folder; of an older file the cache may have it."""
 
     def __init__(self, identify: Identify):
-        self.here = identify.history.here
+        self.here = identify.look.history.here
         self.outs = {path: md5 for _, path, md5 in reversed(list(self.here.outs()))}
         self.reads = {(path, md5) for name in self.here.now for path, md5 in self.here.stages[name].deps.items()}
         self.stores = Stores()
@@ -102,7 +103,8 @@ class _Check:
             elif path not in node.reads or not any(path in maker.stage.outs for maker in node.reads[path]):
                 yield self._dep(node, path, md5)  # what no stage wrote, or a folder that several write into
         if source := source_of(node):
-            yield _source(node, source)
+            here = any(part in self.reads for part in node.stage.deps.items() if part[0] == source["what"])
+            yield _source(node, source, here=here)
 
     def _out(self, node: Node, path: str, md5: str) -> Iterator[Seen]:
         now = self.outs.get(path) == md5
@@ -118,7 +120,7 @@ class _Check:
         return _link("dep", node, path, md5, [places.in_workspace(path, md5)])
 
     def _code(self, node: Node, path: str, md5: str) -> Link:
-        """Code in this folder; if that is another one, the commit that has it. It differs if dvc.lock says that it is here."""
+        """Code in this folder; if that is another one, the commit that has it. It differs if dvc.lock says it is here."""
         seen = places.in_workspace(path, md5)
         if seen.state == "holds":
             return _link("code", node, path, md5, [seen])
@@ -148,13 +150,16 @@ def _link(kind: str, node: Node, path: str, md5: str, seen: Sequence[Seen]) -> L
     return Link(kind, node.name, path, md5, "not here", some or f"not in {', '.join(each.place for each in seen)}")
 
 
-def _source(node: Node, source: Mapping[str, Any]) -> Link:
-    """What pins a source. A local file is read; a package is not kept, but its pin can be compared with params.yaml's."""
+def _source(node: Node, source: Mapping[str, Any], *, here: bool) -> Link:
+    """What pins a source. A package is not kept, but its pin can be compared with params.yaml's.
+
+    here: it is a local file, and this folder should have it as it was; it is read.
+    """
     pin = str(source.get("revision") or source.get("sha256") or "not pinned")
     section = next(key for key in node.stage.params if key.startswith(("fetch.", "fetch_local.")))
     group, _, name = section.partition(".")
     local = Path(str(source["what"]))
-    if group == "fetch_local" and source.get("sha256") and local.is_file():
+    if here and source.get("sha256") and local.is_file():
         found = model_file.sha256_of(local)
         return Link("source", node.name, source["what"], pin, "holds" if found == pin else "differs", f"sha256 {found}")
     now = ((read_yaml(Path("params.yaml")) if Path("params.yaml").exists() else {}) or {}).get(group, {}).get(name)
@@ -176,11 +181,11 @@ def lines(found: Sequence[Link], *, full: bool) -> Iterator[str]:
         )
         for stage in stages:
             yield f"{stage.ljust(width)}{_counts([link for link in found if link.stage == stage])}"
-        yield from dict.fromkeys(_line(link) for link in found if link.state in ("differs", "not here"))
+        yield from dict.fromkeys(_line(link) for link in found if link.state == "differs")
     states = Counter(link.state for link in found)
     yield (
-        f"{states['holds']} checksums hold, {states['differs']} differ, {states['by name']} are on the remote by name alone, "
-        f"{states['not here']} could not be recomputed here."
+        f"{states['holds']} checksums hold, {states['differs']} differ, {states['by name']} are on the remote by name, "
+        f"{states['not here']} are not here{'' if full else ' (see --full)'}."
     )
 
 
@@ -188,15 +193,15 @@ def _line(link: Link) -> str:
     return f"{link.state.ljust(9)} {link.kind.ljust(6)} {link.path}  {link.expected}  {link.note}"
 
 
-WORDS = {"about": "of what the file says", "out": "outs", "dep": "deps", "code": "code", "source": "sources"}
+WORDS = {"about": "statement", "out": "out", "dep": "dep", "code": "code file", "source": "source"}
 
 
 def _counts(found: Sequence[Link]) -> str:
-    """`holds: 4 outs, 23 code; not here: 1 sources`."""
+    """`holds: 4 outs, 23 code files; not here: 1 source`."""
     states: list[str] = []
     for state in ("differs", "holds", "by name", "not here"):
         kinds = Counter(link.kind for link in found if link.state == state)
-        words = ", ".join(f"{kinds[kind]} {word}" for kind, word in WORDS.items() if kinds[kind])
+        words = ", ".join(f"{kinds[kind]} {word}{'s' * (kinds[kind] > 1)}" for kind, word in WORDS.items() if kinds[kind])
         states += [f"{state}: {words}"] if words else []
     return "; ".join(states)
 

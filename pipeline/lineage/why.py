@@ -1,16 +1,17 @@
 """Why a stage would run: what changed, from what to what, and what it took the last time."""
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.lineage import git, places
-from pipeline.lineage.blocks import Block, defined
+from pipeline.lineage.blocks import Block, defined, value_of
 from pipeline.lineage.changes import Change, Workspace
 from pipeline.lineage.facts import no_store
 from pipeline.lineage.graph import is_code
 from pipeline.tracking.address import shown
-from pipeline.tracking.lock import Stage, locked, meet, short
+from pipeline.tracking.lock import PIPELINE, Stage, locked, meet, short
 from pruneonce.errors import DataError, TrackerUnreachable
 
 FORMAT = 1
@@ -19,7 +20,7 @@ LONGEST = 60  # characters of a value
 
 @dataclass
 class Reason:
-    """A stage and why it would run. upstream: stages that would run before, on whose outs it then depends."""
+    """A stage and why it would run. upstream: the nearest stages that would run before, on whose outs it then depends."""
 
     stage: str
     changes: list[Change]
@@ -29,15 +30,18 @@ class Reason:
     run: str = ""
 
 
-def reasons() -> dict[str, Reason]:
-    """Every stage that would run, or may, in the order in which they would."""
+def reasons(*, studies: bool = False) -> dict[str, Reason]:
+    """Every stage that would run, or may, in the order in which they would. studies: those of the studies too."""
     blocks, stages, folder = defined(), locked(), Workspace()
     found: dict[str, Reason] = {}
     for block in blocks.values():
+        if block.project != PIPELINE and not studies:
+            continue
         changes = folder.changes(block, stages.get(block.name))
-        upstream = [name for name in found if _feeds(blocks[name], block)]
-        if changes or upstream:
-            words = list(explained(block, stages.get(block.name), changes, blocks, upstream))
+        direct = [name for name in found if _feeds(blocks[name], block)]
+        upstream = [name for name in direct if not any(_feeds(blocks[name], blocks[other]) for other in direct)]
+        if changes or direct:
+            words = list(explained(block, stages.get(block.name), changes, blocks))
             found[block.name] = Reason(block.address, changes, words, upstream)
     return found
 
@@ -48,21 +52,19 @@ def _feeds(maker: Block, reader: Block) -> bool:
 
 def of(stage: str) -> Reason | None:
     """Why this stage would run; None if it would not. Raises DataError if dvc.yaml has no such stage."""
-    names = list(defined())
+    blocks = defined()
+    names = list(blocks)
     if short(stage) not in names:
         near = [name for name in names if name.partition("@")[0] == short(stage).partition("@")[0]]
         raise DataError(
             f"expected a stage of dvc.yaml, found {stage!r}. There is e.g. {', '.join((near or names)[:8]) or 'none'}."
         )
-    return reasons().get(short(stage))
+    return reasons(studies=blocks[short(stage)].project != PIPELINE).get(short(stage))
 
 
-def explained(
-    block: Block, stage: Stage | None, changes: Sequence[Change], blocks: Mapping[str, Block], upstream: Sequence[str] = ()
-) -> Iterator[str]:
+def explained(block: Block, stage: Stage | None, changes: Sequence[Change], blocks: Mapping[str, Block]) -> Iterator[str]:
     """The changes in words. Outs are named only if nothing else changed: else they follow from it."""
-    causes = [change for change in changes if change.kind != "out"] or list(changes)
-    for change in causes:
+    for change in [change for change in changes if change.kind != "out"] or changes:
         match change.kind:
             case "first":
                 yield "its first run: it has no entry in dvc.lock"
@@ -74,9 +76,27 @@ def explained(
                 yield _dep(change, block, blocks)
             case "out":
                 yield _out(change)
-    shown = [name for name in upstream if not any(c.kind == "dep" and _made(c.name, blocks[name]) for c in causes)]
-    for name in shown:
-        yield f"if {name}, which would run before, changes its outs"
+
+
+def told(address: str, states: Sequence[tuple[str, str, str]]) -> list[str]:
+    """What DVC says of a stage, in words. states: (command, dep, param or out; its name; DVC's word for it)."""
+    blocks, stage, folder = defined(), locked().get(short(address)), Workspace()
+    block = blocks[short(address)]
+    if stage is None:
+        return list(explained(block, stage, [Change("first")], blocks))
+    return list(explained(block, stage, [_known(folder, block, stage, *state) for state in states], blocks))
+
+
+def _known(folder: Workspace, block: Block, stage: Stage, kind: str, name: str, state: str) -> Change:
+    """A difference that DVC names, with the values of before and now. No file is read for it."""
+    if kind == "param":
+        new = value_of(folder.values(block.params[name]), name)[1] if name in block.params else None
+        return Change("param", name, state, stage.params.get(name), new)
+    path = posixpath.normpath(block.project / name)
+    path = path if path in stage.deps or path in stage.outs else name
+    if kind == "dep":
+        return Change("dep", path, state, stage.deps.get(path))
+    return Change("out", path, state, stage.outs.get(path)) if kind == "out" else Change("command")
 
 
 def _made(path: str, maker: Block) -> bool:
@@ -115,22 +135,17 @@ def _dep(change: Change, block: Block, blocks: Mapping[str, Block]) -> str:
     makers = [name for name, other in blocks.items() if name != block.name and _made(change.name, other)]
     if is_code(change.name) and not makers:
         return _code(change)
-    by = f", which {', '.join(makers[:3])}{' and others' if len(makers) > 3 else ''} wrote" if makers else ""
-    match change.state:
-        case "new":
-            return f"data {change.name}{by} is a new dep"
-        case "deleted":
-            return f"data {change.name}{by or ''} is not here" if makers else f"data {change.name} is not here"
-        case _:
-            return f"data {change.name}{by} changed: {_short(change.old)} -> {_short(change.new)}"
+    by = f", which {', '.join(makers[:3])}{' and others' if len(makers) > 3 else ''} wrote," if makers else ""
+    words = {"new": "is a new dep", "deleted": "is not here"}.get(change.state)
+    if words is None:
+        words = f"changed: {change.old} -> {change.new}" if change.new else "changed"
+    return f"data {change.name}{by} {words}"
 
 
 def _code(change: Change) -> str:
     """`code pruneonce/engine.py: 3 lines changed since commit 1234567`."""
-    if change.state == "new":
-        return f"code {change.name} is a new dep"
-    if change.state == "deleted":
-        return f"code {change.name} is not here"
+    if change.state in ("new", "deleted"):
+        return f"code {change.name} {'is a new dep' if change.state == 'new' else 'is not here'}"
     commit = places.commit_with(change.name, change.old) if change.old else None
     if commit is None:
         return f"code {change.name} changed; no commit has what it ran with (md5 {change.old})"
@@ -138,7 +153,7 @@ def _code(change: Change) -> str:
     rows = [line.split("\t") for line in stat.splitlines()]
     count = sum(int(n) for row in rows for n in row[:2] if n.isdigit())
     more = f" in {len(rows)} files" if len(rows) > 1 else ""
-    return f"code {change.name}: {count} lines changed{more} since commit {git.dated(commit)}"
+    return f"code {change.name}: {count} {'line' if count == 1 else 'lines'} changed{more} since commit {git.dated(commit)}"
 
 
 def _out(change: Change) -> str:
@@ -169,19 +184,40 @@ def with_costs(found: Mapping[str, Reason]) -> str:
 
 
 def lines(found: Mapping[str, Reason], problem: str) -> Iterator[str]:
-    """A stage, below it its reasons and what it took the last time."""
+    """A line for each stage, with its first reason; then their number and time."""
+    width = max((len(reason.stage) for reason in found.values()), default=0) + 2
     for reason in found.values():
-        verb = "would run" if reason.changes else "would run only"
-        yield f"{reason.stage} {verb}{':' if reason.changes else ''}".rstrip()
-        yield from (f"  {line}" for line in reason.words)
-        took = f"{reason.seconds:.0f} s (run {reason.run[:8]})" if reason.seconds is not None else "unknown"
-        yield f"  last time it took: {took}"
-    if problem:
-        yield f"(no times: {problem})"
+        first, *more = reason.words or [f"only if {_some(reason.upstream)} changes its outs"]
+        rest = f", and {len(more)} more" if more else ""
+        yield f"{reason.stage.ljust(width)}{_took(reason).ljust(10)}{first}{rest}"
+    surely = sum(bool(reason.changes) for reason in found.values())
     known = [reason.seconds for reason in found.values() if reason.seconds is not None]
-    if len(found) > 1:
-        total = f"; those with a known time took {sum(known):.0f} s" if known else ""
-        yield f"{len(found)} stages would run, or may{total}."
+    time = f" Last time {len(known)} of them took {sum(known):.0f} s." if known else ""
+    yield f"{surely} would run, {len(found) - surely} may, if what runs before changes its outs.{time}"
+    if problem:
+        yield f"(times are not known: {problem})"
+
+
+def page(reason: Reason, problem: str) -> Iterator[str]:
+    """All reasons of one stage."""
+    upstream = _some(reason.upstream)
+    if reason.changes:
+        yield f"{reason.stage} would run:"
+        yield from (f"  {line}" for line in reason.words)
+        if upstream:
+            yield f"  and {upstream} would run before"
+    else:
+        yield f"{reason.stage} is as in dvc.lock. It would run if {upstream}, which would run before, changes its outs."
+    run = f" (run {reason.run[:8]})" if reason.run else f" ({problem})" if problem else ""
+    yield f"last time it took: {_took(reason)}{run}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def _took(reason: Reason) -> str:
+    return "unknown" if reason.seconds is None else f"{reason.seconds:.0f} s"
 
 
 def document(found: Mapping[str, Reason], problem: str) -> dict[str, Any]:

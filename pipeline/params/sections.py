@@ -292,6 +292,9 @@ class Report(Section):
 class Gates(Section):
     """What the int8 model must hold to become the champion. `tasks.<name>.gates` changes keys of it for one task."""
 
+    # smallest score. null: better than no model, so the lower end of its 95 % interval is above the share of the most
+    # frequent class, for an accuracy, and above 0 for any other metric. Labels that are mixed up fail here: dense falls too
+    least_score: float | None
     # largest drop of the score against dense. It holds if a larger drop is ruled out: the lower end of the 95 % interval of
     # the paired difference int8 - dense is above minus this number. A short test split has a wide interval: give it room
     most_score_drop: Positive

@@ -6,21 +6,19 @@ matrices, the data, and the costs of every stage that trains: steps, tokens, FLO
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from pipeline.params import profiles
-from pipeline.params.document import Params, parse
-from pipeline.params.reading import parse_yaml, read_yaml
-from pipeline.plan import costs, inventory
-from pipeline.plan.costs import Model, Rate, Work
+from pipeline.params.document import Params
+from pipeline.params.reading import read_yaml
+from pipeline.plan import costs, planned
+from pipeline.plan.costs import Rate, Work
 from pipeline.plan.inventory import Source
+from pipeline.plan.planned import Plan
 from pipeline.tracking.lock import meet
 from pruneonce import step_costs
-from pruneonce.errors import ModelError
 from pruneonce.sparsity import masks, matrices
 from pruneonce.step_costs import Shape
 
@@ -29,40 +27,24 @@ MANY_TIMES = 40  # BERT's own pre-training read its corpus so often: Devlin et a
 
 def lines(profile: str | None, rate: Rate) -> Iterator[str]:
     """The lines of the page. Raises PruneOnceError at the first thing that does not fit."""
-    current = profiles.current()  # read for every profile: dvc.yaml and the sources are in the same folder
-    name = profiles.file_of(profile)
-    text = current if profile is None else profiles.read(profile)
-    document = parse_yaml(text, name)
-    p = parse(document, name)
-    model, entries = _built(p)
-    p.check_lengths(model.shape.positions)
-    sources = {name: inventory.source(name, p) for name in sorted(p.sources())}
-    training_rows = {task: costs.rows_of(task, p, sources) for task in p.tasks}
-    corpus = costs.corpus_bytes(p, sources)
-    wired = read_yaml(Path("dvc.yaml"))["stages"]  # a project with a sparse checkpoint has no `sparsify`
-    pre_training = [w for w in costs.pre_training(p, model, rate.gpus) if w.name in wired]
-    work = [*pre_training, *costs.task_training(p, model, rate.gpus, training_rows)]
-
-    yield f"{name}: {p.report.title}"
-    yield from ("", f"Tasks: {' '.join(p.tasks)}", "Stages, and the stages that each one reads:", *graph(document))
-    yield from ("", *_model(p, model.shape, entries))
-    yield from ("", *_data(p, sources, corpus))
-    yield from ("", *_training(work, rate))
-    yield from ("", *_files(p, model.shape))
-    yield from (f"warning: {line}" for line in [*_unchecked(p, sources), *_warnings(p, work, corpus, training_rows)])
+    yield from page(planned.plan(profile, rate))
 
 
-def _built(p: Params) -> tuple[Model, list[matrices.Matrices]]:
-    """The model, without its weights, and its matrices. Raises ModelError, which names the source of the configuration."""
-    facts = inventory.source(p.common.model, p).facts()
-    build = step_costs.build_for_pairs if p.prepare_corpus.next_sentence else step_costs.build
-    try:
-        model = build(facts)
-        shape = step_costs.shape(model, masks.prunable(model, p.sparsify.prunable))
-    except ModelError as error:
-        raise ModelError(f"config.json of source {p.common.model!r}: {error}") from None
-    forward = cache(partial(step_costs.forward_flops, model))
-    return Model(shape, forward), matrices.matrices(model, p.sparsify.prunable)
+def page(found: Plan) -> Iterator[str]:
+    """The lines of the page of a plan."""
+    p = found.p
+    yield f"{found.name}: {p.report.title}"
+    yield from ("", f"Tasks: {' '.join(p.tasks)}", "Stages, and the stages that each one reads:", *graph(found.document))
+    yield from ("", *_model(p, found.model.shape, found.entries))
+    yield from ("", *_data(found))
+    yield from ("", *_training(found.work, found.rate))
+    yield from ("", *_files(p, found.model.shape))
+    yield from (f"warning: {line}" for line in warnings(found))
+
+
+def warnings(found: Plan) -> list[str]:
+    """What was not checked, and what may be a mistake."""
+    return [*_unchecked(found.p, found.sources), *_warnings(found.p, found.work, found.corpus, found.rows)]
 
 
 def graph(document: Mapping[str, Any]) -> list[str]:
@@ -103,30 +85,18 @@ def _model(p: Params, s: Shape, entries: Sequence[matrices.Matrices]) -> Iterato
     yield from (f"  {line}" for line in matrices.table(entries).splitlines())
 
 
-def _data(p: Params, sources: Mapping[str, Source], corpus: float | None) -> Iterator[str]:
+def _data(found: Plan) -> Iterator[str]:
     table = [["source", "splits", "rows", "bytes", "known"]]
-    for name, source in sources.items():
+    for name, source in found.sources.items():
         size = "" if source.bytes is None else _bytes(source.bytes)
-        columns = _columns(p, source)
-        counts = {split: source.rows(split, [column], skip_rows=skip) for split, (column, skip) in columns.items()}
+        counts = planned.counts(found, source)
         rows = " ".join("?" if count is None else f"{count:,}" for count in counts.values())
         table.append([name, " ".join(counts) or ("?" if source.names is None else "(model)"), rows, size, source.known])
     yield from _table(table)
-    tokens = costs.corpus_tokens(p, corpus)
+    tokens = costs.corpus_tokens(found.p, found.corpus)
     if tokens:
         disk = _bytes(4 * tokens)  # int32
-        yield f"Corpus: about {_si(tokens)} tokens in blocks of {p.prepare_corpus.block_tokens}, {disk} on disk"
-
-
-def _columns(p: Params, source: Source) -> dict[str, tuple[str, int]]:
-    """The splits of a source that a task or the corpus reads: a column, and how many lines to skip."""
-    columns: dict[str, tuple[str, int]] = {}
-    for task in p.tasks:
-        section: Any = p.section("prepare_task", task)
-        if section.source == source.name:
-            splits = {*costs.SPLITS, *section.further_tests}
-            columns |= {split: (section.text, section.skip_rows) for split in source.splits() if split in splits}
-    return columns | {d.split: (d.column, d.skip_rows) for d in p.prepare_corpus.documents if d.source == source.name}
+        yield f"Corpus: about {_si(tokens)} tokens in blocks of {found.p.prepare_corpus.block_tokens}, {disk} on disk"
 
 
 def _training(work: Sequence[Work], rate: Rate) -> Iterator[str]:

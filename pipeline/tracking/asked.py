@@ -1,5 +1,6 @@
 """Questions about runs and registered versions that are there: nothing is written. Raises TrackerUnreachable."""
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from mlflow import MlflowClient, artifacts
 
 from pipeline.tracking.address import mlflow_uri
 from pipeline.tracking.lock import Stage
+from pipeline.tracking.open_run import TAG
 from pipeline.tracking.runs import runs_that_made
 from pipeline.tracking.store import refused, store
 
@@ -35,10 +37,15 @@ class Run:
     def stage(self) -> Stage | None:
         """What the run says of its stage, as a lock file would; None for the run of a flow. Its parameters are not here."""
         name = self.tags.get("pruneonce.stage")
-        return Stage(name, self._md5s("dep."), self._md5s("out."), {}) if name else None
+        return Stage(name, self._md5s("deps") | self._md5s("code"), self._md5s("outs"), {}) if name else None
 
-    def _md5s(self, prefix: str) -> dict[str, str]:
-        return {key.removeprefix(prefix): md5 for key, md5 in self.tags.items() if key.startswith(prefix)}
+    def _md5s(self, kind: str) -> dict[str, str]:
+        """Path -> md5, as `open_run.md5_tags` wrote them; empty if they were too many for a tag."""
+        try:
+            found = json.loads(self.tags.get(f"{TAG}{kind}", "{}"))
+        except ValueError:
+            return {}
+        return {str(path): str(md5) for path, md5 in found.items()} if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from pipeline.params.reading import read_yaml
 from pipeline.tracking import lock
 from pipeline.tracking.address import home
 from pipeline.tracking.lock import Stage
+from pruneonce.errors import PipelineError
 
 EXPERIMENT = "DVC_EXP_NAME"  # `dvc exp run` sets it for its commands
 WRITTEN = ("dvc.lock", "data", "study")  # a run writes here
 APART = ("docs", "tests", "*.md")  # no stage reads these
+FIRST = ("params.yaml", "dvc.lock", "dvc.yaml")  # in messages
 SHOWN = 3  # names of files in a message
 
 
@@ -31,7 +33,8 @@ def head() -> str:
 def edited(*, runs: bool = False) -> list[str]:
     """The tracked files that differ from the commit. runs: all of them, also those that a run itself writes, and pages."""
     without = [] if runs else [f":(exclude){path}" for path in (*WRITTEN, *APART)]
-    return _git("diff", "--name-only", "--relative", "HEAD", "--", ".", *without).splitlines()
+    found = _git("diff", "--name-only", "--relative", "HEAD", "--", ".", *without).splitlines()
+    return sorted(found, key=lambda path: (path not in FIRST, path))
 
 
 def experiment() -> str:
@@ -42,9 +45,13 @@ def experiment() -> str:
 
 
 def profile() -> str:
-    """Where params.yaml comes from, as its first line says: `from profiles/tiny.yaml`, `with overrides: ...`; else `own`."""
-    first = profiles.current().partition("\n")[0]
-    return first.removeprefix(profiles.MARK).rpartition(" (")[0] if first.startswith(profiles.MARK) else "own"
+    """Where params.yaml comes from: `from profiles/tiny.yaml`, `with overrides: ...`, as its first line says, or `own`."""
+    text = profiles.current()
+    first = text.partition("\n")[0]
+    if first.startswith(profiles.MARK):
+        return first.removeprefix(profiles.MARK).rpartition(" (")[0]
+    same = [path for path in sorted(profiles.FOLDER.glob("*.yaml")) if path.read_text("utf-8", "replace") == text]
+    return f"from {same[0]}" if same else "own"
 
 
 def obstacle(stages: Mapping[str, Stage], task: str, *, runs: bool = False) -> str:
@@ -63,6 +70,14 @@ def obstacle(stages: Mapping[str, Stage], task: str, *, runs: bool = False) -> s
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         return f"{', '.join(changed[:SHOWN])}{more} differ from the commit {head()[:8]}. Commit them first"
     return next(_stale(stages, task), "")
+
+
+def check(stages: Mapping[str, Stage], task: str) -> None:
+    """Raises PipelineError unless the models of this task are in a commit with all that they were made from."""
+    if why := obstacle(stages, task, runs=True):
+        raise PipelineError(
+            f"expected a model of {task} that is made from what git has, found: {why}; then promote it again."
+        )
 
 
 def lineage(stages: Mapping[str, Stage], name: str) -> list[Stage]:

@@ -75,6 +75,8 @@ def _stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
         return {posixpath.normpath(folder / each["path"]): each.get("md5", "") for each in entry.get(kind, [])}
 
     values = {key: value for file in entry.get("params", {}).values() for key, value in file.items()}
+    if not all(isinstance(text, str) for text in (name, *values, *md5s("deps").values(), *md5s("outs").values())):
+        raise TypeError(f"a name or an md5 of {name} that is no text")
     return Stage(name, md5s("deps"), md5s("outs"), values, str(entry.get("cmd", "")))
 
 

@@ -15,12 +15,11 @@ from pipeline.gates import Verdict
 from pipeline.hashing import file_md5
 from pipeline.params.document import load
 from pipeline.params.sections import Gates
-from pipeline.tracking import champions, lock, registry, versions
+from pipeline.tracking import champions, committed, lock, registry, versions
 from pipeline.tracking.address import shown
-from pipeline.tracking.committed import obstacle
 from pipeline.tracking.lock import Stage
 from pipeline.tracking.store import store
-from pruneonce.errors import ConfigError, DataError, PipelineError
+from pruneonce.errors import DataError, PipelineError
 
 INT8 = "int8"
 
@@ -53,11 +52,17 @@ class Judgement:
             return f"{self.name} is version {self.candidate} already{f', and now fails: {broken}' if broken else ''}"
         if broken:
             return f"{self.name} stays at {now}, not version {self.candidate}: {broken}"
-        return f"{self.name}: {now} -> version {self.candidate}{'' if moved else ' would be promoted (dry run)'}"
+        line = f"{self.name}: {now} -> version {self.candidate}{'' if moved else ' would be promoted (dry run)'}"
+        return ". ".join([line, *self.notes]).removesuffix(".")
 
     def page(self) -> list[str]:
         """The verdicts and notes as Markdown."""
-        return [f"## {self.name}: version {self.candidate}", "", *gates.table(self.verdicts), "", *self.notes]
+        return [f"## {self.name}: version {self.candidate}", "", *gates.table(self.verdicts), "", *self.notes, ""]
+
+    def lines(self) -> list[str]:
+        """The same as text."""
+        verdicts = [f"  {'holds ' if verdict.holds else gates.FAILED}  {verdict.line()}" for verdict in self.verdicts]
+        return [f"{versions.model(self.task)}, version {self.candidate}", *verdicts, *(f"  {note}" for note in self.notes)]
 
 
 def judge(task: str, *, alias: str = champions.ALIAS, accept_other_split: bool = False) -> Judgement:
@@ -65,15 +70,11 @@ def judge(task: str, *, alias: str = champions.ALIAS, accept_other_split: bool =
 
     Raises PipelineError if it is not registered, or not made from what git has; DataError where data/ is not of dvc.lock.
     """
-    params = load()
-    if task not in params.tasks:
-        raise ConfigError(f"expected one of the tasks {list(params.tasks)}, found {task!r}.")
-    stages = lock.current()
+    params, stages = load(), lock.current()
     md5 = next((md5 for name, _, md5 in registry.evaluated(stages) if name == task), None)
     if md5 is None:
         raise PipelineError(f"expected an evaluated model of {task} in dvc.lock, found none. Make it with: make run")
-    if why := obstacle(stages, task, runs=True):
-        raise PipelineError(f"expected a model that is made from what git has, found that {why}. Then promote {task} again.")
+    committed.check(stages, task)
     _check_files(stages, task)
     measured = gates.read(task)
     with store() as (client, _):
@@ -141,7 +142,7 @@ def _compared(
     new, old = answers["variants"][INT8], kept["variants"][INT8]
     scores = [float(version.tags.get("score", "nan")) for version in (candidate, champion)]
     found = paired.difference(new, old, answers["metric"], (scores[0], scores[1]))
-    note = f"Against version {champion.version} on the same {answers['rows']} rows: {found.words()}; {found.test_words()}."
+    note = f"Against version {champion.version} on the same {answers['rows']} rows: {found.words()}, {found.known()}."
     return [gates.to_champion(found, limits)], [note]
 
 

@@ -63,7 +63,7 @@ def _current(client: MlflowClient, stages: Mapping[str, Stage], task: str, path:
     version = known.get(md5) or _new(client, stages, task, path, md5)
     if version is None:
         return
-    versions.keep_answers(client, version, stages, task)
+    versions.complete(client, version, stages, task)
     before = client.get_registered_model(model).aliases.get(ALIAS)
     if before == int(version.version):
         return

@@ -19,30 +19,31 @@ from pruneonce.errors import PruneOnceError
 THREADS, EXECUTION = "PRUNEONCE_THREADS", "PRUNEONCE_EXECUTION"  # of a call; 0 for one a core. As `pruneonce.load` takes it.
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # MLflow's, that `predict` has no types: it would read a signature from them
+# MLflow would have types at `predict`, and read a signature from them; the version has one already.
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method", category=UserWarning)
 
-    class Served(PythonModel):
-        """Rows of texts -> a table with one answer a row."""
 
-        def load_context(self, context: Any) -> None:
-            from pruneonce.serving.predictor import Predictor  # here: MLflow reads this file also to write it
+class Served(PythonModel):
+    """Rows of texts -> a table with one answer a row."""
 
-            self.predictor = Predictor(
-                Path(context.artifacts["model"]),
-                threads=int(os.environ.get(THREADS, "0")),
-                execution=os.environ.get(EXECUTION, "auto"),
-            )
+    def load_context(self, context: Any) -> None:
+        from pruneonce.serving.predictor import Predictor  # here: MLflow reads this file also to write it
 
-        def predict(self, context, model_input, params=None):
-            """model_input: pandas' table with the columns of the signature. A wrong row is a 400 with one sentence."""
-            import pandas
+        self.predictor = Predictor(
+            Path(context.artifacts["model"]),
+            threads=int(os.environ.get(THREADS, "0")),
+            execution=os.environ.get(EXECUTION, "auto"),
+        )
 
-            try:
-                answers = self.predictor([*model_input.itertuples(index=False, name=None)])
-            except PruneOnceError as error:
-                raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
-            return pandas.DataFrame(answers)
+    def predict(self, context, model_input, params=None):
+        """model_input: pandas' table with the columns of the signature. A wrong row is a 400 with one sentence."""
+        import pandas
+
+        try:
+            answers = self.predictor([*model_input.itertuples(index=False, name=None)])
+        except PruneOnceError as error:
+            raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
+        return pandas.DataFrame(answers)
 
 
 mlflow.models.set_model(Served())

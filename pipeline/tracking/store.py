@@ -10,6 +10,7 @@ from typing import Any
 # An unreachable server must be known in seconds: MLflow's own defaults retry for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it draws one for a file of some KB
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it logs every step of its database's migration
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 

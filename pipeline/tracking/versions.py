@@ -48,7 +48,15 @@ def tags(stages: Mapping[str, Stage], task: str) -> dict[str, str]:
     }
 
 
-def keep_answers(client: MlflowClient, version: ModelVersion, stages: Mapping[str, Stage], task: str) -> None:
+def complete(client: MlflowClient, version: ModelVersion, stages: Mapping[str, Stage], task: str) -> None:
+    """Tag a version that an earlier release registered with what dvc.lock tells of its file, and keep its answers."""
+    for key in (SEED, RECIPE):
+        if RECIPE not in version.tags and (value := tags(stages, task).get(key)):
+            client.set_model_version_tag(version.name, version.version, key, value)
+    _keep_answers(client, version, stages, task)
+
+
+def _keep_answers(client: MlflowClient, version: ModelVersion, stages: Mapping[str, Stage], task: str) -> None:
     """Keep data/answers of the task beside the version's model, if it has none yet and the file is the one of dvc.lock.
 
     So a later comparison needs neither DVC's cache nor the test split.

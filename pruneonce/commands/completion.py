@@ -43,7 +43,8 @@ def script(shell: str, modules: Sequence[ModuleType], further: Mapping[str, str]
     ]
     parser = commandline.build([*modules, *named], description="")
     _complete(parser, shtab)
-    return shtab.complete(parser, shell=shell, preamble={shell: _functions(shell)}).rstrip()
+    functions: Any = {shell: _functions(shell)}  # annotated as a text, documented as this
+    return shtab.complete(parser, shell=shell, preamble=functions).rstrip()
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def _complete(parser: argparse.ArgumentParser, shtab: ModuleType) -> None:
             for below in action.choices.values():
                 _complete(below, shtab)
         elif kind in WORDS:
-            action.complete = dict.fromkeys(SHELLS, f"_pruneonce_{kind}") | {"fish": f"({WORDS[kind]})"}  # type: ignore[attr-defined]
+            action.complete = {**dict.fromkeys(SHELLS, f"_pruneonce_{kind}"), "fish": f"(_pruneonce_{kind})"}  # type: ignore[attr-defined]
         elif action.dest == "folder":
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.type is Path or action.dest == "file":
@@ -68,8 +69,11 @@ def _complete(parser: argparse.ArgumentParser, shtab: ModuleType) -> None:
 
 def _functions(shell: str) -> str:
     """A function of the shell for each of WORDS."""
-    if shell == "bash":
-        return "\n".join(f'_pruneonce_{kind}() {{ compgen -W "$({words})" -- "$1"; }}' for kind, words in WORDS.items())
-    if shell == "zsh":
-        return "\n".join(f'_pruneonce_{kind}() {{ compadd -- ${{(f)"$({words})"}}; }}' for kind, words in WORDS.items())
-    return ""
+    # To bash an @ ends a word, and a stage is called finetune@r8.
+    first = {"bash": "COMP_WORDBREAKS=${COMP_WORDBREAKS//@/}"}.get(shell, "")
+    form = {
+        "bash": '_pruneonce_{}() {{ compgen -W "$({})" -- "$1"; }}',
+        "zsh": '_pruneonce_{}() {{ compadd -- ${{(f)"$({})"}}; }}',
+        "fish": "function _pruneonce_{}; {}; end",
+    }[shell]
+    return "\n".join([first, *(form.format(kind, words) for kind, words in WORDS.items())])

@@ -7,21 +7,14 @@ locks, the git repository, DVC, MLflow, Prefect, the disk. It changes nothing. T
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from pruneonce.doctor import findings, kernels, machine, packages
+if TYPE_CHECKING:
+    from pruneonce.doctor.findings import Check
 
 EXAMPLES = (
     "pruneonce doctor",
     "pruneonce doctor --json     # for a program: docs/commands.md describes it",
-)
-CHECKS: tuple[findings.Check, ...] = (
-    packages.python,
-    packages.base,
-    machine.processor,
-    machine.cores,
-    machine.memory,
-    kernels.library,
-    kernels.compiler,
 )
 
 
@@ -30,11 +23,29 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def lines(args: argparse.Namespace) -> Iterable[str]:
-    yield from report(CHECKS, args, project=False)
+    yield from report(checks(), args, project=False)
 
 
-def report(checks: Sequence[findings.Check], args: argparse.Namespace, *, project: bool) -> Iterator[str]:
+def checks() -> list["Check"]:
+    """Those of any machine. Imported here: other commands start without them."""
+    from pruneonce.doctor import kernels, machine, packages
+
+    return [
+        packages.python,
+        packages.base,
+        packages.project,
+        machine.processor,
+        machine.cores,
+        machine.memory,
+        kernels.library,
+        kernels.compiler,
+    ]
+
+
+def report(checks: Sequence["Check"], args: argparse.Namespace, *, project: bool) -> Iterator[str]:
     """What the checks find. Ends with exit code 1 if there is a problem."""
+    from pruneonce.doctor import findings
+
     found = findings.run(checks)
     if args.json:
         yield json.dumps(findings.as_json(found, project=project), indent=2)

@@ -35,6 +35,7 @@ class _Rewriting:
         self.tiles: dict[ir.Value, ir.Value] = {}  # value -> the same in tiles
         self.like: dict[ir.Value, ir.Value] = {}  # in tiles -> a value whose leading axes are the tokens
         self.forms: dict[tuple[ir.Value, ...], list[ir.Value]] = {}
+        self.names = (f"{DOMAIN}.{number}" for number in itertools.count())  # of initializers
         self.words: dict[tuple[ir.Value, float, int], ir.Value] = {}  # (in tiles, scale, zero point) -> uint8 in tiles
 
     def run(self) -> None:
@@ -137,7 +138,7 @@ class _Rewriting:
 
     def _initializer(self, array: np.ndarray) -> ir.Value:
         taken = self.graph.initializers  # of a file that was accelerated in part, some have such names already
-        name = next(name for number in itertools.count(len(self.forms)) if (name := f"{DOMAIN}.{number}") not in taken)
+        name = next(name for name in self.names if name not in taken)
         self.graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
         return self.graph.initializers[name]
 

@@ -118,7 +118,8 @@ def lines(found: Overview) -> Iterator[str]:
 def _about(about: Mapping[str, Any] | None) -> Iterator[str]:
     """One line, and one for the labels. Entries that a file lacks, or that are of another type, are left out."""
     kind, score = (value if isinstance(value := (about or {}).get(key), dict) else {} for key in ("kind", "score"))
-    facts = {**kind, **score, **(about or {})}
+    said = {**kind, **score, **(about or {})}
+    facts = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in said.items()}
     found = [
         form.format(**facts) for keys, form in FACTS if all(isinstance(facts.get(key), str | int | float) for key in keys)
     ]

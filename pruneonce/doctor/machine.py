@@ -82,9 +82,9 @@ def memory(meminfo: Path = Path("/proc/meminfo"), root: Path = Path("/sys/fs/cgr
     """What is free of the memory that this process may use."""
     read = (line.split() for line in meminfo.read_text().splitlines())
     kib = {words[0].rstrip(":"): int(words[1]) for words in read if len(words) > 1}
-    total, free = kib["MemTotal"] * 1024, kib.get("MemAvailable", kib["MemFree"]) * 1024
     limit, used = memory_limit(root)
-    total, free = min(total, limit), min(free, limit - used)
+    total = min(kib["MemTotal"] * 1024, limit)
+    free = min(kib.get("MemAvailable", kib["MemFree"]) * 1024, limit - used)
     said = f"{free / GIB:.1f} of {total / GIB:.1f} GiB are free"
     if free < LEAST_MEMORY:
         yield Finding("memory", NOTE, said, "Training needs about 4 GiB: end other programs, or lower batch_size.")

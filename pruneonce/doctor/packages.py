@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 
+from pruneonce import projects
 from pruneonce.doctor.findings import OK, PROBLEM, Finding
+from pruneonce.errors import PipelineError
 
 
 def python() -> Iterator[Finding]:
@@ -24,6 +26,23 @@ def base() -> Iterator[Finding]:
     yield from wrong
     if not wrong:
         yield Finding("packages", OK, f"{len(named)} that load a model, within their bounds")
+
+
+def project() -> Iterator[Finding]:
+    """In a project's folder: whether its commands can run. Elsewhere there is nothing to say."""
+    if not projects.is_clone() and projects.named_version() is None:
+        return
+    try:
+        projects.check_packages()
+        if not projects.is_clone():  # a clone has its own code
+            projects.check_version()
+    except PipelineError as error:
+        yield Finding("project", PROBLEM, f"this folder is a project whose commands cannot run: {error}")
+
+
+def install() -> str:
+    """The command that installs what a project needs."""
+    return "make install" if projects.is_clone() else f'pip install "pruneonce[pipeline]=={projects.installed()}"'
 
 
 def missed(requirements: Iterable[str]) -> Iterator[Finding]:

@@ -107,16 +107,26 @@ def is_code(path: str) -> bool:
     return path.startswith(("stages/", "pruneonce/", "pipeline/"))
 
 
-def shipped(project: Path) -> str | None:
-    """The md5 of the model that MLflow's registry calls current, if there is one."""
+def registered(project: Path) -> dict[str, set[str]]:
+    """md5 -> aliases, of the versions in MLflow's registry."""
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    found = client.search_registered_models("name = 'pruneonce-topic'")
-    aliases = found[0].aliases if found else {}
-    return client.get_model_version("pruneonce-topic", aliases["current"]).tags["md5"] if aliases else None
+    versions = client.search_model_versions("name = 'pruneonce-topic'")
+    return {v.tags["md5"]: set(client.get_model_version(v.name, v.version).aliases) for v in versions}
 
 
-def test_the_model_that_ships_is_registered(copy: Path, first: str):
-    assert shipped(copy) == lock.locked(copy)["export@topic"].outs["data/export/topic/int8.onnx"]
+def exported(project: Path) -> str:
+    """The md5 of the int8 file in dvc.lock."""
+    return lock.locked(project)["export@topic"].outs["data/export/topic/int8.onnx"]
+
+
+def test_the_model_is_registered_and_no_alias_follows_a_profile_that_is_not_committed(copy: Path, first: str):
+    assert registered(copy) == {exported(copy): set()}
+    assert "@current stays at no version" in first
+    assert "params.yaml is not the committed one, but from profiles/tiny.yaml. Commit it" in first
+
+
+def test_the_closing_lines_have_the_verdict_of_the_gates(copy: Path, first: str):
+    assert re.search(r"(?m)^gates: topic: all 6 hold|^gates: topic FAILED: ", first)
 
 
 def test_second_run_computes_nothing(copy: Path, first: str):
@@ -128,16 +138,18 @@ def test_second_run_computes_nothing(copy: Path, first: str):
 
 def test_one_number_reruns_what_is_below_it_and_back_is_restored(copy: Path, first: str):
     below = {"quantize@topic", "export@topic", "evaluate@topic", "report"}
-    original = shipped(copy)
+    original = exported(copy)
     done = outcomes(compress(copy, "--set", "quantize.learning_rate=0.0002"))
     assert {stage for stage, outcome in done.items() if outcome == "ran"} == below
     assert sum(outcome == "unchanged" for outcome in done.values()) == STAGES - len(below)
-    assert shipped(copy) != original
+    assert exported(copy) != original
+    assert registered(copy).keys() == {exported(copy), original}
 
     done = outcomes(compress(copy, "--profile", "tiny"))
     assert done["quantize@topic"] == "restored from cache"
     assert {stage for stage, outcome in done.items() if outcome == "ran"} <= {"report"}  # git keeps its page, not DVC
-    assert shipped(copy) == original
+    assert exported(copy) == original
+    assert len(registered(copy)) == 2
 
 
 def test_a_corrupt_file_of_dvcs_cache_stops_the_run_and_the_advice_repairs_it(copy: Path, first: str):
@@ -218,9 +230,9 @@ def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_p
             "prepare_teacher",
             "fetch_local@tiny-bert",
         ):
-            run_line = tree[tree.index(f"└─ {stage}\n") :].splitlines()[1]
-            assert re.search(r"run +[0-9a-f]{32}", run_line), run_line
-        assert "params  fetch_local.tiny-bert: {'path': 'tests/tiny/model'" in tree
+            (line,) = [line for line in tree.splitlines() if re.search(rf"─ {stage} ", line) and "(above)" not in line]
+            assert re.search(r"run [0-9a-f]{8}", line), line
+        assert re.search(r"^source tests/tiny/model +sha256 not pinned$", tree, re.MULTILINE)
     moved.write_bytes(b"something else")
     assert "DataError" in run([sys.executable, "-m", "pipeline.cli", "trace", str(moved)], copy, expect=1)
 
@@ -253,7 +265,7 @@ def test_dvc_alone_gives_the_same_bytes_and_its_runs_are_registered(copy: Path, 
     for stage in lock.locked(alone).values():
         assert json.loads(runs[stage.name]["pruneonce.outs"]) == stage.outs
     run([sys.executable, "-m", "pipeline.cli", "register"], alone)
-    assert shipped(alone) == shipped(copy)
+    assert exported(copy) in registered(alone)
 
 
 def test_every_command_of_the_pages(copy: Path, first: str):

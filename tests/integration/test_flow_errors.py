@@ -358,7 +358,7 @@ def test_a_first_run_reads_as_a_start(project):
     Path("dvc.lock").unlink()
     with Repo() as repo:
         changes = repo.status(targets=["grow"], with_deps=False)["grow"]
-    assert repro.reasons("grow", changes) == "its first run"
+    assert repro.reasons("grow", changes) == ["its first run: it has no entry in dvc.lock"]
     assert not keeping._not_in_cache(changes[0])
 
 

@@ -15,7 +15,8 @@ from pruneonce.language import corpus
 from tests.integration import tiny
 from tests.integration.tiny import TASK
 
-TIMED = {f"data/latency/{TASK}.json", "data/report/report.md", "data/report/report.json"}
+REPORT = {f"data/report/{name}" for name in ("report.md", "report.json", "report.html", f"cards/{TASK}.md")}
+TIMED = {f"data/latency/{TASK}.json", *REPORT}
 
 
 def document() -> dict[str, Any]:

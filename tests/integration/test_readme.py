@@ -126,7 +126,9 @@ def test_a_profile_leaves_an_inherited_task_out_by_null(project):
 def test_the_pages_show_what_their_commands_print(tmp_path, monkeypatch):
     """With the results that git has: a run of the reader's own changes them, and is no fault of a page."""
     project = copy_project(tmp_path / "project")
-    subprocess.run(f"git archive HEAD data study params.yaml | tar -x -C {project}", shell=True, cwd=ROOT, check=True)
+    subprocess.run(
+        f"git archive HEAD data study params.yaml dvc.lock | tar -x -C {project}", shell=True, cwd=ROOT, check=True
+    )
     monkeypatch.chdir(project)
     shown: list[str] = []
 

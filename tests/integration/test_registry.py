@@ -12,6 +12,7 @@ from pipeline import stopping
 from pipeline.tracking import address, registry, runs
 from pipeline.tracking.lock import Stage
 from pruneonce.errors import DataError, TrackerUnreachable
+from tests.deployed import commit, git
 from tests.pages import blocks
 
 MODEL = "pruneonce-topic"
@@ -20,8 +21,13 @@ FILE = "data/export/topic/int8.onnx"
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    """A store of its own in an empty folder."""
+    """A store of its own, in a folder that git has."""
     monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("common: {seed: 1}\n")
+    Path(".gitignore").write_text("*\n")
+    git("init", "-q")
+    git("add", "--force", "params.yaml")
+    commit("params")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     for name in (stopping.RAN, stopping.PARENT):
         monkeypatch.delenv(name, raising=False)
@@ -58,7 +64,8 @@ def test_the_shipped_file_is_registered_with_its_run_and_its_numbers(store, int8
     md5 = hashlib.md5(content).hexdigest()
     assert line == f"models:/{MODEL}@current is version 1, md5 {md5}"
     version = current(store)
-    assert version.tags == {"md5": md5, "path": FILE, "score": "0.9375", "file_bytes": "59181977"}
+    expected = {"md5": md5, "path": FILE, "score": "0.9375", "file_bytes": "59181977", "dirty": "false", "profile": "own"}
+    assert {key: version.tags.get(key) for key in expected} == expected
     assert [version.run_id] == runs.runs_of(stages["export@topic"])
     kept = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@current", tracking_uri=address.uri()))
     assert (kept / "model.onnx").read_bytes() == content

@@ -29,7 +29,7 @@ from pruneonce.tasks.splits import read_split
 from tests.integration import tiny
 from tests.integration.tiny import TASK, Result
 
-TIMES = ("median_ms", "p95_ms", "times_faster", "resident_bytes")
+TIMES = ("median_ms", "p90_ms", "p95_ms", "p99_ms", "times_faster", "resident_bytes")
 VARIANTS = ["dense", "sparse", "int8", "int8_sparse"]
 TARGET = 0.85
 
@@ -81,7 +81,8 @@ class TestTwice:
 
     def test_every_out_has_the_same_bytes(self, twice):
         here, there = map(digests, twice)
-        timed = {"data/latency/topic.json", "data/report/report.md", "data/report/report.json"}
+        timed = {"data/latency/topic.json", "data/report/cards/topic.md"}
+        timed |= {f"data/report/report.{ending}" for ending in ("md", "json", "html")}
         assert sorted(here) == sorted(there)
         assert timed < set(here)
         assert {path for path in here if here[path] != there[path]} <= timed
@@ -92,6 +93,13 @@ class TestTwice:
         bare = [[{k: v for k, v in row.items() if k not in TIMES} for row in table] for table in tables]
         assert bare[0] == bare[1]
         assert [len(row) for row in bare[0]] == [len(tables[0][0]) - len(TIMES)] * len(VARIANTS)
+
+    def test_the_page_of_the_same_outs_has_the_same_bytes(self, twice, tmp_path):
+        """Written here, and in another process with another hash seed and another path."""
+        there, names = twice[1], ("metrics/evaluate", "metrics/export", "latency", "answers", "plots")
+        again(there, tmp_path, "report", *(f"data/{name}" for name in names))
+        for name in ("report.html", "report.md", "report.json", "cards/topic.md"):
+            assert (tmp_path / "data/report" / name).read_bytes() == there[f"report/{name}"].read_bytes(), name
 
     def test_metrics_are_the_same(self, twice):
         here, there = (json.loads(json.dumps(result.metrics)) for result in twice)
@@ -315,7 +323,7 @@ class TestFiles:
             assert f" {row['sparsity']:.2%} " in line
         assert [line.count("accuracy") for line in lines[4:]] == [1] * 4
         assert all(f"macro_f1 {row['metrics']['macro_f1']:.2%}" in line for line, row in zip(lines[4:], rows, strict=True))
-        with first["plots/sizes.csv"].open() as file:
+        with first["report/sizes.csv"].open() as file:
             assert [row["variant"] for row in csv.DictReader(file)] == VARIANTS
 
 
@@ -326,7 +334,7 @@ def test_without_the_library_evaluation_says_so_and_the_report_has_three_rows(fi
     assert found == {v: first.metrics[f"evaluate@{TASK}"][v] for v in VARIANTS[:3]}
     said = f"\nevaluate {TASK}: no row for the sparse kernels: their library is not at {tmp_path}/kernels.so. Build it: "
     assert said in capsys.readouterr().err
-    assert list(again(first, tmp_path, "report")[TASK]) == VARIANTS[:3]
+    assert list(again(first, tmp_path, "report", "data/metrics/export", "data/plots")[TASK]) == VARIANTS[:3]
     assert "sparse kernels" not in (tmp_path / "data/report/report.md").read_text()
 
 

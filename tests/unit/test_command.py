@@ -21,6 +21,7 @@ from onnx import helper
 import pruneonce
 from pipeline import cli
 from pruneonce import command, commandline, projects
+from pruneonce.commands import pack
 from pruneonce.deployment import execution, inspect, packing
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +116,9 @@ def test_help_lists_both_kinds_of_commands(call, empty):
         assert re.search(rf"^ +{name}\s+\w", said, re.MULTILINE)
     of_project = {commandline.name_of(module): commandline.purpose(module) for module in cli.COMMANDS}
     assert len(of_project) >= 3
-    assert of_project == command.PROJECT_COMMANDS
+    library = {commandline.name_of(module): commandline.purpose(module) for module in command.COMMANDS}
+    assert {name: library[name] for name in command.WIDER} == {name: of_project[name] for name in command.WIDER}
+    assert of_project == command.PROJECT_COMMANDS | {name: of_project[name] for name in command.WIDER}
     assert all(re.search(rf"^    {name} +{re.escape(line)}$", said, re.MULTILINE) for name, line in of_project.items())
 
 
@@ -125,11 +128,10 @@ def test_every_command_has_examples_that_it_knows(call, empty):
         for module in modules:
             assert 1 <= len(module.EXAMPLES) <= 3, module
             for example in module.EXAMPLES:
-                program, name, *words = shlex.split(example, comments=True)
-                assert (program, name) == ("pruneonce", commandline.name_of(module))
-                parser.parse_args([name, *words])
+                (line,) = re.findall("pruneonce ([^>)#]*)", example)
+                assert parser.parse_args(shlex.split(line)).command == commandline.name_of(module)
     said = call("pack", "--help")[1]
-    assert said.endswith(f"examples:\n    {command.COMMANDS[0].EXAMPLES[0]}\n    {command.COMMANDS[0].EXAMPLES[1]}\n")
+    assert said.endswith("examples:\n" + "".join(f"    {example}\n" for example in pack.EXAMPLES))
 
 
 def test_the_exit_codes_are_said_where_the_commands_are(call, empty):
@@ -160,7 +162,15 @@ def test_a_wrong_use_is_shown_the_right_one(call, project, words):
 
 
 @pytest.mark.parametrize(
-    "words", [["plan", "tiny", "--gpus", "8"], ["trace", "a b"], ["plan", "--help"], ["of-this-project"]]
+    "words",
+    [
+        ["plan", "tiny", "--gpus", "8"],
+        ["trace", "a b"],
+        ["plan", "--help"],
+        ["of-this-project"],
+        ["doctor", "--json"],
+        ["completion", "bash"],
+    ],
 )
 def test_another_command_becomes_the_projects(monkeypatch, project, words):
     monkeypatch.setattr(os, "execv", start)
@@ -207,6 +217,7 @@ def test_init_needs_no_project_and_names_the_extra_that_it_needs(call, empty, mo
     [
         ("plam", " Did you mean plan?"),
         ("pck", " Did you mean pack?"),
+        ("help", " Did you mean --help?"),
         ("", ""),
         ("new", ""),
         ("\x1b[1mplan", " Did you mean plan?"),
@@ -218,11 +229,11 @@ def test_an_unknown_word_is_a_wrong_use_and_the_closest_is_named(call, empty, wo
     assert code == 2
     usage, line = said.splitlines()
     assert usage.startswith("usage: pruneonce ")
-    assert line.startswith("pruneonce: error: expected a command of pack, unpack, ")
+    assert line.startswith(f"pruneonce: error: expected a command of {', '.join(commandline.LIBRARY)}, ")
     assert line.endswith(close)
     assert ("Did you mean" in line) == bool(close)
     assert "\x1b" not in said
-    assert len(line) < 400
+    assert len(line) < 500
 
 
 @pytest.mark.parametrize("word", ["plan", "trace"])
@@ -255,6 +266,12 @@ def test_the_librarys_process_becomes_the_projects():
     done = subprocess.run([*COMMAND, "plan", "--help"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--tokens-per-second" in done.stdout
+
+
+@pytest.mark.parametrize("word", ["doctor", "completion"])
+def test_a_wider_command_is_the_librarys_own_where_a_projects_cannot_run(call, project, monkeypatch, word):
+    monkeypatch.setattr(command, "_runs_here", lambda: False)
+    assert call(word, "--help")[1].startswith(f"usage: pruneonce {word} ")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["pack", "model.onnx"]], ids=" ".join)

@@ -46,7 +46,7 @@ def test_of_a_long_message_the_middle_is_left_out():
 
 def test_every_error_of_the_tree_is_one_line_and_survives_a_pickle():
     found = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PruneOnceError)]
-    assert len(found) == 15
+    assert len(found) == 16
     for kind in found:
         error = pickle.loads(pickle.dumps(kind("two\nlines")))
         assert (type(error), str(error)) == (kind, "two lines")

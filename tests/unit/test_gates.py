@@ -29,13 +29,14 @@ def changed(field: str, path: str, value: object):
 def test_a_good_model_holds_every_gate():
     found = gates.of(measured(), GATES)
     assert [(v.name, v.holds) for v in found] == [
+        ("least_score", True),
         ("most_score_drop", True),
         ("least_sparsity", True),
         ("least_same_decisions", True),
         ("most_packed_bytes", True),
         ("most_latency_ratio", True),
     ]
-    assert gates.summary("topic", found) == "gates: topic: all 5 hold"
+    assert gates.summary("topic", found) == "gates: topic: all 6 hold"
     assert {v.name for v in found} | {"most_drop_to_champion"} == set(GATES.model_dump())
 
 
@@ -43,10 +44,15 @@ def test_a_good_model_holds_every_gate():
     ("found", "name", "words"),
     [
         (
-            measured(int8=right(400)),
+            measured(int8=right(405), dense=right(405)),
+            "least_score",
+            "score: expected at least 90.00%, found 59.50%",
+        ),
+        (
+            measured(int8=right(95)),
             "most_score_drop",
-            "score against dense: expected a drop of less than 3.00 points, with its interval, found 97.00% -> 60.00%, "
-            "-37.00 points (95 % interval -39.93 to -33.93)",
+            "score against dense: expected a drop of less than 3.00 points, with its interval, found 97.00% -> 90.50%, "
+            "-6.50 points (95 % interval -8.04 to -4.94)",
         ),
         (
             changed("scores", "int8.sparsity", 0.83999),
@@ -81,6 +87,28 @@ def test_each_gate_fails_by_name(found, name, words):
     assert summary == f"gates: topic FAILED: {words}"
 
 
+@pytest.mark.parametrize(("ones", "holds"), [(500, True), (580, True), (590, False), (1000, False)])
+def test_without_a_number_a_score_is_better_than_the_most_frequent_class(ones, holds):
+    """59.5 % of mixed up labels are no better than always the same answer."""
+    found = measured(int8=right(405), dense=right(405))
+    found.answers["labels"][:] = [1] * ones + [0] * (ROWS - ones)
+    verdict = gates.of(found, GATES.changed({"least_score": None}))[0]
+    assert (verdict.name, verdict.holds) == ("least_score", holds)
+    assert verdict.line() == (
+        f"score: expected more than {ones / ROWS:.2%}, the share of the most frequent class, with its interval, "
+        "found 59.50% (95 % interval from 58.50%)"
+    )
+
+
+@pytest.mark.parametrize(("low", "holds"), [(0.01, True), (0.0, False), (math.nan, False)])
+def test_without_a_number_another_metric_is_above_0(low, holds):
+    found = changed("scores", "int8.score_low", low)
+    found.answers["metric"] = "mcc"
+    verdict = gates.of(found, GATES.changed({"least_score": None}))[0]
+    assert verdict.holds is holds
+    assert "expected more than 0%, with its interval" in verdict.line()
+
+
 def test_gates_hold_at_their_own_number():
     for field, path, value in (
         ("scores", "int8.sparsity", GATES.least_sparsity),
@@ -94,6 +122,7 @@ def test_gates_hold_at_their_own_number():
 @pytest.mark.parametrize(
     ("field", "path"),
     [
+        ("scores", "int8.score"),
         ("scores", "int8.sparsity"),
         ("export", "int8.parity.same_decision"),
         ("scores", "int8.packed_bytes"),
@@ -114,7 +143,7 @@ def test_a_score_that_is_no_number_holds_no_gate():
 def test_a_drop_counts_with_its_interval():
     """The drop is 2 points twice. Where the two models differ in more rows, less is known about it."""
     alike, apart = measured(int8=right(50)), measured(int8=right(50, first=500))
-    assert [gates.of(found, GATES)[0].found_words[:16] for found in (alike, apart)] == ["97.00% -> 95.00%"] * 2
+    assert [gates.of(found, GATES)[1].found_words[:16] for found in (alike, apart)] == ["97.00% -> 95.00%"] * 2
     assert broken(alike) == []
     assert broken(apart) == ["most_score_drop"]
 
@@ -123,7 +152,7 @@ def test_the_faster_variant_counts():
     found = changed("latencies", "int8.median_ms", 9.9)
     found.latencies["int8_sparse"] = {"median_ms": 3.8}
     assert broken(found) == []
-    assert "sparse kernels, 3.8 ms of 13.2" in gates.of(found, GATES)[4].line()
+    assert "sparse kernels, 3.8 ms of 13.2" in gates.of(found, GATES)[5].line()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +173,7 @@ def test_a_candidate_that_is_better_holds():
 def test_the_table_names_what_failed():
     lines = gates.table(gates.of(measured(int8=right(400)), GATES))
     assert lines[0] == "| gate | expected | found | verdict |"
-    assert [line.endswith("| **FAILED** |") for line in lines[2:]] == [True, False, False, False, False]
+    assert [line.endswith("| **FAILED** |") for line in lines[2:]] == [True, True, False, False, False, False]
 
 
 def test_what_was_measured_is_read_as_it_was_written(tmp_path, monkeypatch):

@@ -73,6 +73,7 @@ def test_add_task_writes_a_block_and_keeps_all_other_lines(folder):
         "teach_task": {"epochs": 10.0},
         "finetune": {"epochs": 10.0},
         "quantize": {"epochs": 10.0},
+        "gates": {"least_score": None, "most_score_drop": 0.37},
     }
     said = "\n".join(lines)
     assert "reviews.csv: 60 rows; 48 train, 6 validation, 6 test" in said

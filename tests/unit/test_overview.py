@@ -50,7 +50,7 @@ def test_each_matrix_has_a_line(inspected):
     about, labels, processor, *table, counted, looked_up, parameters, size = overview.lines(
         inspected(Content(ABOUT, [WORDS, *LINEARS], 2363448, 0), MATRICES)
     )
-    assert about == ("r8; int8; accuracy 0.97123 on validation; sparsity 0.85; 1x4; 8 bits; at most 128 tokens")
+    assert about == ("r8; int8; accuracy 0.9712 on validation; sparsity 0.85; 1x4; 8 bits; at most 128 tokens")
     assert labels == "2 labels: acq, earn"
     assert processor == f"processor: avx2, 2 threads; library: {execution.LIBRARY}"
     assert table == [

@@ -1,6 +1,7 @@
 """`pruneonce plan`: every profile has a page, and what does not fit is one clear message."""
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -17,7 +18,7 @@ from pipeline.params import profiles
 from pipeline.params.document import load
 from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.params.sources import ExpectedRows
-from pipeline.plan import costs, inventory
+from pipeline.plan import costs, inventory, planned
 from pipeline.plan import page as plan_page
 from pruneonce import step_costs
 from pruneonce.errors import ConfigError, DataError, ModelError, PruneOnceError
@@ -416,6 +417,24 @@ def test_the_command(project, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     assert "expected a whole number from 1 to 1000000, found '0'" in capsys.readouterr().err
+
+
+def test_the_same_for_a_program(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pruneonce", "plan", "--json", "--tokens-per-second", "1000"])
+    cli.main()
+    found = json.loads(capsys.readouterr().out)
+    assert (found["format"], found["profile"], found["tasks"]) == (1, "params.yaml", ["topic"])
+    assert (found["model"]["layers"], found["model"]["prunable"], found["sparsity"]) == (2, 36864, 0.85)
+    assert {source["name"]: source["rows"] for source in found["sources"]}["topic"] == {"test": 60, "train": 160}
+    work = found["training"][0]
+    assert (work["stage"], work["steps"], work["tokens"], work["seconds"]) == ("prepare_teacher", 60, 15360, 15.36)
+    assert work["memory_bytes"]["peak"] == max(work["memory_bytes"].values())
+    assert found["warnings"] == []
+
+
+@pytest.mark.parametrize(("number", "known"), [(None, None), (math.nan, None), (0.0, 0.0), (2.5, 2.5)])
+def test_what_is_not_known_is_null(number, known):
+    assert planned._known(number) == known
 
 
 def test_a_page_ends_before_the_first_line_where_something_is_wrong(tiny):

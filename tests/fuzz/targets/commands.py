@@ -10,7 +10,9 @@ from random import Random
 from unittest import mock
 
 from pipeline import cli
-from pipeline.tracking import registry, trace
+from pipeline.lineage import trace
+from pipeline.lineage.facts import Facts
+from pipeline.tracking import registry
 from pruneonce import command, errors
 from pruneonce.errors import PruneOnceError
 from tests.fuzz import damage
@@ -85,7 +87,7 @@ def run(folder: Path) -> None:
     # What a shell hands over that is no UTF-8 arrives as half of a surrogate pair, as here.
     with (
         mock.patch.object(registry, "update", return_value=[]),  # a store of MLflow's takes seconds to make
-        mock.patch.object(trace._Tree, "runs", return_value="none"),
+        mock.patch.object(trace, "gather", return_value=Facts()),
         mock.patch.object(sys, "argv", ["pruneonce", *words]),
         contextlib.redirect_stderr(said),
     ):

@@ -6,7 +6,9 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from pipeline.tracking import lock, trace
+from pipeline.lineage import trace
+from pipeline.lineage.facts import Facts
+from pipeline.tracking import lock
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 
@@ -59,6 +61,6 @@ def lay(folder: Path) -> None:
 
 def run(folder: Path) -> None:
     lay(folder)
-    with mock.patch.object(trace._Tree, "runs", return_value="none"):  # a store of MLflow a case is too dear
-        list(trace.lines(Path(json.loads(Path("file.json").read_text()))))
+    with mock.patch.object(trace, "gather", return_value=Facts()):  # a store of MLflow a case is too dear
+        list(trace.short(json.loads(Path("file.json").read_text())))
     lock.locked()

@@ -1,0 +1,153 @@
+"""`pruneonce predict` and the rows it reads: an answer a line, and one line for what is wrong."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from pruneonce import command
+from pruneonce.deployment import provenance
+from pruneonce.errors import DataError, ModelError, PackError
+from pruneonce.models import checkpoint
+from pruneonce.serving import rows
+from pruneonce.serving.predictor import MOST_CHARACTERS, Predictor
+from pruneonce.serving.texts import Texts
+from tests.conftest import TINY
+
+CLASSES = ["kitchen", "river", "weather"]
+SAID = {
+    "task": "topic",
+    "kind": {"kind": "classification", "metric": "accuracy", "classes": CLASSES},
+    "columns": {"text": "body", "pair": None},
+    "max_tokens": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_json(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    checkpoint.load_tokenizer(TINY / "model").save_pretrained(folder)
+    return (folder / "tokenizer.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def file(int8_onnx, tokenizer_json, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "int8.onnx"
+    path.write_bytes(int8_onnx.path.read_bytes())
+    provenance.write(path, SAID, tokenizer_json)
+    return path
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """The lines that the command prints; an error is its message."""
+
+    def called(*words):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["pruneonce", "predict", *map(str, words)])
+        try:
+            command.main()
+        except SystemExit as ended:
+            return str(ended.code)
+        return capsys.readouterr().out.splitlines()
+
+    return called
+
+
+def test_a_line_and_an_object_for_each_text(file, call):
+    short, long = call(file, "--text", "the  rain", "--text", "salt and soup")
+    label, probability, text = short.split("\t")
+    assert label in CLASSES
+    assert text == "the rain"
+    (said,) = map(json.loads, call(file, "--text", "the rain", "--json"))
+    assert said["label"] == label == max(said["probabilities"], key=said["probabilities"].get)
+    assert f"{said['probability']:.3f}" == probability
+    assert set(said["probabilities"]) == set(CLASSES)
+    assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert long.endswith("\tsalt and soup")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'n,body\n1,"the rain, late"\n\n2,salt\n'),
+        ("a.tsv", "n\tbody\n1\tthe rain, late\n2\tsalt\n"),
+        ("a.jsonl", '{"body": "the rain, late"}\n\n{"n": 1, "body": "salt"}\n'),
+        ("a.txt", "the rain, late\r\nsalt"),
+    ],
+)
+def test_a_file_of_rows(file, call, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert call(file, "--file", name) == call(file, "--text", "the rain, late", "--text", "salt")
+
+
+def test_standard_input_is_a_text_a_line(file, call, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("salt\nthe rain\n"))
+    assert call(file, "--file", "-") == call(file, "--text", "salt", "--text", "the rain")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"text\nrain\n", "expected column 'body' in a.csv, found ['text']. Name it: --column NAME."),
+        ("a.csv", b"body,n\nrain\n", "expected 2 fields in line 2 of a.csv, found 1"),
+        ("a.csv", b"", "expected column 'body' in a.csv, found []"),
+        ("a.csv", b'body\n"rain', "expected fields with ',' between them in a.csv"),
+        ("a.csv", b"body\nr\xff\n", "expected UTF-8 in a.csv, found byte 0xff"),
+        ("a.jsonl", b"rain\n", "expected an object in line 1 of a.jsonl, found no JSON"),
+        ("a.jsonl", b'["rain"]\n', "expected column 'body' in a.jsonl, found []"),
+        ("a.jsonl", b'{"body": 3}\n', "expected a text in row 0, found int"),
+        ("a.xlsx", b"PK", "expected a file that ends in .csv, .tsv, .tab, .jsonl, .txt, or - for standard input"),
+        ("a.txt", b"rain\n\n", "expected a text in row 1, found an empty one"),
+    ],
+)
+def test_a_file_that_is_wrong_is_one_line(file, call, tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    assert call(file, "--file", name).startswith(f"DataError: {said}")
+
+
+def test_a_file_that_is_not_there(file, call):
+    assert call(file, "--file", "no.csv") == "DataError: expected a file at no.csv, found: No such file or directory."
+
+
+def test_pairs_and_columns_that_the_model_does_not_read(file, call):
+    said = call(file, "--text", "rain", "--pair", "salt")
+    assert said == "DataError: expected no --pair: the model reads one text, found 1 --text and 1 --pair."
+
+
+def test_lines_are_no_pairs(tmp_path):
+    (tmp_path / "a.txt").write_text("rain\n")
+    with pytest.raises(DataError, match="expected the columns text and pair, found lines"):
+        list(rows.read(tmp_path / "a.txt", ["text", "pair"]))
+
+
+class TestPredictor:
+    def test_rows_that_are_no_text(self, file):
+        predictor = Predictor(file, threads=1)
+        for row, found in ((3, "int"), (None, "NoneType"), (["a", "b"], "str, str"), ([], "nothing"), (b"a", "bytes")):
+            with pytest.raises(DataError, match="expected a text in row 0, found") as caught:
+                predictor([row])
+            assert str(caught.value).endswith(f"found {found}.") or found == "bytes"
+
+    def test_the_longest_text(self, file):
+        predictor = Predictor(file, threads=1)
+        assert predictor(["a " * (MOST_CHARACTERS // 2)])[0]["label"] in CLASSES
+        with pytest.raises(DataError, match="at most 100000 characters in row 1, found 100001"):
+            predictor(["a", "a" * (MOST_CHARACTERS + 1)])
+
+    def test_no_rows_no_answers(self, file):
+        assert Predictor(file, threads=1)([]) == []
+
+    def test_a_file_that_does_not_say_enough(self, int8_onnx, file, tmp_path):
+        with pytest.raises(PackError, match="does not say its task, its labels and its tokenizer"):
+            Predictor(int8_onnx.path)
+        silent = tmp_path / "silent.onnx"
+        silent.write_bytes(int8_onnx.path.read_bytes())
+        provenance.write(silent, SAID, None)
+        with pytest.raises(PackError, match="does not say a tokenizer"):
+            Predictor(silent)
+
+    def test_a_tokenizer_that_is_none(self):
+        with pytest.raises(ModelError, match="expected a tokenizer in the file's metadata, found"):
+            Texts("{}", max_tokens=8)

@@ -44,6 +44,9 @@ def drop_tasks(document: CommentedMap, *kept: str) -> None:
         overlay.drop(document, "tasks", task)
         if source in document["fetch"]:
             overlay.drop(document, "fetch", source)
+    if not document["tasks"]:
+        document["gates"]["least_score"] = None  # it is that of the tasks that went, and so is its comment
+        document["gates"].ca.items.pop("least_score", None)
 
 
 def lay(document: CommentedMap, over: CommentedMap) -> Params:

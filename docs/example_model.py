@@ -29,7 +29,7 @@ def model() -> onnx.ModelProto:
     """Words that are looked up, one layer with zeros anywhere, one with zeros in blocks of 1x4, a classifier in float."""
     rng = np.random.default_rng(0)
     anywhere, blocks = rng.random((HIDDEN, HIDDEN)) > 0.85, np.repeat(rng.random((HIDDEN // 4, HIDDEN)) > 0.85, 4, 0)
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "words.weight": rng.integers(1, 100, (WORDS, HIDDEN)).astype(np.float32),
         "layer.0.dense.weight": (rng.integers(1, 100, (HIDDEN, HIDDEN)) * anywhere).astype(np.int8),
         "layer.1.dense.weight": (rng.integers(1, 100, (HIDDEN, HIDDEN)) * blocks).astype(np.int8),

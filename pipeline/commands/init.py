@@ -53,6 +53,7 @@ def lines(args: argparse.Namespace) -> Iterable[str]:
         parameters.set_model(document, args.model, args.folder)
     if args.sparse_model:
         imported = parameters.set_sparse(document, args.sparse_model, args.folder)
+        document["gates"]["least_sparsity"] = 0.0  # it is not known before it is fetched
     if imported is not None:
         yield from _inspected(imported, document)
     data: list[str] = []
@@ -84,5 +85,7 @@ def _inspected(folder: Path, document) -> Iterator[str]:
     found = sparse_import.inspect(folder)
     yield found.lines()[-1]
     section = document["sparsify"]
-    section["sparsity"], section["pattern"] = round(found.sparsity, 4), found.pattern
+    section["pattern"] = found.pattern
+    section["sparsity"] = 0.5 if ":" in found.pattern else round(found.sparsity, 4)  # of 2:4 and 4:8 it is a law
+    document["gates"]["least_sparsity"] = max(0.0, round(section["sparsity"] - 0.01, 2))
     section["initial_sparsity"] = min(section["initial_sparsity"], section["sparsity"])

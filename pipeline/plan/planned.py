@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from pipeline.params import profiles
 from pipeline.params.document import Params, parse
-from pipeline.params.reading import parse_yaml
+from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.plan import costs, inventory
 from pipeline.plan.costs import Model, Rate, Work
 from pipeline.plan.inventory import Source
@@ -45,7 +46,9 @@ def plan(profile: str | None, rate: Rate) -> Plan:
     sources = {name: inventory.source(name, p) for name in sorted(p.sources())}
     rows = {task: costs.rows_of(task, p, sources) for task in p.tasks}
     corpus = costs.corpus_bytes(p, sources)
-    work = [*costs.pre_training(p, model, rate.gpus), *costs.task_training(p, model, rate.gpus, rows)]
+    wired = read_yaml(Path("dvc.yaml"))["stages"]  # a project with a sparse checkpoint has no `sparsify`
+    pre_training = [w for w in costs.pre_training(p, model, rate.gpus) if w.name in wired]
+    work = [*pre_training, *costs.task_training(p, model, rate.gpus, rows)]
     return Plan(name, document, p, model, entries, sources, rows, corpus, work, rate)
 
 

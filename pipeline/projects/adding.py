@@ -41,7 +41,8 @@ def lay(task: Chosen, document: CommentedMap, folder: Path) -> Iterator[str]:
             f"expected a new name for the task, found {task.name!r}, which params.yaml has already. Give another one: --name"
         )
     found = tasks.survey(task, document["prepare_task"], seed=document["common"]["seed"])
-    over = tasks.blocks(task, parameters.place(task.path, folder), tasks.epochs(document, found.train))
+    gates = tasks.gates(len(found.splits["test"]))
+    over = tasks.blocks(task, parameters.place(task.path, folder), tasks.epochs(document, found.train), gates)
     checked = parameters.lay(document, over)
     yield from tasks.findings(task, found, checked)
     yield tasks.cost(checked, task.name, found)

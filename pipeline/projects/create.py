@@ -53,7 +53,9 @@ def create(folder: Path, params: str, checked: Params, *, imports: bool, data: S
         if not before:
             _remove([folder])
         raise
-    yield f"{folder}: {', '.join(files)}; {'in the git repository that was there' if inside else 'git'} and DVC, one commit"
+    place = "This folder" if folder.resolve() == Path.cwd() else str(folder)
+    git = "in the git repository that was there" if inside else "git"
+    yield f"{place}: {', '.join(files)}; {git} and DVC, one commit"
 
 
 def _files(folder: Path, params: str, checked: Params, *, imports: bool, data: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from pruneonce.errors import ConfigError
 
 MODEL = "model"  # the source of a model that is not the default one
 TOP = "Every number that you may change. One section a stage; a run computes what a change reaches, and nothing else."
+ANY_SIZE = 10**9  # of a model that is not known yet
 HUB = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
 
 
@@ -47,6 +48,9 @@ def drop_tasks(document: CommentedMap, *kept: str) -> None:
         overlay.drop(document, "tasks", task)
         if source in document["fetch"]:
             overlay.drop(document, "fetch", source)
+    if not document["tasks"]:
+        document["gates"]["least_score"] = None  # it is that of the tasks that went, and so is its comment
+        document["gates"].ca.items.pop("least_score", None)
 
 
 def lay(document: CommentedMap, over: CommentedMap) -> Params:
@@ -98,8 +102,12 @@ def set_model(document: CommentedMap, where: str, folder: Path) -> None:
     old = document["common"]["model"]
     document["common"]["model"] = MODEL
     overlay.drop(document, "fetch", old)
+    document["gates"]["most_packed_bytes"] = ANY_SIZE
     document["report"]["title"] = f"{Path(where.partition('@')[0]).name}, pruned once"
     if path is not None:
+        weights = path / "model.safetensors"
+        if weights.is_file():  # a byte a weight, before the zeros are packed
+            document["gates"]["most_packed_bytes"] = weights.stat().st_size // 4
         positions = json.loads(read_text(path / "config.json")).get("max_position_embeddings")
         _shorten(document, positions if isinstance(positions, int) else None)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from pipeline.params.document import Params, merged
+from pipeline.params.document import GATES, Params, merged
 from pipeline.params.sections import METRICS, PrepareTask
 from pruneonce import columns
 from pruneonce.errors import ConfigError, DataError
@@ -21,6 +21,7 @@ NAME = re.compile("[^A-Za-z0-9_-]+")
 STEPS = {"teach_task": 300, "finetune": 320, "quantize": 70}  # as of the default tasks, about
 MOST_EPOCHS = 10.0
 FEW_ROWS = 20  # of a class: with fewer, a split has one or two of them
+DROP, DROP_ROWS = 0.03, 900  # of gates.most_score_drop: with so many test rows, about that of the default tasks
 MUCH = 0.05  # share of texts that are cut
 BYTES_PER_TOKEN = 4  # of short texts, about, special tokens counted
 # Seconds of a step of MiniLM-L6 at 16 rows of 64 tokens, and of export and evaluation; on two cores with AMX, see the
@@ -56,11 +57,18 @@ def section(chosen: Chosen) -> dict[str, Any]:
     return keys
 
 
-def blocks(chosen: Chosen, place: str, epochs: dict[str, float]) -> CommentedMap:
+def gates(test_rows: int) -> dict[str, Any]:
+    """The gates that other tasks' numbers do not fit: the score is not known yet, and few rows have a wide interval."""
+    drop = DROP * max(1.0, DROP_ROWS / test_rows) ** 0.5
+    return {"least_score": None, "most_score_drop": round(drop, 2)}
+
+
+def blocks(chosen: Chosen, place: str, epochs: dict[str, float], gates: dict[str, Any]) -> CommentedMap:
     """The sections `fetch_local` and `tasks` with this one entry. place: the path of the file from the project's folder."""
     task = CommentedMap({"prepare_task": _braces(section(chosen))})
     for stage in STEPS:
         task[stage] = _braces({"epochs": epochs[stage]} if stage in epochs else {})
+    task[GATES] = _braces(gates)
     source = {"path": place, "members": _braces({f"train{chosen.path.suffix}": "."}), "sha256": None}
     return CommentedMap(
         {

@@ -35,6 +35,7 @@ from tests.integration.test_arrows import FILES, MAY, imports
 PAGE = (ROOT / "docs/library.md").read_text()
 (SCRIPT,) = re.findall(r"^```python\n# train\.py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 MACHINE = platform.machine()
+SHIPPED = f"pruneonce/{projects.SHIPPED.name}"
 LIBRARY = build.LIBRARY.relative_to(ROOT).as_posix()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -127,11 +128,15 @@ def wheel(checkout, tmp_path_factory) -> Path:
     return package("wheel", checkout, tmp_path_factory.mktemp("wheel") / "made")
 
 
+def code_of_a_project(wheel: Path) -> dict[str, bytes]:
+    """Name in the wheel -> content, of what a project of `pruneonce init` runs."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if name.startswith(f"{SHIPPED}/")}
+
+
 def test_a_wheel_has_the_code_of_a_project(wheel, checkout):
     """Where pruneonce.projects looks for it: what git has of it, byte for byte, and nothing beside it."""
-    inside = f"pruneonce/{projects.SHIPPED.name}/"
-    with zipfile.ZipFile(wheel) as archive:
-        found = {name.removeprefix(inside): archive.read(name) for name in archive.namelist() if name.startswith(inside)}
+    found = {name.removeprefix(f"{SHIPPED}/"): content for name, content in code_of_a_project(wheel).items()}
     listed = ["git", "ls-files", "stages", "pipeline", "flows", "profiles", "dvc.yaml", "params.yaml", ".gitignore"]
     names = subprocess.run(listed, cwd=checkout, capture_output=True, text=True, check=True).stdout.split()
     assert len(names) >= 60
@@ -199,7 +204,8 @@ def test_a_wheel_adds_one_name(wheel):
     version = PROJECT["version"]
     assert {name.split("/")[0] for name in names} == {"pruneonce", f"pruneonce-{version}.dist-info"}
     library = {file for file in FILES if file.startswith("pruneonce/")}
-    assert {name for name in names if name.startswith("pruneonce/")} == library | {LIBRARY}
+    shipped = set(code_of_a_project(wheel))
+    assert {name for name in names if name.startswith("pruneonce/")} - shipped == library | {LIBRARY}
     assert len(library) >= 40
 
 
@@ -215,6 +221,7 @@ def test_a_source_distribution_builds_the_same_kernels(wheel, checkout, tmp_path
     again = package("wheel", tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "wheel")
     assert again.name == wheel.name
     assert kernels(again) == kernels(wheel)
+    assert code_of_a_project(again) == code_of_a_project(wheel)
 
 
 def test_without_a_compiler_a_wheel_is_pure(wheel, checkout, environment, tmp_path):

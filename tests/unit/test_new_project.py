@@ -5,14 +5,20 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pipeline import cli
 from pipeline.commands import add_task
+from pipeline.params.document import load
 from pipeline.params.profiles import dump
 from pipeline.params.reading import parse_yaml
 from pipeline.projects import asking, create, parameters, tasks, wiring
 from pruneonce import projects
-from pruneonce.errors import ConfigError, DataError, PipelineError
+from pruneonce.errors import ConfigError, DataError, ModelError, PipelineError
+from pruneonce.models import checkpoint
+from pruneonce.sparsity import masks
+from pruneonce.sparsity.patterns import PATTERNS
 from tests.conftest import TINY
 
 ROWS = [(f"It was said {i} times that all is well", "good" if i % 3 else "bad") for i in range(60)]
@@ -74,6 +80,7 @@ def test_add_task_writes_a_block_and_keeps_all_other_lines(folder):
         "teach_task": {"epochs": 10.0},
         "finetune": {"epochs": 10.0},
         "quantize": {"epochs": 10.0},
+        "gates": {"least_score": None, "most_score_drop": 0.37},
     }
     said = "\n".join(lines)
     assert "reviews.csv: 60 rows; 48 train, 6 validation, 6 test" in said
@@ -249,3 +256,44 @@ def test_the_options_of_both_commands_are_the_same():
         parser.parse_args(["add-task", "x.csv", *words]),
     )
     assert vars(one).items() >= {key: value for key, value in vars(other).items() if key not in ("command", "lines")}.items()
+
+
+@pytest.fixture
+def model(folder):
+    """(dense, sparse in 2:4): two folders as somebody published them."""
+    torch.manual_seed(0)
+    made = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(TINY / "model"))
+    tokenizer = checkpoint.load_tokenizer(TINY / "model")
+    checkpoint.save(made, tokenizer, Path("dense"))
+    for linear in masks.prunable(made, r"^encoder\.").values():
+        linear.weight.data *= PATTERNS["2:4"].mask(linear.weight.detach().abs(), 0.5)
+    checkpoint.save(made, tokenizer, Path("sparse"))
+
+
+def start(*words):
+    """The lines of `pruneonce init`, up to the project's files; the document that would be written."""
+    args = cli._parser().parse_args(["init", "new", "--data", "reviews.csv", "--yes", *words])
+    return list(args.lines(args))
+
+
+def test_a_sparse_checkpoint_stands_in_place_of_sparsify(folder, model, monkeypatch):
+    monkeypatch.setattr(create, "_repository", lambda *_, **__: None)
+    monkeypatch.setattr(create, "_commit", lambda *_: None)
+    lines = start("--model", "dense", "--sparse-model", "sparse")
+    assert lines[0] == "12 linears are pruned: 50.00% of their weights are zero (50.0% to 50.0% of a linear), pattern 2:4"
+    made = load(Path("new/params.yaml"))
+    assert (made.sparsify.pattern, made.sparsify.sparsity, made.gates.least_sparsity) == ("2:4", 0.5, 0.49)
+    assert {name: source.path for name, source in made.fetch_local.items()} == {
+        "model": "../dense",
+        "sparse-model": "../sparse",
+        "reviews": "../reviews.csv",
+    }
+    wired = parse_yaml(Path("new/dvc.yaml").read_text(), "dvc.yaml")["stages"]
+    assert "import_sparse" in wired
+    assert "sparsify" not in wired
+
+
+def test_a_dense_model_makes_no_project(folder, model):
+    with pytest.raises(ModelError, match="expected a sparse checkpoint in dense"):
+        start("--model", "dense", "--sparse-model", "dense")
+    assert not Path("new").exists()

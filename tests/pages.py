@@ -15,6 +15,7 @@ IN_ORDER = (
     "docs/tasks.md",
     "docs/profiles.md",
     "docs/deployment.md",
+    "docs/serving.md",
 )
 
 

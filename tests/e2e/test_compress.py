@@ -274,7 +274,7 @@ def test_every_command_of_the_pages(copy: Path, first: str):
     The profile of a reader's own task is saved as its page has it; its texts are the tiny ones, under other names.
     """
     commands = [line for block in blocks("bash", *IN_ORDER) for line in block.splitlines() if line != "make test"]
-    assert len(commands) == 19
+    assert len(commands) == 21
     (copy / "profiles/reviews.yaml").write_text(saved()["profiles/reviews.yaml"])
     rows = [line.split("\t") for line in (ROOT / "tests/tiny/text/topic-train.tsv").read_text().splitlines()]
     assert rows[0] == ["text", "label"]
@@ -296,6 +296,8 @@ def test_every_command_of_the_pages(copy: Path, first: str):
     assert "└─ export@topic" in output  # pruneonce trace
     assert "prunable: 84.93 M in the layers" in output  # pruneonce plan
     assert (copy / "data/export/topic/int8.packed").stat().st_size < (copy / "data/export/topic/copy.onnx").stat().st_size
+    assert re.search(r"^\w+\t[01]\.\d+\toil prices rose in the gulf today$", output, re.MULTILINE)  # pruneonce predict
+    assert len(re.findall(r'^\{"label": ', output, re.MULTILINE)) == 2
     table = json.loads((copy / "data/report/report.json").read_text())
     # `dvc exp run` set it to 0.9, which was committed, `make run SET=` to 0.8, a profile upon the commit to 0.9 again;
     # rounding adds zeros to the int8 file.

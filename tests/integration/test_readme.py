@@ -42,6 +42,7 @@ NOT_RUN = {
     "source .venv/bin/activate": "a bash block has it",
     "git checkout ": "tests/e2e/test_compress.py runs it",
     "git clean ": "tests/e2e/test_compress.py runs it",
+    "git commit ": "tests/integration/test_promotion.py commits",
     "git switch ": "git's own, and the tests have one branch",
     "git push": "needs a remote of git",
     "git pull": "needs a remote of git",
@@ -57,6 +58,7 @@ PYTHON = {
         "tests/e2e/test_compress.py",
         "tests/integration/test_accelerated.py",
     ],
+    "docs/serving.md": ["tests/integration/test_serving.py"],
     "docs/library.md": ["tests/integration/test_packaging.py"],
 }
 

@@ -28,6 +28,7 @@ from pruneonce.errors import DataError, PackError
 from pruneonce.tasks import splits
 from tests.conftest import wait_for
 from tests.integration import tiny
+from tests.pages import blocks
 
 MODEL = f"pruneonce-{tiny.TASK}"
 PATH = f"data/export/{tiny.TASK}/int8.onnx"
@@ -180,6 +181,16 @@ def test_a_notebook_gets_the_same_answers(store, server, split):
     table = model.predict(pandas.DataFrame({"text": texts}))
     assert table.to_dict("records") == server.answers(*texts)
     assert list(table.columns) == ["label", "probability", "probabilities"]
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python", "docs/serving.md"))))
+def test_the_programs_of_the_page(store, first, monkeypatch, capsys, number):
+    program = blocks("python", "docs/serving.md")[number]
+    monkeypatch.chdir(first.folder)
+    names: dict[str, Any] = {}
+    exec(program.replace("sqlite:///mlflow.db", store).replace("r8", tiny.TASK), names)
+    labels = [*names["table"]["label"]] if "table" in names else [capsys.readouterr().out.strip()]
+    assert labels[0] in json.loads(first[f"answers/{tiny.TASK}.json"].read_text())["classes"]
 
 
 def test_the_version_holds_text_in_text_out_and_nothing_pickled(store, first, tmp_path):

@@ -133,8 +133,8 @@ def test_a_champion_without_answers_cannot_be_compared(project):
     assert not judged.holds
 
 
-def test_resamples_of_another_seed_are_no_pairs(project):
-    """But rows are: accuracy needs no resamples."""
+def test_another_number_of_resamples_is_no_pair_and_another_seed_is_one(project):
+    """`evaluate` draws the rows of a split by its md5. Rows that are right or wrong need no draws."""
     other = measured()
     other.answers["metric"] = "mcc"
     project.run(other, "one")
@@ -142,7 +142,11 @@ def test_resamples_of_another_seed_are_no_pairs(project):
     promote()
     Path("params.yaml").write_text(Path("params.yaml").read_text().replace("seed: 1", "seed: 2", 1))
     judged = shipped(project, other, "two", seed=2)
-    assert judged.notes[0].endswith("their resamples are not the same rows: common.seed or evaluate.resamples differ.")
+    assert "No paired test" not in judged.notes[0]
+    for variant in other.answers["variants"].values():
+        variant["replicates"] = variant["replicates"][:-1]
+    judged = shipped(project, other, "three", seed=2)
+    assert judged.notes[0].endswith("their resamples are not the same rows: evaluate.resamples differs.")
 
 
 def test_seeds_of_the_same_parameters_are_told(project):

@@ -5,6 +5,7 @@ and measurements, linked to the run that exported it, and keeps its answers to t
 version that dvc.lock names, if that was made from what git has (`committed`).
 """
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
 from pipeline.hashing import file_md5
 from pipeline.tracking import packaging, versions
@@ -20,6 +22,7 @@ from pipeline.tracking.lock import Stage, current
 from pipeline.tracking.runs import close_lost, results, runs_of
 from pipeline.tracking.store import store
 
+HISTORY = "mlflow.log-model.history"  # tag of a run: MLflow's own list of the models in it
 FILE = "int8.onnx"  # the out of an export stage that is deployed
 ALIAS = "current"
 MEASURED = ("score", "sparsity", "file_bytes", "packed_bytes")
@@ -86,8 +89,18 @@ def _new(client: MlflowClient, stages: Mapping[str, Stage], task: str, path: Pat
     numbers = {key: f"{measured[f'int8.{key}']:.10g}" for key in MEASURED if f"int8.{key}" in measured}
     tags = {"md5": md5, "path": str(path), **numbers, **versions.tags(stages, task)}
     model, source = versions.model(task), _store(client, runs[0], path)
-    _create(client, model, f"int8 ONNX for the task {task}; the same bytes as {path}")  # now that there is a version
-    return client.create_model_version(model, source, run_id=runs[0], tags=tags)
+    _create(client, model, f"Answers texts for the task {task}: a sparse int8 model, packed.")  # now that there is a version
+    return client.create_model_version(model, source, run_id=runs[0], tags=tags, description=_description(task, tags, md5))
+
+
+def _description(task: str, numbers: Mapping[str, str], md5: str) -> str:
+    """What the version's page says in Markdown."""
+    score = f" Its score on the test split was {float(numbers['score']):.2%}." if "score" in numbers else ""
+    return (
+        f"The int8 model of the task {task}, of md5 `{md5}`.{score} Text goes in, answers come out: "
+        f'`pruneonce predict models:/{versions.model(task)}/VERSION --text "..."`. What it was made from: '
+        f"`pruneonce trace {md5[:8]}`. The report with plots is `report/report.html` of the flow run above its source run."
+    )
 
 
 def _create(client: MlflowClient, model: str, description: str) -> None:
@@ -105,4 +118,12 @@ def _store(client: MlflowClient, run_id: str, path: Path) -> str:
         target = Path(folder) / "model"
         packaging.save(path, target)
         client.log_artifacts(run_id, str(target), path.stem)
+        _show_schema(client, run_id, Model.load(target), path.stem)
     return f"runs:/{run_id}/{path.stem}"
+
+
+def _show_schema(client: MlflowClient, run_id: str, model: Model, name: str) -> None:
+    """Say in the run what the model reads and returns: MLflow's page of the version takes it from this tag."""
+    said = {**model.to_dict(), "run_id": run_id, "artifact_path": name}
+    kept = ("run_id", "artifact_path", "utc_time_created", "model_uuid", "flavors", "signature")
+    client.set_tag(run_id, HISTORY, json.dumps([{key: said[key] for key in kept}], default=str))

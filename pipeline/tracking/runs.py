@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from mlflow.entities import Param
 
 from pipeline import machine
 from pipeline.stopping import PARENT
+from pipeline.tracking import committed
 from pipeline.tracking.lock import Stage
 from pipeline.tracking.open_run import OpenRun, md5_tags, set_tags
 from pipeline.tracking.store import in_batches, store, unless_refused
@@ -188,15 +188,7 @@ def results(run_ids: Sequence[str]) -> dict[str, float]:
 
 
 def origin(source: str) -> dict[str, str]:
-    """Tags that MLflow's pages show: the user, the source file, the git commit, and whether tracked files differ from it."""
-
-    def git(*args: str) -> str:
-        try:
-            done = subprocess.run(["git", *args], capture_output=True, text=True)
-        except OSError:  # git is not installed
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
+    """Tags that MLflow's pages show: the user, the source file, the git commit, and whether code or params differ."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
@@ -205,6 +197,6 @@ def origin(source: str) -> dict[str, str]:
         "mlflow.user": user,
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": source,
-        "mlflow.source.git.commit": git("rev-parse", "HEAD") or "none",
-        "pruneonce.dirty": str(bool(git("status", "--porcelain", "-uno"))).lower(),
+        "mlflow.source.git.commit": committed.head() or "none",
+        "pruneonce.dirty": str(bool(committed.edited())).lower(),
     }

@@ -5,11 +5,11 @@ index: no torch, no transformers.
 """
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
@@ -17,10 +17,6 @@ from mlflow.pyfunc import PythonModel
 from pruneonce.errors import PruneOnceError
 
 THREADS, EXECUTION = "PRUNEONCE_THREADS", "PRUNEONCE_EXECUTION"  # of a call; 0 for one a core. As `pruneonce.load` takes it.
-
-
-# MLflow would have types at `predict`, and read a signature from them; the version has one already.
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method", category=UserWarning)
 
 
 class Served(PythonModel):
@@ -35,10 +31,8 @@ class Served(PythonModel):
             execution=os.environ.get(EXECUTION, "auto"),
         )
 
-    def predict(self, context, model_input, params=None):
-        """model_input: pandas' table with the columns of the signature. A wrong row is a 400 with one sentence."""
-        import pandas
-
+    def predict(self, context: Any, model_input: pandas.DataFrame, params: Any = None) -> pandas.DataFrame:
+        """model_input: the columns of the signature. A wrong row is a 400 with one sentence."""
         try:
             answers = self.predictor([*model_input.itertuples(index=False, name=None)])
         except PruneOnceError as error:

@@ -33,7 +33,7 @@ from pipeline.params.section import Section
 from pipeline.stopping import RAN, stoppable
 from pipeline.tracking import lock
 from pipeline.tracking.lock import short
-from pipeline.tracking.open_run import flatten, headlines
+from pipeline.tracking.open_run import flatten
 from pipeline.tracking.runs import stage_run
 from pruneonce.errors import ConfigError, DataError, PruneOnceError, disk_is_full
 
@@ -158,7 +158,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
             log = Log(scratch, tracked.log_step)
             tracked.catch_up(log.steps())
             metrics = work(log)
-            tracked.log_numbers("", headlines(metrics))
+            tracked.log_scores(name, metrics)
             tracked.log_numbers("result", {**metrics, "seconds": time.monotonic() - began})
             report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
             tracked.log_outs({str(path): file_md5(path) for path in (report, *made) if path.exists()})

@@ -26,8 +26,9 @@ MOST = 100_000  # metrics that wait for a server; of more than these the oldest 
 class OpenRun:
     """The MLflow run of a stage or of a flow that is at work."""
 
-    def __init__(self, client: MlflowClient, run_id: str):
-        self.client, self.run_id = client, run_id
+    def __init__(self, client: MlflowClient, run_id: str, *, experiment: str | None = None):
+        """experiment: the run of the `dvc exp run` that this stage belongs to."""
+        self.client, self.run_id, self.experiment = client, run_id, experiment
         self._waiting: list[Metric] = []
         self._known: set[tuple[str, int]] = set()  # (name, step) that an earlier process of this run has logged
         self._next, self._lost = time.monotonic() + FLUSH_SECONDS, False
@@ -63,6 +64,14 @@ class OpenRun:
         numbers = {key: value for key, value in flatten(metrics).items() if isinstance(value, int | float)}
         begin = f"{prefix}." if prefix else ""
         self._waiting += [_metric(f"{begin}{key}", float(value), 0) for key, value in numbers.items()]
+
+    def log_scores(self, stage: str, metrics: Mapping[str, Any]) -> None:
+        """Log the scores among the closing metrics by their names, and in the experiment's run by task, to sort runs by."""
+        scores = headlines(metrics)
+        self.log_numbers("", scores)
+        if (above := self.experiment) and scores:
+            rows = [_metric(f"{stage.rpartition('@')[2]}.{key}", value, 0) for key, value in scores.items()]
+            self.survive(lambda: self.client.log_batch(above, metrics=rows))
 
     def log_outs(self, md5s: Mapping[str, str]) -> None:
         """Tag the run with the md5 of each path that the stage has written. `runs_of` finds the run by that."""

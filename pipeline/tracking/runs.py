@@ -53,8 +53,8 @@ def stage_run(
     made_of = {**md5_tags("deps", deps), **md5_tags("code", code or {}), **machine_tags()}
     tags = {"mlflow.runName": name, "pruneonce.stage": name, **origin(source), **process(), **made_of}
     with store(" Nothing was started.") as (client, experiment):
-        parent = os.environ.get(PARENT) or _experiment_run(client, experiment)
-        if parent:
+        above = None if PARENT in os.environ else _experiment_run(client, experiment)
+        if parent := os.environ.get(PARENT) or above:
             tags["mlflow.parentRunId"] = parent
         run_id = _resumed(client, experiment, scratch, tags)
         if run_id is None:
@@ -62,7 +62,7 @@ def stage_run(
         log_params(client, run_id, params)
         close_lost_of(client, experiment)
 
-    run, status = OpenRun(client, run_id), "FAILED"
+    run, status = OpenRun(client, run_id, experiment=above), "FAILED"
     try:
         if scratch:
             _write_name(scratch / RUN, run_id)
@@ -73,8 +73,8 @@ def stage_run(
         raise
     finally:
         run.end(status)
-        if parent and PARENT not in os.environ:
-            run.survive(lambda: client.set_terminated(parent, status))  # it ends with its last stage
+        if above:
+            run.survive(lambda: client.set_terminated(above, status))  # it ends with its last stage
 
 
 def _experiment_run(client: MlflowClient, experiment: str) -> str | None:

@@ -193,6 +193,21 @@ class TestRuns:
         assert json.loads(self.tags(run_id)["pruneonce.deps"]) == deps
         assert runs.runs_of(stage) == [run_id]
 
+    def test_an_experiment_of_dvc_is_one_run_with_the_scores_of_its_stages(self, monkeypatch):
+        monkeypatch.setenv(runs.DVC_EXPERIMENT, "it's-one")
+        found = []
+        for stage, metrics in (
+            ("evaluate@a", {"int8": {"score": 0.5, "rows": 3}}),
+            ("quantize@a", {"validation_score": 0.25}),
+        ):
+            with runs.stage_run(name, {}, {}) as tracked:
+                tracked.log_scores(name, metrics)
+            found.append(self.tags(tracked.run_id)["mlflow.parentRunId"])
+        assert len(set(found)) == 1
+        parent = MlflowClient(address.uri()).get_run(found[0])
+        assert parent.data.metrics == {"a.int8.score": 0.5, "a.validation_score": 0.25}
+        assert (parent.info.run_name, parent.info.status) == ("it's-one", "FINISHED")
+
     def test_more_paths_than_a_tag_holds(self):
         stage = Stage("sow", {}, {f"data/{n:04}": "5" * 32 for n in range(300)}, {})
         run_id = self.ran("sow", stage.deps, stage.outs)

@@ -196,7 +196,7 @@ class TestRuns:
     def test_an_experiment_of_dvc_is_one_run_with_the_scores_of_its_stages(self, monkeypatch):
         monkeypatch.setenv(runs.DVC_EXPERIMENT, "it's-one")
         found = []
-        for stage, metrics in (
+        for name, metrics in (
             ("evaluate@a", {"int8": {"score": 0.5, "rows": 3}}),
             ("quantize@a", {"validation_score": 0.25}),
         ):

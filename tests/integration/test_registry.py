@@ -85,6 +85,22 @@ def test_nothing_new_changes_nothing_and_a_file_that_comes_back_is_not_stored_ag
     assert len(store.search_model_versions(f"name='{MODEL}'")) == 2
 
 
+def test_an_alias_that_stands_is_not_moved_where_a_server_gives_its_version_as_text(store, monkeypatch):
+    """A database gives a number."""
+    stages = locked(b"one")
+    run(stages)
+    assert len(list(registry.register(stages))) == 1
+    plain = MlflowClient.get_registered_model
+
+    def by_http(client: MlflowClient, name: str):
+        found = plain(client, name)
+        found._aliases = {alias: str(version) for alias, version in found.aliases.items()}
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_registered_model", by_http)
+    assert list(registry.register(stages)) == []
+
+
 def test_a_file_that_was_not_evaluated_as_it_stands_is_not_registered(store):
     stages = locked(b"one")
     stages["evaluate@topic"].deps[FILE] = "0" * 32

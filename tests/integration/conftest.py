@@ -101,13 +101,18 @@ class Project:
         return {p.relative_to(self.folder).as_posix(): p.read_bytes() for p in files}
 
 
-@pytest.fixture
-def project(tmp_path: Path, tracking_uri: str) -> Project:
-    folder = copy_project(tmp_path / "project")
+def new_project(folder: Path, tracking_uri: str) -> Project:
+    """A project in a folder that is new."""
+    copy_project(folder)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PRUNEONCE_", "PIP_", "PYTHONPATH"))}
     made = Project(folder, {**inherited, "MLFLOW_TRACKING_URI": tracking_uri})
     made.edit()
     return made
+
+
+@pytest.fixture
+def project(tmp_path: Path, tracking_uri: str) -> Project:
+    return new_project(tmp_path / "project", tracking_uri)
 
 
 @pytest.fixture

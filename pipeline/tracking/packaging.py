@@ -4,7 +4,6 @@ Serving it needs mlflow, numpy, onnx, onnx-ir, onnxruntime and tokenizers.
 """
 
 import logging
-import os
 import shutil
 import warnings
 from importlib import metadata
@@ -62,7 +61,6 @@ def save(file: Path, folder: Path) -> None:
         Path(pruneonce.__file__).parent, code / "pruneonce", ignore=shutil.ignore_patterns("__pycache__", SHIPPED.name)
     )
     columns = input_names(said)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it says that it tries the example
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's, on type hints of its own

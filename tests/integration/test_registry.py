@@ -1,6 +1,7 @@
 """The model registry holds what dvc.lock says ships: the same bytes, tagged with what was measured, under one alias."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ FILE = "data/export/topic/int8.onnx"
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> MlflowClient:
     """A store of its own, in a folder that git has."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, "mlflow.db")
     Path("params.yaml").write_text("common: {seed: 1}\n")
     Path(".gitignore").write_text("*\n")
     git("init", "-q")

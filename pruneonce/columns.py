@@ -1,4 +1,4 @@
-"""The columns of a table of rows, and a guess which one is the text, which one the label, and what kind of task that is.
+"""The columns of a table of rows, and a guess: which one is the text, which one the label, what kind of task that is.
 
 A guess is by names first, then by content. The text is the column with the longest texts. A label has few values, or is a
 number. Where two columns are as good, there is no guess, and the candidates are named.

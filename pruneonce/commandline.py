@@ -28,7 +28,8 @@ def build(
 
     A module's docstring begins with the line of the command's help. `options(parser)` adds what the command reads,
     `lines(args)` does it and returns the lines to print; args.modules and args.further are those of this function.
-    EXAMPLES has one or two lines for a shell.
+    EXAMPLES has some lines for a shell.
+
     further, title: name -> purpose of the commands that another program has, for the help, and the words above them.
     """
     own = {name_of(module): purpose(module) for module in modules}

@@ -1,7 +1,7 @@
 """The two kinds of project's folder, a clone and one of `pruneonce init`, and where the code is that runs in them.
 
-A clone holds the code itself. A project of `pruneonce init` names a version of this package in its params.yaml, and runs
-the code that the package brings: the folders stages, pipeline and flows, which lie in SHIPPED of a wheel.
+A clone holds the code itself. A project of `pruneonce init` names a version of this package in its params.yaml. It runs
+the code that the package brings: the folders stages, pipeline and flows. In a wheel they lie in SHIPPED.
 Standard library only: it is read before anything that may be missing.
 """
 

@@ -9,13 +9,11 @@ from collections.abc import Iterable
 from pruneonce.commands import predict
 
 EXAMPLES, options = predict.EXAMPLES, predict.options
-REGISTERED = "models:/"
 
 
 def lines(args: argparse.Namespace) -> Iterable[str]:
-    name = str(args.file)
-    if name.startswith("models:"):
+    if str(args.file).startswith("models:"):
         from pipeline.tracking import packaging  # imports MLflow, which takes seconds
 
-        args.file = packaging.fetch(name.replace("models:/", REGISTERED))
+        args.file = packaging.fetch(str(args.file))
     return predict.lines(args)

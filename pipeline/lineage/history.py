@@ -15,8 +15,11 @@ MD5 = re.compile(rb"md5: ['\"]?([0-9a-f]{32}(?:\.dir)?)|\"md5\": \"([0-9a-f]{32}
 
 @dataclass(frozen=True)
 class Version:
-    """What the lock files said at one time. commit: "" for this folder as it is. now: names of the stages of that time's
-    dvc.yaml and params.yaml; DVC keeps the entries of former profiles too."""
+    """What the lock files said at one time.
+
+    commit: "" for this folder as it is.
+    now: names of the stages of that time's dvc.yaml and params.yaml. DVC keeps the entries of former profiles too.
+    """
 
     commit: str
     stages: dict[str, Stage]

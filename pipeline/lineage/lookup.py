@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 class Subject:
     """A file that was asked about.
 
-    md5, path: as a lock file has them; empty for a run as a whole. version: that lock file's.
-    says: how the question led to it. about: what the file says of itself. file: where it is, if it was named by a path.
+    md5, path: as a lock file has them; empty for a run as a whole.
+    version: that lock file's.
+    says: how the question led to it.
+    about: what the file says of itself.
+    file: where it is, if it was named by a path.
     registered: the version that was asked about.
     """
 

@@ -31,27 +31,25 @@ def check(folder: Path) -> None:
 
 
 def create(folder: Path, params: str, checked: Params, *, imports: bool, data: Sequence[str]) -> Iterator[str]:
-    """Write the project, and yield lines that say what was made. Nothing is left behind if it fails.
+    """Write the project, and yield lines that say what was made. If it fails, the folder is as it was.
 
     imports: a sparse checkpoint enters in place of `sparsify`. data: files in the folder that git is to ignore.
     """
     files = _files(folder, params, checked, imports=imports, data=data)
     before = folder.exists()
-    made: list[Path] = []
+    made = [path for name in (*files, ".dvc", ".dvcignore", ".git") if not (path := folder / name).exists()]
+    kept = {path: path.read_bytes() for path in (folder / name for name in files) if path.exists()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            if not (folder / name).exists():
-                made.append(folder / name)
             save(folder / name, text)
         inside = _git(folder, "rev-parse", "--is-inside-work-tree").returncode == 0
-        made.append(folder / ".dvc")
         _repository(folder, inside=inside)
         _commit(folder, [*files, ".dvc", ".dvcignore"])
     except BaseException:
-        _remove(made)
-        if not before:
-            _remove([folder])
+        _remove(made if before else [folder])
+        for path, content in kept.items():
+            path.write_bytes(content)
         raise
     place = "This folder" if folder.resolve() == Path.cwd() else str(folder)
     git = "in the git repository that was there" if inside else "git"

@@ -1,8 +1,8 @@
 """dvc.yaml of a project of `pruneonce init`, made from the one of the code: the same stages, paths and outs.
 
-The commands are `python -P -m pruneonce.stage ...`: -P, because a file of the folder, such as a json.py, must not be taken
-for a module. The code is no dep, because it is not in the folder: each stage depends on
-the version of pruneonce that params.yaml names. The file is text, edited by lines, so that it reads like the original.
+The commands are `python -P -m pruneonce.stage ...`. Without -P, a file of the folder, such as a json.py, would be taken for
+a module. The code is no dep, because it is not in the folder: each stage depends on the version of pruneonce that
+params.yaml names. The file is text, edited by lines, so that it reads like the original.
 """
 
 import hashlib

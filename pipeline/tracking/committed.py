@@ -94,6 +94,7 @@ def lineage(stages: Mapping[str, Stage], name: str) -> list[Stage]:
 def _stale(stages: Mapping[str, Stage], task: str) -> Iterator[str]:
     """What dvc.lock was made with and is not here now: after a run of other values, params.yaml may have been reset."""
     values = read_yaml(profiles.PARAMS)
+    new = _git("ls-files", "--others", "--exclude-standard").splitlines()
     seen: dict[str, str] = {}
     for stage in lineage(stages, f"evaluate@{task}"):
         for key, value in stage.params.items():
@@ -106,6 +107,12 @@ def _stale(stages: Mapping[str, Stage], task: str) -> Iterator[str]:
                     yield f"{stage.name} in dvc.lock was made with another {path}. Run again: make run"
             elif seen.setdefault(path, file_md5(Path(path)) if Path(path).exists() else "") != md5:
                 yield f"{path} is not what {stage.name} in dvc.lock was made with. Run again: make run"
+            elif not stage.name.startswith("fetch_local@"):  # which reads a file of the user's, of which DVC keeps a copy
+                yield from (
+                    f"{file}, which {stage.name} reads, is in no commit. Commit it first"
+                    for file in new
+                    if lock.meet(file, path)
+                )
 
 
 def _value(values: Any, key: str) -> Any:

@@ -4,7 +4,6 @@ Serving it needs mlflow, numpy, onnx, onnx-ir, onnxruntime and tokenizers.
 """
 
 import logging
-import os
 import shutil
 import warnings
 from importlib import metadata
@@ -23,6 +22,7 @@ from pipeline.tracking.store import store
 from pruneonce.deployment import packing
 from pruneonce.deployment.about import about
 from pruneonce.errors import DataError, PackError
+from pruneonce.projects import SHIPPED
 from pruneonce.serving.predictor import input_names
 
 PACKED = "int8.packed"
@@ -56,12 +56,11 @@ def save(file: Path, folder: Path) -> None:
     packed, code = work / PACKED, work / "code"
     code.mkdir(parents=True)
     packing.pack(file, packed)
-    # The library as it is now, so that a later one cannot change what this version answers.
+    # The library as it is now, so that a later one cannot change what this version answers; without the project's code.
     shutil.copytree(
-        Path(pruneonce.__file__).parent, code / "pruneonce", ignore=shutil.ignore_patterns("__pycache__", "project")
+        Path(pruneonce.__file__).parent, code / "pruneonce", ignore=shutil.ignore_patterns("__pycache__", SHIPPED.name)
     )
     columns = input_names(said)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it says that it tries the example
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's, on type hints of its own

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from pipeline.hashing import file_md5
-from pipeline.tracking import packaging, versions
+from pipeline.tracking import champions, packaging, versions
 from pipeline.tracking.committed import obstacle
 from pipeline.tracking.lock import Stage, current
 from pipeline.tracking.runs import close_lost, results, runs_of
@@ -67,8 +67,8 @@ def _current(client: MlflowClient, stages: Mapping[str, Stage], task: str, path:
     if version is None:
         return
     versions.complete(client, version, stages, task)
-    before = client.get_registered_model(model).aliases.get(ALIAS)
-    if before == int(version.version):
+    before = champions.champion(client, model, ALIAS)
+    if before == str(version.version):
         return
     if why := obstacle(stages, task):
         yield (

@@ -26,6 +26,10 @@ WORDS = {
 }
 
 
+# The words that bash is given: it would run a `$(...)` in one of them, and a folder's files may be anybody's.
+PLAIN = "[A-Za-z0-9@_.-]*"
+
+
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=SHELLS)
 
@@ -72,7 +76,7 @@ def _functions(shell: str) -> str:
     # To bash an @ ends a word, and a stage is called finetune@r8.
     first = {"bash": "COMP_WORDBREAKS=${COMP_WORDBREAKS//@/}"}.get(shell, "")
     form = {
-        "bash": '_pruneonce_{}() {{ compgen -W "$({})" -- "$1"; }}',
+        "bash": f"""_pruneonce_{{}}() {{{{ compgen -W "$({{}} | LC_ALL=C grep -x '{PLAIN}')" -- "$1"; }}}}""",
         "zsh": '_pruneonce_{}() {{ compadd -- ${{(f)"$({})"}}; }}',
         "fish": "function _pruneonce_{}; {}; end",
     }[shell]

@@ -3,6 +3,7 @@
 `tasks.splits` and the kinds of task make those by transformers; this module needs only its core, the package tokenizers.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class Texts:
             self.cut = Tokenizer.from_str(tokenizer)
         except Exception as error:  # tokenizers raises no narrower one
             raise ModelError(f"expected a tokenizer in the file's metadata, found: {error}. Export it again.") from None
-        self.max_tokens = max_tokens
+        self.max_tokens, self._of_stride = max_tokens, functools.cache(self._windows_tokenizer)
         for one in (self.whole, self.cut):
             one.no_padding()
             one.no_truncation()
@@ -54,10 +55,14 @@ class Texts:
         room = self.max_tokens // 2 - QUESTION_ROOM
         ends = [end for _, end in self.whole.encode(question, add_special_tokens=False).offsets]
         short = question if len(ends) <= room else question[: ends[room - 1]]
+        encoding = self._of_stride(stride_tokens).encode(short, context)
+        yield from map(_row, (encoding, *encoding.overflowing))
+
+    def _windows_tokenizer(self, stride_tokens: int) -> Tokenizer:
+        """A tokenizer that cuts a context into windows. It takes some 20 ms to make, which is longer than many a call."""
         tokenizer = Tokenizer.from_str(self.whole.to_str())
         tokenizer.enable_truncation(self.max_tokens, stride=stride_tokens, strategy="only_second")
-        encoding = tokenizer.encode(short, context)
-        yield from map(_row, (encoding, *encoding.overflowing))
+        return tokenizer
 
 
 def _row(encoding: Encoding) -> Row:

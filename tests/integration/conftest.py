@@ -19,6 +19,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import stage
+from pipeline.tracking.store import connect
 from tests.conftest import copy_project
 from tests.integration import tiny
 
@@ -52,6 +53,17 @@ def first(twice) -> tiny.Result:
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One store for all: creating it takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs, to be copied: creating one takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        connect()
+    return folder / "mlflow.db"
 
 
 @dataclass
@@ -101,13 +113,18 @@ class Project:
         return {p.relative_to(self.folder).as_posix(): p.read_bytes() for p in files}
 
 
-@pytest.fixture
-def project(tmp_path: Path, tracking_uri: str) -> Project:
-    folder = copy_project(tmp_path / "project")
+def new_project(folder: Path, tracking_uri: str) -> Project:
+    """A project in a folder that is new."""
+    copy_project(folder)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PRUNEONCE_", "PIP_", "PYTHONPATH"))}
     made = Project(folder, {**inherited, "MLFLOW_TRACKING_URI": tracking_uri})
     made.edit()
     return made
+
+
+@pytest.fixture
+def project(tmp_path: Path, tracking_uri: str) -> Project:
+    return new_project(tmp_path / "project", tracking_uri)
 
 
 @pytest.fixture

@@ -276,8 +276,9 @@ def test_a_stage_that_does_not_ask_for_a_log_gets_none(napping, monkeypatch):
     assert Path("data/out").read_text() == "rested"
 
 
-def test_a_plain_dvc_repro_tags_its_runs(project, tracking_uri):
+def test_a_plain_dvc_repro_tags_its_runs(project, tracking_uri, monkeypatch):
     """No flow: the stage itself tags its run with the md5s that DVC records after it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
     dvc_word = [sys.executable, "-m", "dvc", "repro", "--quiet", "fetch_local@tiny-bert"]
     python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = project.run(*dvc_word, PATH=python)

@@ -18,28 +18,16 @@ from pipeline.commands import promote as command
 from pipeline.hashing import file_md5
 from pipeline.params.profiles import MARK
 from pipeline.tracking import champions, promotion, registry, versions
-from pipeline.tracking.store import connect
 from pruneonce.errors import ConfigError, DataError, NotPromoted, PipelineError
 from tests.answers import GATES, measured, right
 from tests.deployed import FILE, MODEL, TASK, Project, commit, git
 from tests.pages import blocks
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store of MLflow's."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        connect()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def project(tmp_path, monkeypatch, store) -> Project:
+def project(tmp_path, monkeypatch, empty_store) -> Project:
     monkeypatch.chdir(tmp_path)
-    return Project(monkeypatch, store)
+    return Project(monkeypatch, empty_store)
 
 
 def promote(**options) -> promotion.Judgement:
@@ -247,10 +235,10 @@ def test_a_promotion_needs_a_model_that_was_evaluated(project):
         promotion.judge(TASK)
 
 
-def test_a_promotion_needs_the_run_of_its_model(project, store, monkeypatch):
+def test_a_promotion_needs_the_run_of_its_model(project, empty_store, monkeypatch):
     project.run(measured(), "one")
     commit()
-    shutil.copy(store, "mlflow.db.other")
+    shutil.copy(empty_store, "mlflow.db.other")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd()}/mlflow.db.other")
     with pytest.raises(PipelineError, match="The run that made it is in another tracking store"):
         promotion.judge(TASK)

@@ -1,6 +1,7 @@
 """The model registry holds what dvc.lock says ships: the same bytes, tagged with what was measured, under one alias."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ FILE = "data/export/topic/int8.onnx"
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> MlflowClient:
     """A store of its own, in a folder that git has."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, "mlflow.db")
     Path("params.yaml").write_text("common: {seed: 1}\n")
     Path(".gitignore").write_text("*\n")
     git("init", "-q")
@@ -83,6 +85,22 @@ def test_nothing_new_changes_nothing_and_a_file_that_comes_back_is_not_stored_ag
     (line,) = registry.register(again)
     assert line == f"models:/{MODEL}@current is version 1, md5 {first['export@topic'].outs[FILE]}"
     assert len(store.search_model_versions(f"name='{MODEL}'")) == 2
+
+
+def test_an_alias_that_stands_is_not_moved_where_a_server_gives_its_version_as_text(store, monkeypatch):
+    """A database gives a number."""
+    stages = locked(b"one")
+    run(stages)
+    assert len(list(registry.register(stages))) == 1
+    plain = MlflowClient.get_registered_model
+
+    def by_http(client: MlflowClient, name: str):
+        found = plain(client, name)
+        found._aliases = {alias: str(version) for alias, version in found.aliases.items()}
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_registered_model", by_http)
+    assert list(registry.register(stages)) == []
 
 
 def test_a_file_that_was_not_evaluated_as_it_stands_is_not_registered(store):

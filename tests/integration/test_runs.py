@@ -54,20 +54,10 @@ def test_a_first_run_that_is_killed_at_any_moment_costs_nothing(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory) -> Path:
-    """A database with our experiment."""
-    file = tmp_path_factory.mktemp("whole") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
-        store.connect()
-    return file
-
-
 @pytest.fixture
-def folder(tmp_path, whole, monkeypatch) -> Path:
+def folder(tmp_path, empty_store, monkeypatch) -> Path:
     """An empty project with a store of its own."""
-    shutil.copy(whole, tmp_path / "mlflow.db")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     for name in (stopping.RAN, stopping.PARENT):
@@ -271,14 +261,14 @@ def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, monk
     assert capfd.readouterr().out == "", "nothing was left to do, and no blank line says so"
 
 
-def test_a_full_disk_is_one_line_also_when_a_run_is_made(whole, tmp_path, monkeypatch, capfd):
+def test_a_full_disk_is_one_line_also_when_a_run_is_made(empty_store, tmp_path, monkeypatch, capfd):
     disk = tmp_path / "disk"
     disk.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
     try:
-        shutil.copy(whole, disk / "mlflow.db")
+        shutil.copy(empty_store, disk / "mlflow.db")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk}/mlflow.db")
         store.connect()
         with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as file:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from dvc.repo import Repo
@@ -9,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking import store
+from tests.integration.conftest import new_project
 from tests.integration.tiny import TASK
 
 STAGE, PLOT = f"quantize@{TASK}", f"data/plots/quantize/{TASK}.csv"
@@ -21,9 +23,11 @@ def newest(client: MlflowClient, name: str) -> Run:
     return client.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time DESC"])[0]
 
 
-@pytest.fixture
-def shown(computed):
+@pytest.fixture(scope="module")
+def shown(first, tracking_uri, tmp_path_factory):
     """What each of the three shows, of a training and of the scores, in a project in which both were just computed."""
+    computed = new_project(tmp_path_factory.mktemp("same") / "project", tracking_uri)
+    shutil.copytree(first.folder / "data", computed.folder / "data")
     for name in (STAGE, "report"):
         done = computed.main(name)
         assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.hashing import file_md5
 from pipeline.params.profiles import MARK
 from pipeline.tracking import committed
 from pruneonce.errors import PipelineError
@@ -103,6 +104,18 @@ def test_code_and_data_that_changed_since_are_named(project):
     export.outs[FILE] = "0" * 32
     expected = f"evaluate@topic in dvc.lock was made with another {FILE}. Run again: make run"
     assert committed.obstacle(stages, TASK) == expected
+
+
+def test_code_that_no_commit_has_is_named(project):
+    """`git diff` is silent on a file that was never added."""
+    edit("pruneonce/models/new.py")
+    stages = project.run(measured(), "new")
+    export = stages[f"export@{TASK}"]
+    export.deps["pruneonce/models"] = file_md5(Path("pruneonce/models"))
+    expected = "pruneonce/models/new.py, which export@topic reads, is in no commit. Commit it first"
+    assert committed.obstacle(stages, TASK) == expected
+    commit()
+    assert committed.obstacle(stages, TASK) == ""
 
 
 @pytest.mark.parametrize("place", ["", "sub"])

@@ -57,6 +57,18 @@ def test_bash_completes_every_command_with_its_options(bash):
     assert bash(text, "pruneonce", "pack", "int") == {"int8.onnx"}
 
 
+@pytest.mark.parametrize("name", ["$(touch found)", "`touch found`", "a;touch found"])
+def test_bash_runs_nothing_that_a_file_of_the_folder_names(bash, tmp_path, name):
+    (tmp_path / f"profiles/{name}.yaml").touch()
+    (tmp_path / "dvc.lock").write_text(f"stages:\n  {name.replace(' ', '${IFS}')}:\n  a@b:\n")
+    (tmp_path / "params.yaml").write_text(f"tasks:\n  {name.replace(' ', '${IFS}')}: {{}}\n  r8: {{}}\n")
+    text = script("bash", project=True)
+    assert bash(text, "pruneonce", "plan", "") == {"tiny", "bert-base"}
+    assert bash(text, "pruneonce", "why", "") == {"a@b"}
+    assert bash(text, "pruneonce", "promote", "") == {"r8"}
+    assert not (tmp_path / "found").exists()
+
+
 def test_outside_of_a_project_its_commands_are_known_by_name(bash):
     text = script("bash", project=False)
     assert bash(text, "pruneonce", "") == {*command.PROJECT_COMMANDS, *command.commandline.LIBRARY}

@@ -237,15 +237,22 @@ def test_a_failure_leaves_nothing_behind(folder, monkeypatch):
     def fails(*_):
         raise PipelineError("no git")
 
+    def repository(place: Path, **_):
+        for name in (".git/objects", ".dvc/tmp"):
+            (place / name).mkdir(parents=True)
+        (place / ".dvcignore").touch()
+
     monkeypatch.setattr(create, "_commit", fails)
-    Path("README.md").write_text("mine\n")
+    monkeypatch.setattr(create, "_repository", repository)
+    for name in ("README.md", ".gitignore"):
+        Path(name).write_text("mine\n")
     checked = parameters.checked(parameters.default())
-    before = sorted(folder.iterdir())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for place in (Path(), Path("new")):
-        monkeypatch.setattr(create, "_repository", lambda *_, **__: None)
         with pytest.raises(PipelineError, match="no git"):
             list(create.create(place, "x", checked, imports=False, data=[]))
-    assert sorted(folder.iterdir()) == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not Path("new").exists()
 
 
 def test_the_options_of_both_commands_are_the_same():

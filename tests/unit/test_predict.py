@@ -125,10 +125,9 @@ def test_lines_are_no_pairs(tmp_path):
 class TestPredictor:
     def test_rows_that_are_no_text(self, file):
         predictor = Predictor(file, threads=1)
-        for row, found in ((3, "int"), (None, "NoneType"), (["a", "b"], "str, str"), ([], "nothing"), (b"a", "bytes")):
-            with pytest.raises(DataError, match="expected a text in row 0, found") as caught:
+        for row, found in ((3, "int"), (None, "NoneType"), (["a", "b"], "str, str"), ([], "nothing"), (b"a", "int")):
+            with pytest.raises(DataError, match=rf"expected a text in row 0, found {found}\.$"):
                 predictor([row])
-            assert str(caught.value).endswith(f"found {found}.") or found == "bytes"
 
     def test_the_longest_text(self, file):
         predictor = Predictor(file, threads=1)

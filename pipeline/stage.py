@@ -47,9 +47,12 @@ Metrics = Mapping[str, Any]  # numbers by name; nested mappings are groups
 
 @dataclass(frozen=True)
 class Origin:
-    """All that determines a stage's outs. reads: path -> md5, of its deps and its code. params: sha256 of its parameters."""
+    """What a stage was given. deps: path -> md5, of its data. params: sha256 of its parameters.
 
-    reads: Mapping[str, str]
+    Not of its code: an out that holds that would change with every comment.
+    """
+
+    deps: Mapping[str, str]
     params: str
 
 
@@ -136,7 +139,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     deps = _checked([args[n] for n in reads if args[n].exists()])  # of a missing `Given` path the stage says what is wrong
     code = {str(path): file_md5(path) for path in lock.code(name) if path.exists()}
     scratch = SCRATCH / f"{name}-{_key(flat, deps | code)}"
-    origin = Origin(deps | code, digest(flat))
+    origin = Origin(deps, digest(flat))
     report = args.pop("metrics")
     made = [args[n] for n in (*names["out"], *names["record"])]
 

@@ -83,7 +83,7 @@ def run(
             "sparsity": inspect.sparsity(path)["sparsity"],
             "pattern": patterns[variant],
             "bits": 8 if variant == "int8" else 32,
-            "deps": dict(origin.reads),
+            "deps": dict(origin.deps),
             "params": origin.params,
         }
         provenance.write(path, about, _text(dense_folder / "tokenizer.json"))

@@ -86,7 +86,7 @@ class _Check:
         said = subject.about.get("deps") if subject.about else None
         if root and not root.stated and isinstance(said, Mapping):
             recorded = root.stage.deps
-            for path in sorted({*said, *recorded}):
+            for path in sorted(path for path in {*said, *recorded} if not is_code(path)):  # a file says its data alone
                 same = said.get(path) == recorded.get(path)
                 note = "as the file says itself" if same else f"the file says {said.get(path)} of itself"
                 yield Link("about", root.name, path, recorded.get(path, "nothing"), "holds" if same else "differs", note)

@@ -3,7 +3,7 @@
 Two entries of the file's metadata, beside that of `inspect`:
 
     pruneonce.about      JSON: task, variant, kind of task with its labels, sparsity, pattern, bits, score on validation,
-                         md5 of everything that the export read, digest of its parameters, digest of the tokenizer
+                         md5 of all data that the export read, digest of its parameters, digest of the tokenizer
     pruneonce.tokenizer  tokenizer.json as it is, so that the file answers text alone
 
 `about` reads them. Both are functions of what was exported: the same export writes the same bytes. Packing keeps them.

@@ -46,9 +46,9 @@ def _rows(args: argparse.Namespace, trained: dict[str, str | None]) -> Iterable[
             needs = "one --pair for each --text" if trained["pair"] else "no --pair: the model reads one text"
             raise DataError(f"expected {needs}, found {len(args.text)} --text and {len(pairs)} --pair.")
         return [*zip(args.text, pairs, strict=True)] if pairs else [(text,) for text in args.text]
-    columns = [args.column or trained["text"] or "text"]
+    columns = [(args.column,) if args.column else (trained["text"] or "text", "text")]
     if trained["pair"]:
-        columns.append(args.pair_column or trained["pair"])
+        columns.append((args.pair_column,) if args.pair_column else (trained["pair"], "pair"))
     return rows.read(args.rows, columns)
 
 

@@ -27,8 +27,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def lines(args: argparse.Namespace) -> Iterator[str]:
+    from pruneonce.errors import PackError
     from pruneonce.serving.predictor import Predictor  # imports numpy, onnx, onnxruntime
 
+    if str(args.file).startswith("models:"):  # the project's command has put a file in its place
+        raise PackError(
+            f"expected a model file in a folder that is no project's, found {args.file}. A registered model is found in the "
+            "folder of its project: change to it. It needs the extra [pipeline]."
+        )
     predictor = Predictor(args.file, threads=args.threads, execution=args.execution)
     for number, row in enumerate(_rows(args, predictor.about["columns"])):
         answer = predictor.answer(row, number)

@@ -163,9 +163,7 @@ def test_a_schedule_fires_and_every_stage_is_a_completed_task(reader: Reader) ->
 def test_mlflow_has_one_parent_run_and_a_child_for_every_stage(reader: Reader) -> None:
     traced = reader.follow("6. See it")
     lock = YAML(typ="safe").load(reader.project / "dvc.lock")["stages"]
-    assert all(
-        f"{stage} " in traced or f"{stage}\n" in traced for stage in lock if stage not in ("report", "evaluate@topic")
-    )
+    assert all(f"{stage} " in traced or f"{stage}\n" in traced for stage in lock if stage not in ("report", "evaluate@topic"))
     for stage in ("fetch_local@topic", "fetch_local@corpus"):  # back to the files of this machine, and their checksums
         (source,) = [dep for dep in lock[stage]["deps"] if dep["path"].startswith("tests/")]
         assert source["path"] in traced

@@ -204,3 +204,7 @@ def test_metadata_that_somebody_edited_is_refused(int8_onnx, tokenizer_json, tmp
     provenance.write(path, SAID | {key: value}, tokenizer_json)
     with pytest.raises(PackError, match=message):
         Predictor(path)
+
+
+def test_a_registered_model_needs_the_folder_of_its_project(call):
+    assert "A registered model is found in the folder of its project" in call("models:/topic@champion", "--text", "a")

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.params.sections import METRICS
 from pipeline.projects import tasks
 from pipeline.projects.tasks import Chosen
-from pruneonce.errors import ConfigError
+from pruneonce.errors import ConfigError, DataError
 
 Ask = Callable[[str], str]  # a question -> the line that was typed
 
@@ -31,7 +31,16 @@ class Given:
 
 def at_terminal() -> Ask | None:
     """A way to ask, if somebody is there."""
-    return input if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty() else None
+    return _input if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty() else None
+
+
+def _input(question: str) -> str:
+    """The line that was typed. Raises ConfigError for Ctrl-D."""
+    try:
+        return input(question)
+    except EOFError:
+        print()
+        raise ConfigError("expected an answer, found the end of the input. Give --text and --label, or --yes.") from None
 
 
 def choose(given: Given, ask: Ask | None) -> Iterator[str | Chosen]:
@@ -42,6 +51,10 @@ def choose(given: Given, ask: Ask | None) -> Iterator[str | Chosen]:
     if given.complete and chosen:
         yield chosen
         return
+    if not any(name.strip() for name in found.columns):
+        raise DataError(
+            f"expected the names of the columns in the first line of {given.path}, found none. Write them there."
+        )
     shown = ", ".join(f"{c.name} ({c.distinct:,} different)" for c in found.columns.values())
     yield f"{given.path} has columns {shown}"
     if chosen:

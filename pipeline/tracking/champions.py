@@ -43,7 +43,9 @@ def history(client: MlflowClient, model: str, alias: str = ALIAS) -> list[Move]:
     names = {field.name for field in fields(Move)}
     try:
         entries = json.loads(client.get_registered_model(model).tags.get(f"{alias}.history", "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(entries, list):
         return []
     return [Move(**each) for each in entries if isinstance(each, dict) and set(each) == names]
 

@@ -19,6 +19,12 @@ from pruneonce.errors import PruneOnceError
 THREADS, EXECUTION = "PRUNEONCE_THREADS", "PRUNEONCE_EXECUTION"  # of a call; 0 for one a core. As `pruneonce.load` takes it.
 
 
+def _threads(text: str) -> int:
+    if not text.isdecimal() or len(text) > 3:
+        raise MlflowException(f"expected a number of threads in {THREADS}, or 0 for one a core, found {text!r}")
+    return int(text)
+
+
 class Served(PythonModel):
     """Rows of texts -> a table with one answer a row."""
 
@@ -27,7 +33,7 @@ class Served(PythonModel):
 
         self.predictor = Predictor(
             Path(context.artifacts["model"]),
-            threads=int(os.environ.get(THREADS, "0")),
+            threads=_threads(os.environ.get(THREADS, "0")),
             execution=os.environ.get(EXECUTION, "auto"),
         )
 

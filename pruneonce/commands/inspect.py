@@ -22,6 +22,7 @@ columns:
     why       the costs of one token in cycles of all threads, or another reason
 
 """
+DIGITS = 3  # of a number of threads
 EXECUTION = """\
 execution:
     auto      the faster kernel for each matrix, by costs that were measured on some kinds of processor
@@ -44,8 +45,10 @@ def how(parser: argparse.ArgumentParser, executions: Sequence[str]) -> None:
 
 
 def _threads(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a number of threads, or 0 for one a core, found {text!r}")
+    if not text.isdecimal() or len(text) > DIGITS:  # ONNX Runtime starts them at once
+        raise argparse.ArgumentTypeError(
+            f"expected a number of threads of at most {DIGITS} digits, or 0 for one a core, found {text!r}"
+        )
     return int(text)
 
 

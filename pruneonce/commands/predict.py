@@ -27,8 +27,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def lines(args: argparse.Namespace) -> Iterator[str]:
+    from pruneonce.errors import PackError
     from pruneonce.serving.predictor import Predictor  # imports numpy, onnx, onnxruntime
 
+    if str(args.file).startswith("models:"):  # the project's command has put a file in its place
+        raise PackError(
+            f"expected a model file in a folder that is no project's, found {args.file}. A registered model is found in the "
+            "folder of its project: change to it. It needs the extra [pipeline]."
+        )
     predictor = Predictor(args.file, threads=args.threads, execution=args.execution)
     for number, row in enumerate(_rows(args, predictor.about["columns"])):
         answer = predictor.answer(row, number)
@@ -46,9 +52,9 @@ def _rows(args: argparse.Namespace, trained: dict[str, str | None]) -> Iterable[
             needs = "one --pair for each --text" if trained["pair"] else "no --pair: the model reads one text"
             raise DataError(f"expected {needs}, found {len(args.text)} --text and {len(pairs)} --pair.")
         return [*zip(args.text, pairs, strict=True)] if pairs else [(text,) for text in args.text]
-    columns = [args.column or trained["text"] or "text"]
+    columns = [(args.column,) if args.column else (trained["text"] or "text", "text")]
     if trained["pair"]:
-        columns.append(args.pair_column or trained["pair"])
+        columns.append((args.pair_column,) if args.pair_column else (trained["pair"], "pair"))
     return rows.read(args.rows, columns)
 
 

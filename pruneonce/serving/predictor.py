@@ -1,5 +1,6 @@
 """A model that answers text: one exported file, packed or not, with its tokenizer and labels inside."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,43 @@ from pruneonce.sources import cells
 
 MOST_CHARACTERS = 100_000  # of a text. The model reads `max_tokens` of it, and splitting a longer one takes seconds.
 
+KINDS = {  # what the metadata says of each kind of task, as far as answers need it
+    "classification": {"classes"},
+    "multi_label": {"classes"},
+    "regression": set[str](),
+    "token_classification": {"classes"},
+    "question_answering": {"stride_tokens", "n_best", "max_answer_tokens", "null_threshold"},
+}
+
 
 def input_names(about: Mapping[str, Any]) -> tuple[str, ...]:
     """What the model reads in a row. about: what its file says of itself."""
     if about["kind"]["kind"] == "question_answering":
         return "question", "context"
     return ("text", "pair") if about["columns"]["pair"] else ("text",)
+
+
+def _check(about: Mapping[str, Any], path: Path) -> None:
+    """Anybody can write a file's metadata. Raises PackError for what is used here, if it is missing or another type."""
+    kind, columns = about.get("kind"), about.get("columns")
+    most = about.get("max_tokens")
+    good = {
+        "kind": isinstance(kind, dict) and kind.get("kind") in KINDS and KINDS[kind["kind"]] <= kind.keys(),
+        "columns": isinstance(columns, dict) and {"text", "pair"} <= columns.keys(),
+        "max_tokens": isinstance(most, int) and most > 0,
+    }
+    if wrong := [key for key, holds in good.items() if not holds]:
+        raise PackError(
+            f"expected the key {wrong[0]} as `export` writes it in what {path} says of itself, found "
+            f"{str(about.get(wrong[0]))[:80]!r}. Export it again."
+        )
+
+
+def _check_classes(outputs: object, kind: Mapping[str, Any], path: Path) -> None:
+    """Raises PackError unless each output has a label. outputs: how many there are, or a name if it is not fixed."""
+    if "classes" in KINDS[kind["kind"]] and isinstance(outputs, int) and outputs != len(kind["classes"]):
+        found = f"{len(kind['classes'])} labels in what it says of itself"
+        raise PackError(f"expected a label for each of the {outputs} outputs of {path}, found {found}. Export it again.")
 
 
 Input = str | Sequence[str]  # a text, or a pair: two texts; of a question: question and context
@@ -44,10 +76,12 @@ class Predictor:
                 f"expected a model that answers text, found that {path} does not say {lacks}. Files say it that `export` of "
                 "this version wrote, with a tokenizer.json; for others there is `pruneonce.load`, which takes token ids."
             )
+        _check(self.about, path)
         self.kind = self.about["kind"]
         self.texts = Texts(tokenizer, max_tokens=self.about["max_tokens"])
         self.session = running.session(model, threads=threads, execution=execution)
         self.inputs = [node.name for node in self.session.get_inputs()]
+        _check_classes(self.session.get_outputs()[0].shape[-1], self.kind, path)
 
     def __call__(self, rows: Iterable[Input]) -> list[Answer]:
         """The answer to each row. Raises DataError, naming the row, for one that is no text, or too long."""
@@ -67,6 +101,8 @@ class Predictor:
             raise DataError(f"expected {expected} in row {number}, found {found}.")
         if not texts[0].strip():
             raise DataError(f"expected a text in row {number}, found an empty one.")
+        if any(re.search("[\ud800-\udfff]", text) for text in texts):  # of bytes on a command line, or of JSON's \\ud800
+            raise DataError(f"expected Unicode in row {number}, found half of a surrogate pair. Write the text in UTF-8.")
         if (longest := max(map(len, texts))) > MOST_CHARACTERS:
             raise DataError(
                 f"expected at most {MOST_CHARACTERS} characters in row {number}, found {longest}. The model reads the first "

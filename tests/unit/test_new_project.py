@@ -304,3 +304,19 @@ def test_a_dense_model_makes_no_project(folder, model):
     with pytest.raises(ModelError, match="expected a sparse checkpoint in dense"):
         start("--model", "dense", "--sparse-model", "dense")
     assert not Path("new").exists()
+
+
+def test_the_end_of_the_input_is_an_error(monkeypatch):
+    def end(question):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", end)
+    with pytest.raises(ConfigError, match="found the end of the input"):
+        asking._input("Is that right?")
+
+
+def test_a_file_without_names_of_columns_is_refused(folder):
+    Path("bare.csv").write_text(",\n" + "a text,b\n" * 20)
+    given = asking.Given(Path("bare.csv"), None, None, None, None, None)
+    with pytest.raises(DataError, match="expected the names of the columns in the first line"):
+        list(asking.choose(given, None))

@@ -90,13 +90,13 @@ def test_standard_input_is_a_text_a_line(file, call, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", b"text\nrain\n", "expected column 'body' in a.csv, found ['text']. Name it: --column NAME."),
+        ("a.csv", b"story\nrain\n", "expected column 'body' or 'text' in a.csv, found ['story']. Name it: --column NAME."),
         ("a.csv", b"body,n\nrain\n", "expected 2 fields in line 2 of a.csv, found 1"),
-        ("a.csv", b"", "expected column 'body' in a.csv, found []"),
+        ("a.csv", b"", "expected column 'body' or 'text' in a.csv, found []"),
         ("a.csv", b'body\n"rain', "expected fields with ',' between them in a.csv"),
         ("a.csv", b"body\nr\xff\n", "expected UTF-8 in a.csv, found byte 0xff"),
         ("a.jsonl", b"rain\n", "expected an object in line 1 of a.jsonl, found no JSON"),
-        ("a.jsonl", b'["rain"]\n', "expected column 'body' in a.jsonl, found []"),
+        ("a.jsonl", b'["rain"]\n', "expected column 'body' or 'text' in a.jsonl, found []"),
         ("a.jsonl", b'{"body": 3}\n', "expected a text in row 0, found int"),
         ("a.xlsx", b"PK", "expected a file that ends in .csv, .tsv, .tab, .jsonl, .txt, or - for standard input"),
         ("a.txt", b"rain\n\n", "expected a text in row 1, found an empty one"),
@@ -119,7 +119,7 @@ def test_pairs_and_columns_that_the_model_does_not_read(file, call):
 def test_lines_are_no_pairs(tmp_path):
     (tmp_path / "a.txt").write_text("rain\n")
     with pytest.raises(DataError, match="expected the columns text and pair, found lines"):
-        list(rows.read(tmp_path / "a.txt", ["text", "pair"]))
+        list(rows.read(tmp_path / "a.txt", [["text"], ["pair"]]))
 
 
 class TestPredictor:
@@ -150,3 +150,60 @@ class TestPredictor:
     def test_a_tokenizer_that_is_none(self):
         with pytest.raises(ModelError, match="expected a tokenizer in the file's metadata, found"):
             Texts("{}", max_tokens=8)
+
+
+def test_the_column_of_training_or_text(file, call, tmp_path):
+    (tmp_path / "a.csv").write_text("text\nthe rain\n")
+    (tmp_path / "b.csv").write_text("text,body\nsalt,the rain\n")
+    assert call(file, "--file", "a.csv") == call(file, "--file", "b.csv") == call(file, "--text", "the rain")
+    (tmp_path / "c.csv").write_text("story\nthe rain\n")
+    assert "expected column 'body' or 'text' in c.csv, found ['story']" in call(file, "--file", "c.csv")
+
+
+def test_half_of_a_surrogate_pair_is_refused(file, call, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800b"}')
+    for words in ["--text", "a\udcff"], ["--file", "a.jsonl"]:
+        assert "expected Unicode in row 0, found half of a surrogate pair" in call(file, *words)
+
+
+def test_json_that_is_too_deep_is_refused(file, call, tmp_path):
+    (tmp_path / "a.jsonl").write_text("[" * 100_000)
+    assert "expected an object in line 1 of a.jsonl, found no JSON" in call(file, "--file", "a.jsonl")
+
+
+def test_standard_input_is_utf_8_or_refused(file, call, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("caf\u00e9".encode()), encoding="ascii"))
+    assert call(file, "--file", "-") == call(file, "--text", "caf\u00e9")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+    assert "expected UTF-8 on standard input, found byte 0xff" in call(file, "--file", "-")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "found that it is closed" in call(file, "--file", "-")
+
+
+def test_a_session_of_very_many_threads_is_refused(file, call, capsys):
+    assert call(file, "--text", "a", "--threads", "99999999999") == "2"
+    assert "at most 3 digits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("kind", "classification", "expected the key kind"),
+        ("kind", {"kind": "poetry"}, "expected the key kind"),
+        ("kind", {"kind": "classification"}, "expected the key kind"),
+        ("kind", SAID["kind"] | {"classes": ["one"]}, "expected a label for each of the 3 outputs"),
+        ("columns", None, "expected the key columns"),
+        ("max_tokens", -5, "expected the key max_tokens"),
+        ("max_tokens", "x", "expected the key max_tokens"),
+    ],
+)
+def test_metadata_that_somebody_edited_is_refused(int8_onnx, tokenizer_json, tmp_path, key, value, message):
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(int8_onnx.path.read_bytes())
+    provenance.write(path, SAID | {key: value}, tokenizer_json)
+    with pytest.raises(PackError, match=message):
+        Predictor(path)
+
+
+def test_a_registered_model_needs_the_folder_of_its_project(call):
+    assert "A registered model is found in the folder of its project" in call("models:/topic@champion", "--text", "a")

@@ -45,6 +45,10 @@ def promote(
 
     quiet_logs()
     logger = get_run_logger()
+    try:
+        command.alias(alias)
+    except argparse.ArgumentTypeError as error:  # a deployment's parameter: the command has looked at its own
+        raise ConfigError(error) from None
     with processes.alone(LOCK, "run in this folder"):
         found = [promotion.judge(name, alias=alias, accept_other_split=accept_other_split) for name in chosen(task)]
         for line in (line for judged in found for line in judged.lines()):

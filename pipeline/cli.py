@@ -1,6 +1,7 @@
 """The commands of `pruneonce` in a project's folder: which there are. Each one is a file of commands/."""
 
 import argparse
+import signal
 import sys
 from types import ModuleType
 
@@ -40,6 +41,7 @@ COMMANDS: tuple[ModuleType, ...] = (  # in the order of the help
 
 def main() -> None:
     """The command line of the project alone: `pruneonce` starts it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `init` and others clean up
     commandline.run(_parser(), sys.argv[1:], [*map(commandline.name_of, COMMANDS), *commandline.LIBRARY])
 
 

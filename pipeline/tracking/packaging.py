@@ -92,7 +92,10 @@ def fetch(reference: str) -> Path:
         try:
             folder = artifacts.download_artifacts(reference, tracking_uri=mlflow_uri())
         except MlflowException as error:
-            raise DataError(f"expected a model such as models:/pruneonce-r8@champion, found: {message(error)}") from None
+            raise DataError(
+                f"expected a model such as models:/pruneonce-r8@champion, found: {message(error)}. "
+                "`pruneonce register` registers the models of dvc.lock, `pruneonce promote` makes one the champion."
+            ) from None
     found = next(Path(folder).rglob(PACKED), None)
     if found is None:
         raise DataError(f"expected {PACKED} in {reference}, found none. `pruneonce register` did not write it.")

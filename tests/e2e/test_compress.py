@@ -384,10 +384,13 @@ def test_ctrl_c_at_any_moment_of_a_start_ends_it_at_once(seconds, to, starting, 
     os.kill(starting.pid, signal.SIGINT) if to == "the process" else os.killpg(starting.pid, signal.SIGINT)
     assert starting.wait(10) == 130
     said = (tmp_path / "log").read_text()
-    # A signal to the group reaches Prefect's server too, which may say "Aborted!" after our line.
-    lines = [line for line in said.strip().splitlines() if line != "Aborted!"]
-    assert lines[-1] == "Stopped by Ctrl-C. Finished stages are kept; run again to go on."
-    assert "Traceback" not in said
+    ours = "Stopped by Ctrl-C. Finished stages are kept; run again to go on."
+    if to == "the process":
+        assert said.strip().splitlines()[-1] == ours
+        assert "Traceback" not in said
+    else:  # it reaches Prefect's server too, which may say "Aborted!", or where it was while its modules were imported
+        assert said.count(ours) == 1
+        assert not re.findall(r'File "[^"]*/(?:flows|pipeline)/', said)
     _, alive = psutil.wait_procs(others, timeout=15)
     assert alive == []
 

@@ -111,7 +111,7 @@ def _content(path: str, md5: str, commit: str) -> bytes | None:
 def source_of(node: Node) -> dict[str, Any] | None:
     """Where the files of a `fetch` stage come from, as its parameters say: what, and the checksum or revision that pins it.
 
-    {"what": "numpy==2.0.0", "sha256": "..."}; of the hub "revision"; of a local path "sha256" may be None.
+    {"what": "numpy==2.0.0", "sha256": "..."}; of the hub "revision"; a local path has "md5", and "sha256" may be None.
     """
     for key, value in node.stage.params.items():
         section = key.partition(".")[0]
@@ -122,5 +122,6 @@ def source_of(node: Node) -> dict[str, Any] | None:
         if "repository" in value:
             return {"what": f"hub {value.get('kind', '')} {value['repository']}", "revision": value.get("revision")}
         if "path" in value:
-            return {"what": str(value["path"]), "sha256": value.get("sha256")}
+            md5 = node.stage.deps.get(str(value["path"]))  # what dvc.lock has of it
+            return {"what": str(value["path"]), "sha256": value.get("sha256"), "md5": md5}
     return None

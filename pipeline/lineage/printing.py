@@ -51,6 +51,8 @@ def sources(roots: Sequence[Node]) -> Iterator[str]:
 def _pin(source: Mapping[str, Any]) -> str:
     if "revision" in source:
         return f"revision {source['revision']}"
+    if not source["sha256"] and source.get("md5"):
+        return f"md5 {source['md5']} by dvc.lock; sha256 not pinned"
     return f"sha256 {source['sha256'] or 'not pinned'}"
 
 

@@ -232,7 +232,7 @@ def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_p
         ):
             (line,) = [line for line in tree.splitlines() if re.search(rf"─ {stage} ", line) and "(above)" not in line]
             assert re.search(r"run [0-9a-f]{8}", line), line
-        assert re.search(r"^source tests/tiny/model +sha256 not pinned$", tree, re.MULTILINE)
+        assert re.search(r"^source tests/tiny/model +md5 \w{32}\.dir by dvc.lock; sha256 not pinned$", tree, re.MULTILINE)
     moved.write_bytes(b"something else")
     assert "DataError" in run([sys.executable, "-m", "pipeline.cli", "trace", str(moved)], copy, expect=1)
 

@@ -23,7 +23,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
@@ -218,19 +217,13 @@ def main() -> None:
         args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
-    try:
+    with trouble.one_line():
         profiles.check(args.profile, args.set)  # before Prefect starts a server, which takes seconds
         say_errors_once()
         processes.guard()
         trouble.check_prefect()
         called, pipeline = FLOWS[args.pipeline]
         outcomes = called(args.profile, args.set)
-    except PruneOnceError as error:
-        sys.exit(f"\n{type(error).__name__}: {error}")
-    except (httpx.HTTPError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not trouble.no_server(error):
-            raise
-        sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
     with flushed_output():
         show(pipeline, outcomes, time.monotonic() - began)
         for line in to_commit():

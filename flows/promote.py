@@ -13,7 +13,6 @@ import argparse
 import signal
 import sys
 
-import httpx
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
@@ -24,7 +23,7 @@ from pipeline import processes
 from pipeline.commands import promote as command
 from pipeline.params.document import load
 from pipeline.tracking import committed, lock
-from pruneonce.errors import ConfigError, NotPromoted, PruneOnceError
+from pruneonce.errors import ConfigError, NotPromoted
 from pruneonce.terminal import flushed_output
 
 
@@ -83,7 +82,7 @@ def main() -> None:
     with flushed_output():
         args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+    with trouble.one_line():
         for task in chosen(args.task):  # before Prefect starts a server, which takes seconds
             committed.check(lock.current(), task)
         say_errors_once()
@@ -92,12 +91,6 @@ def main() -> None:
         with flushed_output():
             for line in promote(args.task, args.alias, args.dry_run, args.accept_other_split, args.why):
                 print(line)
-    except PruneOnceError as error:
-        sys.exit(f"\n{type(error).__name__}: {error}")
-    except (httpx.HTTPError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not trouble.no_server(error):
-            raise
-        sys.exit(f"\nPipelineError: {trouble.unreachable(error)}")
 
 
 if __name__ == "__main__":

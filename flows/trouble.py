@@ -3,10 +3,12 @@
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import httpx
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.lock import LockError
 from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError
@@ -107,6 +109,19 @@ def _check_base(file: Path) -> None:
             f"expected Prefect's database in {file}, found: {error}. It holds nothing but how former runs went: move it "
             "away and run again."
         ) from None
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """End a flow's command with one line and exit code 1: for an error of ours, and for a server that does not answer."""
+    try:
+        yield
+    except PruneOnceError as error:
+        sys.exit(f"\n{type(error).__name__}: {error}")
+    except (httpx.HTTPError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not no_server(error):
+            raise
+        sys.exit(f"\nPipelineError: {unreachable(error)}")
 
 
 def no_server(error: RuntimeError) -> bool:

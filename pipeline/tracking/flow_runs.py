@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.address import shown
-from pipeline.tracking.lock import locked
+from pipeline.tracking.lock import Stage, locked
 from pipeline.tracking.open_run import OpenRun, flatten
 from pipeline.tracking.runs import close_lost_of, log_params, machine_tags, origin, process, runs_of
 from pipeline.tracking.store import store
@@ -57,7 +57,10 @@ def end_flow(run_id: str, status: str, left: Finished | None = None) -> None:
             run.log_numbers("", left.scores)
             run.log_numbers("seconds", {stage.replace("@", "."): value for stage, value in left.seconds.items()})
             if left.outcomes:
-                stages = {stage: {"outcome": how, "run": _computed(stage)} for stage, how in left.outcomes.items()}
+                recorded = locked()
+                stages = {
+                    stage: {"outcome": how, "run": _computed(recorded.get(stage))} for stage, how in left.outcomes.items()
+                }
                 run.survive(lambda: client.log_dict(run_id, stages, "stages.json"))
                 note = f"{left.note}\n\n{_table(stages, client.get_run(run_id).info.experiment_id)}"
                 run.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
@@ -73,10 +76,9 @@ def scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {f"{row['task']}.{row['variant']}.{key}": row[key] for row in rows for key in HEADLINES}
 
 
-def _computed(stage: str) -> str | None:
+def _computed(stage: Stage | None) -> str | None:
     """The run that computed what dvc.lock says of this stage, now or earlier; None if it is not in this store."""
-    found = runs_of(locked()[stage]) if stage in locked() else []
-    return found[0] if found else None
+    return next(iter(runs_of(stage)), None) if stage else None
 
 
 def _table(stages: Mapping[str, Mapping[str, str | None]], experiment: str) -> str:

@@ -27,7 +27,7 @@ from pipeline.tracking.open_run import OpenRun, md5_tags, set_tags
 from pipeline.tracking.store import in_batches, store, unless_refused
 
 RUN = "run"  # file in a stage's scratch folder: the id of its run, for the process that continues it
-DVC_EXPERIMENT, EXPERIMENT = "DVC_EXP_NAME", "pruneonce.experiment"  # DVC's variable for its commands; the tag of a run
+EXPERIMENT = "pruneonce.experiment"  # tag of a run: the experiment of DVC that it is
 HOST, PROCESS = "pruneonce.host", "pruneonce.process"  # tags: by whom a run is written
 CLOCK_SECONDS = 10.0  # two readings of a process's start may differ by this: the system's clock is set now and then
 
@@ -79,7 +79,7 @@ def stage_run(
 
 def _experiment_run(client: MlflowClient, experiment: str) -> str | None:
     """The run over all stages of a `dvc exp run`, made with its first stage; None outside of one."""
-    name = os.environ.get(DVC_EXPERIMENT)
+    name = os.environ.get(committed.EXPERIMENT)
     if not name:
         return None
     found = client.search_runs([experiment], f"tags.`{EXPERIMENT}` = '{name.replace(chr(39), '')}'", max_results=1)

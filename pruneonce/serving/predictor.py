@@ -7,8 +7,8 @@ from typing import Any
 
 from pruneonce.deployment import execution as running
 from pruneonce.deployment import unpacking
-from pruneonce.deployment.about import about, entries
-from pruneonce.deployment.provenance import TOKENIZER
+from pruneonce.deployment.about import entries, parse
+from pruneonce.deployment.provenance import ABOUT, TOKENIZER
 from pruneonce.errors import DataError, PackError
 from pruneonce.serving import answers
 from pruneonce.serving.answers import Answer
@@ -68,8 +68,9 @@ class Predictor:
 
     def __init__(self, path: Path, *, threads: int = 0, execution: str = "auto"):
         model = unpacking.model(path)
-        self.about = about(model)
-        tokenizer = entries(model).get(TOKENIZER)
+        metadata = entries(model)
+        self.about = parse(metadata.get(ABOUT), str(path))
+        tokenizer = metadata.get(TOKENIZER)
         if not self.about or tokenizer is None:
             lacks = "a tokenizer" if self.about else "its task, its labels and its tokenizer"
             raise PackError(

@@ -14,7 +14,7 @@ from pipeline import hashing, stage, stopping
 from pipeline.history import Log
 from pipeline.params.reading import read_yaml
 from pipeline.stage import Metrics, Out
-from pipeline.tracking import address, flow_runs, lock, runs, store
+from pipeline.tracking import address, committed, flow_runs, lock, runs, store
 from pipeline.tracking.lock import Stage
 from pipeline.tracking.open_run import OpenRun
 from tests.conftest import ROOT
@@ -194,7 +194,7 @@ class TestRuns:
         assert runs.runs_of(stage) == [run_id]
 
     def test_an_experiment_of_dvc_is_one_run_with_the_scores_of_its_stages(self, monkeypatch):
-        monkeypatch.setenv(runs.DVC_EXPERIMENT, "it's-one")
+        monkeypatch.setenv(committed.EXPERIMENT, "it's-one")
         found = []
         for name, metrics in (
             ("evaluate@a", {"int8": {"score": 0.5, "rows": 3}}),

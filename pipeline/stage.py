@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from pipeline import integrity, processes
+from pipeline import endings, integrity, processes
 from pipeline.hashing import file_md5, hashes, known_md5
 from pipeline.history import Log, Quiet
 from pipeline.params.document import load
@@ -104,6 +104,7 @@ def _become(launcher: Sequence[str], command: Sequence[str]) -> None:
         ) from None
 
 
+@endings.noted()
 def main(run: Callable[..., Metrics]) -> None:
     """Run a stage from the command line; exit 0, 1 for an error with a message, 130 for Ctrl-C."""
     stage = Path(inspect.getfile(run)).stem

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import select
 import signal
 import subprocess
 import termios
@@ -68,7 +69,7 @@ class Run:
     """A command at work in `folder`. log: what it says."""
 
     process: subprocess.Popen[bytes]
-    terminal: int
+    open: threading.Event  # cleared: its terminal is closed
     folder: Path
     log: Path
 
@@ -83,8 +84,7 @@ class Run:
     def strike(self, case: Case, word: str) -> None:
         """End it as the case says. word: a part of the command of its stage."""
         if case.who == "terminal":
-            os.close(self.terminal)
-            self.terminal = -1
+            self.open.clear()
         elif case.who == "group":
             os.killpg(self.process.pid, case.how)
         elif case.who == "stage":
@@ -94,13 +94,18 @@ class Run:
         else:
             self.process.send_signal(case.how)
 
-    def ends(self) -> tuple[float, list[psutil.Process]]:
-        """Wait until no process is left. Returns the seconds, and the processes that live after twice SECONDS."""
-        began = time.monotonic()
-        while (alive := of(self.folder)) and time.monotonic() < began + 2 * SECONDS:
+    def ends(self) -> tuple[dict[str, float], list[psutil.Process]]:
+        """Wait until no process is left. Returns after how many seconds each one was gone, by its command, and the processes
+        that live after twice SECONDS."""
+        began, gone = time.monotonic(), {}
+        alive = {process: " ".join(_words(process)[1:4]) for process in of(self.folder)}
+        while alive and time.monotonic() < began + 2 * SECONDS:
             self.process.poll()
             time.sleep(0.1)
-        return time.monotonic() - began, alive
+            now = {process: " ".join(_words(process)[1:4]) for process in of(self.folder)}
+            gone |= {f"{words} {p.pid}": time.monotonic() - began for p, words in alive.items() if p not in now}
+            alive = now
+        return gone, list(alive)
 
 
 @contextlib.contextmanager
@@ -124,8 +129,9 @@ def begin(command: Sequence[str], folder: Path, log: Path, env: Mapping[str, str
         preexec_fn=own_terminal,
     )
     os.close(inside)
-    run = Run(process, terminal, folder, log)
-    reader = threading.Thread(target=_copy, args=(run,), daemon=True)
+    run = Run(process, threading.Event(), folder, log)
+    run.open.set()
+    reader = threading.Thread(target=_copy, args=(run, terminal), daemon=True)
     log.touch()
     reader.start()
     try:
@@ -135,15 +141,17 @@ def begin(command: Sequence[str], folder: Path, log: Path, env: Mapping[str, str
             with contextlib.suppress(psutil.Error):
                 left.kill()
         process.wait()
-        reader.join(5)
-        if run.terminal >= 0:
-            os.close(run.terminal)
+        run.open.clear()
+        reader.join()
 
 
-def _copy(run: Run) -> None:
-    with run.log.open("ab", buffering=0) as log, contextlib.suppress(OSError):  # the terminal is closed
-        while True:
-            log.write(os.read(run.terminal, 4096))
+def _copy(run: Run, terminal: int) -> None:
+    """Write down what appears in the terminal, and close it. While another thread reads it, it would stay open."""
+    with run.log.open("ab", buffering=0) as log, contextlib.suppress(OSError):  # nobody is at its other end
+        while run.open.is_set():
+            if select.select([terminal], [], [], 0.1)[0]:
+                log.write(os.read(terminal, 4096))
+    os.close(terminal)
 
 
 def of(folder: Path) -> list[psutil.Process]:

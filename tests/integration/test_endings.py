@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.endings import NOTES, SILENT, by_system
 from tests import endings
-from tests.conftest import ROOT, commit
+from tests.conftest import ROOT, commit, wait_for
 from tests.endings import SECONDS, SHORT, Case
 
 STEPS = 1000
@@ -31,8 +32,9 @@ def run(seed: Dep, model: Out, *, common: Common, log: Log) -> Metrics:
     for step in range(begin, {STEPS}):
         time.sleep(0.05 if Path("slow").exists() else 0)
         log(step, {{"loss": float(step)}})
-        saved.with_suffix(".part").write_text(str(step + 1))
-        saved.with_suffix(".part").replace(saved)
+        if os.environ.get("RANK", "0") == "0":
+            saved.with_suffix(".part").write_text(str(step + 1))
+            saved.with_suffix(".part").replace(saved)
     model.write_text(seed.read_text())
     return {{"steps": {STEPS}}}
 
@@ -102,11 +104,13 @@ def test_nothing_stays_behind_and_the_next_run_goes_on(case: Case, project: Path
         endings.wait_until_saved(run, "train")
         assert run.stage("train.py")
         run.strike(case, "train.py")
-        seconds, left = run.ends()
+        gone, left = run.ends()
         said = run.said()
     assert left == [], said
-    assert seconds < SECONDS, said
-    print(f"{case}: {seconds:.1f} s")
+    print(f"{case}: {gone}")
+    children = [seconds for words, seconds in gone.items() if not words.endswith(f" {run.process.pid}")]
+    assert len(children) >= 1
+    assert max(children) < SECONDS, f"{gone}\n{said}"
     assert endings.held(project) == []
     (tracked,) = runs(tracking_uri, project)
     if case.how != signal.SIGKILL or case.who == "runner":
@@ -123,3 +127,26 @@ def test_nothing_stays_behind_and_the_next_run_goes_on(case: Case, project: Path
     assert client.get_run(tracked.info.run_id).info.status == "FINISHED"
     logged = [metric.step for metric in client.get_metric_history(tracked.info.run_id, "loss")]
     assert sorted(logged) == list(range(STEPS)), "no gap, and no step twice"
+
+
+def test_behind_torchrun_a_killed_process_is_told_from_an_error(project: Path, env, tmp_path):
+    """It exits with 1 in either case."""
+    notes = tmp_path / "notes"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+    command += ["--seed", "seed.txt", "--model", "data/model", "--metrics", "data/train.json"]
+    with endings.begin(command, project, tmp_path / "log", {**env, NOTES: str(notes), "OMP_NUM_THREADS": "1"}) as run:
+        endings.wait_until_saved(run, "train")
+        wait_for("both", lambda: notes.read_text().count("began") == 2, seconds=60, every=0.1, log=run.log)
+        ranks = {p.environ()["RANK"]: p for p in endings.of(project) if "RANK" in p.environ()}
+        ranks["1"].kill()
+        status = run.process.wait(60)
+    assert status == 1, run.said()
+    assert by_system(status, notes.read_text()) == SILENT
+    assert f"{ranks['0'].pid} 143" in notes.read_text()
+
+    notes.unlink()
+    (project / "params.yaml").write_text("common: 1\n")
+    done = subprocess.run(command, cwd=project, env={**env, NOTES: str(notes)}, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr
+    assert by_system(1, notes.read_text()) == ""
+    assert "told" in notes.read_text()

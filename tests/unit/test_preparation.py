@@ -59,7 +59,7 @@ def test_max_tokens_limits_training_only(tmp_path, tokenizer):
 WORDS = ["light", "snow", "fresh", "bread", "garlic", "sauce", "wooden", "spoon", "apple", "pie"]
 # Documents of 4 to 103 words, with every kind that is dropped; enough for two windows of segment pairs.
 MANY = [" ".join(WORDS[(i * j + j) % 10] for j in range(4 + i % 100)) + f" {i} ." for i in range(520)]
-MANY[5::50] = ["", MANY[0], " Apple PIE "] * 4 + [""] * (len(MANY[5::50]) - 12)
+MANY[5::50] = [*["", MANY[0], " Apple PIE "] * 3, "", "apple pie"]
 WRITERS = {"packed": {}, "pairs": {"write": partial(segments.write_pairs, short_ratio=0.1, seed=0)}}
 
 

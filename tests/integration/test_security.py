@@ -1,0 +1,115 @@
+"""No pickle, no code of others, no shell: what the source calls, and what Python reports while files are loaded."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import ROOT
+
+FOLDERS = ("pruneonce", "pipeline", "stages", "flows", "study", "kernels", "benchmarks", "docs")
+MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "telnetlib", "xmlrpc"}
+CALLS = {
+    *("eval", "exec", "compile", "__import__"),
+    *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
+    *("tempfile.mktemp", "ssl._create_unverified_context", "shutil.unpack_archive", "runpy.run_path"),
+    *("torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter"),
+    *("pandas.read_pickle", "mlflow.pytorch.load_model", "mlflow.sklearn.load_model"),
+    *("accelerate.load_checkpoint_in_model", "datasets.load_from_disk"),
+}
+METHODS = {"load_state", "save_state", "to_pickle", "read_pickle", "extractall"}  # of any object
+KEYWORDS = {  # name -> the value that it must not have; None: any value but False
+    "shell": True,
+    "allow_pickle": None,
+    "trust_remote_code": None,
+    "verify": False,
+    "weights_only": False,
+    "use_safetensors": False,
+}
+OPEN = "0.0.0.0"
+
+
+def faults(source: str) -> Iterator[str]:
+    """What a program does of all that. Names are followed through its imports."""
+    tree, names = ast.parse(source), dict[str, str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            begin = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                names[alias.asname or alias.name.partition(".")[0]] = (
+                    begin + alias.name if begin or alias.asname else alias.name.partition(".")[0]
+                )
+                yield from (f"import {m}" for m in [(begin + alias.name).partition(".")[0]] if m in MODULES)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield from _called(node, names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and OPEN in node.value:
+            yield OPEN
+
+
+def _called(call: ast.Call, names: dict[str, str]) -> Iterator[str]:
+    first, *rest = ast.unparse(call.func).split(".")
+    called = ".".join([names.get(first, first), *rest])
+    if called in CALLS:
+        yield called
+    if isinstance(call.func, ast.Attribute) and call.func.attr in METHODS:
+        yield f".{call.func.attr}"
+    for word in call.keywords:
+        bad = KEYWORDS.get(word.arg or "", ...)
+        value = word.value.value if isinstance(word.value, ast.Constant) else ...
+        if (bad is None and value is not False) or (bad is not ... and bad is not None and value is bad):
+            yield f"{word.arg}={ast.unparse(word.value)}"
+        if called == "ruamel.yaml.YAML" and word.arg == "typ" and value not in ("safe", "rt"):
+            yield f"YAML(typ={ast.unparse(word.value)})"
+        if word.arg in ("data_files", "builder_script") and called == "datasets.load_dataset":
+            yield f"{word.arg}={ast.unparse(word.value)}"
+
+
+def test_no_program_of_ours_unpickles_runs_others_code_or_calls_a_shell():
+    files = [ROOT / "setup.py", *(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py")))]
+    found = [f"{path.relative_to(ROOT)}: {fault}" for path in files for fault in faults(path.read_text())]
+    print(f"{len(files)} files scanned")
+    assert found == []
+    assert len(files) > 250
+    assert {path.relative_to(ROOT).parts[0] for path in files} == {"setup.py", *FOLDERS}
+
+
+EXAMPLES = {
+    "import pickle": "import pickle",
+    "import dill": "import dill as safe",
+    "import joblib": "from joblib import load",
+    "import marshal": "def f():\n    import marshal",
+    "import yaml": "from yaml import safe_load",
+    "import cloudpickle": "import cloudpickle.compat",
+    "torch.load": "import torch as t\nt.load('x')",
+    "torch.save": "from torch import save as keep\nkeep({}, 'x')",
+    "torch.hub.load": "import torch.hub\ntorch.hub.load('x', 'y')",
+    "allow_pickle=True": "import numpy as np\nnp.load('x', allow_pickle=True)",
+    "allow_pickle=given": "np.load('x', allow_pickle=given)",
+    "eval": "eval('1')",
+    "exec": "exec('1')",
+    "compile": "compile('1', '', 'exec')",
+    "trust_remote_code=True": "AutoModel.from_pretrained('x', trust_remote_code=True)",
+    "trust_remote_code=trust": "AutoModel.from_pretrained('x', trust_remote_code=trust)",
+    "use_safetensors=False": "AutoModel.from_pretrained('x', use_safetensors=False)",
+    "weights_only=False": "load('x', weights_only=False)",
+    "shell=True": "import subprocess\nsubprocess.run('ls', shell=True)",
+    "os.system": "import os\nos.system('ls')",
+    "os.popen": "from os import popen\npopen('ls')",
+    "tempfile.mktemp": "from tempfile import mktemp\nmktemp()",
+    "YAML(typ='unsafe')": "from ruamel.yaml import YAML\nYAML(typ='unsafe')",
+    "verify=False": "httpx.get('x', verify=False)",
+    ".load_state": "accelerator.load_state('x')",
+    ".extractall": "archive.extractall('x')",
+    "0.0.0.0": "serve(host='0.0.0.0')",
+}
+
+
+@pytest.mark.parametrize("fault", EXAMPLES)
+def test_the_scan_can_fail(fault):
+    assert list(faults(EXAMPLES[fault])) == [fault]
+
+
+def test_the_scan_lets_pass_what_is_safe():
+    safe = "import numpy as np\nnp.load('x', allow_pickle=False)\nmodel.eval()\nf(trust_remote_code=False, shell=False)\n"
+    assert list(faults(safe + "from ruamel.yaml import YAML\nYAML(typ='safe')\nre.compile('x')")) == []

@@ -69,10 +69,10 @@ def _locations(file: BinaryIO) -> Iterator[str]:
 def _below(file: BinaryIO, message: str, start: int, stop: int, depth: int) -> Iterator[str]:
     if depth > DEEPEST:
         raise PackError(f"expected an ONNX file, found graphs in graphs, more than {DEEPEST} deep.")
-    for field, *part in _fields(file, start, stop):
+    for field, begin, end in _fields(file, start, stop):
         if message == "tensor" and field == EXTERNAL_DATA:
-            entry = {field: value for field, *value in _fields(file, *part)}
+            entry = {field: value for field, *value in _fields(file, begin, end)}
             if _text(file, *entry.get(KEY, (0, 0))) == "location":
                 yield _text(file, *entry.get(VALUE, (0, 0)))
         elif message != "tensor" and (inner := WAYS[message].get(field)):
-            yield from _below(file, inner, *part, depth + 1)
+            yield from _below(file, inner, begin, end, depth + 1)

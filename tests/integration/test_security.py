@@ -1,10 +1,14 @@
 """No pickle, no code of others, no shell: what the source calls, and what Python reports while files are loaded."""
 
 import ast
+import json
 from collections.abc import Iterator
 
 import pytest
 
+from pruneonce.errors import ModelError, PruneOnceError
+from pruneonce.models import checkpoint
+from pruneonce.sources import tables
 from tests.conftest import ROOT
 
 FOLDERS = ("pruneonce", "pipeline", "stages", "flows", "study", "kernels", "benchmarks", "docs")
@@ -113,3 +117,45 @@ def test_the_scan_can_fail(fault):
 def test_the_scan_lets_pass_what_is_safe():
     safe = "import numpy as np\nnp.load('x', allow_pickle=False)\nmodel.eval()\nf(trust_remote_code=False, shell=False)\n"
     assert list(faults(safe + "from ruamel.yaml import YAML\nYAML(typ='safe')\nre.compile('x')")) == []
+
+
+def test_nothing_is_unpickled_from_the_sources_to_the_report(twice):
+    """By our code or a library, in the process of another hash seed, which runs every stage and ends with a pickle."""
+    assert json.loads((twice[1].folder / "unpickled.json").read_text()) == ["__main__.Command"]
+
+
+HOSTILE = b"cbuiltins\nprint\n(S'unpickled'\ntR."  # of protocol 0: it prints when it is loaded
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "tf_model.h5", "flax_model.msgpack"])
+def test_a_folder_with_pickled_weights_is_refused_in_one_line(tmp_path, masked_lm, tokenizer, capfd, name):
+    """Beside it lies all else that a model's folder has."""
+    checkpoint.save(masked_lm, tokenizer, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_bytes(HOSTILE)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {"x": name}}))
+    with pytest.raises(ModelError, match="expected the weights of a bert in .*, found none that loads: ") as caught:
+        checkpoint.load_masked_lm(tmp_path, attention="eager")
+    assert "\n" not in str(caught.value)
+    assert "unpickled" not in capfd.readouterr().out
+
+
+def test_code_in_a_models_folder_does_not_run(tmp_path, masked_lm, tokenizer, capfd):
+    """A configuration and a tokenizer that name it; the model of the same name that the library has is taken."""
+    checkpoint.save(masked_lm, tokenizer, tmp_path)
+    (tmp_path / "hostile.py").write_text("print('code of others')\nclass Hostile: ...\n")
+    for file, key in {"config.json": "AutoModelForMaskedLM", "tokenizer_config.json": "AutoTokenizer"}.items():
+        said = json.loads((tmp_path / file).read_text())
+        named = ["hostile.Hostile", "hostile.Hostile"] if key == "AutoTokenizer" else "hostile.Hostile"
+        (tmp_path / file).write_text(json.dumps({**said, "auto_map": {key: named, "AutoConfig": "hostile.Hostile"}}))
+    checkpoint.load_masked_lm(tmp_path, attention="eager")
+    checkpoint.load_tokenizer(tmp_path)
+    assert "code of others" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["data.pkl", "data.pickle", "data.pt", "data.npy", "data.joblib"])
+def test_a_pickled_table_is_no_source(tmp_path, capfd, name):
+    (tmp_path / name).write_bytes(HOSTILE)
+    with pytest.raises(PruneOnceError, match=r"^expected [^\n]*$"):
+        list(tables.read(tmp_path / name, ["text"]))
+    assert "unpickled" not in capfd.readouterr().out

@@ -64,11 +64,13 @@ def by_pip_audit(packages: Mapping[str, str], program: str | None) -> list[Found
     answered = {one["name"] for one in said if "skip_reason" not in one}
     if len(answered) < len(packages):
         raise NotAudited(
-            f"expected answers on {len(packages)} packages, found {len(answered)}: the package index does not say the others' "
-            "vulnerabilities. Is there a network, and is it PyPI itself?"
+            f"expected answers on {len(packages)} packages, found {len(answered)}: the package index does not say the "
+            "others' vulnerabilities. Is there a network, and is it PyPI itself?"
         )
     return [
-        Found(one["name"], one["version"], fault["id"], tuple(fault["fix_versions"])) for one in said for fault in one["vulns"]
+        Found(one["name"], one["version"], fault["id"], tuple(fault["fix_versions"]))
+        for one in said
+        for fault in one["vulns"]
     ]
 
 

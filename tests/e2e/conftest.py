@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -51,6 +51,8 @@ def started(command: str, *, cwd: Path, env: dict[str, str], log: Path) -> Itera
         )
         try:
             yield process
+            if "--host" not in command and process.poll() is None:
+                assert open_to_others(process.pid) == []
         finally:
             if process.poll() is None:
                 family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -59,6 +61,15 @@ def started(command: str, *, cwd: Path, env: dict[str, str], log: Path) -> Itera
                 for child in alive:
                     child.kill()
                 process.wait()
+
+
+def open_to_others(pid: int) -> list[str]:
+    """The addresses on which a process and its children listen, without those of this machine alone."""
+    found: set[str] = set()
+    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            found |= {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    return sorted(found - {"127.0.0.1", "::1"})
 
 
 def bash_blocks(page: Path) -> dict[str, list[str]]:

@@ -2,14 +2,21 @@
 
 import ast
 import json
+import os
+import re
+import socket
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from prefect.settings.models.root import Settings
 
 from pruneonce.errors import ModelError, PruneOnceError
 from pruneonce.models import checkpoint
 from pruneonce.sources import tables
 from tests.conftest import ROOT
+from tests.e2e.conftest import open_to_others
 
 FOLDERS = ("pruneonce", "pipeline", "stages", "flows", "study", "kernels", "benchmarks", "docs")
 MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "telnetlib", "xmlrpc"}
@@ -134,7 +141,7 @@ def test_a_folder_with_pickled_weights_is_refused_in_one_line(tmp_path, masked_l
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / name).write_bytes(HOSTILE)
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {"x": name}}))
-    with pytest.raises(ModelError, match="expected the weights of a bert in .*, found none that loads: ") as caught:
+    with pytest.raises(ModelError, match=r"expected the weights of a bert in .*, found none that loads: ") as caught:
         checkpoint.load_masked_lm(tmp_path, attention="eager")
     assert "\n" not in str(caught.value)
     assert "unpickled" not in capfd.readouterr().out
@@ -159,3 +166,43 @@ def test_a_pickled_table_is_no_source(tmp_path, capfd, name):
     with pytest.raises(PruneOnceError, match=r"^expected [^\n]*$"):
         list(tables.read(tmp_path / name, ["text"]))
     assert "unpickled" not in capfd.readouterr().out
+
+
+SERVERS = ("prefect server start", "mlflow server", "mlflow ui", "mlflow models serve", "http.server")
+LOCAL = ("--host 127.0.0.1", "--host localhost", "-h 127.0.0.1")
+WARNING = "inside your network"
+
+
+def test_servers_of_the_pages_are_on_loopback_or_the_page_warns():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    lines = [(page, line) for page in pages for block in blocks_of(page) for line in block.splitlines()]
+    started = [(page, line) for page, line in lines if any(server in line for server in SERVERS)]
+    assert len(started) >= 5
+    told = [(page, line) for page, line in started if re.search(r"(--host|-h) ", line) and not any(x in line for x in LOCAL)]
+    assert [page.name for page, _ in told if WARNING not in " ".join(page.read_text().split())] == []
+    assert len(started) > len(told) > 0
+    assert OPEN not in (ROOT / "prefect.yaml").read_text() + (ROOT / "Makefile").read_text()
+
+
+def blocks_of(page: Path) -> list[str]:
+    return re.findall(r"^```(?:bash|sh)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_servers_listen_on_loopback_unless_told_otherwise():
+    """Those that the pages start without --host, and Prefect's own for the length of a run. tests/e2e looks at real ones."""
+    assert Settings().server.api.host == "127.0.0.1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's, on type hints of its own
+        from mlflow import cli
+        from mlflow.models import cli as models_cli
+    for command in (cli.server, models_cli.serve):
+        (host,) = [option for option in command.params if option.name == "host"]
+        assert host.default == "127.0.0.1"
+
+
+def test_a_process_that_others_can_reach_is_seen():
+    for host, seen in {"127.0.0.1": [], "0.0.0.0": ["0.0.0.0"]}.items():
+        with socket.socket() as server:
+            server.bind((host, 0))
+            server.listen()
+            assert open_to_others(os.getpid()) == seen

@@ -13,6 +13,27 @@ from pathlib import Path
 import psutil
 
 
+def secret(name: str) -> str:
+    """A password that no file has, for these files are in the copies too."""
+    return "-".join(("canary", name, "s3cr3t"))
+
+
+CANARIES = {  # that a run may read, and neither shows nor keeps
+    name: secret(name.lower())
+    for name in (
+        *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "GITHUB_TOKEN"),
+        *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD"),
+    )
+} | {"PIP_EXTRA_INDEX_URL": f"http://me:{secret('pip')}@127.0.0.1:9/simple"}
+ANY_SECRET = re.compile(r"canary-[\w-]+?-s3cr3t")
+
+
+def kept_in(said: str, *folders: Path) -> list[str]:
+    """The secrets that a text shows, and the files below the folders that hold one."""
+    files = sorted(path for top in folders for path in top.rglob("*") if path.is_file() and not path.is_symlink())
+    return [*ANY_SECRET.findall(said), *(str(path) for path in files if ANY_SECRET.search(path.read_bytes().decode("latin-1")))]
+
+
 def environment(project: Path, home: Path) -> dict[str, str]:
     """What a process in the copy sees: this interpreter, the copy's code, Prefect in `home`, MLflow in the copy."""
     own = ("PREFECT_", "MLFLOW_", "DVC_", "PRUNEONCE_", "GIT_")

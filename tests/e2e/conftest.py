@@ -31,7 +31,10 @@ ANY_SECRET = re.compile(r"canary-[\w-]+?-s3cr3t")
 def kept_in(said: str, *folders: Path) -> list[str]:
     """The secrets that a text shows, and the files below the folders that hold one."""
     files = sorted(path for top in folders for path in top.rglob("*") if path.is_file() and not path.is_symlink())
-    return [*ANY_SECRET.findall(said), *(str(path) for path in files if ANY_SECRET.search(path.read_bytes().decode("latin-1")))]
+    return [
+        *ANY_SECRET.findall(said),
+        *(str(path) for path in files if ANY_SECRET.search(path.read_bytes().decode("latin-1"))),
+    ]
 
 
 def environment(project: Path, home: Path) -> dict[str, str]:

@@ -48,8 +48,12 @@ ADDRESSES = {
     "PIP_RETRIES": "0",
     "HF_HUB_OFFLINE": "0",
 }
-HUB = "from pathlib import Path; from pruneonce.sources.fetch import *; fetch_model('a/b', '0' * 40, Path('data/x'))"
-INDEX = "from pathlib import Path; from pruneonce.sources.fetch import *; fetch_package('x==1', '0' * 64, {}, Path('data/x'))"
+FETCH = (
+    "from pathlib import Path; from pipeline.kept import Kept; from pruneonce.sources.fetch import *; "
+    "keep, out = Kept(Path('kept')), Path('data/x'); "
+)
+HUB = f"{FETCH} fetch_model('a/b', '0' * 40, out, keep=keep)"
+INDEX = f"{FETCH} fetch_package('x==1', '0' * 64, {{}}, out, keep=keep)"
 
 
 def test_no_address_is_shown_with_its_password(tmp_path: Path):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.kept import Kept
 from pruneonce.errors import SourceError
 from pruneonce.sources import fetch
 
 NAME = "pruneonce_fixture-1.0-py3-none-any.whl"
+MEMBERS = {"t.txt": "pkg/data.txt"}
 PAGE = "/simple/pruneonce-fixture/"
 
 
@@ -68,29 +70,36 @@ def page(link: str, digest: str = "") -> tuple[int, dict[str, str], bytes]:
     return 200, {}, f'<a href="{link}{digest and "#sha256=" + digest}">{NAME}</a>'.encode()
 
 
-WAYS = ("another file", "a digest of its own", "a redirect to a file", "a link to a file", "an endless redirect", "a cut file")
+WAYS = (
+    "another file",
+    "a digest of its own",
+    "a redirect to a file",
+    "a link to a file",
+    "an endless redirect",
+    "a cut file",
+)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_a_hostile_index_sends_is_not_used(index, tmp_path, way):
     good, evil = wheel(tmp_path / NAME, "good"), wheel(tmp_path / f"evil-{NAME}", "evil")
     pinned, file = hashlib.sha256(good).hexdigest(), f"/files/{NAME}"
-    away = (302, {"Location": (tmp_path / NAME).as_uri()}, b"")
     (tmp_path / "evil").mkdir()
     local = (tmp_path / f"evil-{NAME}").rename(tmp_path / "evil" / NAME).as_uri()
     index.update(
         {
             "another file": {PAGE: page(file), file: (200, {}, evil)},
             "a digest of its own": {PAGE: page(file, hashlib.sha256(evil).hexdigest()), file: (200, {}, evil)},
-            "a redirect to a file": {PAGE: page(file), file: away},
+            "a redirect to a file": {PAGE: page(file), file: (302, {"Location": local}, b"")},
             "a link to a file": {PAGE: page(local)},
             "an endless redirect": {PAGE: page(file), file: (302, {"Location": file}, b"")},
             "a cut file": {PAGE: page(file), file: (200, {}, good[:-9])},
         }[way]
     )
     with pytest.raises(SourceError, match=r"^expected [^\n]*, found[^\n]*$") as caught:
-        fetch.fetch_package("pruneonce-fixture==1.0", pinned, {"t.txt": "pkg/data.txt"}, tmp_path / "out")
+        fetch.fetch_package("pruneonce-fixture==1.0", pinned, MEMBERS, tmp_path / "out", keep=Kept(tmp_path / "scratch"))
     assert not (tmp_path / "out").exists()
+    assert [path for path in (tmp_path / "scratch").rglob("*") if path.suffix == ".whl"] == []
     assert "s3cr3t" not in str(caught.value)
 
 
@@ -98,7 +107,6 @@ def test_the_pinned_file_is_used(index, tmp_path):
     """The same index, so that the cases above fail for no other reason."""
     good, file = wheel(tmp_path / NAME, "good"), f"/files/{NAME}"
     index.update({PAGE: page(file), file: (200, {}, good)})
-    fetch.fetch_package(
-        "pruneonce-fixture==1.0", hashlib.sha256(good).hexdigest(), {"t.txt": "pkg/data.txt"}, tmp_path / "out"
-    )
+    pinned = hashlib.sha256(good).hexdigest()
+    fetch.fetch_package("pruneonce-fixture==1.0", pinned, MEMBERS, tmp_path / "out", keep=Kept(tmp_path / "scratch"))
     assert (tmp_path / "out/t.txt").read_text() == "good"

@@ -14,7 +14,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study patterns test check docs fuzz bench clean
+.PHONY: help install run study patterns test check docs fuzz audit bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ test: check  ## everything that CI runs: check, integration, end-to-end and kern
 
 fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)
+
+# pip-audit is installed apart, because what it needs is no part of what it audits. Without a network the program says so.
+audit: install  ## known vulnerabilities of the exact versions; without a network: ADVISORIES=FOLDER, a copy of a database
+	@test -x .venv/audit/bin/pip-audit || test -n "$(ADVISORIES)" || { $(PYTHON) -m venv .venv/audit && \
+		.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; } || true
+	$(BIN)/python -m tests.audit $(if $(ADVISORIES),--advisories '$(subst ','\'',$(ADVISORIES))')
 
 docs: install  ## write what commands print into README.md and docs/
 	$(BIN)/python -m docs.write

@@ -7,10 +7,34 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+
+def secret(name: str) -> str:
+    """A password that no file has, for these files are in the copies too."""
+    return "-".join(("canary", name, "s3cr3t"))
+
+
+CANARIES = {  # that a run may read, and neither shows nor keeps
+    name: secret(name.lower())
+    for name in (
+        *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "GITHUB_TOKEN"),
+        *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD"),
+    )
+} | {"PIP_EXTRA_INDEX_URL": f"http://me:{secret('pip')}@127.0.0.1:9/simple"}
+ANY_SECRET = re.compile(r"canary-[\w-]+?-s3cr3t")
+
+
+def kept_in(said: str, *folders: Path) -> list[str]:
+    """The secrets that a text shows, and the files below the folders that hold one."""
+    files = sorted(path for top in folders for path in top.rglob("*") if path.is_file() and not path.is_symlink())
+    return [
+        *ANY_SECRET.findall(said),
+        *(str(path) for path in files if ANY_SECRET.search(path.read_bytes().decode("latin-1"))),
+    ]
 
 
 def environment(project: Path, home: Path) -> dict[str, str]:
@@ -51,6 +75,8 @@ def started(command: str, *, cwd: Path, env: dict[str, str], log: Path) -> Itera
         )
         try:
             yield process
+            if "--host" not in command and process.poll() is None:
+                assert open_to_others(process.pid) == []
         finally:
             if process.poll() is None:
                 family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -59,6 +85,15 @@ def started(command: str, *, cwd: Path, env: dict[str, str], log: Path) -> Itera
                 for child in alive:
                     child.kill()
                 process.wait()
+
+
+def open_to_others(pid: int) -> list[str]:
+    """The addresses on which a process and its children listen, without those of this machine alone."""
+    found: set[str] = set()
+    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            found |= {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    return sorted(found - {"127.0.0.1", "::1"})
 
 
 def bash_blocks(page: Path) -> dict[str, list[str]]:

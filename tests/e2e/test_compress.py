@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from pipeline import hashing
 from pipeline.tracking import lock
 from tests.conftest import ROOT, copy_project, wait_for
-from tests.e2e.conftest import environment, started
+from tests.e2e.conftest import CANARIES, environment, kept_in, started
 from tests.pages import IN_ORDER, blocks, inline, saved
 
 STAGES = 14  # three sources, and each of the eleven other stages once: tiny has one task
@@ -37,7 +37,7 @@ def prefect_home(copy: Path) -> Path:
 
 def run(command: list[str], cwd: Path, *, expect: int = 0) -> str:
     """Run a command in the copy and return all it printed."""
-    env = environment(cwd, prefect_home(cwd)) | {"COLUMNS": "150", "PAGER": "cat", "GIT_PAGER": "cat"}
+    env = environment(cwd, prefect_home(cwd)) | CANARIES | {"COLUMNS": "150", "PAGER": "cat", "GIT_PAGER": "cat"}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=1800)
     output = done.stdout + done.stderr
     assert done.returncode == expect, output[-6000:]
@@ -74,6 +74,13 @@ def test_first_run_runs_everything_and_ends_with_the_table(copy: Path, first: st
     for row in table[1:]:
         assert row["sparsity"] == pytest.approx(0.85, abs=0.01)
         assert f"{row['score']:.2%}" in first
+
+
+def test_no_secret_of_the_environment_is_shown_or_kept(copy: Path, first: str):
+    """In MLflow's and Prefect's databases, artifacts, dvc.lock, the report, the cards, the models."""
+    assert kept_in(first, copy, prefect_home(copy)) == []
+    assert {"mlflow.db", "dvc.lock", "report.html", "int8.onnx"} <= {path.name for path in copy.rglob("*")}
+    assert (prefect_home(copy) / "prefect.db").exists()
 
 
 def test_mlflow_holds_one_run_a_stage_under_one_parent(copy: Path, first: str):

@@ -25,7 +25,7 @@ install: .venv/installed $(LIBRARY)  ## create .venv with the exact versions of 
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement requirements.lock
-	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib  # as pip does, but on all cores; some files of packages are for no Python
+	@$(BIN)/python -m compileall -qq -j 0 $(CURDIR)/.venv/lib || true  # as pip does, but on all cores; some files never compile
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 

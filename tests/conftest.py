@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches for the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: pytest's workers fill the cores, and threads would wait
 
 import contextlib
 import gc
@@ -42,9 +43,11 @@ PRUNABLE = r"^encoder\."
 LONG = (
     "e2e/test_compress",
     "e2e/test_workers",
+    "e2e",
     "integration/test_architectures",
     "integration/test_kinds",
-    "e2e",
+    "integration/test_packaging",
+    "kernels/test_sanitized",
     "integration",
 )
 
@@ -273,10 +276,12 @@ def quantized_classifier(sparsity: float = 0.8):
     return model
 
 
-def _exported(model, weights, pattern, path: Path) -> Exported:
-    export.to_onnx(model, path)
-    name_weights(path, weights)
-    return Exported(path, model, weights, pattern)
+def _exported(name: str, model, weights, pattern, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    def make(folder: Path) -> None:
+        export.to_onnx(model, folder / "model.onnx")
+        name_weights(folder / "model.onnx", weights)
+
+    return Exported(made_once(name, make, tmp_path_factory) / "model.onnx", model, weights, pattern)
 
 
 @pytest.fixture(scope="session")
@@ -285,7 +290,7 @@ def dense_onnx(tmp_path_factory) -> Exported:
     model = random_classifier()
     weights = {name: m.weight.detach().numpy() for name, m in masks.prunable(model, PRUNABLE).items()}
     pattern = {name: w == 0 for name, w in weights.items()}
-    return _exported(model, weights, pattern, tmp_path_factory.mktemp("dense") / "model.onnx")
+    return _exported("dense", model, weights, pattern, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -294,7 +299,7 @@ def int8_onnx(tmp_path_factory) -> Exported:
     model = quantized_classifier(0.8)
     pattern = {name: ~m.mask.numpy() for name, m in quantization.quantized_linears(model).items()}
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
-    return _exported(model, weights, pattern, tmp_path_factory.mktemp("int8") / "model.onnx")
+    return _exported("int8", model, weights, pattern, tmp_path_factory)
 
 
 @pytest.fixture(params=["dense", "int8"])

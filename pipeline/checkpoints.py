@@ -43,14 +43,17 @@ class Checkpoints:
         save: writes it, whole or not at all; returns whether it did.
         """
         if self.due(steps) or self.stop.asked:
-            self.stop.wait_for_no_step()
-            self.before_saving()
-            if save(self.folder / f"{self.name}-{steps:08}.safetensors", steps):
-                for old in self.newest_first()[KEPT:]:
-                    with suppress(OSError):
-                        old.unlink()
+            with self.stop.saved_first():
+                self._save(steps, save)
             self.last = time.monotonic()
         self.stop.after_step()
+
+    def _save(self, steps: int, save: Callable[[Path, int], bool]) -> None:
+        self.before_saving()
+        if save(self.folder / f"{self.name}-{steps:08}.safetensors", steps):
+            for old in self.newest_first()[KEPT:]:
+                with suppress(OSError):
+                    old.unlink()
 
     def due(self, steps: int) -> bool:
         """Whether a state is to be saved now. steps: that were taken."""

@@ -21,6 +21,7 @@ class Stop:
 
     error: BaseException | None = None
     patient_until: float = 0.0  # a training that ended a step just now will look at `asked` soon
+    saving: bool = False  # its state; nothing is raised meanwhile
 
     @property
     def asked(self) -> bool:
@@ -34,19 +35,25 @@ class Stop:
 
     def be_patient(self) -> None:
         """From here on a signal waits for the end of a step, but not for long."""
-        self.patient_until = time.monotonic() + STEP_SECONDS
+        if not self.error:
+            self.patient_until = time.monotonic() + STEP_SECONDS
 
-    def wait_for_no_step(self) -> None:
-        """From here on nothing is raised by a timer: a state is being saved."""
-        if self.error:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
+    @contextlib.contextmanager
+    def saved_first(self) -> Iterator[None]:
+        """While the block runs, a signal is only noted: a state is being saved."""
+        self.saving = True
+        try:
+            yield
+        finally:
+            self.saving = False
 
 
 @contextlib.contextmanager
 def stoppable(stop: Stop | None = None) -> Iterator[None]:
     """Ctrl-C and SIGTERM end what runs inside, as KeyboardInterrupt and as SystemExit(143).
 
-    A training that ends a step within STEP_SECONDS leaves by `stop` at the end of it. Ctrl-C a second time does not wait.
+    A training that ends its step within STEP_SECONDS saves its state and leaves by `stop`. A second Ctrl-C does not wait for
+    the step; a SIGTERM after it is the flow's, and does.
     Python drops an exception that is raised in a finalizer or a callback, and a training step has many of them. So it is
     raised again every second until it has left this block. From then on no signal disturbs the closing of the run. The
     kernel ends the process after CLOSING_SECONDS: an interrupted library may hold a lock for ever.
@@ -54,14 +61,12 @@ def stoppable(stop: Stop | None = None) -> Iterator[None]:
     asked = stop or Stop()
 
     def hear(number: int, frame: object) -> None:
-        first = asked.error is None
+        again = number == signal.SIGINT and asked.error is not None
         if asked.error is None:
             asked.error = SystemExit(143) if number == signal.SIGTERM else KeyboardInterrupt()
-        if first and time.monotonic() < asked.patient_until:
-            signal.setitimer(signal.ITIMER_REAL, STEP_SECONDS, 1.0)
-            return
         signal.setitimer(signal.ITIMER_REAL, 1.0)
-        raise asked.error
+        if not asked.saving and (again or time.monotonic() >= asked.patient_until):
+            raise asked.error
 
     before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import psutil
+
+from tests.conftest import wait_for
+
+ALONE = {"PREFECT_PROFILE": "ephemeral"}  # Prefect's own
 
 
 def secret(name: str) -> str:
@@ -39,7 +44,7 @@ def kept_in(said: str, *folders: Path) -> list[str]:
 
 def environment(project: Path, home: Path) -> dict[str, str]:
     """What a process in the copy sees: this interpreter, the copy's code, Prefect in `home`, MLflow in the copy."""
-    own = ("PREFECT_", "MLFLOW_", "DVC_", "PRUNEONCE_", "GIT_")
+    own = ("PREFECT_", "MLFLOW_", "DVC_", "PRUNEONCE_", "GIT_", "MAKE")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
     return {
         **kept,
@@ -101,3 +106,26 @@ def bash_blocks(page: Path) -> dict[str, list[str]]:
     sections = re.split(r"^##+ +(.*)$", page.read_text(), flags=re.MULTILINE)
     pairs = zip(sections[1::2], sections[2::2], strict=True)
     return {heading: re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) for heading, text in pairs}
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[None]:
+    """A Prefect server for every process whose PREFECT_HOME this is: none of them has to start one of its own.
+
+    It says so in the profiles of that folder, as `prefect config set` does. With the variable of ALONE a process starts one.
+    """
+    port = free_port()
+    profile = f'active = "server"\n\n[profiles.server]\nPREFECT_API_URL = "http://127.0.0.1:{port}/api"\n'
+    (home / "profiles.toml").write_text(profile)
+    command, log = f"{sys.executable} -m prefect server start --no-services --no-ui --port {port}", home / "server.log"
+    env = environment(home, home) | ALONE
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/api/health").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    with started(command, cwd=home, env=env, log=log):
+        wait_for("Prefect's server", answers, seconds=180, every=0.3, log=log)
+        yield

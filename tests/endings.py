@@ -60,7 +60,6 @@ SHORT = [
     Case("flow", "runner", TERM),
     Case("flow", "runner", KILL),
     Case("flow", "terminal", HUP),
-    Case("dvc", "terminal", HUP),
 ]
 
 

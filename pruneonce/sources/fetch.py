@@ -122,4 +122,4 @@ def _from_hub(source: str) -> Iterator[None]:
         raise SourceError(
             f"expected {source} from the hub, found: {plain(error)[:300]}. Check the network, the name and the revision "
             "(HF_ENDPOINT and HF_TOKEN are read)."
-        ) from error
+        ) from None  # its traceback would repeat the address with its password

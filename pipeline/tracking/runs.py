@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from mlflow.entities import Param
 
 from pipeline import machine
 from pipeline.stopping import PARENT
-from pipeline.tracking import committed
+from pipeline.tracking import committed, unsent
 from pipeline.tracking.lock import Stage
 from pipeline.tracking.open_run import OpenRun, md5_tags, set_tags
 from pipeline.tracking.store import in_batches, store, unless_refused
@@ -56,13 +57,13 @@ def stage_run(
         above = None if PARENT in os.environ else _experiment_run(client, experiment)
         if parent := os.environ.get(PARENT) or above:
             tags["mlflow.parentRunId"] = parent
-        run_id = _resumed(client, experiment, scratch, tags)
-        if run_id is None:
-            run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        send_kept(client)
+        before = _resumed(client, experiment, scratch, tags)
+        run_id = before or client.create_run(experiment, tags=tags, run_name=name).info.run_id
         log_params(client, run_id, params)
         close_lost_of(client, experiment)
 
-    run, status = OpenRun(client, run_id, experiment=above), "FAILED"
+    run, status = OpenRun(client, run_id, experiment=above, begun=before is not None), "FAILED"
     try:
         if scratch:
             _write_name(scratch / RUN, run_id)
@@ -73,8 +74,14 @@ def stage_run(
         raise
     finally:
         run.end(status)
-        if above:
-            run.survive(lambda: client.set_terminated(above, status))  # it ends with its last stage
+        if above and not run.survive(lambda: client.set_terminated(above, status)):  # it ends with its last stage
+            unsent.keep(above, status=status)
+
+
+def send_kept(client: MlflowClient) -> None:
+    """Send what earlier runs could not, before lost runs are closed: they may have ended well."""
+    for line in unsent.send(client):
+        print(f"\n{line}", file=sys.stderr)
 
 
 def _experiment_run(client: MlflowClient, experiment: str) -> str | None:
@@ -107,6 +114,7 @@ def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: 
         info = client.get_run(run_id).info
     if info is None or info.experiment_id != experiment or info.lifecycle_stage != "active":
         return None
+    unsent.drop(run_id)
     # The tags come first: another process closes an open run whose process is gone.
     set_tags(client, run_id, tags)
     client.update_run(run_id, status="RUNNING")
@@ -147,10 +155,16 @@ def _lives(process: str) -> bool:
     return False
 
 
-def close_lost() -> list[str]:
-    """Close the runs that killed processes of this machine left open. Returns their names. Raises TrackerUnreachable."""
+def catch_up() -> Iterator[str]:
+    """Send what MLflow did not take of earlier runs; close the runs that killed processes of this machine left open.
+
+    Yields a line for each. Raises TrackerUnreachable.
+    """
     with store() as (client, experiment):
-        return close_lost_of(client, experiment)
+        yield from unsent.send(client)
+        yield from (
+            f"{name}: its process is gone, so its run is closed as KILLED" for name in close_lost_of(client, experiment)
+        )
 
 
 def close_lost_of(client: MlflowClient, experiment: str) -> list[str]:

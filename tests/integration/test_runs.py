@@ -167,7 +167,7 @@ def test_what_a_killed_process_left_open_is_closed(folder, killed):
     assert [status(run_id) for run_id in killed] == ["KILLED", "KILLED"]
     others = client.create_run("1", tags={runs.HOST: "another-machine", runs.PROCESS: "4194305 1.0"}).info.run_id
     nobodys = client.create_run("1").info.run_id
-    assert runs.close_lost() == []
+    assert list(runs.catch_up()) == []
     assert {status(run_id) for run_id in (mine, others, nobodys)} == {"RUNNING"}
     client.set_tag(mine, runs.PROCESS, f"{os.getpid()} 1.0")  # our number, long ago
     assert list(registry.update()) == ["compress: its process is gone, so its run is closed as KILLED"]
@@ -234,7 +234,7 @@ def spoiled() -> Iterator[str]:
 @pytest.mark.parametrize("trouble", [locked, deleted, spoiled])
 def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, monkeypatch, trouble):
     with trouble() as said:
-        for what in (store.connect, runs.close_lost, lambda: flow_runs.start_flow("compress", {})):
+        for what in (store.connect, lambda: list(runs.catch_up()), lambda: flow_runs.start_flow("compress", {})):
             with pytest.raises(TrackerUnreachable) as caught:
                 what()
             assert said in str(caught.value)

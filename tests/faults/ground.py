@@ -1,0 +1,283 @@
+"""The ground that faults fall on: a project of the tiny profile, computed without a fault, and copies of it."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT, copy_project
+from tests.faults import warm
+
+FOLDER = ROOT / ".pruneonce/faults"
+TINY = ROOT / "profiles/tiny.yaml"
+TRAINED = ("prepare_teacher", "sparsify", "teach_task@topic", "finetune@topic", "quantize@topic")
+PATIENCE_SECONDS = 900.0  # for a command, on a machine that has other work
+
+
+def parameters() -> dict[str, Any]:
+    """The tiny profile with trainings that last some seconds, and a checkpoint after every step."""
+    tiny = YAML(typ="safe").load(TINY)
+    tiny["common"]["threads"] = 1
+    tiny["prepare_teacher"] |= {"steps": 120}
+    tiny["sparsify"] |= {"steps": 90}
+    for stage, epochs in (("teach_task", 6), ("finetune", 6), ("quantize", 5)):
+        tiny[stage]["epochs"] = epochs
+    tiny["machine"] |= {"checkpoint_seconds": 0}
+    return tiny
+
+
+@dataclass
+class Copy:
+    """A copy of the project, with runs of its own."""
+
+    folder: Path
+    ground: "Ground"
+    environment: dict[str, str]
+
+    def set(self, section: str, **values: Any) -> None:
+        """Change parameters."""
+        file = self.folder / "params.yaml"
+        document = YAML(typ="safe").load(file)
+        document[section] |= values
+        file.write_text(dumped(document))
+
+    def forget(self, stage: str) -> None:
+        """Leave nothing of the stage, so that it must be computed."""
+        file = self.folder / "dvc.lock"
+        document = YAML(typ="safe").load(file)
+        entry = document["stages"].pop(stage)
+        file.write_text(dumped(document))
+        for out in entry["outs"]:
+            path = self.folder / out["path"]
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder / ".dvc/cache/runs", ignore_errors=True)
+
+    def command(self, how: str, stage: str) -> list[str]:
+        """The words that bring a stage up to date, by `dvc` or by the `flow`."""
+        if how == "dvc":
+            return ["dvc", "repro", "--single-item", stage]
+        return ["python", "-m", "flows.compress"]
+
+    def start(self, *words: str, log: str = "log", **environment: str) -> subprocess.Popen[bytes]:
+        """Start a command; what it says goes to a file."""
+        program = shutil.which(words[0], path=self.environment["PATH"])
+        with (self.folder.parent / f"{self.folder.name}.{log}").open("ab") as out:
+            return subprocess.Popen(
+                [program or words[0], *words[1:]],
+                cwd=self.folder,
+                env={**self.environment, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; its output is in `stdout`."""
+        program = shutil.which(words[0], path=self.environment["PATH"])
+        return subprocess.run(
+            [program or words[0], *words[1:]],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+
+    def said(self, log: str = "log") -> str:
+        file = self.folder.parent / f"{self.folder.name}.{log}"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def different(self, *stages: str) -> list[str]:
+        """Lines for the outs of these stages that are not byte for byte those of the run without a fault."""
+        found = []
+        for stage in stages:
+            for path in self.ground.outs(stage):
+                here, there = contents(self.folder / path), contents(self.ground.project / path)
+                if here != there:
+                    names = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+                    found.append(f"{path} is not that of the run without a fault: {', '.join(names) or 'missing'}")
+        return found
+
+    def runs(self, stage: str, base: Path | None = None) -> list[tuple[str, str]]:
+        """(id, status) of the MLflow runs of a stage."""
+        query = (
+            "SELECT runs.run_uuid, runs.status FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
+            "WHERE tags.key = 'pruneonce.stage' AND tags.value = ? ORDER BY runs.start_time"
+        )
+        return list(rows(base or self.folder / "mlflow.db", query, stage))
+
+    def tracked_badly(self, stage: str, base: Path | None = None) -> list[str]:
+        """Lines for what MLflow has not, or has twice: it must have one run, finished, with each step once a metric."""
+        found = self.runs(stage, base)
+        if [status for _, status in found] != ["FINISHED"]:
+            return [
+                f"MLflow has {len(found)} runs of {stage}: {', '.join(status for _, status in found)}; expected one, finished"
+            ]
+        there = list(
+            rows(base or self.folder / "mlflow.db", "SELECT key, step FROM metrics WHERE run_uuid = ?", found[0][0])
+        )
+        expected = self.ground.metrics(stage)
+        doubled = {entry for entry in there if there.count(entry) > 1} if len(there) != len(set(there)) else set()
+        lines = [f"MLflow has {len(doubled)} metrics of {stage} twice, such as {sorted(doubled)[0]}"] if doubled else []
+        if set(there) != expected:
+            lacking, more = sorted(expected - set(there)), sorted(set(there) - expected)
+            lines.append(f"MLflow lacks {len(lacking)} metrics of {stage} {lacking[:2]}, has {len(more)} others {more[:2]}")
+        return lines
+
+
+class Ground:
+    """The project without a fault, the programs that start fast, and the chance that cases draw from."""
+
+    def __init__(self, seed: int, kills: int):
+        self.chance, self.kills = random.Random(seed), kills
+        self.project = FOLDER / "project"
+        self.work = FOLDER / "work"
+        self.server: psutil.Popen | None = None
+
+    def __enter__(self) -> "Ground":
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.rmtree(FOLDER / "programs", ignore_errors=True)
+        self.work.mkdir(parents=True)
+        self._start_warm()
+        self._compute()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.server:
+            end([*self.server.children(recursive=True), self.server])
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        own = ("PREFECT_", "MLFLOW_", "DVC_", "PRUNEONCE_", "GIT_", "PYTHONPATH")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
+        return {
+            **kept,
+            "PATH": os.pathsep.join([str(FOLDER / "programs"), str(Path(sys.executable).parent), kept["PATH"]]),
+            "PYTHONPATH": str(folder),
+            "OMP_NUM_THREADS": "1",
+            "PREFECT_HOME": str(FOLDER / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",
+            "DVC_NO_ANALYTICS": "1",
+            "NO_COLOR": "1",
+            "COLUMNS": "150",
+        }
+
+    def _start_warm(self) -> None:
+        address = FOLDER / "programs/socket"
+        warm.shim(FOLDER / "programs", address)
+        command = [sys.executable, "-m", "tests.faults.warm", str(address), str(address.parent)]
+        environment = {**self.environment(ROOT), "PYTHONPATH": str(ROOT)}
+        with (FOLDER / "warm.log").open("wb") as log:
+            self.server = psutil.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log)
+        if self.server.stdout.readline() != b"ready\n":
+            sys.exit((FOLDER / "warm.log").read_text())
+
+    def _compute(self) -> None:
+        """Bring the project up to date; what did not change since the last time is not computed again."""
+        kept = {name: self.project / name for name in (".git", "data", "dvc.lock", ".dvc/cache", "mlflow.db", "mlruns")}
+        aside = FOLDER / "aside"
+        shutil.rmtree(aside, ignore_errors=True)
+        for name, path in kept.items():
+            if path.exists():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                path.rename(aside / name)
+        shutil.rmtree(self.project, ignore_errors=True)
+        shutil.rmtree(aside / ".git", ignore_errors=True)
+        copy_project(self.project)
+        for name, path in kept.items():
+            if (aside / name).exists():
+                shutil.rmtree(path, ignore_errors=True)
+                (aside / name).rename(path)
+        (self.project / "params.yaml").write_text(dumped(parameters()))
+        done = Copy(self.project, self, self.environment(self.project)).run("dvc", "repro")
+        if done.returncode:
+            sys.exit(f"expected a project without a fault, found: {done.stdout[-3000:]}")
+
+    def copy(self, name: str, *forgotten: str) -> Copy:
+        """A copy of the project, with an empty MLflow store, in which these stages must be computed."""
+        folder = self.work / name
+        shutil.copytree(self.project, folder, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db*"))
+        base = FOLDER / "empty.db"
+        if not base.exists():
+            command = f"from pipeline.tracking import store; store.connect()"
+            subprocess.run(
+                [sys.executable, "-c", command],
+                cwd=ROOT,
+                env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{base}"},
+                check=True,
+            )
+        shutil.copy(base, folder / "mlflow.db")
+        made = Copy(folder, self, self.environment(folder))
+        for stage in forgotten:
+            made.forget(stage)
+        return made
+
+    def outs(self, stage: str) -> list[str]:
+        return [out["path"] for out in YAML(typ="safe").load(self.project / "dvc.lock")["stages"][stage]["outs"]]
+
+    def metrics(self, stage: str) -> set[tuple[str, int]]:
+        """(name, step) of all that the run without a fault has in MLflow."""
+        mine = Copy(self.project, self, {}).runs(stage)
+        return set(rows(self.project / "mlflow.db", "SELECT key, step FROM metrics WHERE run_uuid = ?", mine[-1][0]))
+
+    def processes(self) -> list[psutil.Process]:
+        """All that the fast programs have started."""
+        return self.server.children(recursive=True) if self.server else []
+
+
+def rows(base: Path, query: str, *words: str) -> Iterator[tuple]:
+    with contextlib.closing(sqlite3.connect(base, timeout=60)) as opened:
+        yield from opened.execute(query, words).fetchall()
+
+
+def dumped(document: Mapping[str, Any]) -> str:
+    text, yaml = StringIO(), YAML(typ="safe")
+    yaml.default_flow_style = False
+    yaml.dump(document, text)
+    return text.getvalue()
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The bytes of a file, or of each file of a folder, by name."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.exists() else []
+    return {file.relative_to(path.parent).as_posix(): file.read_bytes() for file in files}
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Kill these processes, and wait for their end."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=20)
+
+
+def wait(ask: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS, every: float = 0.02) -> Any:
+    """Ask until the answer is true; return it, or the last one when the time is over."""
+    over = time.monotonic() + seconds
+    while not (answer := ask()) and time.monotonic() < over:
+        time.sleep(every)
+    return answer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -19,19 +19,20 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
+from pipeline.scratch import PLACE
 from pipeline.tracking.address import home, shown
 from pipeline.tracking.store import in_batches, refused
 from pruneonce.errors import plain
 from pruneonce.files import sync
 
-SCRATCH = "PRUNEONCE_SCRATCH"  # set where checkpoints lie outside of the project, which may be a clone of one run
+LOCK = "unsent.lock"
 WAIT_SECONDS = 60.0  # for another process that sends
 
 
 def folder() -> Path:
-    """Where the files lie: beside the checkpoints, for they outlive a clone that was made for one run."""
-    outside = os.environ.get(SCRATCH)
-    return Path(outside) / "unsent" if outside else home() / ".pruneonce/unsent"
+    """Where the files lie. If scratch folders lie outside of the project, there: it may be a clone for one run."""
+    outside = os.environ.get(PLACE)
+    return Path(outside) if outside else home() / ".pruneonce/unsent"
 
 
 def write(
@@ -78,7 +79,7 @@ def send(client: MlflowClient) -> Iterator[str]:
     """Send what is kept for this store, each metric once. Yields a line for each file. No failure is raised."""
     if not any(folder().glob("*.jsonl")):
         return
-    with contextlib.suppress(Timeout, OSError), FileLock(folder() / "lock", timeout=WAIT_SECONDS):
+    with contextlib.suppress(Timeout, OSError), FileLock(folder() / LOCK, timeout=WAIT_SECONDS):
         for file in sorted(folder().glob("*.jsonl"), key=lambda path: path.name.split("-")[1:]):  # oldest first
             try:
                 head, *lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

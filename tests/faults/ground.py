@@ -10,8 +10,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Copy:
     folder: Path
     ground: "Ground"
     environment: dict[str, str]
+    base: Path  # of MLflow's runs
+    since: int = field(default_factory=lambda: int(time.time() * 1000))  # older runs are not of this copy
 
     def set(self, section: str, **values: Any) -> None:
         """Change parameters."""
@@ -116,27 +119,24 @@ class Copy:
                     found.append(f"{path} is not that of the run without a fault: {', '.join(names) or 'missing'}")
         return found
 
-    def runs(self, stage: str, base: Path | None = None) -> list[tuple[str, str]]:
+    def runs(self, stage: str) -> list[tuple[str, str]]:
         """(id, status) of the MLflow runs of a stage."""
         query = (
             "SELECT runs.run_uuid, runs.status FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
-            "WHERE tags.key = 'pruneonce.stage' AND tags.value = ? ORDER BY runs.start_time"
+            "WHERE tags.key = 'pruneonce.stage' AND tags.value = ? AND runs.start_time >= ? ORDER BY runs.start_time"
         )
-        return list(rows(base or self.folder / "mlflow.db", query, stage))
+        return list(rows(self.base, query, stage, self.since))
 
-    def tracked_badly(self, stage: str, base: Path | None = None) -> list[str]:
+    def tracked_badly(self, stage: str) -> list[str]:
         """Lines for what MLflow has not, or has twice: it must have one run, finished, with each step once a metric."""
-        found = self.runs(stage, base)
+        found = self.runs(stage)
         if [status for _, status in found] != ["FINISHED"]:
-            return [
-                f"MLflow has {len(found)} runs of {stage}: {', '.join(status for _, status in found)}; expected one, finished"
-            ]
-        there = list(
-            rows(base or self.folder / "mlflow.db", "SELECT key, step FROM metrics WHERE run_uuid = ?", found[0][0])
-        )
+            statuses = ", ".join(status for _, status in found)
+            return [f"expected one finished run of {stage} in MLflow, found {len(found)}: {statuses or 'none'}"]
+        there = Counter(rows(self.base, "SELECT key, step FROM metrics WHERE run_uuid = ?", found[0][0]))
         expected = self.ground.metrics(stage)
-        doubled = {entry for entry in there if there.count(entry) > 1} if len(there) != len(set(there)) else set()
-        lines = [f"MLflow has {len(doubled)} metrics of {stage} twice, such as {sorted(doubled)[0]}"] if doubled else []
+        doubled = sorted(entry for entry, times in there.items() if times > 1)
+        lines = [f"MLflow has {len(doubled)} metrics of {stage} twice, such as {doubled[:2]}"] if doubled else []
         if set(there) != expected:
             lacking, more = sorted(expected - set(there)), sorted(set(there) - expected)
             lines.append(f"MLflow lacks {len(lacking)} metrics of {stage} {lacking[:2]}, has {len(more)} others {more[:2]}")
@@ -207,35 +207,39 @@ class Ground:
                 shutil.rmtree(path, ignore_errors=True)
                 (aside / name).rename(path)
         (self.project / "params.yaml").write_text(dumped(parameters()))
-        done = Copy(self.project, self, self.environment(self.project)).run("dvc", "repro")
+        done = self.reference().run("dvc", "repro")
         if done.returncode:
             sys.exit(f"expected a project without a fault, found: {done.stdout[-3000:]}")
+
+    def reference(self) -> Copy:
+        """The project itself, with all its runs."""
+        return Copy(self.project, self, self.environment(self.project), self.project / "mlflow.db", since=0)
 
     def copy(self, name: str, *forgotten: str) -> Copy:
         """A copy of the project, with an empty MLflow store, in which these stages must be computed."""
         folder = self.work / name
         shutil.copytree(self.project, folder, symlinks=True, ignore=shutil.ignore_patterns("mlruns", "mlflow.db*"))
-        base = FOLDER / "empty.db"
-        if not base.exists():
-            command = f"from pipeline.tracking import store; store.connect()"
-            subprocess.run(
-                [sys.executable, "-c", command],
-                cwd=ROOT,
-                env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{base}"},
-                check=True,
-            )
-        shutil.copy(base, folder / "mlflow.db")
-        made = Copy(folder, self, self.environment(folder))
+        shutil.copy(self.empty_store(), folder / "mlflow.db")
+        made = Copy(folder, self, self.environment(folder), folder / "mlflow.db")
         for stage in forgotten:
             made.forget(stage)
         return made
+
+    def empty_store(self) -> Path:
+        """A database of MLflow's without runs: making one takes seconds."""
+        base = FOLDER / "empty.db"
+        if not base.exists():
+            env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{base}"}
+            command = "from pipeline.tracking import store; store.connect()"
+            subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=env, check=True)
+        return base
 
     def outs(self, stage: str) -> list[str]:
         return [out["path"] for out in YAML(typ="safe").load(self.project / "dvc.lock")["stages"][stage]["outs"]]
 
     def metrics(self, stage: str) -> set[tuple[str, int]]:
         """(name, step) of all that the run without a fault has in MLflow."""
-        mine = Copy(self.project, self, {}).runs(stage)
+        mine = self.reference().runs(stage)
         return set(rows(self.project / "mlflow.db", "SELECT key, step FROM metrics WHERE run_uuid = ?", mine[-1][0]))
 
     def processes(self) -> list[psutil.Process]:
@@ -243,7 +247,7 @@ class Ground:
         return self.server.children(recursive=True) if self.server else []
 
 
-def rows(base: Path, query: str, *words: str) -> Iterator[tuple]:
+def rows(base: Path, query: str, *words: object) -> Iterator[tuple]:
     with contextlib.closing(sqlite3.connect(base, timeout=60)) as opened:
         yield from opened.execute(query, words).fetchall()
 

@@ -1,6 +1,7 @@
 """SIGKILL at any moment of a training: of the stage alone, or of everything that runs, then on by DVC or by the flow."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -54,7 +55,8 @@ class Watched:
 
     def pid(self) -> int:
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            return int(self.scratch.with_name(f"{self.scratch.name}.lock.pid").read_text())
+            said = json.loads(self.scratch.with_name(f"{self.scratch.name}.lock.pid").read_text())
+            return said["pid"] if isinstance(said, dict) else said
         return 0
 
     def half_written(self) -> bool:

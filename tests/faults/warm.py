@@ -2,19 +2,22 @@
 
 A stage spends some 8 s of processor time on imports, and a suite starts hundreds of stages. `python -m tests.faults.warm
 SOCKET` listens; the program that `shim` writes stands in the place of `python` and `dvc`, hands its words, its folder, its
-environment and its open files over, and ends as the forked process ends. What is no stage, no flow and no DVC is run as ever.
+environment and its open files over, and ends as the forked process ends. Other programs are run as ever.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import runpy
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
+CLOCK = "FAULTS_CLOCK"  # variable of a command: the seconds by which its clock jumps
 SHIM = """#!{python} -IS
 import json, os, signal, socket, sys
 words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
@@ -64,11 +67,7 @@ def main() -> None:
 
 
 def _import() -> None:
-    import dvc.cli
-    import dvc.commands.repro
-    import dvc.repo
 
-    import flows.compress
     from stages import finetune, prepare_teacher, quantize, sparsify, teach_task  # noqa: F401
 
 
@@ -97,6 +96,13 @@ def _serve(request: socket.socket, programs: Path) -> None:
     os._exit(0)
 
 
+def jump(offsets: str) -> None:
+    """Let the clock jump: at every call of `time.time` the next of these seconds is added. Nobody sets the monotonic one."""
+    real, turn = time.time, itertools.cycle(map(float, offsets.split()))
+    time.time = lambda: real() + next(turn)  # type: ignore[assignment]
+    time.time_ns = lambda: int(time.time() * 1e9)  # type: ignore[assignment]
+
+
 def _become(asked: dict, files: list[int], programs: Path) -> None:
     """Be the command: its words, folder, environment, files."""
     for number, file in enumerate(files):
@@ -106,6 +112,8 @@ def _become(asked: dict, files: list[int], programs: Path) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.executable = str(programs / "python")
+    if offsets := os.environ.get(CLOCK):
+        jump(offsets)
     program, *words = asked["words"]
     code: object = 0
     try:

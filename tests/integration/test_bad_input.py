@@ -493,7 +493,7 @@ def test_a_tracker_lost_in_training_is_told_once_and_does_not_slow_it(kept, monk
     (said,) = unsent.send(client)
     assert said.endswith("has now all of sparsify (run r): 3596 metrics that were kept were sent.")
     assert_all_sent(client)
-    assert list(kept.glob("*")) == [kept / "lock"]
+    assert list(kept.glob("*")) == [kept / unsent.LOCK]
 
 
 def assert_all_sent(client: Deaf) -> None:

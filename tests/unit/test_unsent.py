@@ -53,7 +53,7 @@ METRICS = [Metric(key, 1.0 / (step + 1), 1000 + step, step) for step in range(25
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(unsent.SCRATCH, raising=False)
+    monkeypatch.delenv(unsent.PLACE, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     return tmp_path / ".pruneonce/unsent"
 
@@ -195,6 +195,6 @@ def test_a_disk_that_does_not_take_it_is_one_line_and_leaves_nothing(folder, mon
 
 
 def test_a_clone_of_one_run_keeps_it_beside_the_checkpoints(tmp_path, monkeypatch):
-    monkeypatch.setenv(unsent.SCRATCH, str(tmp_path / "shared"))
+    monkeypatch.setenv(unsent.PLACE, str(tmp_path / "shared"))
     unsent.keep("r", metrics=METRICS)
-    assert len(files(tmp_path / "shared/unsent")) == 1
+    assert len(files(tmp_path / "shared")) == 1

@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipeline.tracking.store import in_batches, store, unless_refused
 RUN = "run"  # file in a stage's scratch folder: the id of its run, for the process that continues it
 EXPERIMENT = "pruneonce.experiment"  # tag of a run: the experiment of DVC that it is
 HOST, PROCESS = "pruneonce.host", "pruneonce.process"  # tags: by whom a run is written
+MARK = "pruneonce.mark"  # tag: what the scratch folder has until it has the run's id
 CLOCK_SECONDS = 10.0  # two readings of a process's start may differ by this: the system's clock is set now and then
 
 
@@ -59,7 +61,7 @@ def stage_run(
             tags["mlflow.parentRunId"] = parent
         send_kept(client)
         before = _resumed(client, experiment, scratch, tags)
-        run_id = before or client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        run_id = before or _begun(client, experiment, scratch, name, tags)
         log_params(client, run_id, params)
         close_lost_of(client, experiment)
 
@@ -110,8 +112,10 @@ def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: 
     if run_id is None:
         return None
     info = None
-    with unless_refused():  # it may be a run of another store
+    with unless_refused():  # it may be a run of another store, or the mark of a process that was killed as it made the run
         info = client.get_run(run_id).info
+    if info is None and (made := client.search_runs([experiment], f"tags.`{MARK}` = '{run_id}'", max_results=1)):
+        info, run_id = made[0].info, made[0].info.run_id
     if info is None or info.experiment_id != experiment or info.lifecycle_stage != "active":
         return None
     unsent.drop(run_id)
@@ -119,6 +123,14 @@ def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: 
     set_tags(client, run_id, tags)
     client.update_run(run_id, status="RUNNING")
     return run_id
+
+
+def _begun(client: MlflowClient, experiment: str, scratch: Path | None, name: str, tags: Mapping[str, str]) -> str:
+    """Make a run; returns its id. Its mark is in the scratch folder before: a process may be killed as it makes the run."""
+    mark = uuid.uuid4().hex
+    if scratch:
+        _write_name(scratch / RUN, mark)
+    return client.create_run(experiment, tags={**tags, MARK: mark}, run_name=name).info.run_id
 
 
 def _read_name(file: Path) -> str | None:

@@ -2,14 +2,13 @@
 
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 
 from tests.faults.case import Case
-from tests.faults.disk import _objects as objects
+from tests.faults.disk import objects
 from tests.faults.ground import Copy, Ground, end, wait
 from tests.faults.kills import Watched
 

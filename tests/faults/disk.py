@@ -1,10 +1,13 @@
 """The disk is full while a checkpoint, an out, DVC's cache or MLflow's database is written. Then there is room again."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ruamel.yaml import YAML
 
 from tests.faults.case import Case
 from tests.faults.ground import Copy, Ground, wait
@@ -83,7 +86,7 @@ def cache(copy: Copy) -> list[str]:
     """DVC ends with success, though its cache has not all; the flow says so. Then the outs are stored, not computed again."""
     with disk(copy.folder / ".dvc/cache") as small:
         small.fill(room=20_000)
-        for object in _objects(copy, STAGE):
+        for object in objects(copy, STAGE):
             object.unlink(missing_ok=True)
         small.fill()
         done = copy.run(*copy.command("flow", STAGE))
@@ -91,16 +94,12 @@ def cache(copy: Copy) -> list[str]:
         small.free()
         again = copy.run(*copy.command("flow", STAGE))
         lost += _unless(again.returncode == 0 and f"{STAGE}: unchanged (now in DVC's cache too)" in again.stdout, "", again)
-    missing = [path for path in _objects(copy, STAGE) if not path.exists()]
+    missing = [path for path in objects(copy, STAGE) if not path.exists()]
     return lost + [f"DVC's cache lacks {path}" for path in missing]
 
 
-def _objects(copy: Copy, stage: str) -> list[Path]:
+def objects(copy: Copy, stage: str) -> list[Path]:
     """The files of DVC's cache that hold the outs of a stage in the run without a fault."""
-    import json
-
-    from ruamel.yaml import YAML
-
     found, root = [], copy.folder / ".dvc/cache/files/md5"
     reference = copy.ground.project / ".dvc/cache/files/md5"
     for entry in YAML(typ="safe").load(copy.ground.project / "dvc.lock")["stages"][stage]["outs"]:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -75,12 +76,20 @@ class Copy:
             return ["dvc", "repro", "--single-item", stage]
         return ["python", "-m", "flows.compress"]
 
+    def really(self) -> "Copy":
+        """The same, in which programs start as they do for a person."""
+        self.environment["PATH"] = self.environment["PATH"].partition(os.pathsep)[2]
+        return self
+
+    def words(self, *words: str) -> list[str]:
+        """A command with the path of its program."""
+        return [shutil.which(words[0], path=self.environment["PATH"]) or words[0], *words[1:]]
+
     def start(self, *words: str, log: str = "log", **environment: str) -> subprocess.Popen[bytes]:
         """Start a command; what it says goes to a file."""
-        program = shutil.which(words[0], path=self.environment["PATH"])
         with (self.folder.parent / f"{self.folder.name}.{log}").open("ab") as out:
             return subprocess.Popen(
-                [program or words[0], *words[1:]],
+                self.words(*words),
                 cwd=self.folder,
                 env={**self.environment, **environment},
                 stdin=subprocess.DEVNULL,
@@ -92,9 +101,8 @@ class Copy:
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; its output is in `stdout`."""
-        program = shutil.which(words[0], path=self.environment["PATH"])
         return subprocess.run(
-            [program or words[0], *words[1:]],
+            self.words(*words),
             cwd=self.folder,
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
@@ -150,19 +158,19 @@ class Ground:
         self.chance, self.kills = random.Random(seed), kills
         self.project = FOLDER / "project"
         self.work = FOLDER / "work"
-        self.server: psutil.Popen | None = None
+        self.started: list[psutil.Popen] = []
+        self.port = free_port()  # of one Prefect server for all flows: a server of its own costs each of them 10 s
 
     def __enter__(self) -> "Ground":
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.rmtree(FOLDER / "programs", ignore_errors=True)
         self.work.mkdir(parents=True)
-        self._start_warm()
+        self._start_servers()
         self._compute()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.server:
-            end([*self.server.children(recursive=True), self.server])
+        end([process for one in self.started for process in (*one.children(recursive=True), one)])
 
     def environment(self, folder: Path) -> dict[str, str]:
         own = ("PREFECT_", "MLFLOW_", "DVC_", "PRUNEONCE_", "GIT_", "PYTHONPATH")
@@ -173,22 +181,27 @@ class Ground:
             "PYTHONPATH": str(folder),
             "OMP_NUM_THREADS": "1",
             "PREFECT_HOME": str(FOLDER / "prefect"),
+            "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",
             "DVC_NO_ANALYTICS": "1",
             "NO_COLOR": "1",
             "COLUMNS": "150",
         }
 
-    def _start_warm(self) -> None:
-        address = FOLDER / "programs/socket"
+    def _start_servers(self) -> None:
+        address, environment = FOLDER / "programs/socket", {**self.environment(ROOT), "PYTHONPATH": str(ROOT)}
         warm.shim(FOLDER / "programs", address)
-        command = [sys.executable, "-m", "tests.faults.warm", str(address), str(address.parent)]
-        environment = {**self.environment(ROOT), "PYTHONPATH": str(ROOT)}
-        with (FOLDER / "warm.log").open("wb") as log:
-            self.server = psutil.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log)
-        if self.server.stdout.readline() != b"ready\n":
-            sys.exit((FOLDER / "warm.log").read_text())
+        (FOLDER / "prefect").mkdir(exist_ok=True)
+        commands = {
+            "warm": [sys.executable, "-m", "tests.faults.warm", str(address), str(address.parent)],
+            "prefect": [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port), "--no-services"],
+        }
+        for name, command in commands.items():
+            with (FOLDER / f"{name}.log").open("wb") as log:
+                self.started.append(psutil.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
+        ready = wait(lambda: "ready" in (FOLDER / "warm.log").read_text() or self.started[0].poll() is not None, every=0.2)
+        if not ready or not wait(lambda: answers(f"http://127.0.0.1:{self.port}/api/health"), every=0.5):
+            sys.exit("".join((FOLDER / f"{name}.log").read_text()[-3000:] for name in commands))
 
     def _compute(self) -> None:
         """Bring the project up to date; what did not change since the last time is not computed again."""
@@ -244,7 +257,7 @@ class Ground:
 
     def processes(self) -> list[psutil.Process]:
         """All that the fast programs have started."""
-        return self.server.children(recursive=True) if self.server else []
+        return self.started[0].children(recursive=True)
 
 
 def rows(base: Path, query: str, *words: object) -> Iterator[tuple]:
@@ -279,6 +292,13 @@ def wait(ask: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS, every: fl
     while not (answer := ask()) and time.monotonic() < over:
         time.sleep(every)
     return answer
+
+
+def answers(address: str) -> bool:
+    """Whether a server answers there."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 def free_port() -> int:

@@ -34,9 +34,11 @@ class Proxy:
                     threading.Event().wait(30)
                 if self.mode in (REFUSE, HANG) or self.limit < 0:
                     return
+                if b"100-continue" in head:
+                    client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
                 body = self._body(client, head)
                 with closing(socket.create_connection(("127.0.0.1", self.target), 60)) as server:
-                    server.sendall(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1) + body)
+                    server.sendall(self._closing(head) + body)
                     answer = b"".join(iter(lambda server=server: server.recv(65536), b""))
                 if self.mode == DROP:
                     return
@@ -51,7 +53,13 @@ class Proxy:
             if not part:
                 return b""
             found += part
-        return b"\r\n".join(line for line in found.split(b"\r\n") if not line.lower().startswith(b"connection:"))
+        return found
+
+    @staticmethod
+    def _closing(head: bytes) -> bytes:
+        """The head of a request after whose answer the server closes the connection."""
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"expect:"))]
+        return b"\r\n".join([*lines[:-2], b"Connection: close", b"", b""])
 
     @staticmethod
     def _body(client: socket.socket, head: bytes) -> bytes:

@@ -3,15 +3,14 @@
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from tests.faults.case import Case
-from tests.faults.ground import Copy, Ground, end, free_port, wait
+from tests.faults.ground import Copy, Ground, answers, end, free_port, wait
 from tests.faults.kills import Watched
 from tests.faults.proxy import DROP, HANG, PASS, REFUSE, Proxy
 
@@ -28,17 +27,11 @@ def server(ground: Ground) -> Iterator[tuple[Proxy, Path]]:
     with (ground.work / "server.log").open("wb") as log:
         process = psutil.Popen(command, cwd=ground.work, stdout=log, stderr=log)
     try:
-        if not wait(lambda: _answers(port), every=0.5):
+        if not wait(lambda: answers(f"http://127.0.0.1:{port}/health"), every=0.5):
             raise RuntimeError((ground.work / "server.log").read_text()[-2000:])
         yield Proxy(port), base
     finally:
         end([*process.children(recursive=True), process])
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-        return answer.status == 200
-    return False
 
 
 def suite(ground: Ground) -> Iterator[Case]:
@@ -52,7 +45,7 @@ def suite(ground: Ground) -> Iterator[Case]:
             proxy.mode, proxy.limit = PASS, 10**9
             left = list((copy.folder / ".pruneonce/unsent").glob("*.jsonl"))
             lost += [f"{len(left)} files of unsent metrics are left"] if left else []
-            yield Case("tracking", name, tuple([*lost, *copy.different(STAGE), *copy.tracked_badly(STAGE)]))
+            yield Case("tracking", name, (*lost, *copy.different(STAGE), *copy.tracked_badly(STAGE)))
 
 
 def gone_at_the_start(copy: Copy, proxy: Proxy) -> list[str]:

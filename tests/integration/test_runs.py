@@ -115,6 +115,24 @@ def test_a_killed_stage_goes_on_with_its_run(folder, killed):
     assert len(client.search_runs(["1"], "tags.`pruneonce.stage` = 'sparsify'")) == 1
 
 
+def test_a_run_whose_process_was_killed_as_it_was_made_is_continued(folder, monkeypatch):
+    made: list[str] = []
+    real = MlflowClient.create_run
+
+    def create(self, *words, **named):
+        made.append(real(self, *words, **named).info.run_id)
+        raise KeyboardInterrupt  # in the place of a kill
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MlflowClient, "create_run", create)
+        with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")):
+            pytest.fail("it is begun")
+    assert Path("scratch/run").read_text() not in made
+    with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+        assert [tracked.run_id] == made
+    assert status(tracked.run_id) == "FINISHED"
+
+
 def test_a_run_that_is_gone_is_begun_anew(folder, killed):
     MlflowClient(address.uri()).delete_run(killed[1])
     with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:

@@ -83,7 +83,7 @@ def out(copy: Copy) -> list[str]:
 
 
 def cache(copy: Copy) -> list[str]:
-    """DVC ends with success, though its cache has not all; the flow says so. Then the outs are stored, not computed again."""
+    """DVC ends with success, though its cache lacks some; the flow says so. Then they are stored, not computed again."""
     with disk(copy.folder / ".dvc/cache") as small:
         small.fill(room=20_000)
         for object in objects(copy, STAGE):

@@ -40,6 +40,7 @@ class Watched:
         self.before = 0  # lines of the history when the last kill was made
         self.done = -1  # its last step
         self.killed_at = 0.0
+        self.killed_alone = False  # the stage of the run that goes: a flow gives up after some of that
 
     @property
     def scratch(self) -> Path | None:
@@ -132,6 +133,7 @@ def closing(watched: Watched) -> bool:
 def kill(watched: Watched, runner: subprocess.Popen, counted: Counted, ground: Ground) -> subprocess.Popen | None:
     """Kill the stage, or all of the run. Returns the run if it goes on: a flow starts a killed stage again."""
     pid, alone = watched.pid(), ground.chance.random() < 0.5
+    pid = pid if pid in {process.pid for process in ground.processes()} else 0  # the file may be of a process that is gone
     saved, now = watched.saved_at(), time.time()
     if alone and pid:
         with contextlib.suppress(ProcessLookupError):
@@ -139,14 +141,16 @@ def kill(watched: Watched, runner: subprocess.Popen, counted: Counted, ground: G
         wait(lambda: not psutil.pid_exists(pid), seconds=20)
     else:
         end([*ground.processes(), psutil.Process(runner.pid)])
+    watched.killed_alone = bool(alone and pid)
     counted.kills += 1
     counted.writing += watched.half_written()
     note_loss(watched, counted, saved, now)
-    if alone and pid:
+    if watched.killed_alone:
         wait(lambda: runner.poll() is not None or watched.pid() not in (0, pid))
         if runner.poll() is None:
             return runner
     runner.wait(60)
+    watched.killed_alone = False
     return None
 
 
@@ -178,7 +182,9 @@ def finish(ground: Ground, watched: Watched, runner: subprocess.Popen | None, co
     except subprocess.TimeoutExpired:
         code = -1
         end([*ground.processes(), psutil.Process(runner.pid)])
-    if code:  # a stage alone that was killed as it ended, say: the next run goes on
+    if code and not watched.killed_alone:
+        counted.lost.append(f"{copy.folder.name}: the next run ended with {code}: {copy.said()[-300:]}")
+    if code:
         again = copy.run(*copy.command("dvc", stage))
         if again.returncode:
             counted.lost.append(

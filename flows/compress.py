@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from flows import trouble
+from flows import locks, trouble
 from flows.order import COMPRESS, PATTERNS, STUDY, Pipeline, in_order, pending, variants
 from flows.repro import Outcome, quiet_logs, repro, say_errors_once
 from pipeline import gates, processes
@@ -76,6 +76,8 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
     # dvc.yaml says `python`: it must be this one, also where nobody activated its environment.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with processes.alone(LOCK, "run in this folder"):
+        for line in locks.clear():
+            get_run_logger().warning(line)
         chosen = profiles.select(profile, overrides)
         if pipeline is STUDY:
             chosen.check_study(variants(read_yaml(STUDY.folder / "dvc.yaml")) if chosen.study else ())
@@ -89,7 +91,7 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
             for number, stage in enumerate(stages, 1):
                 if stage == first:
                     check_lengths(chosen)
-                outcome = repro(stage)
+                outcome = repro.with_options(retries=chosen.machine.stage_retries)(stage)
                 done.append(outcome)
                 logger.info(
                     "%d/%d %s: %s (%s) %.1f s", number, len(stages), stage, outcome.result, outcome.why, outcome.seconds

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -110,10 +111,12 @@ def run(command: Command, folder: Path, tiny: dict[str, Any]) -> Any:
     paths |= {name: ROOT / getattr(section, name) for name in wants["given"] for section in sections.values()}
     item = dict.fromkeys(wants["item"], command.item)
     AcceleratorState._reset_state(reset_partial_state=True)  # of a process, which a stage has to itself outside of tests
-    given = dict.fromkeys(wants["log"], Log(folder / "scratch" / command.name))
+    log = Log(folder / "scratch" / command.name)
+    given: dict[str, Any] = dict.fromkeys(wants["log"], log)
     given |= dict.fromkeys(wants["origin"], Origin(dict.fromkeys(command.flags.values(), "0" * 32), "0" * 64))
     metrics = function(**item, **paths, **sections, **given)
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(log.scratch, ignore_errors=True)
     return metrics
 
 

@@ -9,10 +9,13 @@ import importlib
 import json
 import sys
 import time
+import traceback
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from pipeline import machine
 from tests.faults import figures
+from tests.faults.case import Case
 from tests.faults.ground import Ground
 
 SUITES = tuple(figures.TITLES)
@@ -31,7 +34,7 @@ def main() -> None:
     with Ground(args.seed, args.kills) as ground:
         for name in args.suite or SUITES:
             began, cases = time.monotonic(), []
-            for case in importlib.import_module(f"tests.faults.{name}").suite(ground):
+            for case in _cases(name, ground):
                 print(case.line(), flush=True)
                 cases.append({key: value for key, value in asdict(case).items() if key != "suite"})
                 lost += bool(case.lost)
@@ -42,6 +45,15 @@ def main() -> None:
             print(f"{name}: {len(cases)} cases in {time.monotonic() - began:.0f} s, seed {args.seed}", flush=True)
     print("", *figures.table(found), sep="\n")
     sys.exit(lost > 0)
+
+
+def _cases(name: str, ground: Ground) -> Iterator[Case]:
+    """The cases of a suite; one that breaks is a loss too, and the next suite runs."""
+    try:
+        yield from importlib.import_module(f"tests.faults.{name}").suite(ground)
+    except Exception as error:
+        traceback.print_exc()
+        yield Case(name, "the suite itself", (f"it broke: {type(error).__name__}: {error}",))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ def suite(ground: Ground) -> Iterator[Case]:
         copy.set("machine", checkpoint_seconds=0.2)
         runner = copy.start(*copy.command("dvc", stage))
         while runner.poll() is None:
-            if folder := watched.scratch:
-                checkpoints |= {path.name for path in folder.glob("*.safetensors")}
+            checkpoints |= {path.name for path in watched.scratch.glob("*.safetensors")}
             time.sleep(0.02)
         lost = [f"it ended with {runner.returncode}: {copy.said()[-400:]}"] if runner.returncode else []
         lost += [] if checkpoints else ["no checkpoint was saved"]

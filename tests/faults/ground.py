@@ -26,6 +26,7 @@ from tests.faults import warm
 
 FOLDER = ROOT / ".pruneonce/faults"
 TINY = ROOT / "profiles/tiny.yaml"
+KERNELS = "pruneonce/deployment/kernels.so"  # built, and not in git
 TRAINED = ("prepare_teacher", "sparsify", "teach_task@topic", "finetune@topic", "quantize@topic")
 PATIENCE_SECONDS = 900.0  # for a command, on a machine that has other work
 
@@ -165,8 +166,12 @@ class Ground:
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.rmtree(FOLDER / "programs", ignore_errors=True)
         self.work.mkdir(parents=True)
-        self._start_servers()
-        self._compute()
+        try:
+            self._start_servers()
+            self._compute()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -219,6 +224,8 @@ class Ground:
             if (aside / name).exists():
                 shutil.rmtree(path, ignore_errors=True)
                 (aside / name).rename(path)
+        with contextlib.suppress(FileNotFoundError):  # without the kernels the sparse form is not measured
+            shutil.copy(ROOT / KERNELS, self.project / KERNELS)
         (self.project / "params.yaml").write_text(dumped(parameters()))
         done = self.reference().run("dvc", "repro")
         if done.returncode:

@@ -43,31 +43,31 @@ class Watched:
         self.killed_alone = False  # the stage of the run that goes: a flow gives up after some of that
 
     @property
-    def scratch(self) -> Path | None:
+    def scratch(self) -> Path:
         found = [p for p in (self.copy.folder / ".pruneonce/scratch").glob(f"{self.stage}-*") if p.is_dir()]
-        return found[0] if found else None
+        return found[0] if found else self.copy.folder / "none"
 
     def steps(self) -> list[int]:
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError):
             lines = (self.scratch / "history.jsonl").read_bytes().split(b"\n")
             found = [re.match(rb'[0-9a-f]{8} \{"step": (\d+),.*\}$', line) for line in lines]
             return [int(match[1]) for match in found if match]
         return []
 
     def pid(self) -> int:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError):
             said = json.loads(self.scratch.with_name(f"{self.scratch.name}.lock.pid").read_text())
             return said["pid"] if isinstance(said, dict) else said
         return 0
 
     def half_written(self) -> bool:
-        with contextlib.suppress(OSError, TypeError):
+        with contextlib.suppress(OSError):
             return any(name.endswith(".part") for name in os.listdir(self.scratch))
         return False
 
     def saved_at(self) -> float:
         """When the newest checkpoint was complete; when the run began, if there is none."""
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError):
             saved = [path.stat().st_mtime for path in self.scratch.glob("*.safetensors")]
             return max(saved, default=(self.scratch / "run").stat().st_mtime)
         return 0.0

@@ -21,9 +21,9 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from tests.conftest import ROOT, copy_project
 from tests.faults import warm
 
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".pruneonce/faults"
 TINY = ROOT / "profiles/tiny.yaml"
 KERNELS = "pruneonce/deployment/kernels.so"  # built, and not in git
@@ -203,7 +203,9 @@ class Ground:
         }
         for name, command in commands.items():
             with (FOLDER / f"{name}.log").open("wb") as log:
-                self.started.append(psutil.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
+                self.started.append(
+                    psutil.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+                )
         ready = wait(lambda: "ready" in (FOLDER / "warm.log").read_text() or self.started[0].poll() is not None, every=0.2)
         if not ready or not wait(lambda: answers(f"http://127.0.0.1:{self.port}/api/health"), every=0.5):
             sys.exit("".join((FOLDER / f"{name}.log").read_text()[-3000:] for name in commands))
@@ -219,7 +221,7 @@ class Ground:
                 path.rename(aside / name)
         shutil.rmtree(self.project, ignore_errors=True)
         shutil.rmtree(aside / ".git", ignore_errors=True)
-        copy_project(self.project)
+        copy_tracked(self.project)
         for name, path in kept.items():
             if (aside / name).exists():
                 shutil.rmtree(path, ignore_errors=True)
@@ -299,6 +301,21 @@ def wait(ask: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS, every: fl
     while not (answer := ask()) and time.monotonic() < over:
         time.sleep(every)
     return answer
+
+
+def copy_tracked(folder: Path) -> None:
+    """The project as it stands, without anything that was computed, as a git repository of one commit.
+
+    `tests.conftest` does the same, and takes seconds to import.
+    """
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0"):
+        if name and name != "dvc.lock" and not name.startswith("data/") and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "copy"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
 
 
 def answers(address: str) -> bool:

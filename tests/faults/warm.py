@@ -108,8 +108,7 @@ def _become(asked: dict, files: list[int], programs: Path) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    if asked["words"][0] == "dvc":
-        os.setsid()
+    os.setsid()
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])

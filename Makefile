@@ -5,6 +5,8 @@ PROFILE ?=
 SET     ?=
 SEED    ?= 1
 CASES   ?= 20000
+SUITE   ?=
+KILLS   ?= 30
 BIN     := .venv/bin
 LIBRARY := pruneonce/deployment/kernels.so
 # Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
@@ -14,7 +16,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study patterns test check lint types suite docs fuzz audit bench clean
+.PHONY: help install run study patterns test check lint types suite docs fuzz faults audit bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -61,6 +63,9 @@ suite: install
 
 fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)
+
+faults: install  ## what kills, full disks, lost servers and a jumping clock cost; SUITE="kills disk" for some, KILLS=10 for fewer
+	$(BIN)/python -m tests.faults $(SUITE) --seed $(SEED) --kills $(KILLS)
 
 # pip-audit is installed apart, because what it needs is no part of what it audits. Without a network the program says so.
 audit: install  ## known vulnerabilities of the exact versions; without a network: ADVISORIES=FOLDER, a copy of a database

@@ -5,6 +5,7 @@ PROFILE ?=
 SET     ?=
 SEED    ?= 1
 CASES   ?= 20000
+MINUTES ?= 10
 BIN     := .venv/bin
 LIBRARY := pruneonce/deployment/kernels.so
 # Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
@@ -50,8 +51,9 @@ check: install  ## format, lint, types, unit and property tests
 test: check  ## everything that CI runs: check, integration, end-to-end and kernel tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/e2e tests/integration tests/kernels
 
-fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
+fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000, MINUTES=60
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)
+	$(BIN)/python -m tests.fuzz.coverage_guided --seed $(SEED) --minutes $(MINUTES)
 
 docs: install  ## write what commands print into README.md and docs/
 	$(BIN)/python -m docs.write

@@ -68,7 +68,10 @@ class Texts:
 
 @contextmanager
 def _one_error() -> Iterator[None]:
-    """Any error in the block is a ModelError: tokenizers raises no narrower one, and what its Rust code meets is no Exception."""
+    """Any error in the block is a ModelError: tokenizers raises no narrower one.
+
+    A panic of its Rust code is no Exception.
+    """
     try:
         yield
     except BaseException as error:

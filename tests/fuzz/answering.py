@@ -76,7 +76,10 @@ def graph(kind: str) -> bytes:
     made = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"]) for name in ("input_ids", "attention_mask")],
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
+            for name in ("input_ids", "attention_mask")
+        ],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in axes.items()],
         arrays,
     )

@@ -1,4 +1,4 @@
-"""Ten valid packed files of two tiny models: other patterns, bits and sizes. They are made, not kept; it takes half a minute.
+"""Ten valid packed files of two tiny models: other patterns, bits and sizes. Made, not kept: it takes half a minute.
 
 A file of a model is exported once; the zeros of a pattern are then written into its stored matrices.
 """

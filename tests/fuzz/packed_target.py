@@ -1,4 +1,4 @@
-"""The process of `coverage_guided` that reads inputs, under atheris. Started as: FOLDER FOUND CORPUS and libFuzzer's options.
+"""The process of `coverage_guided` that reads inputs, under atheris. Words: FOLDER FOUND CORPUS, libFuzzer's options.
 
 What Python raises is noted and the process goes on. A crash, a hang or too much memory ends it: libFuzzer keeps that input.
 """

@@ -31,7 +31,20 @@ SHARE = 14
 STAGES = sorted(module.name for module in pkgutil.iter_modules(stages.__path__))
 REACHED = "all arguments are good"
 PATHS = (
-    *("in.json", "in.json", "in.json", "folder", "folder", "out", "out/deep/x", "nowhere", ".", "", "in.json/x", "folder/../out"),
+    *(
+        "in.json",
+        "in.json",
+        "in.json",
+        "folder",
+        "folder",
+        "out",
+        "out/deep/x",
+        "nowhere",
+        ".",
+        "",
+        "in.json/x",
+        "folder/../out",
+    ),
     *("x" * 300, "x" * 5000, "loop", "pipe", "ü", *damage.WORDS),
 )
 OUTSIDE = ("/nowhere/x", "../../out", "C:\\x")  # where an out may well be told to go: not written in here

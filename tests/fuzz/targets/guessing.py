@@ -1,4 +1,4 @@
-"""`pruneonce add-task` and `init --data`: a stranger's file of rows, its columns guessed, its block laid over params.yaml."""
+"""`pruneonce add-task` and `init --data`: a stranger's rows, columns guessed, a block laid over params.yaml."""
 
 import contextlib
 import io
@@ -22,7 +22,23 @@ OUTS: tuple[str, ...] = ()
 SECONDS = 30.0
 SHARE = 12
 
-NAMES = ("text", "body", "review", "label", "stars", "id", "", "a\nb", "text", "ü", "x" * 300, "Unnamed: 0", "1", "null", "~")
+NAMES = (
+    "text",
+    "body",
+    "review",
+    "label",
+    "stars",
+    "id",
+    "",
+    "a\nb",
+    "text",
+    "ü",
+    "x" * 300,
+    "Unnamed: 0",
+    "1",
+    "null",
+    "~",
+)
 WORDS: tuple[str, ...] = (*NAMES, *damage.WORDS, "nowhere")
 FILES = ("rows", "my rows", "topic", "..", "x" * 200, "ü", "-", "a'b", "null", "1", "con", ".hidden")
 
@@ -31,7 +47,11 @@ def make(draw: Random) -> Files:
     kind, suffix = draw.choice(list(CELLS)), draw.choice(SUFFIXES)
     text, label, other = draw.choice(NAMES[:3]), draw.choice(NAMES[3:5]), draw.choice(NAMES)
     rows: list[dict[str, Any]] = [
-        {text: f"{draw.choice(TEXTS)} {number}", label: draw.choice(CELLS[kind]), other: draw.choice((number, "", None, "a", 0.5))}
+        {
+            text: f"{draw.choice(TEXTS)} {number}",
+            label: draw.choice(CELLS[kind]),
+            other: draw.choice((number, "", None, "a", 0.5)),
+        }
         for number in range(draw.choice((0, 1, 3, 60, 60, 60)))
     ]
     if draw.random() < 0.4:
@@ -44,7 +64,11 @@ def make(draw: Random) -> Files:
     name = f"{draw.choice(FILES)}{draw.choice((suffix,) * 9 + ('', '.txt', '.zip'))}"
     words = [draw.choice(("add-task", "add-task", "init"))]
     data = draw.choice((name,) * 9 + ("nowhere.csv", ".", "pipe.csv", "/dev/zero", ""))
-    words += [data] if words == ["add-task"] else [draw.choice(("new", ".", "params.yaml", "new/deep", *damage.WORDS[:4])), "--data", data]
+    words += (
+        [data]
+        if words == ["add-task"]
+        else [draw.choice(("new", ".", "params.yaml", "new/deep", *damage.WORDS[:4])), "--data", data]
+    )
     for option in ("--text", "--label", "--pair", "--name", "--kind", "--model"):
         if draw.random() < 0.2 and (option != "--model" or words[0] == "init"):
             words.append(f"{option}={draw.choice(WORDS if option not in ('--kind',) else (*CELLS, 'x'))}")

@@ -31,7 +31,11 @@ OPERATORS = ("", "NoSuch", "MatMul", "Gemm", "Gather", "Softmax", "Gelu", "Layer
 def _whole() -> bytes:
     """Two int8 linears with a GELU between them, a residual and a layer normalization, as `export` writes them."""
     draw = np.random.default_rng(0)
-    stored: dict[str, np.ndarray] = {"epsilon": np.float32(1e-5), "gain": np.ones(32, np.float32), "shift": np.zeros(32, np.float32)}
+    stored: dict[str, np.ndarray] = {
+        "epsilon": np.float32(1e-5),
+        "gain": np.ones(32, np.float32),
+        "shift": np.zeros(32, np.float32),
+    }
     nodes = []
     for layer, (source, out) in {"a": ("x", "a.out"), "b": ("g", "b.out")}.items():
         weight = draw.integers(-127, 128, (32, 32), np.int8) * (draw.random((32, 32)) < 0.2)
@@ -82,7 +86,10 @@ def make(draw: Random) -> Files:
         _change(model, draw)
     content = model.SerializeToString()
     how = {"execution": draw.choice(("auto", "sparse", "sparse", "stock")), "packed": draw.random() < 0.3}
-    return {"model.onnx": damage.data(content, draw) if draw.random() < 0.2 else content, "how.json": json.dumps(how).encode()}
+    return {
+        "model.onnx": damage.data(content, draw) if draw.random() < 0.2 else content,
+        "how.json": json.dumps(how).encode(),
+    }
 
 
 def _change(model: onnx.ModelProto, draw: Random) -> None:
@@ -98,13 +105,17 @@ def _change(model: onnx.ModelProto, draw: Random) -> None:
     elif kind == 3:
         node.op_type = draw.choice(OPERATORS)
     elif kind == 4 and node.input:
-        node.input[draw.randrange(len(node.input))] = draw.choice(("", "x", "y", "nowhere", draw.choice(graph.initializer).name))
+        node.input[draw.randrange(len(node.input))] = draw.choice(
+            ("", "x", "y", "nowhere", draw.choice(graph.initializer).name)
+        )
     elif kind == 5 and node.input:
         del node.input[draw.randrange(len(node.input)) :]
     elif kind == 6:
         draw.choice((node.output, node.input))[:] = []
     elif kind == 7:
-        node.attribute.append(helper.make_attribute(draw.choice(("axis", "inputs", "heads", "zero_point")), draw.choice((-9, 2**40, 0.5, "a"))))
+        node.attribute.append(
+            helper.make_attribute(draw.choice(("axis", "inputs", "heads", "zero_point")), draw.choice((-9, 2**40, 0.5, "a")))
+        )
     elif kind == 8:
         for attribute in node.attribute:
             attribute.i, attribute.f = draw.choice((-1, 0, 7, 2**40, -(2**63))), draw.choice((0.0, -1.0, 1e38))

@@ -55,14 +55,22 @@ def make(draw: Random) -> Files:
     return {"model.onnx": content, "texts.json": json.dumps(draw.choice(TEXTS)).encode()}
 
 
-TEXTS: tuple[Any, ...] = (["the rain"], ["the rain", "heavy bread"], ["a", "b" * 3000], [""], [["the rain", "salt and soup " * 9]])
+TEXTS: tuple[Any, ...] = (
+    ["the rain"],
+    ["the rain", "heavy bread"],
+    ["a", "b" * 3000],
+    [""],
+    [["the rain", "salt and soup " * 9]],
+)
 
 
 def _damaged(text: str, draw: Random) -> str:
     try:
         return damage.dumped(damage.document(json.loads(text), draw)).decode("utf-8", "replace")
     except ValueError:
-        return draw.choice(("", "{}", "null", "[" * 5000, "7" * 5000, '{"format": 1}', *damage.WORDS[:-2])).replace("\ud800", "?")
+        return draw.choice(("", "{}", "null", "[" * 5000, "7" * 5000, '{"format": 1}', *damage.WORDS[:-2])).replace(
+            "\ud800", "?"
+        )
 
 
 def run(folder: Path) -> None:
@@ -79,5 +87,3 @@ def run(folder: Path) -> None:
     except DataError:
         answers = predictor(rows)
     json.dumps(answers, allow_nan=False)
-
-

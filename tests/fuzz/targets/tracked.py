@@ -9,6 +9,7 @@ from unittest import mock
 import requests
 from mlflow.utils import rest_utils
 
+from pipeline.tracking import asked, store  # noqa: F401, here and not in a case: they take seconds
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 from tests.fuzz.targets import pipelines
@@ -32,7 +33,9 @@ TAGS = {
     "pruneonce.dirty": "false",
     "mlflow.source.git.commit": "0" * 40,
 }
-METRICS = [{"key": f"result.{name}", "value": 0.5, "timestamp": 1, "step": 0} for name in ("seconds", "int8.score", "sparsity")]
+METRICS = [
+    {"key": f"result.{name}", "value": 0.5, "timestamp": 1, "step": 0} for name in ("seconds", "int8.score", "sparsity")
+]
 ENTRY = {"info": INFO, "data": {"tags": [{"key": k, "value": v} for k, v in TAGS.items()], "metrics": METRICS, "params": []}}
 VERSION = {
     **{"name": "pruneonce-topic", "version": "1", "run_id": RUN, "source": f"runs:/{RUN}/int8", "status": "READY"},
@@ -90,7 +93,9 @@ def run(folder: Path) -> None:
         name = next((name for name in ANSWERS if endpoint.endswith(name)), "")
         found = requests.Response()
         found.status_code = status.get(name, 200 if name else 404)
-        found._content = answers[name].encode("utf-8", "replace") if name in answers else json.dumps(ANSWERS.get(name, {})).encode()
+        found._content = (
+            answers[name].encode("utf-8", "replace") if name in answers else json.dumps(ANSWERS.get(name, {})).encode()
+        )
         return found
 
     settings = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}

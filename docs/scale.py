@@ -68,7 +68,7 @@ def branches(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Task -> the stages that train, of its branch."""
     tasks: dict[str, list[dict[str, Any]]] = {}
     for work in found["training"]:
-        stage, _, task = work["stage"].partition("@")
+        task = work["stage"].partition("@")[2]
         if task:
             tasks.setdefault(task, []).append(work)
     return tasks
@@ -87,10 +87,9 @@ def hour_lines() -> Iterator[str]:
             products, ring = step_seconds(shared_rows(found)[-1], size, machines)
             slow = "the network" if ring > products else "the products"
             task = max(each, key=lambda name: each[name])
-            yield (
-                f"| {model} | {machines.name} | {span(*total)} | {task}, {number(each[task])} | {number(sum(each.values()))} "
-                f"| {slow}: {1000 * products:,.0f} ms a step, network {1000 * ring:,.0f} ms |"
-            )
+            limit = f"{slow}: {1000 * products:,.0f} ms a step, network {1000 * ring:,.0f} ms"
+            branch = f"{task}, {number(each[task])} | {number(sum(each.values()))}"
+            yield f"| {model} | {machines.name} | {span(*total)} | {branch} | {limit} |"
 
 
 def span(low: float, high: float) -> str:

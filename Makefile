@@ -7,6 +7,7 @@ SEED    ?= 1
 CASES   ?= 20000
 SUITE   ?=
 KILLS   ?= 30
+MINUTES ?= 10
 BIN     := .venv/bin
 LIBRARY := pruneonce/deployment/kernels.so
 # Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
@@ -61,8 +62,9 @@ types: install
 suite: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
 
-fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
+fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000, MINUTES=60
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)
+	$(BIN)/python -m tests.fuzz.coverage_guided --seed $(SEED) --minutes $(MINUTES)
 
 faults: install  ## what kills, full disks, lost servers and a jumping clock cost; SUITE="kills disk" for some, KILLS=10 for fewer
 	$(BIN)/python -m tests.faults $(SUITE) --seed $(SEED) --kills $(KILLS)

@@ -22,6 +22,7 @@ from pipeline.params.sections import (
     Export,
     Finetune,
     Gates,
+    Machine,
     PrepareCorpus,
     PrepareTask,
     PrepareTeacher,
@@ -51,6 +52,7 @@ class Params(Section):
     pruneonce: str | None = None
     # the command that starts the stages that train, such as torchrun; split into words as in a shell, but no shell reads it
     launcher: Annotated[str, Field(pattern=r"^[A-Za-z]")]
+    machine: Machine
     common: Common
     fetch: dict[Name, RemoteSource]
     fetch_local: dict[Name, LocalSource]

@@ -311,6 +311,14 @@ class Gates(Section):
         return self.model_validate({**self.model_dump(), **changes})
 
 
+class Machine(Section):
+    """How this machine works. Nothing in here changes what a stage writes, so no stage runs again for a change."""
+
+    checkpoint_seconds: NonNegative  # a training saves its state when so many seconds have passed; 0: after every step
+    stage_retries: Runs  # so often a flow starts a stage again that the system ended: killed, out of memory, a lost disk
+    keep_scratch_days: Positive  # what an unfinished stage has saved is removed when nobody wrote to it for so many days
+
+
 class TaskNames(Section):
     """The tasks, for the stages that read all of them."""
 

@@ -35,8 +35,8 @@ def check(variables: Mapping[str, str], clone: Path) -> None:
             missing.insert(0, "DVC's cache: dvc cache dir --global /FOLDER/OF/ALL/MACHINES")
     if missing:
         raise PipelineError(
-            f"expected a place outside of the clone, which is deleted after the run, found none for {'; for '.join(missing)}. "
-            "Do that where the worker is started, and start it again."
+            "expected places outside of the clone, which is deleted after the run, found none for "
+            f"{'; for '.join(missing)}. Do that where the worker is started, and start it again."
         )
 
 

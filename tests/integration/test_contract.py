@@ -193,7 +193,9 @@ def test_the_stages_are_those_of_the_paper_and_each_has_one_file():
 def test_every_section_of_params_belongs_to_a_stage(monkeypatch):
     monkeypatch.chdir(ROOT)
     sections = set(Params.model_fields)
-    assert sections == {"pruneonce", "launcher", "machine", "common", "tasks", "study", "patterns", "gates", *STAGES} - {"list_tasks"}
+    assert sections == {"pruneonce", "launcher", "machine", "common", "tasks", "study", "patterns", "gates", *STAGES} - {
+        "list_tasks"
+    }
     for name in profiles.names():
         assert set(parse_yaml(profiles.read(name), name)) == sections - {"pruneonce"}, name
 

@@ -4,12 +4,13 @@ TORCH   ?= torch==2.13.0
 PROFILE ?=
 SET     ?=
 SEED    ?= 1
+WORKERS ?=
 CASES   ?= 20000
 BIN     := .venv/bin
 LIBRARY := pruneonce/deployment/kernels.so
 # Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
 # them: give a value with a blank to `python -m flows.compress --set`.
-ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set '$(subst ','\'',$(s))')
+ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(if $(WORKERS),--workers) $(foreach s,$(value SET),--set '$(subst ','\'',$(s))')
 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -32,7 +33,7 @@ install: .venv/installed $(LIBRARY)  ## create .venv with the exact versions of 
 $(LIBRARY): $(wildcard kernels/*.[ch]) kernels/build.py | .venv/installed
 	@$(BIN)/python -m kernels.build --install-zig || true
 
-run: install  ## run the pipeline: params.yaml as it stands, or PROFILE=tiny, SET="sparsify.sparsity=0.9"
+run: install  ## run the pipeline: params.yaml as it stands, or PROFILE=tiny, SET="sparsify.sparsity=0.9", WORKERS=1
 	$(BIN)/python -m flows.compress $(ARGS)
 
 study: install  ## what does pruning once buy? Every variant on every task, over the pipeline's outs; PROFILE and SET as above

@@ -69,6 +69,29 @@ def in_order(pipeline: Pipeline) -> list[str]:
         return [*_sorted(_of(repo, lambda s: any(lock.meet(o.fs_path, path) for o in s.outs for path in read))), *last]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The stages of a run: those that serve all tasks, those of each task, those that read them all."""
+
+    shared: list[str]
+    branches: dict[str, list[str]]
+    last: list[str]
+
+
+def parts(stages: list[str]) -> Parts:
+    """stages: in order."""
+    found = Parts([], {}, [])
+    for stage in stages:
+        rank, item, _ = _rank(stage)
+        if rank == 0:
+            found.shared.append(stage)
+        elif item == "~":
+            found.last.append(stage)
+        else:
+            found.branches.setdefault(item, []).append(stage)
+    return found
+
+
 def _of(repo: Repo, chosen: Callable[[Any], bool]) -> Any:
     """The chosen stages and those that they need, as a graph from a stage to the stages that it reads."""
     graph = repo.index.graph

@@ -6,6 +6,7 @@ The tests are one story, in this order. `make cluster` tells it with four tasks 
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from mlflow import MlflowClient
 from pipeline.tracking import lock
 from tests.conftest import ROOT, commit, wait_for
 from tests.e2e.cluster import PASSWORD, Cluster, Worker, cluster
+from tests.e2e.conftest import started
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +145,45 @@ def test_the_same_commit_with_the_same_cache_computes_nothing(team: Team) -> Non
     assert set(outcomes) <= {"restored from cache", "unchanged"}, said
     assert (folder / "data/report/report.md").exists()
     team.seen["outs"] = outs(folder)
+
+
+def test_tasks_on_workers_make_the_same_bytes_though_one_is_killed(team: Team, clones: list[Path]) -> None:
+    """No machine shares a cache here: all goes through S3 and MLflow."""
+    servers = team.servers
+    coordinator = servers.clone("coordinator")
+    servers.run(["prefect", "deploy", "--name", "branch"], cwd=coordinator)
+    workers = [servers.worker(clone, **alone(team, clone)) for clone in clones]
+    log = servers.folder / "coordinator.log"
+    command = f"{sys.executable} -m flows.compress --profile cluster --workers"
+    with started(command, cwd=coordinator, env=servers.env(coordinator), log=log) as run:
+        victim = wait_for(
+            "a worker in the middle of a task", lambda: in_the_middle(workers), seconds=600, every=0.1, log=log
+        )
+        victim.kill()
+        wait_for("the run's end", lambda: run.poll() is not None, seconds=900, log=log)
+    said = log.read_text()
+    assert run.returncode == 0, said[-5000:] + servers.said()
+    found = outs(coordinator)
+    assert len(found) == len(team.seen["outs"])
+    assert {path: md5 for path, md5 in found.items() if md5 != team.seen["outs"][path]} == {}
+    where = re.findall(r"\d+/\d+ \S+: ran on (\S+) \(", said)
+    assert len(where) == 5 * TASKS
+    assert set(where) == {clone.name for clone in clones}
+    assert "its worker died" in said
+    states = [each["state_name"] for each in servers.runs("branch")]
+    assert sorted(states) == ["Completed"] * TASKS + ["Crashed"]
+    assert "up to date" in servers.run(["dvc", "status"], cwd=coordinator), "nothing is left to compute"
+
+
+def alone(team: Team, clone: Path) -> dict[str, str]:
+    """A machine that shares no folder with another one: DVC's settings, cache and checkpoints are its own."""
+    home = team.servers.folder / f"{clone.name}-home"
+    return {"XDG_CACHE_HOME": str(home), "DVC_GLOBAL_CONFIG_DIR": str(home / "dvc")}
+
+
+def in_the_middle(workers: list[Worker]) -> Worker | None:
+    """A worker that has handed back a stage of its task, and computes the next one."""
+    return next((w for w in workers if "teach_task" in w.said() and " ran (" in w.said() and " 5/5 " not in w.said()), None)
 
 
 def outs(folder: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(if $(WORKERS),--workers) $(fo
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study patterns test check docs fuzz bench clean
+.PHONY: help install run study patterns test check cluster docs fuzz bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test: check  ## everything that CI runs: check, integration, end-to-end and kern
 
 fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)
+
+cluster: install  ## one run on three workers with four tasks, for real: PostgreSQL, S3, a worker that is killed; minutes
+	CLUSTER_TASKS=4 CLUSTER_WORKERS=3 $(BIN)/pytest -s tests/e2e/test_cluster.py
 
 docs: install  ## write what commands print into README.md and docs/
 	$(BIN)/python -m docs.write

@@ -23,7 +23,7 @@ import psutil
 import psycopg2
 import pytest
 
-from tests.conftest import copy_project, wait_for
+from tests.conftest import commit, copy_project, wait_for
 from tests.e2e.conftest import environment, free_port, started
 
 POOL = "pruneonce"
@@ -263,6 +263,18 @@ class Cluster:
             | {"PREFECT_API_URL": self.prefect, "MLFLOW_TRACKING_URI": self.mlflow, "DVC_NO_ANALYTICS": "1"}
             | self.storage.env
         )
+
+    def add_profile(self, tasks: int, *, steps: int, checkpoint_seconds: float) -> None:
+        """Commit the profile `cluster`: the tiny one with so many tasks, and so many steps of student pruning."""
+        more = "".join(
+            f"  task{n}: {{prepare_task: {{source: topic, text: text, label: label, max_tokens: {24 + 2 * n}}}, "
+            "teach_task: {}, finetune: {}, quantize: {}}\n"
+            for n in range(1, tasks)
+        )
+        own = f"machine: {{checkpoint_seconds: {checkpoint_seconds}}}\nsparsify: {{steps: {steps}}}\n"
+        text = f"extends: tiny\n{own}" + (f"tasks:\n{more}" if more else "")
+        (self.origin / "profiles/cluster.yaml").write_text(text)
+        commit(self.origin)
 
     def clone(self, name: str) -> Path:
         """A clone of the origin, with the team's remote."""

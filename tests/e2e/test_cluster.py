@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.tracking import lock
-from tests.conftest import ROOT, commit, wait_for
+from tests.conftest import ROOT, wait_for
 from tests.e2e.cluster import PASSWORD, Cluster, Worker, cluster
 from tests.e2e.conftest import started
 
@@ -31,17 +31,6 @@ STEPS = 150  # of sparsify: long enough to be killed in the middle
 HEARTBEAT, SILENCE = 30, 40  # seconds: Prefect sends none more often; automations.yaml waits for three
 # Depends on the clock: latency is measured, and the report shows it.
 TIMED = ("data/latency", "data/report")
-
-
-def profile() -> str:
-    """The tiny profile with more tasks, and a state saved after every step."""
-    tasks = "".join(
-        f"  task{n}: {{prepare_task: {{source: topic, text: text, label: label, max_tokens: {24 + 2 * n}}}, "
-        "teach_task: {}, finetune: {}, quantize: {}}\n"
-        for n in range(1, TASKS)
-    )
-    machine = "machine: {checkpoint_seconds: 0}\n"
-    return f"extends: tiny\n{machine}sparsify: {{steps: {STEPS}}}\n" + (f"tasks:\n{tasks}" if tasks else "")
 
 
 @dataclass
@@ -79,8 +68,7 @@ class Team:
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     with cluster(tmp_path_factory.mktemp("team")) as servers:
-        (servers.origin / "profiles/cluster.yaml").write_text(profile())
-        commit(servers.origin)
+        servers.add_profile(TASKS, steps=STEPS, checkpoint_seconds=0)
         yield Team(servers, tmp_path_factory.mktemp("shared"))
 
 

@@ -295,7 +295,7 @@ class Cluster:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=1500,
         )
         said = done.stdout + done.stderr
         assert done.returncode == expect, f"{command}\n{said[-6000:]}\n{self.said()}"

@@ -91,7 +91,7 @@ def test_a_run_whose_worker_dies_is_shown_as_crashed(team: Team, clones: list[Pa
     worker = servers.worker(here, **team.env())
     start = ["prefect", "deployment", "run", "compress/fresh", "--param", 'profile="cluster"']
     servers.run(start, cwd=here)
-    wait_for("student pruning", lambda: team.states()[-1:] > [20], seconds=400, every=0.05, log=worker.log)
+    wait_for("student pruning", lambda: team.states()[-1:] > [20], seconds=900, every=0.05, log=worker.log)
     worker.kill()
     killed = time.time()
     assert team.states()[-1] < STEPS, "killed too late"
@@ -106,7 +106,7 @@ def test_another_worker_goes_on_from_the_last_step(team: Team, clones: list[Path
     servers, (*_, there) = team.servers, clones
     worker = servers.worker(there, **team.env())
     servers.run(["prefect", "flow-run", "retry", team.seen["run"]], cwd=there)
-    assert team.run("Completed", seconds=600, log=worker.log)["id"] == team.seen["run"]
+    assert team.run("Completed", seconds=1500, log=worker.log)["id"] == team.seen["run"]
     stop(worker)
     assert "sparsify: ran" in worker.said()
     assert "fetch_local@corpus: restored from cache" in worker.said()
@@ -145,10 +145,10 @@ def test_tasks_on_workers_make_the_same_bytes_though_one_is_killed(team: Team, c
     command = f"{sys.executable} -m flows.compress --profile cluster --workers"
     with started(command, cwd=coordinator, env=servers.env(coordinator), log=log) as run:
         victim = wait_for(
-            "a worker in the middle of a task", lambda: in_the_middle(workers), seconds=600, every=0.1, log=log
+            "a worker in the middle of a task", lambda: in_the_middle(workers), seconds=1500, every=0.1, log=log
         )
         victim.kill()
-        wait_for("the run's end", lambda: run.poll() is not None, seconds=900, log=log)
+        wait_for("the run's end", lambda: run.poll() is not None, seconds=1500, log=log)
     said = log.read_text()
     assert run.returncode == 0, said[-5000:] + servers.said()
     found = outs(coordinator)

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from platformdirs import user_cache_path
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import restoring, trouble, units
+from flows import merging, restoring, trouble, units
 from flows.repro import Outcome, quiet_logs, repro
 from flows.units import KERNELS, LOCK, PARAMS, Unit
 from pipeline.hashing import file_md5
 from pipeline.params.reading import parse_yaml
 from pipeline.stopping import PARENT
 from pipeline.tracking import handover
-from pruneonce.errors import PipelineError
+from pruneonce.errors import DataError, PipelineError
 
 SCRATCH = "PRUNEONCE_SCRATCH"
 TRIES, WAIT_SECONDS = 6, [5.0, 10.0, 30.0, 60.0, 300.0]  # for a remote or a server that is away
@@ -98,11 +98,13 @@ def work_off(run: str, unit: Unit) -> list[Outcome]:
     with trouble.plainly("a checkout that this worker can use"):
         lay_out(unit)
         pulled = pull(unit.stages)
+    with suppress(DataError, PipelineError):  # what a worker that died has handed back
+        merging.merge(unit, handover.results(run, unit.name))
     logger.info("%s: %d stages; their deps are there, %.1f MB of them pulled", unit.name, len(unit.stages), pulled / 1e6)
-    with _below(unit.parent):
+    with below(unit.parent):
         for number, stage in enumerate(unit.stages, 1):
             outcome = restoring.restored(stage) or repro(stage)
-            if entry(LOCK.read_text(encoding="utf-8"), stage) != entry(unit.lock, stage):  # else it has come back before
+            if outcome.result != "unchanged" or stage == unit.stages[-1]:  # else it was handed over, or has come back before
                 deliver(run, unit, outcome)
             outcomes.append(outcome)
             logger.info(
@@ -184,7 +186,7 @@ def where() -> str:
 
 
 @contextmanager
-def _below(parent: str) -> Iterator[None]:
+def below(parent: str) -> Iterator[None]:
     """The runs of stages that start inside lie below this MLflow run."""
     before = os.environ.get(PARENT)
     os.environ[PARENT] = parent

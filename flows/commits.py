@@ -14,38 +14,33 @@ CODE = ("dvc.yaml", ".dvc", "flows", "kernels", "pipeline", "pruneonce", "stages
 OWN = "params.yaml"  # handed over as it is
 
 
-def check() -> tuple[str, str]:
-    """The commit of this folder, and the repository to clone it from.
-
-    Raises PipelineError if code is not committed, or the commit is in no branch of `origin`.
-    """
+def head() -> str:
+    """The commit of this folder. Raises PipelineError if code is not committed: others could not get it."""
     if not projects.is_clone() or _git("rev-parse", "--show-prefix"):
-        raise PipelineError("expected a clone of the code, whose commit a worker can clone too, found a folder without it.")
-    head = committed.head()
-    if not head:
-        raise PipelineError("expected a commit, which a worker can clone, found none. Make one: git add -A && git commit")
-    if (
-        changed := [path for path in committed.edited() if path != OWN]
-        + _git("ls-files", "--others", "--exclude-standard", "--", *CODE).splitlines()
-    ):
+        raise PipelineError("expected a clone of the code, whose commit others can clone too, found a folder without it.")
+    commit = committed.head()
+    if not commit:
+        raise PipelineError("expected a commit, which others can clone, found none. Make one: git add -A && git commit")
+    new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE).splitlines()
+    if changed := [path for path in committed.edited() if path != OWN] + new:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise PipelineError(
-            f"expected all code in a commit, because workers clone it, found {', '.join(changed[:3])}{more} in none. "
-            "Commit the changes, push them, and run again."
+            f"expected all code in a commit, because it is cloned, found {', '.join(changed[:3])}{more} in none. "
+            "Commit the changes, push them if workers clone from elsewhere, and run again."
         )
-    return head, _repository(head)
+    return commit
 
 
-def _repository(head: str) -> str:
-    """The address of the repository, without a password."""
+def repository(commit: str) -> str:
+    """From where a worker clones the commit, without a password. Raises PipelineError if `origin` has no such commit."""
     if given := os.environ.get(REPOSITORY):
         return given
     origin = _git("remote", "get-url", "origin")
     if not origin:
         return str(Path.cwd())
-    if not _git("branch", "--remotes", "--contains", head):
+    if not _git("branch", "--remotes", "--contains", commit):
         raise PipelineError(
-            f"expected the commit {head[:8]} in a branch of {plain(origin)}, from which workers clone it, found it in none. "
+            f"expected the commit {commit[:8]} in a branch of {plain(origin)}, from which workers clone, found it in none. "
             f"Push it: git push; or name another repository in {REPOSITORY}."
         )
     folder = Path(origin)

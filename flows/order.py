@@ -1,12 +1,15 @@
 """The DVC stages of a pipeline, each after the stages that it reads."""
 
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import networkx
+from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 
 from flows import trouble
@@ -108,6 +111,20 @@ def _rank(name: str) -> tuple[int, str, str]:
     """A key for the paper's order: first the stages that serve all tasks, then task by task."""
     base, _, item = name.partition("@")
     return (0, name, "") if base in SHARED else (1, item or "~", name)
+
+
+def signatures() -> dict[str, str]:
+    """Stage -> a digest of its command, its parameters, and the same of the stages that it reads: of one commit, what two
+    settings have in common. Nothing needs to be computed for it."""
+    found: dict[str, str] = {}
+    with trouble.plainly("a pipeline that DVC can read"), Repo() as repo:
+        graph = repo.index.graph
+        for stage in networkx.topological_sort(graph.reverse()):
+            values = [dep.get_hash().value for dep in stage.deps if isinstance(dep, ParamsDependency)]
+            above = sorted(found[other.addressing] for other in graph.successors(stage))
+            text = json.dumps([stage.addressing, stage.cmd, values, above], sort_keys=True, default=str)
+            found[stage.addressing] = hashlib.sha256(text.encode()).hexdigest()
+    return found
 
 
 def pending(stages: list[str]) -> bool:

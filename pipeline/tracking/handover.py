@@ -6,7 +6,7 @@ written once, as a whole. MLflow is the one store that the machines share alread
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from pipeline.tracking.address import shown
 from pipeline.tracking.store import refused, store
 from pruneonce.errors import PipelineError
 
-WORK, DONE = "work", "done"
+WORK, DONE, CELLS = "work", "done", "cells"
+CELL = "pruneonce.cell."  # and a key: the run has the rows of a sweep's cell with this key
 TAG = "pruneonce.work."  # and a key: the run has work with this key. The value is its name
 
 
@@ -58,6 +59,23 @@ def runs_with(key: str) -> list[str]:
     with store() as (client, experiment):
         found = client.search_runs([experiment], f"tags.`{TAG}{key}` != ''", order_by=["attributes.start_time DESC"])
     return [run.info.run_id for run in found]
+
+
+def keep_rows(run: str, name: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the rows of a finished cell of a sweep. key: a digest of all that determines them. Raises TrackerUnreachable."""
+    with store() as (client, _):
+        client.log_text(run, json.dumps({"rows": rows}), f"{CELLS}/{name}.json")
+        client.set_tag(run, CELL + key, name)
+
+
+def kept_rows(key: str) -> list[dict[str, Any]] | None:
+    """The rows of a cell that this sweep or another one finished; None if there are none. Raises TrackerUnreachable."""
+    with store() as (client, experiment):
+        for run in client.search_runs([experiment], f"tags.`{CELL}{key}` != ''", order_by=["attributes.start_time DESC"]):
+            if found := _read(client, run.info.run_id, f"{CELLS}/{run.data.tags[CELL + key]}.json"):
+                rows: list[dict[str, Any]] = found["rows"]
+                return rows
+    return None
 
 
 def _file(stage: str) -> str:

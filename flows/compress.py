@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from flows import trouble
+from flows import locks, trouble
 from flows.order import COMPRESS, PATTERNS, STUDY, Pipeline, in_order, parts, pending, variants
 from flows.repro import Outcome, quiet_logs, repro, say_errors_once
 from flows.units import RanOn
@@ -84,6 +84,8 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str], *, worker
     # dvc.yaml says `python`: it must be this one, also where nobody activated its environment.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with processes.alone(LOCK, "run in this folder"):
+        for line in locks.clear():
+            get_run_logger().warning(line)
         chosen = profiles.select(profile, overrides)
         if pipeline is STUDY:
             chosen.check_study(variants(read_yaml(STUDY.folder / "dvc.yaml")) if chosen.study else ())
@@ -120,7 +122,7 @@ def bring(stages: list[str], chosen: Params, helpers: Helpers | None, done: list
         if helpers and stage == next(itertools.chain(*found.branches.values()), None):
             helpers(found.branches, told)
         if stage not in {outcome.stage for outcome in done}:
-            told(repro(stage))
+            told(repro.with_options(retries=chosen.machine.stage_retries)(stage))
 
 
 def helpers_of(chosen: Params) -> Helpers:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from pipeline import integrity, processes, scratch
+from pipeline import endings, integrity, processes, scratch
 from pipeline.hashing import file_md5, hashes, known_md5
 from pipeline.history import Log, Quiet
 from pipeline.params.document import load
@@ -58,7 +58,6 @@ class Origin:
 
 KINDS = {"dep": Dep, "given": Given, "out": Out, "record": Record, "item": Item}
 LAUNCHED = "PRUNEONCE_LAUNCHED"  # set for the processes that the launcher starts
-AGAIN = 75  # exit code: the system failed, not the stage; it may be started again (EX_TEMPFAIL of sysexits.h)
 
 
 def contract(run: Callable[..., Metrics]) -> dict[str, list[str]]:
@@ -104,10 +103,11 @@ def _become(launcher: Sequence[str], command: Sequence[str]) -> None:
         ) from None
 
 
+@endings.noted()
 def main(run: Callable[..., Metrics]) -> None:
     """Run a stage from the command line.
 
-    Exit codes: 0; 1 for an error with a message; AGAIN if memory or a disk was lost; 130 for Ctrl-C, 143 for SIGTERM.
+    Exit codes: 0; 1 for an error with a message; 75 if memory or a disk was lost; 130 for Ctrl-C, 143 for SIGTERM.
     """
     stage = Path(inspect.getfile(run)).stem
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -126,7 +126,7 @@ def main(run: Callable[..., Metrics]) -> None:
             raise
         kept = "Finished stages and saved states are kept; run again to go on."
         print(f"\n{stage}: the system failed under it ({error or type(error).__name__}). {kept}", file=sys.stderr)
-        sys.exit(AGAIN)
+        sys.exit(endings.TEMPORARY)
 
 
 def _main(run: Callable[..., Metrics], stage: str) -> None:

@@ -317,7 +317,7 @@ class Cluster:
         query: dict[str, Any] = {"sort": "EXPECTED_START_TIME_DESC"}
         if deployments:
             query["deployments"] = {"name": {"any_": list(deployments)}}
-        return httpx.post(f"{self.prefect}/flow_runs/filter", json=query).raise_for_status().json()
+        return httpx.post(f"{self.prefect}/flow_runs/filter", json=query, timeout=60).raise_for_status().json()
 
 
 @contextmanager
@@ -333,5 +333,5 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         (folder / "origin").mkdir()
         origin = copy_project(folder / "origin")
         httpx.put(f"{started_s3.wait()}/{BUCKET}").raise_for_status()
-        httpx.post(f"{prefect.wait()}/work_pools/", json={"name": POOL, "type": "process"}).raise_for_status()
+        httpx.post(f"{prefect.wait()}/work_pools/", json={"name": POOL, "type": "process"}, timeout=60).raise_for_status()
         yield Cluster(folder, origin, database, storage, prefect.url, mlflow.wait(), stack)

@@ -192,6 +192,6 @@ def test_no_password_is_shown(team: Team) -> None:
     assert len(logs) >= 2
     assert all(PASSWORD not in log.read_text() for log in logs)
     query = {"limit": 200}
-    lines = httpx.post(f"{servers.prefect}/logs/filter", json=query).raise_for_status().json()
+    lines = httpx.post(f"{servers.prefect}/logs/filter", json=query, timeout=60).raise_for_status().json()
     assert len(lines) > 20
     assert all(PASSWORD not in line["message"] for line in lines)

@@ -103,14 +103,14 @@ class Reader:
     def runs(self, *deployments: str) -> list[dict[str, Any]]:
         """Prefect's runs of the deployments, the newest first."""
         query = {"deployments": {"name": {"any_": deployments}}, "sort": "EXPECTED_START_TIME_DESC"}
-        return httpx.post(f"{self.prefect}/flow_runs/filter", json=query).raise_for_status().json()
+        return httpx.post(f"{self.prefect}/flow_runs/filter", json=query, timeout=60).raise_for_status().json()
 
     def stages(self, runs: list[dict[str, Any]]) -> list[str]:
         """The names of the runs' tasks that are stages. The server writes them down with some delay."""
 
         def ask() -> list[str]:
             query = {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
-            found = httpx.post(f"{self.prefect}/task_runs/filter", json=query).raise_for_status().json()
+            found = httpx.post(f"{self.prefect}/task_runs/filter", json=query, timeout=60).raise_for_status().json()
             stages = [task for task in found if not task["name"].startswith("deliver ")]
             return [t["name"] for t in stages if t["state_type"] == "COMPLETED"] if len(stages) >= STAGES else []
 
@@ -122,7 +122,7 @@ class Reader:
             f"{self.mlflow}/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": "pruneonce"}
         ).raise_for_status()
         query = {"experiment_ids": [found.json()["experiment"]["experiment_id"]], "max_results": 1000}
-        runs = httpx.post(f"{self.mlflow}/api/2.0/mlflow/runs/search", json=query).raise_for_status().json()["runs"]
+        runs = httpx.post(f"{self.mlflow}/api/2.0/mlflow/runs/search", json=query, timeout=60).raise_for_status().json()["runs"]
         return [
             {
                 "name": run["info"]["run_name"],

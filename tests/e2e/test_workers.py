@@ -122,7 +122,9 @@ class Reader:
             f"{self.mlflow}/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": "pruneonce"}
         ).raise_for_status()
         query = {"experiment_ids": [found.json()["experiment"]["experiment_id"]], "max_results": 1000}
-        runs = httpx.post(f"{self.mlflow}/api/2.0/mlflow/runs/search", json=query, timeout=60).raise_for_status().json()["runs"]
+        runs = (
+            httpx.post(f"{self.mlflow}/api/2.0/mlflow/runs/search", json=query, timeout=60).raise_for_status().json()["runs"]
+        )
         return [
             {
                 "name": run["info"]["run_name"],

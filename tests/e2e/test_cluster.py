@@ -1,7 +1,7 @@
 """A team's machines, for real on this one: servers on PostgreSQL, S3, workers in clones, workers that are killed.
 
-The tests are one story, in this order. `make cluster` tells the whole of it, with four tasks and three workers. Without it, one
-task and two workers must do; that workers share a run is then told by test_workers.py.
+The tests are one story, in this order. `make cluster` tells the whole of it, with four tasks and three workers. Without it,
+one task and two workers must do; that workers share a run is then told by test_workers.py.
 """
 
 import os

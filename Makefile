@@ -4,6 +4,7 @@ TORCH   ?= torch==2.13.0
 PROFILE ?=
 SET     ?=
 SEED    ?= 1
+WORKERS ?=
 CASES   ?= 20000
 SUITE   ?=
 KILLS   ?= 30
@@ -12,12 +13,12 @@ BIN     := .venv/bin
 LIBRARY := pruneonce/deployment/kernels.so
 # Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
 # them: give a value with a blank to `python -m flows.compress --set`.
-ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(foreach s,$(value SET),--set '$(subst ','\'',$(s))')
+ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(if $(WORKERS),--workers) $(foreach s,$(value SET),--set '$(subst ','\'',$(s))')
 
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study patterns test check lint types suite docs fuzz faults audit bench clean
+.PHONY: help install run study patterns test check lint types suite cluster docs fuzz faults audit bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -36,7 +37,7 @@ install: .venv/installed $(LIBRARY)  ## create .venv with the exact versions of 
 $(LIBRARY): $(wildcard kernels/*.[ch]) kernels/build.py | .venv/installed
 	@$(BIN)/python -m kernels.build --install-zig || true
 
-run: install  ## run the pipeline: params.yaml as it stands, or PROFILE=tiny, SET="sparsify.sparsity=0.9"
+run: install  ## run the pipeline: params.yaml as it stands, or PROFILE=tiny, SET="sparsify.sparsity=0.9", WORKERS=1
 	$(BIN)/python -m flows.compress $(ARGS)
 
 study: install  ## what does pruning once buy? Every variant on every task, over the pipeline's outs; PROFILE and SET as above
@@ -68,6 +69,9 @@ fuzz: install  ## damaged input by the thousand, each a result or one clear erro
 
 faults: install  ## what kills, full disks, lost servers and a jumping clock cost; SUITE="kills disk" for some, KILLS=10 for fewer
 	$(BIN)/python -m tests.faults $(SUITE) --seed $(SEED) --kills $(KILLS)
+
+cluster: install  ## one run on three workers with four tasks, for real: PostgreSQL, S3, a worker that is killed; minutes
+	CLUSTER_TASKS=4 CLUSTER_WORKERS=3 $(BIN)/pytest -s tests/e2e/test_cluster.py
 
 # pip-audit is installed apart, because what it needs is no part of what it audits. Without a network the program says so.
 audit: install  ## known vulnerabilities of the exact versions; without a network: ADVISORIES=FOLDER, a copy of a database

@@ -11,13 +11,14 @@ if __name__ == "__main__":  # before what takes seconds to import
     stopping.listen()
 
 import argparse
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,9 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from flows import locks, trouble
-from flows.order import COMPRESS, PATTERNS, STUDY, Pipeline, in_order, pending, variants
+from flows.order import COMPRESS, PATTERNS, STUDY, Pipeline, in_order, parts, pending, variants
 from flows.repro import Outcome, quiet_logs, repro, say_errors_once
+from flows.units import RanOn
 from pipeline import gates, processes
 from pipeline.params import profiles
 from pipeline.params.document import Params, load
@@ -43,16 +45,18 @@ from pruneonce.errors import PruneOnceError
 from pruneonce.terminal import flushed_output
 
 LOCK = Path(".pruneonce/run.lock")
+Helpers = Callable[[Mapping[str, list[str]], Callable[[Outcome], object]], None]
 TRACKED = ("params.yaml", "dvc.lock", "data", "study")  # a run writes here, and git keeps it
 
 
 @flow(name="compress", validate_parameters=True, persist_result=False, log_prints=False)
-def compress(profile: str | None = None, overrides: list[str] | None = None) -> list[Outcome]:
+def compress(profile: str | None = None, overrides: list[str] | None = None, workers: bool = False) -> list[Outcome]:
     """Run every stage that something changed for.
 
     profile: a file of profiles/, or None for params.yaml as it stands. overrides: ["section.key=value", ...].
+    workers: give the stages of each task to a worker of the pool; docs/machines.md.
     """
-    return run(COMPRESS, profile, overrides or [])
+    return run(COMPRESS, profile, overrides or [], workers=workers)
 
 
 @flow(name="study", validate_parameters=True, persist_result=False, log_prints=False)
@@ -67,10 +71,14 @@ def patterns(profile: str | None = None, overrides: list[str] | None = None) -> 
     return run(PATTERNS, profile, overrides or [])
 
 
-FLOWS = {"compress": (compress, COMPRESS), "study": (study, STUDY), "patterns": (patterns, PATTERNS)}
+FLOWS: dict[str, tuple[Any, Pipeline]] = {
+    "compress": (compress, COMPRESS),
+    "study": (study, STUDY),
+    "patterns": (patterns, PATTERNS),
+}
 
 
-def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[Outcome]:
+def run(pipeline: Pipeline, profile: str | None, overrides: list[str], *, workers: bool = False) -> list[Outcome]:
     """The stages of the pipeline in order, inside a flow."""
     quiet_logs()
     # dvc.yaml says `python`: it must be this one, also where nobody activated its environment.
@@ -83,24 +91,51 @@ def run(pipeline: Pipeline, profile: str | None, overrides: list[str]) -> list[O
             chosen.check_study(variants(read_yaml(STUDY.folder / "dvc.yaml")) if chosen.study else ())
         elif pipeline is PATTERNS:
             chosen.check_patterns()
-        logger = get_run_logger()
+        helpers = helpers_of(chosen) if workers else None
         stages = in_order(pipeline)
         done: list[Outcome] = []
         with parent_run(pipeline, stages, {"profile": profile or "params.yaml", "overrides": " ".join(overrides)}, done):
-            first = next((stage for stage in stages if not stage.startswith("fetch")), "")  # by _rank, all sources are there
-            for number, stage in enumerate(stages, 1):
-                if stage == first:
-                    check_lengths(chosen)
-                outcome = repro.with_options(retries=chosen.machine.stage_retries)(stage)
-                done.append(outcome)
-                logger.info(
-                    "%d/%d %s: %s (%s) %.1f s", number, len(stages), stage, outcome.result, outcome.why, outcome.seconds
-                )
+            bring(stages, chosen, helpers, done)
             if any(outcome.result != "unchanged" for outcome in done):
                 for line in register():
-                    logger.info(line)
+                    get_run_logger().info(line)
                 create_markdown_artifact("\n\n".join(results(pipeline)), key=pipeline.page.stem)
         return done
+
+
+def bring(stages: list[str], chosen: Params, helpers: Helpers | None, done: list[Outcome]) -> None:
+    """Bring the stages up to date, in order; those of the tasks by helpers, if there are any."""
+
+    def told(outcome: Outcome) -> None:
+        done.append(outcome)
+        where = f" on {outcome.where}" if isinstance(outcome, RanOn) else ""
+        get_run_logger().info(
+            "%d/%d %s: %s%s (%s) %.1f s",
+            len(done), len(stages), outcome.stage, outcome.result, where, outcome.why, outcome.seconds,
+        )  # fmt: skip
+
+    first = next((stage for stage in stages if not stage.startswith("fetch")), "")  # by _rank, all sources are there
+    found = parts(stages)
+    for stage in stages:
+        if stage == first:
+            check_lengths(chosen)
+        if helpers and stage == next(itertools.chain(*found.branches.values()), None):
+            helpers(found.branches, told)
+        if stage not in {outcome.stage for outcome in done}:
+            told(repro.with_options(retries=chosen.machine.stage_retries)(stage))
+
+
+def helpers_of(chosen: Params) -> Helpers:
+    """What has the branches of a run computed by workers. Raises PipelineError if they could not work."""
+    from flows import workers
+
+    team = workers.team()
+
+    def help_with(branches: Mapping[str, list[str]], told: Callable[[Outcome], object]) -> None:
+        if parent := os.environ.get(PARENT):  # else no stage is pending
+            workers.work_off(branches, parent, team, retries=chosen.machine.stage_retries, done=told)
+
+    return help_with
 
 
 def check_lengths(chosen: Params) -> None:
@@ -183,9 +218,11 @@ def verdicts(pipeline: Pipeline) -> list[str]:
 def show(pipeline: Pipeline, outcomes: list[Outcome], seconds: float) -> None:
     """Print the result of each stage, the page with the measurements, and the verdict of the gates."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table("stage", "outcome", "why", "seconds", title="Stages")
+    spread = any(isinstance(o, RanOn) for o in outcomes)
+    table = Table("stage", "outcome", *(["where"] if spread else []), "why", "seconds", title="Stages")
     for o in outcomes:
-        table.add_row(o.stage, o.result, "" if o.result == "unchanged" else o.why, f"{o.seconds:.1f}")
+        where = [o.where if isinstance(o, RanOn) else "here"] if spread else []
+        table.add_row(o.stage, o.result, *where, "" if o.result == "unchanged" else o.why, f"{o.seconds:.1f}")
     console.print(table)
     console.print(Markdown(pipeline.page.read_text()))
     for line in verdicts(pipeline):
@@ -215,8 +252,11 @@ def main() -> None:
     parser.add_argument("--pipeline", choices=tuple(FLOWS), default="compress", help="default: compress")
     parser.add_argument("--profile", help="a file of profiles/ without its suffix; default: params.yaml as it stands")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one parameter")
+    parser.add_argument("--workers", action="store_true", help="each task on a worker of the pool; see docs/machines.md")
     with flushed_output():
         args = parser.parse_args()
+        if args.workers and args.pipeline != COMPRESS.name:
+            parser.error("--workers is for the pipeline `compress`")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     with trouble.one_line():
@@ -225,7 +265,7 @@ def main() -> None:
         processes.guard()
         trouble.check_prefect()
         called, pipeline = FLOWS[args.pipeline]
-        outcomes = called(args.profile, args.set)
+        outcomes = compress(args.profile, args.set, workers=True) if args.workers else called(args.profile, args.set)
     with flushed_output():
         show(pipeline, outcomes, time.monotonic() - began)
         for line in to_commit():

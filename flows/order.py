@@ -1,12 +1,15 @@
 """The DVC stages of a pipeline, each after the stages that it reads."""
 
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import networkx
+from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 
 from flows import trouble
@@ -69,6 +72,29 @@ def in_order(pipeline: Pipeline) -> list[str]:
         return [*_sorted(_of(repo, lambda s: any(lock.meet(o.fs_path, path) for o in s.outs for path in read))), *last]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The stages of a run: those that serve all tasks, those of each task, those that read them all."""
+
+    shared: list[str]
+    branches: dict[str, list[str]]
+    last: list[str]
+
+
+def parts(stages: list[str]) -> Parts:
+    """stages: in order."""
+    found = Parts([], {}, [])
+    for stage in stages:
+        rank, item, _ = _rank(stage)
+        if rank == 0:
+            found.shared.append(stage)
+        elif item == "~":
+            found.last.append(stage)
+        else:
+            found.branches.setdefault(item, []).append(stage)
+    return found
+
+
 def _of(repo: Repo, chosen: Callable[[Any], bool]) -> Any:
     """The chosen stages and those that they need, as a graph from a stage to the stages that it reads."""
     graph = repo.index.graph
@@ -85,6 +111,20 @@ def _rank(name: str) -> tuple[int, str, str]:
     """A key for the paper's order: first the stages that serve all tasks, then task by task."""
     base, _, item = name.partition("@")
     return (0, name, "") if base in SHARED else (1, item or "~", name)
+
+
+def signatures() -> dict[str, str]:
+    """Stage -> a digest of its command, its parameters, and the same of the stages that it reads: of one commit, what two
+    settings have in common. Nothing needs to be computed for it."""
+    found: dict[str, str] = {}
+    with trouble.plainly("a pipeline that DVC can read"), Repo() as repo:
+        graph = repo.index.graph
+        for stage in networkx.topological_sort(graph.reverse()):
+            values = [dep.get_hash().value for dep in stage.deps if isinstance(dep, ParamsDependency)]
+            above = sorted(found[other.addressing] for other in graph.successors(stage))
+            text = json.dumps([stage.addressing, stage.cmd, values, above], sort_keys=True, default=str)
+            found[stage.addressing] = hashlib.sha256(text.encode()).hexdigest()
+    return found
 
 
 def pending(stages: list[str]) -> bool:

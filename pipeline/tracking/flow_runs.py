@@ -19,9 +19,13 @@ NOTE = "mlflow.note.content"  # tag: what MLflow's page of the run says
 HEADLINES = ("score", "packed_bytes", "median_ms")  # of a row of the report
 
 
-def start_flow(name: str, params: Mapping[str, Any], *, flow_run: str = "") -> str:
-    """Open the parent run of a flow run. flow_run: Prefect's id of it. Returns MLflow's. Raises TrackerUnreachable."""
+def start_flow(name: str, params: Mapping[str, Any], *, flow_run: str = "", parent: str = "") -> str:
+    """Open the run over the stages of a flow run. flow_run: Prefect's id of it. parent: MLflow's run above, if there is one.
+
+    Returns MLflow's id. Raises TrackerUnreachable.
+    """
     tags = {
+        **({"mlflow.parentRunId": parent} if parent else {}),
         "pruneonce.flow": name,
         "pruneonce.flow_run": flow_run,
         **origin("flows/compress.py"),

@@ -1,8 +1,9 @@
-"""docs/workers.md, followed to the letter: a server, a worker, a schedule that fires, a run that is cancelled.
+"""docs/workers.md, followed to the letter: a server, two workers, a schedule, a run that both share, a cancelled one.
 
 The tests are the page's steps: each needs the ones above it.
 """
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.slow
 
 PAGE = ROOT / "docs/workers.md"
 STAY = ("prefect server start", "prefect worker start", "mlflow server")
-STAGES = 14  # of profiles/tiny.yaml
+STAGES = 20  # of the deployment `spread`: 8 for both tasks, 6 for each
+WORKERS = ("one", "two")
 
 
 class Reader:
@@ -32,7 +34,8 @@ class Reader:
         self.blocks = bash_blocks(PAGE)
         self.done: list[str] = []
         self.ports = {"4200": str(free_port()), "5000": str(free_port())}
-        self.env = environment(project, logs / "prefect") | {"PREFECT_SERVER_API_PORT": self.ports["4200"]}
+        own = {"PREFECT_SERVER_API_PORT": self.ports["4200"], "XDG_CACHE_HOME": str(logs / "home")}
+        self.env = environment(project, logs / "prefect") | own
 
     def follow(self, heading: str) -> str:
         """Execute the blocks below the heading. Returns what those that ended have printed."""
@@ -42,9 +45,9 @@ class Reader:
                 block = block.replace(standard, ours)
             name = next((s for s in STAY if block.startswith(s)), None)
             if name:
-                log = self.log(name)
+                log = self.log(block.strip())
                 self.stack.enter_context(started(block.strip(), cwd=self.project, env=self.env, log=log))
-                self.wait_until_up(name)
+                self.wait_until_up(name, log)
             else:
                 said.append(self.bash(block))
         self.done.append(heading)
@@ -60,17 +63,24 @@ class Reader:
             text=True,
             timeout=200,
         )
-        assert ended.returncode == 0, f"{block}\n{ended.stdout}\n{ended.stderr}\n{self.worker()[-3000:]}"
+        assert ended.returncode == 0, f"{block}\n{ended.stdout}\n{ended.stderr}\n{self.ends()}"
         return ended.stdout
 
-    def log(self, name: str) -> Path:
-        return self.logs / f"{name.replace(' ', '-')}.log"
+    def log(self, command: str) -> Path:
+        return self.logs / f"{re.sub(r'[^a-z0-9]+', '-', command)[:80]}.log"
 
-    def worker(self) -> str:
-        log = self.log("prefect worker start")
-        return log.read_text() if log.exists() else ""
+    def said(self) -> dict[str, str]:
+        """What each worker has printed."""
+        logs = {name: next(self.logs.glob(f"prefect-worker-start-*-{name}.log"), None) for name in WORKERS}
+        return {name: log.read_text() if log else "" for name, log in logs.items()}
 
-    def wait_until_up(self, name: str) -> None:
+    def ends(self) -> str:
+        return "\n".join(f"== {name}\n{said[-3000:]}" for name, said in self.said().items())
+
+    def workers(self) -> str:
+        return "\n".join(self.said().values())
+
+    def wait_until_up(self, name: str, log: Path) -> None:
         url = {"prefect server start": f"{self.prefect}/health", "mlflow server": f"{self.mlflow}/health"}.get(name)
 
         def up() -> bool:
@@ -80,7 +90,7 @@ class Reader:
                 return False
 
         if url:
-            wait_for(f"an answer from {name}", up, seconds=180, log=self.log(name))
+            wait_for(f"an answer from {name}", up, seconds=180, log=log)
 
     @property
     def prefect(self) -> str:
@@ -90,18 +100,19 @@ class Reader:
     def mlflow(self) -> str:
         return f"http://127.0.0.1:{self.ports['5000']}"
 
-    def runs(self, **query: Any) -> list[dict[str, Any]]:
-        """Prefect's runs of the deployment `tiny`, the newest first."""
-        tiny = {"deployments": {"name": {"any_": ["tiny"]}}, "sort": "EXPECTED_START_TIME_DESC"}
-        return httpx.post(f"{self.prefect}/flow_runs/filter", json=tiny | query).raise_for_status().json()
+    def runs(self, *deployments: str) -> list[dict[str, Any]]:
+        """Prefect's runs of the deployments, the newest first."""
+        query = {"deployments": {"name": {"any_": deployments}}, "sort": "EXPECTED_START_TIME_DESC"}
+        return httpx.post(f"{self.prefect}/flow_runs/filter", json=query, timeout=60).raise_for_status().json()
 
-    def tasks(self, run: dict[str, Any]) -> list[dict[str, Any]]:
-        """The task runs of a flow run. The server writes them down with some delay."""
+    def stages(self, runs: list[dict[str, Any]]) -> list[str]:
+        """The names of the runs' tasks that are stages. The server writes them down with some delay."""
 
-        def ask() -> list[dict[str, Any]]:
-            query = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-            found = httpx.post(f"{self.prefect}/task_runs/filter", json=query).raise_for_status().json()
-            return found if len(found) >= STAGES and all(t["state_type"] == "COMPLETED" for t in found) else []
+        def ask() -> list[str]:
+            query = {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
+            found = httpx.post(f"{self.prefect}/task_runs/filter", json=query, timeout=60).raise_for_status().json()
+            stages = [task for task in found if not task["name"].startswith("deliver ")]
+            return [t["name"] for t in stages if t["state_type"] == "COMPLETED"] if len(stages) >= STAGES else []
 
         return wait_for(f"{STAGES} completed task runs", ask, seconds=30)
 
@@ -111,7 +122,9 @@ class Reader:
             f"{self.mlflow}/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": "pruneonce"}
         ).raise_for_status()
         query = {"experiment_ids": [found.json()["experiment"]["experiment_id"]], "max_results": 1000}
-        runs = httpx.post(f"{self.mlflow}/api/2.0/mlflow/runs/search", json=query).raise_for_status().json()["runs"]
+        runs = (
+            httpx.post(f"{self.mlflow}/api/2.0/mlflow/runs/search", json=query, timeout=60).raise_for_status().json()["runs"]
+        )
         return [
             {
                 "name": run["info"]["run_name"],
@@ -125,7 +138,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """A reader who has a worker waiting for runs: sections 1 to 4."""
+    """A reader who has two workers waiting for runs: sections 1 to 4."""
     project = copy_project(tmp_path_factory.mktemp("project"))
     with ExitStack() as stack:
         reader = Reader(project, tmp_path_factory.mktemp("logs"), stack)
@@ -144,19 +157,25 @@ def test_the_schedule_of_the_nightly_run_is_deployed(reader: Reader) -> None:
     assert found["parameters"] == {"profile": "default", "overrides": []}
 
 
-def test_a_schedule_fires_and_every_stage_is_a_completed_task(reader: Reader) -> None:
+def test_a_schedule_fires_and_two_workers_share_the_run(reader: Reader) -> None:
     create, take_away = reader.blocks["5. A schedule"]
-    worker = reader.log("prefect worker start")
     reader.bash(create)
-    run = wait_for("a scheduled run", lambda: started_run(reader), seconds=180, log=worker)
+    run = wait_for("a scheduled run", lambda: started_run(reader, "spread"), seconds=180)
     assert run["auto_scheduled"]
     reader.bash(take_away)
-    run = wait_for("its end", lambda: ended_run(reader), seconds=500, log=worker)
-    assert run["state_name"] == "Completed", reader.worker()[-3000:]
+    run = wait_for("its end", lambda: ended_run(reader, "spread"), seconds=600)
+    assert run["state_name"] == "Completed", reader.ends()
     stages = sorted(YAML(typ="safe").load(reader.project / "dvc.lock")["stages"])
     assert len(stages) == STAGES
-    assert sorted(task["name"] for task in reader.tasks(run)) == stages
-    assert "84." in (reader.project / "data/report/report.md").read_text()
+    branches = reader.runs("branch")
+    assert [branch["state_name"] for branch in branches] == ["Completed"] * 2
+    assert sorted(reader.stages([run, *branches])) == stages
+    said = reader.said()
+    assert all(": ran (" in said[name] for name in WORKERS), "both computed stages"
+    assert len(re.findall(r": ran on (?:one|two) \(", reader.workers())) == 10, "five stages of each task"
+    report = (reader.project / "data/report/report.md").read_text()
+    assert "topic" in report
+    assert "short" in report
     reader.done.append("5. A schedule")
 
 
@@ -164,7 +183,9 @@ def test_mlflow_has_one_parent_run_and_a_child_for_every_stage(reader: Reader) -
     traced = reader.follow("6. See it")
     lock = YAML(typ="safe").load(reader.project / "dvc.lock")["stages"]
     assert all(
-        f"{stage} " in traced or f"{stage}\n" in traced for stage in lock if stage not in ("report", "evaluate@topic")
+        f"{stage} " in traced or f"{stage}\n" in traced
+        for stage in lock
+        if "report" not in stage and "evaluate" not in stage and "@short" not in stage
     )
     for stage in ("fetch_local@topic", "fetch_local@corpus"):  # back to the files of this machine, and their checksums
         (source,) = [dep for dep in lock[stage]["deps"] if dep["path"].startswith("tests/")]
@@ -178,28 +199,27 @@ def test_mlflow_has_one_parent_run_and_a_child_for_every_stage(reader: Reader) -
 
 
 def test_a_second_run_finds_nothing_to_do(reader: Reader) -> None:
-    before, said = len(reader.tracked()), len(reader.worker())
+    before, said = len(reader.tracked()), reader.workers().count(": unchanged (")
     reader.bash(reader.blocks["7. Run now"][0])
-    run = reader.runs(limit=1)[0]
+    run = reader.runs("spread")[0]
     assert run["state_name"] == "Completed"
-    assert len(reader.tasks(run)) == STAGES
-    assert reader.worker()[said:].count(": unchanged (") == STAGES
+    assert reader.workers().count(": unchanged (") - said == STAGES
     assert len(reader.tracked()) == before
+    assert len(reader.runs("branch")) == 2
 
 
 def test_a_cancelled_run_leaves_no_process_behind(reader: Reader) -> None:
     reader.bash(reader.blocks["7. Run now"][1])
     reader.done.append("7. Run now")
-    worker = reader.log("prefect worker start")
-    stage = wait_for("student pruning", lambda: process_of(reader, "stages.sparsify"), seconds=90, log=worker)
+    stage = wait_for("student pruning", lambda: process_of(reader, "stages.sparsify"), seconds=90)
     engine = wait_for("the run's process", lambda: process_of(reader, "prefect.engine"), seconds=10)
-    wait_for("its first steps", lambda: "/20000 [" in reader.worker(), seconds=60, log=worker)
+    wait_for("its first steps", lambda: "/20000 [" in reader.workers(), seconds=60)
     family = [engine, *engine.children(recursive=True)]
     assert stage in family
 
     reader.follow("8. Cancel")
 
-    run = wait_for("the run's end", lambda: ended_run(reader), seconds=60)
+    run = wait_for("the run's end", lambda: ended_run(reader, "tiny"), seconds=60)
     assert run["state_name"] == "Cancelled"
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
@@ -211,14 +231,14 @@ def test_a_cancelled_run_leaves_no_process_behind(reader: Reader) -> None:
     assert flow["status"] in ("KILLED", "RUNNING")
 
 
-def started_run(reader: Reader) -> dict[str, Any] | None:
-    """The newest run, if a worker has begun it."""
-    return next((run for run in reader.runs() if run["start_time"]), None)
+def started_run(reader: Reader, deployment: str) -> dict[str, Any] | None:
+    """The newest run of the deployment, if a worker has begun it."""
+    return next((run for run in reader.runs(deployment) if run["start_time"]), None)
 
 
-def ended_run(reader: Reader) -> dict[str, Any] | None:
+def ended_run(reader: Reader, deployment: str) -> dict[str, Any] | None:
     """The newest run that was begun, if it is over."""
-    run = started_run(reader)
+    run = started_run(reader, deployment)
     return run if run and run["end_time"] else None
 
 

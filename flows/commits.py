@@ -1,0 +1,52 @@
+"""What another machine needs to get the code of a run: a commit, and a repository that has it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from pipeline.tracking import committed
+from pruneonce import projects
+from pruneonce.errors import PipelineError, plain
+
+REPOSITORY = "PRUNEONCE_REPOSITORY"  # where workers clone from, if that is not `origin`
+COMMIT = "PRUNEONCE_COMMIT"  # both are set for the run of a worker: prefect.yaml names them
+CODE = ("dvc.yaml", ".dvc", "flows", "kernels", "pipeline", "pruneonce", "stages")
+OWN = "params.yaml"  # handed over as it is
+
+
+def head() -> str:
+    """The commit of this folder. Raises PipelineError if code is not committed: others could not get it."""
+    if not projects.is_clone() or _git("rev-parse", "--show-prefix"):
+        raise PipelineError("expected a clone of the code, whose commit others can clone too, found a folder without it.")
+    commit = committed.head()
+    if not commit:
+        raise PipelineError("expected a commit, which others can clone, found none. Make one: git add -A && git commit")
+    new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE).splitlines()
+    if changed := [path for path in committed.edited() if path != OWN] + new:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise PipelineError(
+            f"expected all code in a commit, because it is cloned, found {', '.join(changed[:3])}{more} in none. "
+            "Commit the changes, push them if workers clone from elsewhere, and run again."
+        )
+    return commit
+
+
+def repository(commit: str) -> str:
+    """From where a worker clones the commit, without a password. Raises PipelineError if `origin` has no such commit."""
+    if given := os.environ.get(REPOSITORY):
+        return given
+    origin = _git("remote", "get-url", "origin")
+    if not origin:
+        return str(Path.cwd())
+    if not _git("branch", "--remotes", "--contains", commit):
+        raise PipelineError(
+            f"expected the commit {commit[:8]} in a branch of {plain(origin)}, from which workers clone, found it in none. "
+            f"Push it: git push; or name another repository in {REPOSITORY}."
+        )
+    folder = Path(origin)
+    return str(folder.resolve()) if folder.is_dir() else plain(origin)
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,397 @@
+"""Work that goes to another folder, and what comes back: only what was promised is taken over. Real DVC, no training."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from dvc.repo import Repo
+from prefect import states
+from prefect.logging import disable_run_logger
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import branch, commits, handing, merging, order, restoring, units, workers
+from flows.order import COMPRESS
+from flows.repro import Outcome
+from flows.trouble import StageFailed
+from flows.units import RanOn, Team, Unit
+from pipeline.tracking import handover
+from pipeline.tracking.lock import locked
+from pruneonce import projects
+from pruneonce.errors import DataError, PipelineError
+from tests.conftest import commit
+
+PIPELINE = """
+stages:
+  sparsify:
+    cmd: mkdir -p out/sparsify && cp seed out/sparsify/model && echo 1 > out/sparsify.json
+    deps: [seed]
+    params: [rate]
+    outs: [out/sparsify, {out/sparsify.json: {cache: false}}]
+  finetune:
+    foreach: ${tasks}
+    do:
+      cmd: cat out/sparsify/model > out/${item} && echo ${item} > out/${item}.json && echo ${item} >> ran
+      deps: [out/sparsify, seed]
+      outs: [out/${item}, {out/${item}.json: {cache: false}}]
+  evaluate:
+    foreach: ${tasks}
+    do:
+      cmd: cat out/${item} out/${item}.json > out/${item}.scores
+      deps: [out/${item}, out/${item}.json]
+      outs: [out/${item}.scores]
+  report:
+    cmd: cat out/a.scores out/b.scores > out/report
+    deps: [out/a.scores, out/b.scores]
+    outs: [{out/report: {cache: false}}]
+"""
+BRANCHES = {"a": ["finetune@a", "evaluate@a"], "b": ["finetune@b", "evaluate@b"]}
+
+
+def repro(*stages: str) -> None:
+    with Repo() as repo:
+        for stage in stages:
+            repo.reproduce(stage, single_item=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A repository whose shared stage has run and was pushed to a folder."""
+    folder = tmp_path_factory.mktemp("made") / "home"
+    folder.mkdir()
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    (folder / "params.yaml").write_text("tasks: [a, b]\nrate: 1\n")
+    (folder / "seed").write_text("seed\n" * 1000)
+    (folder / ".gitignore").write_text("/out\n/ran\n")
+    commit(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with Repo.init() as repo, repo.config.edit("local") as local:
+            local["remote"]["store"] = {"url": str(folder.parent / "store")}
+            local["core"]["remote"] = "store"
+        repro("sparsify")
+        with Repo() as repo:
+            repo.push()
+    return folder
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path, monkeypatch) -> Path:
+    """A copy of it, the working folder, with a remote of its own."""
+    folder = tmp_path / "home"
+    shutil.copytree(made, folder, symlinks=True)
+    shutil.copytree(made.parent / "store", tmp_path / "store")
+    (folder / ".dvc/config.local").write_text(
+        f"[core]\n    remote = store\n['remote \"store\"']\n    url = {tmp_path}/store\n"
+    )
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def elsewhere(home: Path, monkeypatch) -> Path:
+    """Another machine: the same commit, the same remote, a cache of its own."""
+    other = home.parent / "other"
+    subprocess.run(["git", "clone", "-q", str(home), str(other)], check=True)
+    shutil.copytree(home / ".dvc", other / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    monkeypatch.chdir(other)
+    return other
+
+
+def head(folder: Path) -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True).stdout.strip()
+
+
+def unit_of(home: Path, name: str = "a") -> Unit:
+    with Repo() as repo:
+        team = Team(head(home), str(home), units.remote_of(repo), False)
+    return workers.make(name, BRANCHES[name], "0" * 32, team)
+
+
+def computed(unit: Unit) -> dict[str, dict]:
+    """Stage -> what a worker hands back; computed in the working folder, its outs pushed."""
+    branch.lay_out(unit)
+    branch.pull(unit.stages)
+    found = {}
+    for stage in unit.stages:
+        repro(stage)
+        with Repo() as repo:
+            repo.push(targets=[stage])
+            (own,) = repo.stage.collect(stage)
+            small = [units.path_of(out) for out in own.outs if not out.use_cache]
+        found[stage] = branch.result(unit, Outcome(stage, "ran", "new", 1.0), small)
+    return json.loads(json.dumps(found))  # as it comes out of MLflow
+
+
+def status(*stages: str) -> dict:
+    with Repo() as repo:
+        return repo.status(targets=list(stages) or None, with_deps=False)
+
+
+def test_the_stages_of_a_run_fall_into_shared_ones_branches_and_the_last(home):
+    found = order.parts(order.in_order(COMPRESS))
+    assert found == order.Parts(["sparsify"], {"a": BRANCHES["a"], "b": BRANCHES["b"]}, ["report"])
+
+
+def test_what_another_machine_computed_is_taken_over_and_nothing_is_left_to_do(home, monkeypatch):
+    unit = unit_of(home)
+    elsewhere(home, monkeypatch)
+    results = computed(Unit.of_json(json.loads(json.dumps(unit.as_json()))))
+    monkeypatch.chdir(home)
+    done = merging.merge(unit, results)
+    assert [(o.stage, o.result) for o in done] == [("finetune@a", "ran"), ("evaluate@a", "ran")]
+    assert status(*unit.stages) == {}
+    assert Path("out/a.json").read_text() == "a\n"
+    assert Path("out/a.scores").read_text() == "seed\n" * 1000 + "a\n"
+    assert set(locked()) == {"sparsify", *BRANCHES["a"]}
+    before = Path("dvc.lock").read_bytes()
+    repro(*BRANCHES["a"])
+    assert Path("dvc.lock").read_bytes() == before
+
+
+def test_the_other_machine_pulls_only_what_the_branch_reads(home, monkeypatch):
+    unit = unit_of(home)
+    other = elsewhere(home, monkeypatch)
+    branch.lay_out(unit)
+    assert branch.pull(unit.stages) == 5000
+    assert (other / "out/sparsify/model").stat().st_size == 5000
+    assert (other / "out/sparsify.json").exists() is False  # no stage of the branch reads it
+    assert branch.pull(unit.stages) == 0
+
+
+def test_what_was_merged_comes_back_from_the_cache_like_a_run_of_this_folder(home, monkeypatch):
+    unit = unit_of(home)
+    elsewhere(home, monkeypatch)
+    results = computed(unit)
+    monkeypatch.chdir(home)
+    merging.merge(unit, results)
+    for path in ("out/a", "out/a.json"):
+        Path(path).unlink()
+    shutil.rmtree(home.parent / "store")
+    repro("finetune@a")
+    assert Path("out/a.json").read_text() == "a\n"
+    assert not Path("ran").exists(), "the command ran again"
+
+
+@pytest.mark.parametrize("damage", ["text", "md5", "paths", "missing"])
+def test_other_bytes_than_promised_are_not_taken_over(home, monkeypatch, damage):
+    unit = unit_of(home)
+    elsewhere(home, monkeypatch)
+    results = computed(unit)
+    monkeypatch.chdir(home)
+    before = Path("dvc.lock").read_bytes()
+    result = results["finetune@a"]
+    if damage == "text":
+        result["files"]["out/a.json"] = "b\n"
+    elif damage == "md5":
+        (out,) = [out for out in result["entry"]["outs"] if out["path"] == "out/a"]
+        out["md5"] = hashlib.md5(b"other").hexdigest()
+    elif damage == "paths":
+        result["entry"]["outs"][0]["path"] = "../../etc/passwd"
+    else:
+        del result["files"]["out/a.json"]
+    with pytest.raises((DataError, PipelineError)) as caught:
+        merging.merge(unit, results)
+    assert "expected" in str(caught.value)
+    assert Path("dvc.lock").read_bytes() == before
+    assert "evaluate@a" not in locked()
+
+
+def test_a_remote_that_lost_an_object_is_said_and_nothing_is_merged(home, monkeypatch):
+    unit = unit_of(home)
+    elsewhere(home, monkeypatch)
+    results = computed(unit)
+    monkeypatch.chdir(home)
+    (out,) = [out for out in results["finetune@a"]["entry"]["outs"] if out["path"] == "out/a"]
+    (home.parent / f"store/files/md5/{out['md5'][:2]}/{out['md5'][2:]}").unlink()
+    if (cached := home / f".dvc/cache/files/md5/{out['md5'][:2]}/{out['md5'][2:]}").exists():
+        cached.unlink()
+    before = Path("dvc.lock").read_bytes()
+    with pytest.raises(PipelineError, match="finetune@a"):
+        merging.merge(unit, results)
+    assert Path("dvc.lock").read_bytes() == before
+
+
+def test_a_result_of_another_key_is_no_result(home, monkeypatch):
+    unit = unit_of(home)
+    elsewhere(home, monkeypatch)
+    results = computed(unit)
+    monkeypatch.chdir(home)
+    Path("seed").write_text("another\n")
+    changed = dataclasses.replace(unit, key=unit_of(home).key)
+    assert changed.key != unit.key
+    assert merging.merge(changed, results) == []
+
+
+def test_the_key_changes_with_code_params_and_inputs_and_with_nothing_else(home):
+    key = unit_of(home).key
+    assert unit_of(home).key == key
+    assert unit_of(home, "b").key != key
+    Path("README").write_text("of no stage")
+    Path("params.yaml").write_text("tasks: [a, b, c]\nrate: 1\n")
+    assert unit_of(home).key == key
+    Path("dvc.yaml").write_text(PIPELINE.replace("cat out/sparsify/model", "cat  out/sparsify/model"))
+    assert unit_of(home).key != key
+
+
+def test_a_clone_that_differs_from_the_coordinators_folder_computes_nothing(home, monkeypatch):
+    unit = unit_of(home)
+    other = elsewhere(home, monkeypatch)
+    (other / "seed").write_text("other line ends\r\n")
+    with pytest.raises(PipelineError, match="this clone is not what the coordinator has"):
+        branch.lay_out(unit)
+    with pytest.raises(PipelineError, match="expected the commit 1111"):
+        branch.lay_out(dataclasses.replace(unit, team=dataclasses.replace(unit.team, commit="1" * 40)))
+
+
+def test_a_branch_whose_outs_are_in_the_remote_alone_is_restored(home, monkeypatch):
+    repro(*BRANCHES["a"])
+    with Repo() as repo:
+        repo.push()
+    shutil.rmtree(home / ".dvc/cache")
+    Path("out/a").unlink()
+    assert restoring.restored("finetune@a").result == "restored from cache"
+    assert Path("out/a").exists()
+    assert restoring.restored("evaluate@a").result in ("unchanged", "restored from cache")
+    assert restoring.restored("finetune@b") is None
+
+
+def test_signatures_tell_which_stages_two_settings_share(home):
+    first = order.signatures()
+    assert len(first) == 6
+    assert order.signatures() == first
+    Path("params.yaml").write_text("tasks: [a, b]\nrate: 2\n")
+    assert not set(first.values()) & set(order.signatures().values())
+
+
+class Answers:
+    """A worker's store and its runs, by hand: what MLflow and Prefect would say."""
+
+    def __init__(self, monkeypatch, states: dict[str, list[str]]):
+        self.states, self.given, self.started, self.cancelled = states, [], [], []
+        self.results: dict[str, dict] = {}
+        monkeypatch.setattr(handover, "give", lambda run, name, key, work: self.given.append(name))
+        monkeypatch.setattr(handover, "results", lambda run, name: self.results.get(name, {}))
+        monkeypatch.setattr(handing, "_at_work", lambda unit: None)
+        monkeypatch.setattr(handing, "run_deployment", self.start)
+        monkeypatch.setattr(handing, "_state", self.state)
+        monkeypatch.setattr(handing, "LOOK_SECONDS", 0.0)
+
+    def start(self, deployment, *, parameters, **words):
+        self.started.append(parameters["name"])
+        return SimpleNamespace(id=(parameters["name"], self.started.count(parameters["name"])))
+
+    def state(self, flow_run):
+        name, turn = flow_run
+        kind = self.states[name][turn - 1]
+        return {"Completed": states.Completed, "Failed": states.Failed, "Crashed": states.Crashed}[kind](
+            message=f"{kind} of {name}"
+        )
+
+
+def all_of(unit: Unit, results, ready):
+    """A `take` that believes everything."""
+    return [RanOn(s, "ran", "new", 1.0, "w1") for s in unit.stages if s in results and s not in ready]
+
+
+@pytest.fixture
+def two(home) -> list[Unit]:
+    return [unit_of(home, name) for name in BRANCHES]
+
+
+def wait_for_all(two: list[Unit], tries: int) -> list[str]:
+    done: list[str] = []
+    with disable_run_logger():
+        handed = [handing.hand_out(unit, "0" * 32, ready=set(), tries=tries) for unit in two]
+        try:
+            handing.collect(handed, "0" * 32, all_of, lambda outcome: done.append(outcome.stage))
+        finally:
+            assert handed == []
+    return done
+
+
+def test_a_branch_whose_worker_died_is_handed_out_again(two, monkeypatch):
+    answers = Answers(monkeypatch, {"a": ["Crashed", "Completed"], "b": ["Completed"]})
+    answers.results = {name: dict.fromkeys(stages, {}) for name, stages in BRANCHES.items()}
+    half = {"a": dict.fromkeys(BRANCHES["a"][:1], {}), "b": answers.results["b"]}
+    whole, answers.results = answers.results, half
+    original = answers.start
+
+    def start(deployment, **words):
+        if "a" in answers.started and words["parameters"]["name"] == "a":
+            answers.results = whole
+        return original(deployment, **words)
+
+    monkeypatch.setattr(handing, "run_deployment", start)
+    done = wait_for_all(two, tries=1)
+    assert answers.started == ["a", "b", "a"]
+    assert sorted(done) == sorted([*BRANCHES["a"], *BRANCHES["b"]])  # each once
+
+
+def test_a_branch_that_fails_is_named_with_its_message_and_the_other_is_kept(two, monkeypatch):
+    answers = Answers(monkeypatch, {"a": ["Failed"], "b": ["Completed"]})
+    answers.results = {"b": dict.fromkeys(BRANCHES["b"], {})}
+    with pytest.raises(
+        StageFailed, match="a failed on its worker: Failed of a. All else that was computed is kept"
+    ) as caught:
+        wait_for_all(two, tries=3)
+    assert "b failed" not in str(caught.value)
+    assert answers.started == ["a", "b"]  # an error with a message is not tried again
+
+
+def test_a_branch_that_dies_again_and_again_is_given_up(two, monkeypatch):
+    answers = Answers(monkeypatch, {"a": ["Crashed"] * 3, "b": ["Completed"]})
+    answers.results = {"b": dict.fromkeys(BRANCHES["b"], {})}
+    with pytest.raises(StageFailed, match="a failed on its worker: Crashed of a"):
+        wait_for_all(two, tries=2)
+    assert answers.started.count("a") == 3
+
+
+def test_an_address_with_a_password_is_not_handed_over(home, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@server:5000")
+    assert handing.store_address() is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert handing.store_address() == "http://server:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert handing.store_address() == f"sqlite:///{home}/mlflow.db"
+    with Repo() as repo:
+        assert units.remote_of(repo) == {"name": "store", "url": f"{home.parent}/store"}
+        repo.config["remote"]["store"] = {"url": "https://me:secret@host/x", "password": "secret", "endpointurl": "http://e"}
+        assert units.remote_of(repo) == {"name": "store", "endpointurl": "http://e"}
+
+
+def test_a_stage_that_the_flow_cannot_hand_over_is_said_before_anything_runs(home, monkeypatch):
+    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(PipelineError, match="prefect server start"):
+        workers.team()
+    monkeypatch.setattr(projects, "is_clone", lambda: True)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        (home / "pruneonce").mkdir()
+        (home / "pruneonce/new.py").touch()
+        with pytest.raises(PipelineError, match=r"expected all code in a commit, .*pruneonce/new.py"):
+            workers.team()
+        shutil.rmtree(home / "pruneonce")
+        Path("seed").write_text("edited")
+        with pytest.raises(PipelineError, match=r"expected all code in a commit, .*seed"):
+            workers.team()
+        subprocess.run(["git", "checkout", "-q", "seed"], check=True)
+        Path("params.yaml").write_text("tasks: [a]\nrate: 3\n")  # is handed over as it is
+        Path(".dvc/config.local").write_text("")
+        with pytest.raises(PipelineError, match="dvc remote add"):
+            workers.team()
+
+
+def test_a_commit_that_origin_does_not_have_must_be_pushed(home, monkeypatch):
+    monkeypatch.setattr(projects, "is_clone", lambda: True)
+    assert commits.repository(commits.head()) == str(home)  # without an origin, workers of this machine clone the folder
+    origin = home.parent / "origin.git"
+    subprocess.run(["git", "init", "-q", "--bare", str(origin)], check=True)
+    subprocess.run(["git", "remote", "add", "origin", str(origin)], check=True)
+    with pytest.raises(PipelineError, match=r"Push it: git push"):
+        commits.repository(commits.head())
+    subprocess.run(["git", "push", "-q", "origin", "HEAD"], check=True)
+    assert commits.repository(commits.head()) == str(origin)
+    monkeypatch.setenv(commits.REPOSITORY, "https://example.org/team.git")
+    assert commits.repository(commits.head()) == "https://example.org/team.git"

@@ -48,7 +48,7 @@ class Team:
         copy_project(self.home)
         (self.home / "profiles/two.yaml").write_text(TWO)
         stage = self.home / "stages/teach_task.py"
-        stage.write_text(stage.read_text() + f'\nprint("\\n{WORD}", flush=True)\n')
+        stage.write_text(stage.read_text().replace("    launch(run)", f'    print("\\n{WORD}", flush=True)\n    launch(run)'))
         commit(self.home)
         self.port = free_port()
         self.env = environment(self.home, folder / "prefect") | {

@@ -15,7 +15,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(if $(WORKERS),--workers) $(fo
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study patterns test check docs fuzz bench clean
+.PHONY: help install run study patterns test check lint types suite docs fuzz audit bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -24,8 +24,9 @@ install: .venv/installed $(LIBRARY)  ## create .venv with the exact versions of 
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement requirements.lock
+	@$(BIN)/python -m compileall -qq -j 0 $(CURDIR)/.venv/lib || true  # as pip does, but on all cores; some files never compile
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -42,17 +43,31 @@ study: install  ## what does pruning once buy? Every variant on every task, over
 patterns: install  ## what do zeros in blocks cost, and what do they buy? The same, for every pattern, sparsity and task
 	$(BIN)/python -m flows.compress --pipeline patterns $(ARGS)
 
-check: install  ## format, lint, types, unit and property tests
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+check: lint types  ## format, lint, types, unit and property tests
 	$(BIN)/pytest --numprocesses 2 tests/unit tests/property
 
-test: check  ## everything that CI runs: check, integration, end-to-end and kernel tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/e2e tests/integration tests/kernels
+# --jobs 2: the types beside the tests.
+test: lint types suite  ## everything that CI runs: check, integration, end-to-end and kernel tests
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+# One start for all of them, the files that take longest first: see LONG in tests/conftest.py.
+suite: install
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
 
 fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)
+
+# pip-audit is installed apart, because what it needs is no part of what it audits. Without a network the program says so.
+audit: install  ## known vulnerabilities of the exact versions; without a network: ADVISORIES=FOLDER, a copy of a database
+	@test -x .venv/audit/bin/pip-audit || test -n "$(ADVISORIES)" || { $(PYTHON) -m venv .venv/audit && \
+		.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; } || true
+	$(BIN)/python -m tests.audit $(if $(ADVISORIES),--advisories '$(subst ','\'',$(ADVISORIES))')
 
 docs: install  ## write what commands print into README.md and docs/
 	$(BIN)/python -m docs.write

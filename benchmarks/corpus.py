@@ -1,7 +1,8 @@
 """Corpus preparation against the tokenizer alone: characters a second of `write_corpus` and of `encode_batch`.
 
 Both read the same texts, each once: a repeated one would cost write_corpus nothing. They run on all cores, and on one
-core with RAYON_NUM_THREADS=1. `write_corpus` also finds duplicates, keeps test texts out, packs and writes.
+core with RAYON_NUM_THREADS=1. `write_corpus` also finds duplicates, keeps test texts out, packs and writes,
+and keeps its shards for a run that is killed.
 """
 
 import json
@@ -16,7 +17,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.measuring import arguments, bar, in_turn, publish, ratio
-from pruneonce.language import corpus
+from pipeline.kept import Kept
+from pruneonce.language import preparation
 from pruneonce.models import checkpoint
 from pruneonce.sources import tables
 
@@ -65,7 +67,8 @@ def measure(documents: list[str], tokenizer: PreTrainedTokenizerBase, rounds: in
         settings = {"block_tokens": 128, "held_out_ratio": 0.02, "max_tokens": None, "exclude": (), "seed": 1}
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            corpus.write_corpus(lambda: documents, tokenizer, Path(folder), **settings)  # type: ignore[arg-type]
+            keep = Kept(Path(folder, "scratch"))
+            preparation.write_corpus(documents, tokenizer, Path(folder), keep=keep, **settings)  # type: ignore[arg-type]
             return size / (time.perf_counter() - began)
 
     return in_turn({"write_corpus": ours, "encode_batch alone": alone}, rounds)

@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -26,13 +25,13 @@ from prefect.context import TaskRunContext
 
 from flows import keeping, stopping, trouble
 from flows.trouble import StageFailed
-from pipeline import processes
+from pipeline import endings, processes
 from pipeline.lineage import why
 from pipeline.stopping import RAN
 from pipeline.tracking.lock import command, project, short
 from pruneonce.errors import PruneOnceError, plain
 
-STOP_SECONDS = 15.0  # a stage has this long to end by itself after Ctrl-C, and again after SIGTERM
+HEAR_SECONDS = 2.0  # after Ctrl-C: who does not end within this may not have heard it, and gets SIGTERM
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,16 @@ class Outcome:
     seconds: float
 
 
-@task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=trouble.may_start_again,
+    retry_delay_seconds=trouble.RETRY_SECONDS,
+)
 def repro(stage: str) -> Outcome:
     """Bring `stage` up to date; its dependencies must already be. Raises StageFailed if its command fails, or DVC keeps less
-    than it recorded."""
+    than it recorded; StageEnded if the system ended it, for which it may have `retries` (with_options)."""
     began, home = time.monotonic(), str(project(stage))
     with trouble.plainly(f"DVC to bring {stage} up to date"), tempfile.TemporaryDirectory() as folder:
         with Repo(home) as repo:
@@ -73,7 +78,8 @@ def repro(stage: str) -> Outcome:
 
 def _run(stage: str, mark: Path) -> None:
     """Let DVC run the stage. mark: a file that exists afterwards if the stage did its work. Raises StageFailed."""
-    os.environ[RAN] = str(mark)
+    notes = mark.with_name("notes")
+    os.environ |= {RAN: str(mark), endings.NOTES: str(notes)}
     try:
         _reproduce(stage)
     except KeyboardInterrupt:
@@ -90,11 +96,13 @@ def _run(stage: str, mark: Path) -> None:
                 f"expected DVC to record {stage}, which ran to its end, found: {trouble.messages(cause)}. Its outs are "
                 f"in the workspace. Correct that, then {commit}, and run again; else it is computed again."
             ) from None
+        if how := endings.by_system(trouble.status(cause), notes.read_text() if notes.exists() else ""):
+            raise trouble.ended(stage, how) from None
         raise StageFailed(f"{stage} failed ({cause}). Its own output is above; finished stages are kept.") from None
     except DvcException as error:
         raise StageFailed(f"DVC could not run {stage}: {error}. Finished stages are kept.") from None
     finally:
-        del os.environ[RAN]
+        del os.environ[RAN], os.environ[endings.NOTES]
 
 
 def _reproduce(stage: str) -> None:
@@ -159,18 +167,20 @@ def _hear_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _end_children() -> Iterator[None]:
-    """If the flow is stopped, end the processes that were started inside, but not Prefect's server."""
-    own = psutil.Process()
+    """If the stage fails or the flow is stopped, end the processes that were started inside, but not Prefect's server.
+
+    Those that lost their parent are found by what the flow set in their environment.
+    """
+    own, notes = psutil.Process(), os.environ.get(endings.NOTES, "")
     before = set(own.children(recursive=True))
     try:
         yield
     except BaseException as error:
         started = set(own.children(recursive=True)) - before
-        if isinstance(error, KeyboardInterrupt):  # it reached them as well
-            _, started = psutil.wait_procs(started, timeout=STOP_SECONDS)
-            if started:
-                print(f"\nThe stage did not end within {STOP_SECONDS:.0f} s of Ctrl-C; it is being ended.", file=sys.stderr)
-        processes.end(started, seconds=STOP_SECONDS)
+        started |= processes.marked(endings.NOTES, notes) if notes else set()
+        if isinstance(error, KeyboardInterrupt):  # it reached them as well, unless it was sent to the flow alone
+            _, started = psutil.wait_procs(started, timeout=HEAR_SECONDS)
+        processes.end(started, seconds=processes.CLOSING_SECONDS)
         raise
 
 
@@ -191,10 +201,12 @@ def _filter_prefect(lines: Callable[[logging.LogRecord], bool]) -> None:
 
 
 def _without_success(record: logging.LogRecord) -> bool:
-    """A log filter: drops the lines on success, and the tracebacks of our errors."""
+    """A log filter: drops the lines on success and on a try that follows, and the tracebacks of our errors."""
     if _is_ours(record):
         record.exc_info = None
-    return not record.getMessage().startswith("Finished in state Completed")
+    said = record.getMessage()
+    follows = said.startswith("Task run failed with ") and " - Retry " in said
+    return not (said.startswith("Finished in state Completed") or follows)
 
 
 def _without_failure(record: logging.LogRecord) -> bool:

@@ -4,16 +4,22 @@ import os
 import re
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 from dvc.exceptions import DvcException, NotDvcRepoError
-from dvc.lock import LockError
+from dvc.lock import FAILED_TO_LOCK_MESSAGE, LockError
 from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError
+from dvc.stage.exceptions import StageCmdFailedError
 from dvc_objects.errors import ObjectFormatError
+from prefect import get_run_logger
 from prefect.client.orchestration import get_client
+from prefect.context import TaskRunContext
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from scmrepo.exceptions import SCMError
 from sqlalchemy.engine import make_url
@@ -23,12 +29,46 @@ from pruneonce.errors import AlreadyRunning, PipelineError, PruneOnceError, disk
 
 ANSWER_SECONDS = 5.0  # within which a server of Prefect's says that it is there
 NO_SERVER = ("ephemeral Prefect API server", "Unable to find an available port", "Failed to reach API at")
+RETRY_SECONDS = 5.0  # before a stage starts again: a disk that was lost may be back, other programs' memory free
 BASE_SECONDS = 1.0  # for another process that holds Prefect's database
 FILES = ("params.yaml", *(str(folder / name) for folder in FOLDERS for name in ("dvc.yaml", "dvc.lock")))
 
 
 class StageFailed(PruneOnceError):
     """A stage failed. Its own output is above."""
+
+
+class StageEnded(StageFailed):
+    """The system ended a stage. Nothing says that it would fail again."""
+
+
+def may_start_again(task: Any, run: Any, state: Any) -> bool:
+    """A condition of Prefect's for another try of a stage."""
+    return isinstance(state.data, StageEnded)
+
+
+def status(error: BaseException) -> int:
+    """The exit status of a stage's shell, which DVC tells in its message alone; 0 for another error of DVC's."""
+    found = re.search(r", exited with (-?\d+)$", str(error)) if isinstance(error, StageCmdFailedError) else None
+    return int(found[1]) if found else 0
+
+
+def ended(stage: str, how: str) -> StageEnded:
+    """The error of a stage that the system ended. If Prefect starts it again, a line of the log says so."""
+    context = TaskRunContext.get()
+    tried, tries = (context.task_run.run_count, context.task.retries + 1) if context else (1, 1)
+    found = f"{stage} was ended by the system: {how}."
+    if tried < tries:
+        again = (
+            f"It starts again in {RETRY_SECONDS:.0f} s, and goes on from its last checkpoint: try {tried + 1} of {tries}."
+        )
+        get_run_logger().warning("%s %s", found, again)
+        return StageEnded(found)
+    times = "once" if tried == 1 else f"{tried} times, and it was ended each time"
+    return StageEnded(
+        f"{found} It was tried {times}. Its checkpoints and all finished stages are kept. See what ended it (dmesg says "
+        "whether memory ran out), and run again to go on."
+    )
 
 
 @contextmanager
@@ -43,7 +83,24 @@ def plainly(goal: str) -> Iterator[None]:
 
 
 def busy(error: LockError) -> AlreadyRunning:
-    return AlreadyRunning(f"expected no command of DVC at work in this folder, found: {messages(error)}")
+    """DVC names who uses a path; who holds its lock stands in that file, which the kernel frees when the process ends."""
+    found = messages(error)
+    if found == FAILED_TO_LOCK_MESSAGE.rstrip("."):
+        found = f"one that holds .dvc/tmp/lock{_holders()}. Wait for it, and run again"
+    return AlreadyRunning(f"expected no command of DVC at work in this folder, found: {found}")
+
+
+def _holders() -> str:
+    """The processes that the locks of DVC name."""
+    named = ""
+    for folder in FOLDERS:
+        with suppress(OSError, ValueError, psutil.Error):
+            process = psutil.Process(int((folder / ".dvc/tmp/lock").read_text()))
+            if process.pid == os.getpid():
+                continue
+            since = time.strftime("%H:%M:%S", time.localtime(process.create_time()))
+            named += f", process {process.pid} since {since}: {' '.join(process.cmdline())[:120]}"
+    return named
 
 
 def messages(error: BaseException) -> str:

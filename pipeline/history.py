@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.checkpoints import Checkpoints, Nothing, any_in
+from pipeline.stopping import Stop
+from pruneonce.files import sync
+
 HISTORY_EVERY_STEPS = 5
 
 
@@ -22,6 +26,8 @@ class Log:
     scratch: Path
     track: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
+    checkpoint_seconds: float = 60.0  # between two saved states of a training; 0: one after every step
+    stop: Stop = field(default_factory=Stop)
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
         with contextlib.suppress(OSError):  # a full disk: `whole` is then False, and a resumed run begins at step 0
@@ -48,8 +54,20 @@ class Log:
     def whole(self) -> bool:
         """Whether no step is missing before the last one: only then can the run be resumed."""
         steps = {step for step, _ in self.steps()}
-        begun = any(self.scratch.glob("*.safetensors"))  # a saved training has taken some steps
+        begun = any_in(self.scratch)  # a saved training has taken some steps
         return steps == set(range(len(steps))) and bool(steps or not begun)
+
+    def checkpoints(self, name: str = "state") -> Checkpoints:
+        """The saved states of a training. The steps before a state are on the disk before it is. name: of the training."""
+        return self._states(
+            self.scratch, name, every_seconds=self.checkpoint_seconds, stop=self.stop, before_saving=self._sync
+        )
+
+    _states = Checkpoints
+
+    def _sync(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk: `whole` tells later
+            sync(self.file)
 
     def write_history(self, path: Path) -> None:
         """Every fifth step as CSV, one row a step, 6 significant digits."""
@@ -78,3 +96,5 @@ class Quiet(Log):
 
     def write_history(self, path: Path) -> None:
         pass
+
+    _states = Nothing

@@ -20,12 +20,13 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from pipeline import holder
 from pruneonce.errors import AlreadyRunning, PipelineError
 
 STAGE = "DVC_STAGE"  # DVC sets it for the command of a stage: the stage's name
 FLOW = "PRUNEONCE_FLOW"  # set for all processes that a flow starts: a mark of this flow
 LOOK_SECONDS = 1.0
-CLOSING_SECONDS = 45.0  # for a stage to end by itself after its parent has died
+CLOSING_SECONDS = 8.0  # after SIGTERM, for a stage to save at the end of its step and close its MLflow run
 SERVER_SECONDS = 5.0  # for Prefect's server to end by itself
 
 
@@ -33,16 +34,23 @@ SERVER_SECONDS = 5.0  # for Prefect's server to end by itself
 def alone(lock: Path, what: str) -> Iterator[None]:
     """Hold `lock` while the block runs. what: a name of the process, for the message.
 
-    Raises AlreadyRunning if another process holds it, PipelineError if it cannot be written.
+    Raises AlreadyRunning if another process holds it, PipelineError if it cannot be written. The kernel frees the lock of a
+    process that dies; a line says so.
     """
-    holder, held = lock.with_name(f"{lock.name}.pid"), FileLock(lock)
+    file, held = lock.with_name(f"{lock.name}.pid"), FileLock(lock)
     try:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             held.acquire(timeout=0)
-            holder.write_text(str(os.getpid()))
+            former = holder.read(file)
+            if former and former.lives():  # somebody removed the lock's file under it
+                held.release()
+                raise Timeout(str(lock))
+            if former:
+                print(f"\nThe {what} before did not end by itself: {former}. Its lock is free; this one goes on from there.")
+            holder.write(file)
         except Timeout:
-            raise AlreadyRunning(f"expected no other {what}, found one {_stopped(holder)}.") from None
+            raise AlreadyRunning(f"expected no other {what}, found one{holder.of(file)}") from None
         except OSError as error:
             raise PipelineError(
                 f"expected a folder {lock.parent} to write in, found: {error}. Make it one, and run again."
@@ -51,22 +59,17 @@ def alone(lock: Path, what: str) -> Iterator[None]:
     finally:
         if held.is_locked:
             with contextlib.suppress(OSError):  # the folder may be read-only by now; the lock ends with the process
-                holder.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
                 lock.unlink(missing_ok=True)  # before the release: filelock notices a removed file
             held.release()
 
 
-def _stopped(holder: Path) -> str:
-    """The process that holds a lock, and how to end it. holder: a file with its id, which may not be written yet."""
-    try:
-        pid = int(holder.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return "(process unknown). Wait for it"
-    return f"(process {pid}). Wait for it, or stop it with kill {pid}"
-
-
 def end_with_parent() -> None:
-    """End this process by SIGTERM soon after one of its parents dies. A stage that was started by hand watches none."""
+    """End this process by SIGTERM soon after one of its parents dies, or its terminal closes.
+
+    A stage that was started by hand watches no parent.
+    """
+    hear_hangup()
     if stage := os.environ.get(STAGE):
         threading.Thread(target=_follow, args=(_above(stage),), daemon=True).start()
 
@@ -111,8 +114,15 @@ def _there(process: psutil.Process) -> bool:
         return False
 
 
+def hear_hangup() -> None:
+    """Let a terminal that closes (SIGHUP) end this process as SIGTERM does. Under nohup it goes on."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
 def guard() -> None:
-    """Start the watcher that ends the processes of this flow after it, however it ends. Stages end by themselves."""
+    """Start the watcher that ends the processes of this flow after it, however it ends. A closed terminal ends it too."""
+    hear_hangup()
     mark = os.environ[FLOW] = uuid.uuid4().hex
     command = [sys.executable, "-m", "pipeline.processes", mark]
     quiet = subprocess.DEVNULL
@@ -127,11 +137,25 @@ def guard() -> None:
 
 
 def _end_marked(mark: str) -> None:
-    """Wait until the flow ends, which closes our standard input; then end the processes with its mark, but no stages."""
+    """Wait until the flow ends, which closes our standard input; then end the processes with its mark.
+
+    Stages see by themselves that their parent died. Those that do not get SIGKILL in the end.
+    """
     sys.stdin.buffer.read()
-    environments = {process: _environment(process) for process in psutil.process_iter() if process.pid != os.getpid()}
-    marked = [p for p, environment in environments.items() if environment.get(FLOW) == mark and STAGE not in environment]
-    end(marked, seconds=SERVER_SECONDS)
+    last = time.monotonic() + LOOK_SECONDS + CLOSING_SECONDS
+    found = marked(FLOW, mark)
+    stages = {process for process in found if STAGE in _environment(process)}
+    end(found - stages, seconds=SERVER_SECONDS)
+    _, deaf = psutil.wait_procs(stages, timeout=max(0.0, last - time.monotonic()))
+    for process in deaf:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def marked(name: str, value: str) -> set[psutil.Process]:
+    """The other processes that have a variable of this value in their environment."""
+    others = (process for process in psutil.process_iter() if process.pid != os.getpid())
+    return {process for process in others if _environment(process).get(name) == value}
 
 
 def end(processes: Iterable[psutil.Process], *, seconds: float) -> None:

@@ -20,22 +20,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from pipeline import integrity, processes
+from pipeline import endings, integrity, processes, scratch
 from pipeline.hashing import file_md5, hashes, known_md5
 from pipeline.history import Log, Quiet
 from pipeline.params.document import load
 from pipeline.params.section import Section
-from pipeline.stopping import RAN, stoppable
+from pipeline.stopping import RAN, Stop, stoppable
 from pipeline.tracking import lock
 from pipeline.tracking.lock import short
 from pipeline.tracking.open_run import flatten
 from pipeline.tracking.runs import stage_run
-from pruneonce.errors import ConfigError, DataError, PruneOnceError, disk_is_full
+from pruneonce.errors import ConfigError, DataError, PruneOnceError, disk_is_full, system_failed
 
 Dep = Annotated[Path, "dep"]  # a path the stage reads
 Given = Annotated[Path, "given"]  # a path that params.yaml names under this key; it is not part of a command
@@ -57,7 +57,6 @@ class Origin:
 
 
 KINDS = {"dep": Dep, "given": Given, "out": Out, "record": Record, "item": Item}
-SCRATCH = Path(".pruneonce/scratch")  # checkpoints of unfinished runs; ignored by git, safe to delete
 LAUNCHED = "PRUNEONCE_LAUNCHED"  # set for the processes that the launcher starts
 
 
@@ -104,8 +103,12 @@ def _become(launcher: Sequence[str], command: Sequence[str]) -> None:
         ) from None
 
 
+@endings.noted()
 def main(run: Callable[..., Metrics]) -> None:
-    """Run a stage from the command line; exit 0, 1 for an error with a message, 130 for Ctrl-C."""
+    """Run a stage from the command line.
+
+    Exit codes: 0; 1 for an error with a message; 75 if memory or a disk was lost; 130 for Ctrl-C, 143 for SIGTERM.
+    """
     stage = Path(inspect.getfile(run)).stem
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     processes.end_with_parent()
@@ -117,9 +120,13 @@ def main(run: Callable[..., Metrics]) -> None:
         print(f"\n{stage}: stopped by Ctrl-C. Finished stages are kept; run again to go on.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not disk_is_full(error):
+        if disk_is_full(error):
+            sys.exit(f"\n{stage}: the disk is full ({error}). Finished stages are kept; free some space and run again.")
+        if not system_failed(error):
             raise
-        sys.exit(f"\n{stage}: the disk is full ({error}). Finished stages are kept; free some space and run again.")
+        kept = "Finished stages and saved states are kept; run again to go on."
+        print(f"\n{stage}: the system failed under it ({error or type(error).__name__}). {kept}", file=sys.stderr)
+        sys.exit(endings.TEMPORARY)
 
 
 def _main(run: Callable[..., Metrics], stage: str) -> None:
@@ -138,27 +145,31 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
             raise DataError(f"expected {path}, found none. Get it with: dvc repro {name}")
     deps = _checked([args[n] for n in reads if args[n].exists()])  # of a missing `Given` path the stage says what is wrong
     code = {str(path): file_md5(path) for path in lock.code(name) if path.exists()}
-    scratch = SCRATCH / f"{name}-{_key(flat, deps | code)}"
+    own = scratch.of(name, flat, deps | code)
     origin = Origin(deps, digest(flat))
     report = args.pop("metrics")
     made = [args[n] for n in (*names["out"], *names["record"])]
 
     def work(log: Log, **elsewhere: Path) -> Metrics:
-        with stoppable():
+        with stoppable(log.stop):
             given = dict.fromkeys(names["log"], log) | dict.fromkeys(names["origin"], origin)
             return run(**{**args, **elsewhere}, **sections, **given)
 
+    stop, seconds = Stop(), loaded.machine.checkpoint_seconds
     if os.environ.get("RANK", "0") != "0":  # torchrun and accelerate number the processes of a launch
-        with tempfile.TemporaryDirectory() as folder:
-            work(Quiet(scratch), **{n: Path(folder) / n for n in (*names["out"], *names["record"])})
+        with tempfile.TemporaryDirectory() as folder, _quiet_if_stopped(stop):
+            work(
+                Quiet(own, checkpoint_seconds=seconds, stop=stop),
+                **{n: Path(folder) / n for n in (*names["out"], *names["record"])},
+            )
         return
     for path in (report, *made):
         path.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    with processes.alone(scratch.with_name(f"{scratch.name}.lock"), f"process that computes {name}"):
-        _discard_damaged(scratch, name)
-        with stage_run(name, flat, deps, code=code, source=_source(run), scratch=scratch) as tracked:
-            log = Log(scratch, tracked.log_step)
+    with processes.alone(scratch.lock_of(own), f"process that computes {name}"):
+        _tidy(own, name, days=loaded.machine.keep_scratch_days)
+        with stage_run(name, flat, deps, code=code, source=_source(run), scratch=own) as tracked:
+            log = Log(own, tracked.log_step, checkpoint_seconds=seconds, stop=stop)
             tracked.catch_up(log.steps())
             metrics = work(log)
             tracked.log_scores(name, metrics)
@@ -168,13 +179,27 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
         if ran := os.environ.get(RAN):
             with contextlib.suppress(OSError):  # the outs stand without it
                 Path(ran).touch()
-        shutil.rmtree(scratch, ignore_errors=True)  # last: a failure before this line can be resumed
+        shutil.rmtree(own, ignore_errors=True)  # last: a failure before this line can be resumed
 
 
-def _discard_damaged(scratch: Path, name: str) -> None:
-    if not Log(scratch).whole():
-        print(f"\nWhat an interrupted run of {name} left in {scratch} is damaged. It is discarded: from step 0 again.")
-        shutil.rmtree(scratch)
+def _tidy(own: Path, name: str, *, days: float) -> None:
+    """Discard what an interrupted run has left if it is damaged, and what others have left if it is old."""
+    if not Log(own).whole():
+        print(f"\nWhat an interrupted run of {name} left in {own} is damaged. It is discarded: from step 0 again.")
+        shutil.rmtree(own)
+    for folder in scratch.remove_old(days, except_for=own):
+        print(f"Removed {folder}: an unfinished stage left it, and nobody wrote to it for {days:g} days.", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _quiet_if_stopped(stop: Stop) -> Iterator[None]:
+    """The first process of a launch has left, and this one cannot go on: no error of its own."""
+    try:
+        yield
+    except Exception:
+        if not stop.asked:
+            raise
+        sys.exit(143)
 
 
 def _checked(paths: Sequence[Path]) -> dict[str, str]:
@@ -212,9 +237,3 @@ def _arguments(run: Callable[..., Metrics], names: Mapping[str, list[str]]) -> d
 def digest(flat: Mapping[str, Any]) -> str:
     """sha256 of parameters, dotted key -> value: of their JSON with sorted keys."""
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
-
-
-def _key(flat: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """A digest of all that determines a stage: parameters, data and code, processes. It names the scratch folder."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    return hashlib.sha256(repr((sorted(flat.items()), sorted(inputs.items()), processes)).encode()).hexdigest()[:16]

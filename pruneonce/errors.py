@@ -55,6 +55,16 @@ def disk_is_full(error: BaseException | None) -> bool:
     return getattr(error, "errno", None) in full or (written is not None and int(written[1]) in full)
 
 
+def system_failed(error: BaseException | None) -> bool:
+    """Return whether the system failed under a computation that may be right: no memory left, a disk that went away.
+
+    PyTorch has no class of its own for a lack of main memory. A GPU that is too small is not counted: it stays so.
+    """
+    lost = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EREMOTEIO)
+    no_memory = isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return no_memory or (isinstance(error, OSError) and error.errno in lost)
+
+
 class PruneOnceError(Exception):
     """Base of all: caught once, at the top of a stage or a flow, and shown without a traceback, as one `plain` line."""
 

@@ -7,19 +7,24 @@ writes  answers    what every variant answers to each row of the test split
         latency    median and percentiles at batch 1, time by operator, memory, and the machine; these differ between runs
 
 The variant int8_sparse is the int8 file on the sparse kernels. It is left out where their library is missing.
+After a kill, the answers and the scores of finished variants are not computed again. Latencies are: to compare, they are
+measured in turns, within one process.
 """
 
 import json
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pipeline import machine
 from pipeline.hashing import file_md5
+from pipeline.history import Log
+from pipeline.kept import Kept
 from pipeline.params.sections import Common, Evaluate
 from pipeline.stage import Dep, Item, Metrics, Out, Record, main
 from pruneonce.answers import compared
-from pruneonce.deployment import execution, inspect, measurements, memory, packing, parity, runtime
+from pruneonce.deployment import answer_files, execution, inspect, measurements, memory, packing, parity, runtime
 from pruneonce.models import checkpoint
 from pruneonce.tasks import kinds, scores
 from pruneonce.tasks.batches import evaluation_batches, in_split_order, latency_batch
@@ -38,6 +43,7 @@ def run(
     *,
     common: Common,
     evaluate: Evaluate,
+    log: Log,
 ) -> Metrics:
     p, kind, tokenizer = evaluate, kinds.load(splits), checkpoint.load_tokenizer(tokenizer_folder)
     variants = {"dense": (dense_onnx, "stock"), "sparse": (sparse_onnx, "stock"), "int8": (int8_onnx, "stock")}
@@ -50,14 +56,20 @@ def run(
     sessions = {variant: load[variant]() for variant in variants}
     tests = {path.stem: read_split(path) for path in sorted(splits.glob("test*.arrow"))}
     batches = {name: list(evaluation_batches(tests[name], kind, tokenizer, batch_size=p.batch_size)) for name in tests}
+    kept = Kept(log.scratch, file_md5(execution.LIBRARY) if execution.LIBRARY.exists() else None)
 
     def answer(variant: str, test: str) -> list[measurements.Answer]:
-        label = f"evaluate {item} {variant} {test}"
-        return list(measurements.answers(sessions[variant], batches[test], name=label))
+        running = measurements.answers(sessions[variant], batches[test], name=f"evaluate {item} {variant} {test}")
+        path = kept(f"{variant}-{test}.safetensors", partial(answer_files.write_logits, running))
+        return list(zip(batches[test], answer_files.read_logits(path), strict=True))
 
-    def score(test: str, answered: list[measurements.Answer]) -> Metrics:
-        total, scorers = kind.scorers(tests[test], in_split_order(answered))
-        return scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
+    def score(variant: str, test: str, answered: list[measurements.Answer]) -> Metrics:
+        def write(path: Path) -> None:
+            total, scorers = kind.scorers(tests[test], in_split_order(answered))
+            found = scores.summary(scorers, kind.metric, total, resamples=p.resamples, seed=common.seed)
+            path.write_text(json.dumps(found))
+
+        return json.loads(kept(f"{variant}-{test}.json", write).read_text())
 
     answered = {variant: answer(variant, "test") for variant in variants}
     logits = {variant: in_split_order(batches) for variant, batches in answered.items()}
@@ -68,8 +80,8 @@ def run(
     more = [name for name in tests if name != "test"]
     metrics = {
         variant: {
-            **score("test", answered[variant]),
-            "more_tests": {name.removeprefix("test-"): score(name, answer(variant, name)) for name in more},
+            **score(variant, "test", answered[variant]),
+            "more_tests": {name.removeprefix("test-"): score(variant, name, answer(variant, name)) for name in more},
             "file_bytes": path.stat().st_size,
             "packed_bytes": packing.packed_bytes(path),
             **inspect.sparsity(path),

@@ -46,7 +46,7 @@ def run(
         steps=batches.steps(p.epochs),
         log=log,
         name=f"finetune {item}",
-        checkpoint=log.scratch / "state.safetensors",
+        checkpoints=log.checkpoints(),
     )
     zeros = masks.bake(student)
     masks.check_pattern(pattern, zeros)

@@ -50,7 +50,7 @@ def run(
         seed=common.seed,
         log=log,
         name="prepare_teacher",
-        checkpoint=log.scratch / "state.safetensors",
+        checkpoints=log.checkpoints(),
     )
     checkpoint.save(teacher, tokenizer, model_folder)
     log.write_history(history)

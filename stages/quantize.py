@@ -57,7 +57,7 @@ def run(
         ),
         log=log,
         name=f"quantize {item}",
-        checkpoint=log.scratch / "state.safetensors",
+        checkpoints=log.checkpoints(),
     )
     quantization.freeze(student)
     score = task.score(student, "validation")

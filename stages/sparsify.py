@@ -50,7 +50,7 @@ def run(
         before_step=pruning.before_step,
         log=log,
         name="sparsify",
-        checkpoint=log.scratch / "state.safetensors",
+        checkpoints=log.checkpoints(),
     )
     pattern = pruning.finish()
     student.config.pruned = list(pattern)  # the layers whose zeros all further stages lock

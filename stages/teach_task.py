@@ -42,7 +42,7 @@ def run(
         steps=batches.steps(p.epochs),
         log=log,
         name=f"teach_task {item}",
-        checkpoint=log.scratch / "state.safetensors",
+        checkpoints=log.checkpoints(),
     )
     checkpoint.save(teacher, task.tokenizer, model_folder)
     log.write_history(history)

@@ -98,7 +98,7 @@ class Trials:
         task.fit(student, batches, loss, recipe=p, steps=steps, **options)
         masks.check_pattern(zeros, gradual.finish())
         finished.finish(folder, partial(checkpoint.save, student, task.tokenizer))
-        options["checkpoint"].unlink(missing_ok=True)
+        options["checkpoints"].remove()
         return folder
 
     def int8_score(self, folder: Path, pruned: list[str], p: Quantize, *, seed: int) -> float:
@@ -118,7 +118,7 @@ class Trials:
         quantization.freeze(student)
         score = task.score(student, "test")
         finished.finish(file, lambda part: part.write_text(json.dumps(score)))
-        options["checkpoint"].unlink(missing_ok=True)
+        options["checkpoints"].remove()
         return score
 
     def _options(self, name: str) -> dict[str, Any]:
@@ -126,5 +126,5 @@ class Trials:
         return {
             "log": lambda step, metrics: self.log(step, {f"{name}/{key}": value for key, value in metrics.items()}),
             "name": f"{self.name} {name}",
-            "checkpoint": self.log.scratch / f"{name}.safetensors",
+            "checkpoints": self.log.checkpoints(name),
         }

@@ -3,8 +3,12 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test reaches for the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is: pytest's workers fill the cores, and threads would wait
 
+import contextlib
+import gc
 import shutil
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from filelock import FileLock
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
@@ -34,6 +39,72 @@ settings.load_profile("laws")
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests/tiny"
 PRUNABLE = r"^encoder\."
+# What takes minutes begins first: a worker that is left with it at the end would keep the other ones waiting.
+LONG = (
+    "e2e/test_compress",
+    "e2e/test_workers",
+    "e2e",
+    "integration/test_architectures",
+    "integration/test_kinds",
+    "integration/test_packaging",
+    "kernels/test_sanitized",
+    "integration",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of LONG first, in its order. All else keeps its place."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return next((number for number, long in enumerate(LONG) if name.startswith(long)), len(LONG))
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freeze() -> None:
+    """Take what is there, modules above all, out of garbage collection: Accelerate asks for a whole one in each training."""
+    gc.collect()
+    gc.freeze()
+
+
+def made_once(name: str, make: Callable[[Path], object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest read: the first one that asks for it fills it, the other ones wait.
+
+    make: fills the folder it is given. Nobody writes there afterwards: what is to be changed is copied.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not (done := folder.with_suffix(".done")).exists():
+            folder.mkdir()  # it is there where a maker failed: this worker fails as well, and does not wait as long
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs, for `copy_store`: creating one takes seconds."""
+    from pipeline.tracking import store  # imports MLflow, which takes seconds too
+
+    def create(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+            store.connect()
+
+    return made_once("empty-store", create, tmp_path_factory) / "mlflow.db"
+
+
+def copy_store(store: Path, folder: Path) -> str:
+    """Copy a store as mlflow.db of the folder, its artifacts beside it. Returns its address."""
+    shutil.copy(store, folder / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as base, base:
+        moved = "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)"
+        base.execute(moved, (f"{store.parent}/mlruns", f"{folder}/mlruns"))
+    return f"sqlite:///{folder}/mlflow.db"
 
 
 def copy_project(folder: Path) -> Path:
@@ -205,10 +276,12 @@ def quantized_classifier(sparsity: float = 0.8):
     return model
 
 
-def _exported(model, weights, pattern, path: Path) -> Exported:
-    export.to_onnx(model, path)
-    name_weights(path, weights)
-    return Exported(path, model, weights, pattern)
+def _exported(name: str, model, weights, pattern, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    def make(folder: Path) -> None:
+        export.to_onnx(model, folder / "model.onnx")
+        name_weights(folder / "model.onnx", weights)
+
+    return Exported(made_once(name, make, tmp_path_factory) / "model.onnx", model, weights, pattern)
 
 
 @pytest.fixture(scope="session")
@@ -217,7 +290,7 @@ def dense_onnx(tmp_path_factory) -> Exported:
     model = random_classifier()
     weights = {name: m.weight.detach().numpy() for name, m in masks.prunable(model, PRUNABLE).items()}
     pattern = {name: w == 0 for name, w in weights.items()}
-    return _exported(model, weights, pattern, tmp_path_factory.mktemp("dense") / "model.onnx")
+    return _exported("dense", model, weights, pattern, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -226,7 +299,7 @@ def int8_onnx(tmp_path_factory) -> Exported:
     model = quantized_classifier(0.8)
     pattern = {name: ~m.mask.numpy() for name, m in quantization.quantized_linears(model).items()}
     weights = {name: m.weight.numpy().T for name, m in quantization.to_int8(model).items()}
-    return _exported(model, weights, pattern, tmp_path_factory.mktemp("int8") / "model.onnx")
+    return _exported("int8", model, weights, pattern, tmp_path_factory)
 
 
 @pytest.fixture(params=["dense", "int8"])

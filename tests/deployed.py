@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pipeline.tracking import address, champions, committed, lock, registry, ver
 from pipeline.tracking.open_run import md5_tags
 from pipeline.tracking.store import EXPERIMENT
 from tests.answers import GATES, write
+from tests.conftest import copy_store
 
 ROOT = Path(__file__).parents[1]
 TASK = "topic"
@@ -49,7 +49,7 @@ class Project:
         commit("a project")
         self.tracked = store is not None
         if store is not None:
-            shutil.copy(store, "mlflow.db")
+            copy_store(store, Path.cwd())
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd()}/mlflow.db")
         for name in (stopping.RAN, stopping.PARENT, committed.EXPERIMENT):
             monkeypatch.delenv(name, raising=False)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 
+from pipeline import scratch
 from pruneonce.doctor.findings import NOTE, OK, PROBLEM, Finding
 
 RUN = Path(".pruneonce/run.lock")
 DVC, DVC_PATHS = Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock")
 TRACKING = Path("mlflow.db.lock")
-SCRATCH = Path(".pruneonce/scratch")
 HELD = {RUN: "a run of this folder is going", DVC: "DVC is at work", TRACKING: "MLflow's database is being made"}
 
 
@@ -89,12 +89,12 @@ def _is_dvc(pid: int) -> bool:
 
 def leftovers() -> Iterator[Finding]:
     """What runs that did not end have saved, to continue from, and what MLflow's database was to become."""
-    kept = [path for path in sorted(SCRATCH.glob("*")) if path.is_dir()] if SCRATCH.is_dir() else []
+    kept = [path for path in sorted(scratch.root().glob("*")) if path.is_dir()]
     if kept:
         stages = sorted({path.name.rpartition("-")[0] for path in kept})
         size = sum(file.stat().st_size for path in kept for file in path.rglob("*") if file.is_file())
-        advice = f"They continue when they run again. To start from step 0: rm -r {SCRATCH}"
-        yield Finding("unfinished", NOTE, f"{', '.join(stages)}: {size / 1e6:,.0f} MB in {SCRATCH}", advice)
+        advice = f"They continue when they run again. To start from step 0: rm -r {scratch.root()}"
+        yield Finding("unfinished", NOTE, f"{', '.join(stages)}: {size / 1e6:,.0f} MB in {scratch.root()}", advice)
     part = TRACKING.with_suffix(".part")
     if part.exists() and _inode(TRACKING) not in holder_of():
         yield Finding("unfinished", OK, f"{part} is of a process that was killed: the next run replaces it")

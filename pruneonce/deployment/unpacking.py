@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pruneonce.deployment import external
 from pruneonce.deployment.packing import DENSE, END, LENGTH, MAGIC, SPARSE, VERSION
 from pruneonce.deployment.protobuf import LIMIT
 from pruneonce.deployment.safe_files import check_file, open_file, write_whole
@@ -43,9 +44,18 @@ def read(source: Path) -> bytes:
 
 
 def model(source: Path) -> Path | bytes:
-    """What ONNX Runtime can read: the file itself if it ends in .onnx, else what is packed in it. Raises PackError."""
+    """What ONNX Runtime can read: the file itself if it ends in .onnx, else what is packed in it.
+
+    Raises PackError, also for a model that keeps weights outside of its folder.
+    """
     check_file(source)
-    return source if source.suffix == ".onnx" else read(source)
+    if source.suffix != ".onnx":
+        found = read(source)
+        external.check(io.BytesIO(found), None, source)
+        return found
+    with open_file(source) as file:
+        external.check(file, source.parent, source)
+    return source
 
 
 def unpacked(file: BinaryIO) -> Iterator[bytes]:

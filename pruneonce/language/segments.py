@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pruneonce.errors import DataError
-from pruneonce.language.corpus import write_rows
+from pruneonce.language.blocks import write_rows
 
 NEXT, RANDOM = 0, 1  # `next_sentence_label` of transformers: 1 for a B that does not follow
 WINDOW = 500  # documents; B of a random pair is from the same window or the one before
@@ -109,7 +109,7 @@ def _begin(begins: Sequence[int], low: int, high: int, draw: np.random.Generator
 
 def write_pairs(
     path: Path,
-    documents: Iterable[list[int]],
+    documents: Iterable[np.ndarray],
     tokenizer,
     *,
     block_tokens: int,
@@ -124,7 +124,8 @@ def write_pairs(
     """
     marks = {"first": tokenizer.cls_token_id, "last": tokenizer.sep_token_id, "pad": tokenizer.pad_token_id}
     counts = Counter(blocks=0, tokens=0, next_pairs=0, left_over_tokens=0)
-    by_document = pairs(documents, room=block_tokens - 3, short_ratio=short_ratio, ends=sentence_ends(tokenizer), seed=seed)
+    lists, ends = (tokens.tolist() for tokens in documents), sentence_ends(tokenizer)
+    by_document = pairs(lists, room=block_tokens - 3, short_ratio=short_ratio, ends=ends, seed=seed)
 
     def rows() -> Iterator[dict[str, Any]]:
         for tokens, its_pairs in by_document:

@@ -7,9 +7,10 @@ the bytes of one that was not.
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,16 @@ from pruneonce.errors import LossNotFinite
 from pruneonce.training.resume import State
 
 Log = Callable[[int, Mapping[str, float]], None]  # (step, metrics)
+
+
+class Checkpoints(Protocol):
+    """Where the states of a training are kept, and when one is saved. It changes no result."""
+
+    def newest_first(self) -> Sequence[Path]:
+        """The files of saved states; the first one that is whole is taken."""
+
+    def after_step(self, steps: int, save: Callable[[Path, int], bool]) -> None:
+        """Called between two steps, by every process. save: `State.save`. May raise, to end the training."""
 
 
 def adamw(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
@@ -46,10 +57,9 @@ def fit(
     before_step: Callable[[int], dict[str, float]] = lambda step: {},
     log: Log = lambda step, metrics: None,
     name: str = "train",
-    checkpoint: Path | None = None,
-    checkpoint_every_steps: int = 200,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Take `steps` optimizer steps on `model`, in place. Resumes from `checkpoint` if that file is there.
+    """Take `steps` optimizer steps on `model`, in place. Goes on from the newest of the `checkpoints`.
 
     batches: step -> the batch of that step, the same on every process. Each process computes a part of it.
     loss: (model, part of a batch) -> scalars by name. The one named "loss" is minimised, all are logged.
@@ -61,13 +71,13 @@ def fit(
     before_step: step -> numbers to log. A hook, e.g. one that prunes.
     log: called after every step with the step and its numbers.
     name: of the training, in the progress bar and in errors.
-    checkpoint: file of the state, written every `checkpoint_every_steps`. None: no state is written or read.
+    checkpoints: the saved states. None: no state is written or read.
     Raises LossNotFinite, before the optimizer is stepped, if the loss or the gradient norm is inf or nan.
     """
     say = cache(partial(tqdm.write, file=sys.stderr))  # prints the same line once
     optimizer = adamw(model, weight_decay)
     state = State(model, optimizer, engine, say)
-    start = state.resume(checkpoint, steps) if checkpoint else 0
+    start = state.resume(checkpoints.newest_first(), steps) if checkpoints else 0
     model, optimizer = engine.prepare(model, optimizer)
     model.train()
     progress = tqdm(total=steps, initial=start, desc=name, unit="step", mininterval=1.0, disable=not engine.is_main_process)
@@ -103,8 +113,8 @@ def fit(
             bar.set_postfix_str(f"{speed:,.0f} tokens/s, loss {parts['loss']:.3f}", refresh=False)
             bar.update()
             log(step, {**parts, "gradient_norm": norm, "learning_rate": rate, "tokens_per_second": speed, **extra})
-            if checkpoint and (step + 1) % checkpoint_every_steps == 0 and step + 1 < steps and engine.is_main_process:
-                state.save(checkpoint, step + 1)
+            if checkpoints and step + 1 < steps:
+                checkpoints.after_step(step + 1, state.save)
     engine.free_memory()
     model.eval()
 

@@ -1,17 +1,18 @@
 """The state of a training on the disk: written whole, checked, and put back all or not at all.
 
-A state that is damaged or of another training is discarded with a line, and the training begins at step 0.
+A state that is damaged or of another training is discarded with a line. Then the one before it is taken, or the training
+begins at step 0.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -43,8 +44,11 @@ class State:
             state |= {f"optimizer.{index}.{kind}": torch.as_tensor(moment) for kind, moment in moments.items()}
         return state
 
-    def save(self, path: Path, step: int) -> None:
-        """Write the state of `step` steps, whole or not at all. A full disk is told, and the training goes on."""
+    def save(self, path: Path, step: int) -> bool:
+        """Write the state of `step` steps, whole or not at all; returns whether it was written.
+
+        A full disk is told, and the training goes on.
+        """
         part = path.with_suffix(".part")
         tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in self.tensors().items()}
         tensors["step"] = torch.tensor(step)
@@ -54,20 +58,25 @@ class State:
             sync(part)
             part.replace(path)
             sync(path.parent)
+            return True
         except (OSError, SafetensorError) as error:
-            self.say(plain(f"expected room to save the state in {path}, found {error}. The training goes on."))
+            self.say(plain(f"expected room to save a state in {path.parent}, found {error}. The training goes on."))
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+            return False
 
-    def resume(self, path: Path, steps: int) -> int:
-        """Put the saved state back, in place, all of it or nothing. Returns the step to go on from.
+    def resume(self, paths: Sequence[Path], steps: int) -> int:
+        """Put the first of these saved states that is whole back, in place, all of it or nothing.
 
-        steps: of the whole training. Raises DataError if the disk does not let the file be read.
+        steps: of the whole training. Returns the step to go on from. Raises DataError if the disk does not let a file be
+        read. The first process chooses the file; if another process cannot read that one, all begin at step 0.
         """
-        saved = self._saved(path, steps)
-        step = int(saved["step"]) if saved else 0
-        steps_read = gather_object([step])  # processes on other machines may have another file
-        if not saved or any(other != step for other in steps_read):
+        saved, path = self._first_whole(paths, steps) if self.engine.is_main_process else ({}, None)
+        (path,) = broadcast_object_list([path])
+        if path and not self.engine.is_main_process:
+            with suppress(Exception):  # on another machine, the file may be missing
+                saved = self._read(path, steps)
+        if not all(gather_object([bool(saved)])):
             return 0
         with torch.no_grad():
             for name, tensor in self.tensors().items():
@@ -79,26 +88,34 @@ class State:
                 moments.setdefault(int(index), {})[kind] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        return step
+        return int(saved["step"])
 
-    def _saved(self, path: Path, steps: int) -> dict[str, Tensor]:
-        """Return the saved state; empty if there is none, or if it was discarded."""
-        try:
-            return self._read(path, steps)
-        except FileNotFoundError:
-            return {}
-        except (OSError, MemoryError) as error:  # these say nothing about the bytes of the file
-            raise DataError(
-                f"expected to read the saved state of this training, {path}, found {error or type(error).__name__}. Repair "
-                "that and run again; or remove the file, to begin at step 0."
-            ) from None
-        except Exception as error:  # a library may raise anything for a damaged file
-            if self.engine.is_main_process:
-                line = f"expected the state of this training in {path}, found {error}. It is discarded: from step 0 again."
-                self.say(plain(line))
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-            return {}
+    def _first_whole(self, paths: Sequence[Path], steps: int) -> tuple[dict[str, Tensor], Path | None]:
+        """Return the first state that is whole, and its file; those before it are discarded. Empty if there is none."""
+        bad: dict[Path, object] = {}
+        saved, whole = {}, None
+        for path in paths:
+            try:
+                saved, whole = self._read(path, steps), path
+                break
+            except FileNotFoundError:
+                continue
+            except (OSError, MemoryError) as error:  # these say nothing about the bytes of the file
+                raise DataError(
+                    f"expected to read the saved state of this training, {path}, found {error or type(error).__name__}. "
+                    "Repair that and run again; or remove the file, to begin before it."
+                ) from None
+            except Exception as error:  # a library may raise anything for a damaged file
+                bad[path] = error
+        start = int(saved["step"]) if saved else 0
+        for path, damage in bad.items():
+            line = (
+                f"expected the state of this training in {path}, found {damage}. It is discarded: from step {start} again."
+            )
+            self.say(plain(line))
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        return saved, whole
 
     def _read(self, path: Path, steps: int) -> dict[str, Tensor]:
         """Return a saved state. Raises ValueError, or an error of the library, unless it is whole and of this training."""

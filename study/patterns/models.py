@@ -36,7 +36,7 @@ class Models(trials.Trials):
         linears = quantization.quantized_linears(student)  # baked, the student has plain linears again
         masks.check_pattern(pattern, masks.bake(student))
         finished.finish(path, partial(_save, student, task.tokenizer, linears))
-        options["checkpoint"].unlink(missing_ok=True)
+        options["checkpoints"].remove()
         return path
 
     def load_quantized(self, folder: Path) -> Any:

@@ -19,8 +19,8 @@ from mlflow import MlflowClient
 
 from pipeline import hashing
 from pipeline.tracking import lock
-from tests.conftest import ROOT, copy_project, wait_for
-from tests.e2e.conftest import environment, started
+from tests.conftest import ROOT, copy_project, copy_store, wait_for
+from tests.e2e.conftest import ALONE, CANARIES, environment, kept_in, prefect_server, started
 from tests.pages import IN_ORDER, blocks, inline, saved
 
 STAGES = 14  # three sources, and each of the eleven other stages once: tiny has one task
@@ -37,7 +37,7 @@ def prefect_home(copy: Path) -> Path:
 
 def run(command: list[str], cwd: Path, *, expect: int = 0) -> str:
     """Run a command in the copy and return all it printed."""
-    env = environment(cwd, prefect_home(cwd)) | {"COLUMNS": "150", "PAGER": "cat", "GIT_PAGER": "cat"}
+    env = environment(cwd, prefect_home(cwd)) | CANARIES | {"COLUMNS": "150", "PAGER": "cat", "GIT_PAGER": "cat"}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=1800)
     output = done.stdout + done.stderr
     assert done.returncode == expect, output[-6000:]
@@ -59,9 +59,11 @@ def copy(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(copy: Path) -> str:
-    """The output of the first run."""
-    return compress(copy, "--profile", "tiny")
+def first(copy: Path) -> Iterator[str]:
+    """The output of the first run, which starts a Prefect server of its own. Those after it find one: that takes seconds."""
+    output = compress(copy, "--profile", "tiny")
+    with prefect_server(prefect_home(copy)):
+        yield output
 
 
 def test_first_run_runs_everything_and_ends_with_the_table(copy: Path, first: str):
@@ -74,6 +76,13 @@ def test_first_run_runs_everything_and_ends_with_the_table(copy: Path, first: st
     for row in table[1:]:
         assert row["sparsity"] == pytest.approx(0.85, abs=0.01)
         assert f"{row['score']:.2%}" in first
+
+
+def test_no_secret_of_the_environment_is_shown_or_kept(copy: Path, first: str):
+    """In MLflow's and Prefect's databases, artifacts, dvc.lock, the report, the cards, the models."""
+    assert kept_in(first, copy, prefect_home(copy)) == []
+    assert {"mlflow.db", "dvc.lock", "report.html", "int8.onnx"} <= {path.name for path in copy.rglob("*")}
+    assert (prefect_home(copy) / "prefect.db").exists()
 
 
 def test_mlflow_holds_one_run_a_stage_under_one_parent(copy: Path, first: str):
@@ -202,6 +211,7 @@ def test_what_one_machine_pushed_another_one_has(copy: Path, first: str, tmp_pat
     remote, push, pull = re.findall(r"^(dvc .*)$", page, re.MULTILINE)
     remote = remote.replace("s3://BUCKET/dvc", str(tmp_path / "storage"))
     other = copy_project(tmp_path / "other")
+    prefect_home(other).symlink_to(prefect_home(copy))  # its server: of this machine, nothing is asked
     for name in run(["git", "ls-files", "--others", "--modified", "--exclude-standard"], copy).split():
         (other / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(copy / name, other / name)
@@ -246,8 +256,11 @@ def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_p
         (copy / inside).write_bytes(kept)
 
 
-def test_dvc_alone_gives_the_same_bytes_and_its_runs_are_registered(copy: Path, first: str, tmp_path: Path):
+def test_dvc_alone_gives_the_same_bytes_and_its_runs_are_registered(
+    copy: Path, first: str, tmp_path: Path, empty_store: Path
+):
     alone = copy_project(tmp_path)
+    copy_store(empty_store, alone)
     shutil.copy(alone / "profiles/tiny.yaml", alone / "params.yaml")
     run(["dvc", "repro"], alone)
 
@@ -409,7 +422,8 @@ def test_prefects_server_ends_with_a_flow_that_is_killed(starting, tmp_path: Pat
 def test_ctrl_c_keeps_what_was_finished(copy: Path, first: str):
     before = lock.locked(copy)
     command = shlex.join([sys.executable, "-m", "flows.compress", "--set", "sparsify.steps=4000"])
-    log, env = copy / ".pruneonce/interrupted.log", environment(copy, prefect_home(copy))
+    log = copy / ".pruneonce/interrupted.log"
+    env = environment(copy, prefect_home(copy)) | ALONE  # Ctrl-C reaches a server of the flow's own, too
     with started(command, cwd=copy, env=env, log=log) as process:
         wait_for("a training step", lambda: "tokens/s" in log.read_text(), seconds=180, log=log)
         os.killpg(process.pid, signal.SIGINT)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import copy_project
+from tests.conftest import copy_project, copy_store
 from tests.e2e.conftest import environment
 
 pytestmark = pytest.mark.slow
@@ -23,8 +23,9 @@ STAGE = "fetch_local@corpus"
     ],
     ids=["temp", "queue"],
 )
-def test_an_applied_experiment_is_traced_to_its_run(tmp_path: Path, commands: list[list[str]]):
+def test_an_applied_experiment_is_traced_to_its_run(tmp_path: Path, commands: list[list[str]], empty_store: Path):
     folder, home = copy_project(tmp_path / "copy"), tmp_path / "prefect"
+    copy_store(empty_store, folder)
     (folder / "params.yaml").write_text((folder / "profiles/tiny.yaml").read_text())
     names = {f"GIT_{who}_{what}": "t@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     env = {**environment(folder, home), **names, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}  # a copy has its own code

@@ -48,7 +48,9 @@ class Team:
         copy_project(self.home)
         (self.home / "profiles/two.yaml").write_text(TWO)
         stage = self.home / "stages/teach_task.py"
-        stage.write_text(stage.read_text().replace("    launch(run)", f'    print("\\n{WORD}", flush=True)\n    launch(run)'))
+        stage.write_text(
+            stage.read_text().replace("    launch(run)", f'    print("\\n{WORD}", flush=True)\n    launch(run)')
+        )
         commit(self.home)
         self.port = free_port()
         self.env = environment(self.home, folder / "prefect") | {

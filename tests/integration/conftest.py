@@ -1,14 +1,16 @@
 """The tiny pipeline, run once a session, and copies of the repository for what must not touch it."""
 
 import contextlib
+import hashlib
 import importlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -19,18 +21,31 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import stage
-from pipeline.tracking.store import connect
-from tests.conftest import copy_project
+from tests.conftest import copy_project, copy_store, made_once
 from tests.integration import tiny
 
 
 @pytest.fixture(scope="session")
-def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[tiny.Result, tiny.Result]:
-    """The whole tiny pipeline in this process and, meanwhile, in another one with another hash seed and another path."""
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[tiny.Result, tiny.Result]]:
+    """The whole tiny pipeline in a process and, meanwhile, in another one with another hash seed and another path.
+
+    All workers of pytest share it: a test that changes a file of it fails the last test of its worker.
+    """
+    folder = made_once("twice", run_twice, tmp_path_factory)
+    results: tuple[tiny.Result, tiny.Result] = pickle.loads((folder / "results").read_bytes())
+    before = [digests(result) for result in results]
+    yield results
+    assert [digests(result) for result in results] == before, "a test has written into what all tests share"
+
+
+def run_twice(folder: Path) -> None:
+    """Leave both in `folder`, and what their stages returned in the file `results`."""
     import torch
 
     threads = torch.get_num_threads()
-    here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("another-path")
+    here, there = folder / "here", folder / "another-path"
+    here.mkdir()
+    there.mkdir()
     log = (there / "log").open("w")
     env = {**os.environ, "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.integration.tiny", str(there)]
@@ -41,7 +56,14 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[tiny.Result, tiny.R
         finally:
             other.kill()
             torch.set_num_threads(threads)
-    return first, tiny.Result(there, json.loads((there / "metrics.json").read_text()))
+    second = tiny.Result(there, json.loads((there / "metrics.json").read_text()))
+    (folder / "results").write_bytes(pickle.dumps((first, second)))
+
+
+def digests(result: tiny.Result) -> dict[str, str]:
+    """path -> sha256 of every file below data/."""
+    files = sorted(p for p in (result.folder / "data").rglob("*") if p.is_file())
+    return {p.relative_to(result.folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 @pytest.fixture(scope="session")
@@ -50,20 +72,9 @@ def first(twice) -> tiny.Result:
 
 
 @pytest.fixture(scope="session")
-def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One store for all: creating it takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store without runs, to be copied: creating one takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        connect()
-    return folder / "mlflow.db"
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
+    """One store for all tests of a worker."""
+    return copy_store(empty_store, tmp_path_factory.mktemp("mlflow"))
 
 
 @dataclass

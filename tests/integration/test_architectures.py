@@ -23,10 +23,11 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+from pipeline.kept import Kept
 from pruneonce import quantization
 from pruneonce.batch import IGNORED, inputs
 from pruneonce.deployment import audit, execution, export, parity, runtime, weight_names
-from pruneonce.language import corpus, masked_lm
+from pruneonce.language import corpus, masked_lm, preparation
 from pruneonce.models import checkpoint, configuration
 from pruneonce.sparsity import masks, matrices
 from pruneonce.tasks import splits
@@ -203,7 +204,7 @@ def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs)
 def test_tokens_of_another_tokenizer(byte_level, tmp_path):
     lines = (tiny.ROOT / "tests/tiny/text/corpus.txt").read_text().splitlines()
     sizes = {"block_tokens": 32, "held_out_ratio": 0.1, "max_tokens": None, "exclude": [], "seed": 1}
-    corpus.write_corpus(lambda: lines, byte_level, tmp_path, **sizes)
+    preparation.write_corpus(lines, byte_level, tmp_path, keep=Kept(tmp_path), **sizes)
     blocks = corpus.read_blocks(tmp_path / "train.arrow")
     tokens = blocks["tokens"][:]
     assert (tokens[:, 0] == 0).all()

@@ -258,7 +258,16 @@ BAD_RUNS = {
     diverging: ("prepare_teacher", "prepare_teacher: LossNotFinite: expected a finite loss, found loss "),
     invalid: ("report", "report: ConfigError: expected YAML in params.yaml, found: "),
 }
-IN_PROCESS = {labels, too_long, empty, latin1, no_train, layers}  # through the same `main`, but without waiting for imports
+IN_PROCESS = {
+    labels,
+    too_long,
+    too_wide,
+    empty,
+    latin1,
+    no_train,
+    layers,
+    diverging,
+}  # through the same `main`, but without waiting for imports
 
 
 @pytest.mark.parametrize("spoil", BAD_RUNS, ids=lambda spoil: spoil.__name__)

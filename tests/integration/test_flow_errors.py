@@ -157,8 +157,14 @@ def test_a_command_of_dvc_at_work_in_the_same_folder_is_named(busy):
 
 def test_dvcs_lock_held_is_one_line(project):
     Path("seed").write_text("another")
-    with Repo() as other, other.lock, pytest.raises(AlreadyRunning, match="found: Unable to acquire lock"):
-        bring("grow")
+    hold = "import time; from dvc.repo import Repo; held = Repo().lock.__enter__(); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", f"{hold}  # dvc"], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(AlreadyRunning) as error:
+            bring("grow")
+        other.kill()
+    said = f"found: one that holds .dvc/tmp/lock, process {other.pid} since "
+    assert said in str(error.value)
 
 
 def test_any_error_of_the_file_system_is_one_line():

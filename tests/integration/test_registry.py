@@ -1,7 +1,6 @@
 """The model registry holds what dvc.lock says ships: the same bytes, tagged with what was measured, under one alias."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from pipeline import stopping
 from pipeline.tracking import address, registry, runs
 from pipeline.tracking.lock import Stage
 from pruneonce.errors import DataError, TrackerUnreachable
+from tests.conftest import copy_store
 from tests.deployed import commit, git
 
 MODEL = "pruneonce-topic"
@@ -21,7 +21,7 @@ FILE = "data/export/topic/int8.onnx"
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> MlflowClient:
     """A store of its own, in a folder that git has."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_store, "mlflow.db")
+    copy_store(empty_store, tmp_path)
     Path("params.yaml").write_text("common: {seed: 1}\n")
     Path(".gitignore").write_text("*\n")
     git("init", "-q")

@@ -23,7 +23,7 @@ from pipeline.lineage import trace
 from pipeline.tracking import address, database, flow_runs, lock, registry, runs, store
 from pipeline.tracking.lock import Stage
 from pruneonce.errors import TrackerUnreachable
-from tests.conftest import ROOT
+from tests.conftest import ROOT, copy_store
 
 CONNECT = "from pipeline.tracking import store; print(store.connect()[1])"
 
@@ -57,7 +57,7 @@ def test_a_first_run_that_is_killed_at_any_moment_costs_nothing(tmp_path):
 @pytest.fixture
 def folder(tmp_path, empty_store, monkeypatch) -> Path:
     """An empty project with a store of its own."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    copy_store(empty_store, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     for name in (stopping.RAN, stopping.PARENT):

@@ -26,7 +26,7 @@ from pipeline.tracking.lock import Stage
 from pruneonce.deployment import unpacking
 from pruneonce.errors import DataError, PackError
 from pruneonce.tasks import splits
-from tests.conftest import wait_for
+from tests.conftest import copy_store, wait_for
 from tests.integration import tiny
 from tests.pages import blocks
 
@@ -51,10 +51,10 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def store(first: tiny.Result, tmp_path_factory) -> Iterator[str]:
+def store(first: tiny.Result, empty_store: Path, tmp_path_factory) -> Iterator[str]:
     """The address of a store in which the tiny task's model is registered."""
     folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = copy_store(empty_store, folder)
     md5 = hashing.file_md5(first[f"export/{tiny.TASK}/int8.onnx"])
     stages = {
         f"export@{tiny.TASK}": Stage(f"export@{tiny.TASK}", {}, {PATH: md5}, {}),

@@ -347,9 +347,10 @@ def test_two_processes_do_not_share_a_scratch_folder(slow, start, tracking_uri):
     before = (scratch / "history.jsonl").read_bytes()
     said = words(slow, tracking_uri, *command, "data/second", expect=1)
     pid = Path("pid").read_text()
-    assert said.strip() == (
-        f"grow: AlreadyRunning: expected no other process that computes grow, found one (process {pid}). "
-        f"Wait for it, or stop it with kill {pid}."
+    assert re.fullmatch(
+        rf"grow: AlreadyRunning: expected no other process that computes grow, found one: process {pid} since [-0-9]+ "
+        rf"[:0-9]+, python grow\.py .* --model data/first\. Wait for it, or stop it with kill {pid}\.",
+        said.strip(),
     )
     assert (scratch / "history.jsonl").read_bytes() == before
     assert not Path("data/second").exists()

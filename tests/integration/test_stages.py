@@ -1,7 +1,6 @@
 """Every stage on the tiny profile: the same bytes twice, and what each stage promises."""
 
 import csv
-import hashlib
 import json
 import math
 import shutil
@@ -27,17 +26,12 @@ from pruneonce.sparsity import gradual, masks, movement, second_order
 from pruneonce.tasks import examples
 from pruneonce.tasks.splits import read_split
 from tests.integration import tiny
+from tests.integration.conftest import digests
 from tests.integration.tiny import TASK, Result
 
 TIMES = ("median_ms", "p90_ms", "p95_ms", "p99_ms", "times_faster", "resident_bytes")
 VARIANTS = ["dense", "sparse", "int8", "int8_sparse"]
 TARGET = 0.85
-
-
-def digests(result: Result) -> dict[str, str]:
-    """path -> sha256 of every file below data/."""
-    files = sorted(p for p in (result.folder / "data").rglob("*") if p.is_file())
-    return {p.relative_to(result.folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def matrices(folder: Path) -> dict[str, np.ndarray]:

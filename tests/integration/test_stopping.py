@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from pipeline import processes
 from tests.conftest import ROOT, wait_for
 
 DROPPED = """
@@ -61,8 +64,10 @@ REPRO = """
 import json
 import os
 from flows import repro
+from pipeline import processes
 
-repro.STOP_SECONDS = 0.5
+repro.HEAR_SECONDS = 0.2
+processes.CLOSING_SECONDS = 0.5
 try:
     repro._reproduce("deaf")
 except KeyboardInterrupt:
@@ -121,3 +126,42 @@ def test_ctrl_c_ends_a_command_that_does_not_hear_it(tmp_path):
     assert flow.returncode == 0
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
+
+
+HANGUP = """
+import signal, sys, time
+from pipeline import processes
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+if sys.argv[1] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+processes.hear_hangup()
+signal.raise_signal(signal.SIGHUP)
+time.sleep(0.5)
+print("goes on")
+"""
+
+
+@pytest.mark.parametrize(("how", "status", "said"), [("terminal", 143, ""), ("nohup", 0, "goes on")])
+def test_a_terminal_that_closes_ends_a_process_as_sigterm_does(how, status, said):
+    ended = script(HANGUP, how)
+    assert ended.communicate(timeout=60)[0].strip() == said
+    assert ended.returncode == status
+
+
+def test_a_stage_that_does_not_hear_that_its_flow_died_is_killed(monkeypatch, tmp_path):
+    """Each other process of the flow is ended first."""
+    monkeypatch.setattr(processes, "CLOSING_SECONDS", 0.4)
+    monkeypatch.setattr(processes, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=BytesIO()))
+    mark = {processes.FLOW: "a mark"}
+    deaf = subprocess.Popen(["bash", "-c", DEAF], cwd=tmp_path, env={**os.environ, **mark, processes.STAGE: "train"})
+    server = subprocess.Popen(["sleep", "60"], env={**os.environ, **mark})
+    other = subprocess.Popen(["sleep", "60"], env={**os.environ, processes.FLOW: "another mark"})
+    wait_for("the command", (tmp_path / "runs").exists, seconds=20, every=0.05)
+    processes._end_marked("a mark")
+    assert server.poll() is not None
+    assert deaf.wait(5) == -signal.SIGKILL
+    assert other.poll() is None
+    other.kill()
+    other.wait()

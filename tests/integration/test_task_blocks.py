@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
+from pipeline.kept import Kept
 from pipeline.params.document import parse
 from pipeline.params.reading import read_yaml
 from pruneonce.errors import ConfigError, DataError
@@ -97,7 +98,8 @@ def prepared(tmp_path, monkeypatch):
         source = parse(asked, name).section("fetch", name)
         repository = hub(tmp_path / "hub", name, source.config)
         raw = tmp_path / f"data/raw/{name}"
-        fetch.fetch_data_set(repository, source.revision, raw, config=source.config, splits=source.splits)
+        keep = Kept(tmp_path / "scratch")
+        fetch.fetch_data_set(repository, source.revision, raw, config=source.config, splits=source.splits, keep=keep)
         model = Path(shutil.copytree(tiny.ROOT / "tests/tiny/model", tmp_path / "data/raw/tiny-bert"))
         facts = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(

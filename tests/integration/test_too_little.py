@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -10,7 +11,7 @@ from datasets import Dataset
 from pipeline.history import Log
 from pipeline.params.document import parse
 from pruneonce.errors import DataError, ModelError
-from pruneonce.language import corpus, masked_lm
+from pruneonce.language import blocks, corpus, masked_lm
 from pruneonce.models import checkpoint
 from pruneonce.tasks import classification, kinds
 from pruneonce.tasks.examples import Example
@@ -26,9 +27,9 @@ def tokens(tmp_path):
     """1600 blocks to train on, and one that is held out: at a probability of 0.001 none of its 16 tokens is masked."""
     draw, folder = torch.Generator().manual_seed(0), tmp_path / "tokens"
     folder.mkdir()
-    for part, blocks in (("train", 1600), ("held_out", 1)):
-        rows = torch.randint(5, 162, (blocks, 16), generator=draw).tolist()
-        corpus.write_blocks(folder / f"{part}.arrow", rows, block_tokens=16)
+    for part, count in (("train", 1600), ("held_out", 1)):
+        rows = torch.randint(5, 162, (count, 16), generator=draw).numpy()
+        blocks.write_blocks(folder / f"{part}.arrow", [rows], block_tokens=16)
     return folder
 
 
@@ -78,9 +79,9 @@ def test_the_metric_itself_names_what_is_too_little(tokens, engine):
 
 
 def test_blocks_of_special_tokens_alone_have_nothing_to_mask(tmp_path):
-    corpus.write_blocks(tmp_path / "t.arrow", [[2] + [1] * 14 + [3]] * 8, block_tokens=16)
-    blocks = corpus.read_blocks(tmp_path / "t.arrow")
-    batches = corpus.MaskedBlocks(blocks, checkpoint.load_tokenizer(TINY / "model"), batch_size=4, probability=0.9, seed=1)
+    blocks.write_blocks(tmp_path / "t.arrow", [np.array([[2] + [1] * 14 + [3]] * 8)], block_tokens=16)
+    rows = corpus.read_blocks(tmp_path / "t.arrow")
+    batches = corpus.MaskedBlocks(rows, checkpoint.load_tokenizer(TINY / "model"), batch_size=4, probability=0.9, seed=1)
     with pytest.raises(DataError, match="expected a masked token in 2 batches of train blocks"):
         masked_lm.check_masked(batches, limit=100, part="train")
 

@@ -5,8 +5,10 @@
 
 import importlib
 import json
+import pickle
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -110,10 +112,12 @@ def run(command: Command, folder: Path, tiny: dict[str, Any]) -> Any:
     paths |= {name: ROOT / getattr(section, name) for name in wants["given"] for section in sections.values()}
     item = dict.fromkeys(wants["item"], command.item)
     AcceleratorState._reset_state(reset_partial_state=True)  # of a process, which a stage has to itself outside of tests
-    given = dict.fromkeys(wants["log"], Log(folder / "scratch" / command.name))
+    log = Log(folder / "scratch" / command.name)
+    given: dict[str, Any] = dict.fromkeys(wants["log"], log)
     given |= dict.fromkeys(wants["origin"], Origin(dict.fromkeys(command.flags.values(), "0" * 32), "0" * 64))
     metrics = function(**item, **paths, **sections, **given)
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(log.scratch, ignore_errors=True)
     return metrics
 
 
@@ -124,6 +128,16 @@ def run_all(folder: Path) -> Result:
     return result
 
 
+def unpickled() -> list[str]:
+    """The classes and functions that Python looks up to unpickle anything, from now on in this process."""
+    found: list[str] = []
+    sys.addaudithook(lambda event, args: found.append(".".join(args)) if event == "pickle.find_class" else None)
+    return found
+
+
 if __name__ == "__main__":
+    seen = unpickled()
     done = run_all(Path(sys.argv[1]))
+    pickle.loads(pickle.dumps(Command))  # `seen` would have it
+    (done.folder / "unpickled.json").write_text(json.dumps(seen))
     (done.folder / "metrics.json").write_text(json.dumps(done.metrics))

@@ -5,13 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.checkpoints import EverySteps
 from tests.conftest import cpu_engine
 from tests.unit.test_loop import Interrupted, fit, network, schedule, state
 
 STEPS, SAVED_AT = 6, 4
 
 
-def trained(checkpoint=None, *, stop_at=None, said=None):
+def trained(folder=None, *, stop_at=None, said=None):
     """The state after training, or what was reached; `said` gets the step it began at."""
     model, began = network(), []
 
@@ -19,7 +20,8 @@ def trained(checkpoint=None, *, stop_at=None, said=None):
         began.append(step)
         return schedule(model, step, stop_at=stop_at)
 
-    fit(model, cpu_engine(), before_step=before_step, steps=STEPS, checkpoint=checkpoint, checkpoint_every_steps=SAVED_AT)
+    states = EverySteps(folder, steps=SAVED_AT) if folder else None
+    fit(model, cpu_engine(), before_step=before_step, steps=STEPS, checkpoints=states)
     if said is not None:
         said.append(began[0])
     return state(model)
@@ -33,9 +35,9 @@ def whole():
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """The bytes of a state, and a place for it."""
-    path = tmp_path_factory.mktemp("scratch") / "state.safetensors"
+    path = tmp_path_factory.mktemp("scratch") / f"state-{SAVED_AT:08}.safetensors"
     with pytest.raises(Interrupted):
-        trained(path, stop_at=SAVED_AT + 1)
+        trained(path.parent, stop_at=SAVED_AT + 1)
     return path.read_bytes(), path
 
 
@@ -78,7 +80,7 @@ DAMAGES = [flip, flip_in_header, blank, cut, remove, append, put]
 def test_a_damaged_state_never_gives_another_model(whole, saved, damage, place, value):
     content, path = saved
     path.write_bytes(damage(content, place, value))
-    found = trained(path)
+    found = trained(path.parent)
     assert found.keys() == whole.keys()
     assert all(torch.equal(tensor, found[name]) for name, tensor in whole.items())
 
@@ -88,7 +90,7 @@ def test_the_state_itself_is_believed(whole, saved):
     content, path = saved
     path.write_bytes(content)
     said = []
-    found = trained(path, said=said)
+    found = trained(path.parent, said=said)
     assert said == [SAVED_AT]
     assert all(torch.equal(tensor, found[name]) for name, tensor in whole.items())
 
@@ -98,7 +100,7 @@ def test_each_damage_of_the_weights_is_noticed_and_said_on_one_line(saved, damag
     content, path = saved
     path.write_bytes(damage(content, len(content) - 40, 64))
     said = []
-    trained(path, said=said)
+    trained(path.parent, said=said)
     lines = [line for line in capsys.readouterr().err.splitlines() if "It is discarded: from step 0 again." in line]
     assert said == [0]
     assert len(lines) == 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruneonce.batch import IGNORED
-from pruneonce.language import corpus
+from pruneonce.language import blocks, corpus
 from pruneonce.tasks import examples, scores
 from pruneonce.tasks.batches import collate
 from pruneonce.tasks.classification import Classification
@@ -35,12 +35,15 @@ def test_different_texts_have_different_keys(texts):
 documents = st.lists(st.lists(st.integers(10, 99), max_size=15), max_size=12)
 
 
-@given(documents, st.integers(3, 12))
-def test_pack_keeps_every_token_in_order(documents, block_tokens):
-    blocks = list(corpus.pack(documents, block_tokens=block_tokens, first=2, last=3))
-    assert all(len(b) == block_tokens and b[0] == 2 and b[-1] == 3 for b in blocks)
+@given(documents, st.integers(3, 12), st.integers(1, 4))
+def test_pack_keeps_every_token_in_order(documents, block_tokens, batch_blocks):
+    arrays = [np.array(tokens, np.int32) for tokens in documents]
+    batches = list(blocks.pack(arrays, block_tokens=block_tokens, first=2, last=3, batch_blocks=batch_blocks))
+    assert all(batch.dtype == np.int32 and len(batch) == batch_blocks for batch in batches[:-1])
+    rows = [row.tolist() for batch in batches for row in batch]
+    assert all(len(row) == block_tokens and row[0] == 2 and row[-1] == 3 for row in rows)
     stream = [token for tokens in documents for token in (*tokens, 3)]
-    packed = [token for block in blocks for token in block[1:-1]]
+    packed = [token for row in rows for token in row[1:-1]]
     assert packed == stream[: len(packed)]
     assert len(stream) - len(packed) < block_tokens - 2  # an incomplete block is all that is lost
 

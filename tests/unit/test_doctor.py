@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import scratch
 from pipeline.doctor import dvc, environment, git, locks, servers, space
 from pipeline.doctor import kernels as sources
 from pruneonce.commands import doctor
@@ -304,9 +305,9 @@ def test_dvcs_paths_by_the_process_that_uses_them(folder):
 def test_what_unfinished_runs_have_saved(folder):
     assert list(locks.leftovers()) == []
     for name in ("sparsify-0123", "finetune@r8-4567"):
-        (locks.SCRATCH / name).mkdir(parents=True)
-        (locks.SCRATCH / name / "a.safetensors").write_bytes(bytes(1_500_000))
-    (locks.SCRATCH / "sparsify-0123.lock").touch()
+        (scratch.DEFAULT / name).mkdir(parents=True)
+        (scratch.DEFAULT / name / "a.safetensors").write_bytes(bytes(1_500_000))
+    (scratch.DEFAULT / "sparsify-0123.lock").touch()
     (folder / "mlflow.db.part").touch()
     saved, database = locks.leftovers()
     assert (saved.level, saved.found) == (NOTE, "finetune@r8, sparsify: 3 MB in .pruneonce/scratch")

@@ -32,7 +32,7 @@ def test_damaged_steps_are_seen_and_never_told(tmp_path, damage):
     log = Log(tmp_path)
     for step in range(20):
         log(step, {"loss": float(step)})
-    (tmp_path / "state.safetensors").touch()
+    (tmp_path / "state-00000010.safetensors").touch()
     assert log.whole()
     right = dict(log.steps())
     log.file.write_bytes(damage(log.file.read_bytes()))

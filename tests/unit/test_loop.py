@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pruneonce.engine import SHARDED, accelerator
 from pruneonce.errors import ConfigError, LossNotFinite
 from pruneonce.sparsity import gradual, masks, movement
 from pruneonce.training import loop, resume
+from tests.checkpoints import EverySteps
 from tests.conftest import Cpu, cpu_engine
 
 
@@ -160,12 +162,12 @@ def test_fault_1_a_resumed_run_ends_with_the_same_bytes(make_engine, tmp_path, w
     whole, logged = network(wrap), []
     fit(whole, make_engine(1), before_step=partial(schedule, whole), log=lambda *entry: logged.append(entry))
 
-    path = tmp_path / "scratch" / "state.safetensors"
-    saved = {"checkpoint": path, "checkpoint_every_steps": 5}
+    states = EverySteps(tmp_path / "scratch", steps=5)
+    saved = {"checkpoints": states}
     stopped = network(wrap)
     with pytest.raises(Interrupted):
         fit(stopped, make_engine(1), before_step=partial(schedule, stopped, stop_at=stop_at), **saved)
-    assert path.exists() == (resumed_at > 0)
+    assert bool(states.newest_first()) == (resumed_at > 0)
 
     resumed, again = network(wrap), []
     fit(resumed, make_engine(1), before_step=partial(schedule, resumed), log=lambda *entry: again.append(entry), **saved)
@@ -187,8 +189,21 @@ def discarded(err: str) -> list[str]:
 def begun_at(path, model, engine) -> int:
     """The step at which a training with this checkpoint begins."""
     steps = []
-    fit(model, engine, log=lambda step, metrics: steps.append(step), checkpoint=path)
+    fit(model, engine, log=lambda step, metrics: steps.append(step), checkpoints=Saved([path]))
     return steps[0]
+
+
+@dataclass
+class Saved:
+    """States that are there; no other one is saved."""
+
+    paths: list[Path]
+
+    def newest_first(self):
+        return self.paths
+
+    def after_step(self, steps, save):
+        pass
 
 
 def saved(path, model, step: int) -> None:
@@ -223,7 +238,7 @@ def wider() -> nn.Module:
 def test_the_state_of_another_model_is_not_believed_and_nothing_of_it_is_taken(engine, tmp_path, capsys, make, differs):
     saved(tmp_path / "state", make(), 5)
     model, untouched = network(), state(network())
-    assert resume.State(model, loop.adamw(model, 0.1), engine, print).resume(tmp_path / "state", 12) == 0
+    assert resume.State(model, loop.adamw(model, 0.1), engine, print).resume([tmp_path / "state"], 12) == 0
     assert all(torch.equal(v, untouched[k]) for k, v in state(model).items())
     (line,) = discarded(capsys.readouterr().out)
     assert f"found another model's or optimizer's, that differs {differs}" in line
@@ -247,12 +262,39 @@ def test_what_is_no_state_at_all_is_discarded_with_a_line(engine, tmp_path, caps
     assert len(discarded(capsys.readouterr().err)) == 1
 
 
-def test_of_processes_that_found_different_states_none_resumes(engine, tmp_path, monkeypatch):
+def test_of_processes_that_cannot_read_the_same_state_none_resumes(engine, tmp_path, monkeypatch):
     """Each with a disk of its own: the first process alone saves."""
     saved(tmp_path / "state", network(), 5)
     assert begun_at(tmp_path / "state", network(), engine) == 5
-    monkeypatch.setattr(resume, "gather_object", lambda steps: [*steps, 0])
+    monkeypatch.setattr(resume, "gather_object", lambda read: [*read, False])
     assert begun_at(tmp_path / "state", network(), engine) == 0
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_of_two_states_the_older_one_is_taken_if_the_newer_is_damaged(engine, tmp_path, capsys, damage):
+    """And then the training ends with the same bytes."""
+    whole, states = network(), EverySteps(tmp_path, steps=4)
+    fit(whole, engine, before_step=partial(schedule, whole))
+    stopped = network()
+    with pytest.raises(Interrupted):
+        fit(stopped, engine, before_step=partial(schedule, stopped, stop_at=9), checkpoints=states)
+    newer, older = states.newest_first()
+    assert [path.name for path in (newer, older)] == ["state-00000008.safetensors", "state-00000004.safetensors"]
+    content = newer.read_bytes()
+    changed = {"flipped": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:], "cut": content[:-9]}
+    newer.write_bytes(changed[damage]) if damage in changed else newer.unlink()
+    resumed, steps = network(), []
+    fit(
+        resumed,
+        engine,
+        before_step=partial(schedule, resumed),
+        checkpoints=states,
+        log=lambda step, metrics: steps.append(step),
+    )
+    assert steps == list(range(4, 12))
+    said = [line for line in capsys.readouterr().err.splitlines() if "It is discarded: from step 4 again." in line]
+    assert len(said) == (damage != "gone")
+    assert all(torch.equal(v, state(resumed)[k]) for k, v in state(whole).items())
 
 
 @pytest.mark.parametrize(
@@ -260,7 +302,7 @@ def test_of_processes_that_found_different_states_none_resumes(engine, tmp_path,
 )
 @pytest.mark.parametrize("place", ["save_file", "sync"])
 def test_a_disk_that_is_full_is_said_once_and_stops_no_training(engine, tmp_path, monkeypatch, capsys, place, error):
-    path, real, room = tmp_path / "state.safetensors", getattr(resume, place), [False, False, True]
+    real, room = getattr(resume, place), [False, False, True]
 
     def write(*words):
         if not (room.pop(0) if room else True):
@@ -270,13 +312,14 @@ def test_a_disk_that_is_full_is_said_once_and_stops_no_training(engine, tmp_path
     monkeypatch.setattr(resume, place, write)
     model, whole = network(), network()
     fit(whole, engine)
-    fit(model, engine, checkpoint=path, checkpoint_every_steps=3)
+    states = EverySteps(tmp_path, steps=3)
+    fit(model, engine, checkpoints=states)
     lines = [line for line in capsys.readouterr().err.splitlines() if "The training goes on." in line]
     assert len(lines) == 1
-    assert f"expected room to save the state in {path}, found" in lines[0]
+    assert f"expected room to save a state in {tmp_path}, found" in lines[0]
     assert all(torch.equal(v, state(model)[k]) for k, v in state(whole).items())
-    assert int(load_file(path)["step"]) == 9
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert [p.name for p in tmp_path.iterdir()] == ["state-00000009.safetensors"]
+    assert int(load_file(states.newest_first()[0])["step"]) == 9
 
 
 def test_a_state_is_on_the_disk_before_its_name_is(engine, tmp_path, monkeypatch):
@@ -289,11 +332,11 @@ def test_a_state_is_on_the_disk_before_its_name_is(engine, tmp_path, monkeypatch
     assert synced == [(path.with_suffix(".part"), False), (tmp_path, True)]
 
 
-def test_a_checkpoint_replaces_the_one_before_and_leaves_nothing_else(engine, tmp_path):
-    path = tmp_path / "state.safetensors"
-    fit(network(), engine, steps=11, checkpoint=path, checkpoint_every_steps=3)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    assert int(load_file(path)["step"]) == 9
+def test_the_last_two_states_are_kept_and_nothing_else(engine, tmp_path):
+    states = EverySteps(tmp_path, steps=3)
+    fit(network(), engine, steps=11, checkpoints=states)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state-00000006.safetensors", "state-00000009.safetensors"]
+    assert [int(load_file(path)["step"]) for path in states.newest_first()] == [9, 6]
 
 
 def test_fault_5_the_teacher_is_in_no_checkpoint_and_does_not_move(engine, tmp_path):
@@ -305,11 +348,11 @@ def test_fault_5_the_teacher_is_in_no_checkpoint_and_does_not_move(engine, tmp_p
     def distilled(model, batch):
         return {"loss": F.mse_loss(model(batch["x"]), teacher(batch["x"]))}
 
-    fit(student, engine, distilled, steps=4, checkpoint=tmp_path / "state.safetensors", checkpoint_every_steps=2)
+    fit(student, engine, distilled, steps=4, checkpoints=EverySteps(tmp_path, steps=2))
     names = ("0.weight", "0.bias", "3.weight", "3.bias")
     wanted = {"step", "buffer.0.mask", "buffer.3.mask"} | {f"model.{n}" for n in names}
     wanted |= {f"optimizer.{i}.{k}" for i in range(4) for k in ("step", "exp_avg", "exp_avg_sq")}
-    assert set(load_file(tmp_path / "state.safetensors")) == wanted
+    assert set(load_file(tmp_path / "state-00000002.safetensors")) == wanted
     assert set(student.state_dict()) == set(names)
     assert all(torch.equal(v, before[k]) for k, v in state(teacher).items())
 

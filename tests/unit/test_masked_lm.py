@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,7 +11,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from pruneonce.batch import IGNORED
 from pruneonce.distillation.losses import attention_loss, hidden_loss, soft_loss
 from pruneonce.errors import ModelError
-from pruneonce.language import corpus, segments
+from pruneonce.language import blocks, corpus, segments
 from pruneonce.language import masked_lm as mlm
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
@@ -215,12 +216,12 @@ def test_without_a_soft_weight_pairs_have_their_hard_losses_only(paired):
 
 
 def test_held_out_pairs_are_also_counted_right_and_wrong(tmp_path, tokenizer, engine):
-    documents = [[10 + (7 * i + j) % 140 for j in range(20)] for i in range(12)]
+    documents = [np.array([10 + (7 * i + j) % 140 for j in range(20)]) for i in range(12)]
     segments.write_pairs(
         tmp_path / "p.arrow", documents, tokenizer, block_tokens=16, max_tokens=None, short_ratio=0.1, seed=0
     )
-    blocks = corpus.read_blocks(tmp_path / "p.arrow")
-    batches = corpus.MaskedBlocks(blocks, tokenizer, batch_size=8, probability=0.3, seed=1)
+    rows_read = corpus.read_blocks(tmp_path / "p.arrow")
+    batches = corpus.MaskedBlocks(rows_read, tokenizer, batch_size=8, probability=0.3, seed=1)
     model = pretraining_lm(3)
     right = rows = 0
     for step in range(3):
@@ -237,8 +238,8 @@ def test_held_out_pairs_are_also_counted_right_and_wrong(tmp_path, tokenizer, en
 @pytest.fixture
 def held_out_batches(tmp_path, tokenizer):
     draw = torch.Generator().manual_seed(0)
-    rows = torch.randint(5, 162, (12, 16), generator=draw).tolist()
-    corpus.write_blocks(tmp_path / "b.arrow", rows, block_tokens=16)
+    rows = torch.randint(5, 162, (12, 16), generator=draw).numpy()
+    blocks.write_blocks(tmp_path / "b.arrow", [rows], block_tokens=16)
     return corpus.MaskedBlocks(corpus.read_blocks(tmp_path / "b.arrow"), tokenizer, batch_size=4, probability=0.2, seed=1)
 
 

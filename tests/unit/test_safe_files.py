@@ -187,7 +187,8 @@ def test_load_says_what_is_wrong_with_a_file(dense_onnx, tmp_path, damage, capfd
     path.write_bytes(dense_onnx.path.read_bytes())
     DAMAGES[damage](path)
     capfd.readouterr()
-    with pytest.raises(PackError, match=r"expected a model that ONNX Runtime \d+.* loads, found: .*Get the file again"):
+    expected = r"(a model that ONNX Runtime \d+.* loads, found: |an ONNX file, found |the weights of ).*Get the file again"
+    with pytest.raises(PackError, match=f"expected {expected}"):
         pruneonce.load(path)
     assert capfd.readouterr() == ("", "")
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.kept import Kept
 from pruneonce.batch import IGNORED
 from pruneonce.errors import DataError
-from pruneonce.language import corpus, segments
+from pruneonce.language import corpus, preparation, segments
 from pruneonce.language.segments import NEXT, RANDOM, Pair
 
 PERIOD = 7
@@ -180,10 +181,11 @@ def test_a_corpus_of_pairs_has_two_parts(tmp_path, tokenizer):
     def write(path, texts, tokenizer, **settings):
         return segments.write_pairs(path, texts, tokenizer, short_ratio=0.1, seed=0, **settings)
 
-    counts = corpus.write_corpus(
-        lambda: iter(documents),
+    counts = preparation.write_corpus(
+        documents,
         tokenizer,
         tmp_path,
+        keep=Kept(tmp_path),
         block_tokens=16,
         held_out_ratio=0.3,
         max_tokens=None,

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.history import Log
+from pipeline.kept import Kept
 from pipeline.params.sources import HubSource
 from pruneonce.errors import ChecksumMismatch, SourceError, UnsafeArchive
 from pruneonce.sources import archives, checks, fetch, local
@@ -152,13 +154,21 @@ def index(tmp_path, monkeypatch):
 
 
 def test_a_package_is_downloaded_verified_and_unpacked(index, tmp_path):
-    fetch.fetch_package("pruneonce-fixture==1.0", index, {"t.txt": "pkg/data/a.txt"}, tmp_path / "out")
+    fetch.fetch_package(
+        "pruneonce-fixture==1.0", index, {"t.txt": "pkg/data/a.txt"}, tmp_path / "out", keep=Kept(tmp_path / "scratch")
+    )
     assert tree(tmp_path / "out") == {"t.txt": b"A"}
 
 
 def test_a_checksum_that_differs_leaves_nothing_unpacked(index, tmp_path):
     with pytest.raises(ChecksumMismatch, match="Nothing was unpacked"):
-        fetch.fetch_package("pruneonce-fixture==1.0", "0" * 64, {"t.txt": "pkg/data/a.txt"}, tmp_path / "out")
+        fetch.fetch_package(
+            "pruneonce-fixture==1.0",
+            "0" * 64,
+            {"t.txt": "pkg/data/a.txt"},
+            tmp_path / "out",
+            keep=Kept(tmp_path / "scratch"),
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -173,14 +183,18 @@ def test_nothing_of_a_source_package_runs_before_its_checksum_holds(tmp_path, mo
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ChecksumMismatch, match=r"for pruneonce-hostile==1\.0, found [0-9a-f]{64}"):
-        fetch.fetch_package("pruneonce-hostile==1.0", "0" * 64, {"t": "setup.py"}, tmp_path / "out")
+        fetch.fetch_package(
+            "pruneonce-hostile==1.0", "0" * 64, {"t": "setup.py"}, tmp_path / "out", keep=Kept(tmp_path / "scratch")
+        )
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_package_that_no_index_has_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(SourceError, match=r"expected no-such-package-here==0\.0\.1 from the package index"):
-        fetch.fetch_package("no-such-package-here==0.0.1", "0" * 64, {".": "x"}, tmp_path / "out")
+        fetch.fetch_package(
+            "no-such-package-here==0.0.1", "0" * 64, {".": "x"}, tmp_path / "out", keep=Kept(tmp_path / "scratch")
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -196,14 +210,18 @@ def hub_dataset(tmp_path, monkeypatch):
 
 def test_a_hub_data_set_becomes_parquet_under_our_names(hub_dataset, tmp_path):
     splits = {"train": "train", "validation": "test"}
-    fetch.fetch_data_set(hub_dataset, "0" * 40, tmp_path / "out", config=None, splits=splits)
+    fetch.fetch_data_set(
+        hub_dataset, "0" * 40, tmp_path / "out", config=None, splits=splits, keep=Kept(tmp_path / "scratch")
+    )
     found = {p.name: pq.read_table(p).to_pydict() for p in (tmp_path / "out").iterdir()}
     assert found == {"train.parquet": {"text": ["one", "two"]}, "validation.parquet": {"text": ["three"]}}
 
 
 def test_a_split_that_the_hub_does_not_have_is_an_error(hub_dataset, tmp_path):
     with pytest.raises(SourceError, match="expected dataset"):
-        fetch.fetch_data_set(hub_dataset, "0" * 40, tmp_path / "out", config=None, splits={"train": "dev"})
+        fetch.fetch_data_set(
+            hub_dataset, "0" * 40, tmp_path / "out", config=None, splits={"train": "dev"}, keep=Kept(tmp_path / "scratch")
+        )
 
 
 def test_a_hub_that_does_not_answer_is_an_error(tmp_path, monkeypatch):
@@ -211,14 +229,16 @@ def test_a_hub_that_does_not_answer_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     repository, revision, out = "nobody/nothing", "0" * 40, tmp_path / "out"
     with pytest.raises(SourceError, match=f"expected model nobody/nothing at {revision} from the hub"):
-        fetch.fetch_model(repository, revision, out)
+        fetch.fetch_model(repository, revision, out, keep=Kept(tmp_path / "scratch"))
     with pytest.raises(SourceError, match=f"expected dataset nobody/nothing at {revision} from the hub"):
-        fetch.fetch_data_set(repository, revision, out, config=None, splits={"train": "train"})
+        fetch.fetch_data_set(
+            repository, revision, out, config=None, splits={"train": "train"}, keep=Kept(tmp_path / "scratch")
+        )
 
 
 def test_what_arrives_from_the_hub_is_what_was_expected(hub_dataset, tmp_path):
     out = tmp_path / "out"
-    fetch.fetch_data_set(hub_dataset, "0" * 40, out, config=None, splits={"train": "train"})
+    fetch.fetch_data_set(hub_dataset, "0" * 40, out, config=None, splits={"train": "train"}, keep=Kept(tmp_path / "scratch"))
     checks.check_splits(out, ["text"], {"train": 2})
     for columns, rows, message in [
         (["text", "label"], {"train": 2}, r"expected columns \['text', 'label'\] and 2 rows in .*, found \['text'\] and 2"),
@@ -242,12 +262,12 @@ def test_fetch_refuses_what_is_not_expected(hub_dataset, tmp_path):
         expects = {"columns": ["text"], "rows": {"train": rows}, "bytes": 6}
         source = HubSource.model_validate({**known, "expects": expects})
         if rows == 2:
-            assert fetch_stage.run("x", tmp_path / str(number), fetch=source)["files"] == 1
+            assert fetch_stage.run("x", tmp_path / str(number), fetch=source, log=Log(tmp_path / "scratch"))["files"] == 1
         else:
             with pytest.raises(SourceError, match="and 3 rows"):
-                fetch_stage.run("x", tmp_path / str(number), fetch=source)
+                fetch_stage.run("x", tmp_path / str(number), fetch=source, log=Log(tmp_path / "scratch"))
     unknown = HubSource.model_validate({**known, "expects": None})
-    assert fetch_stage.run("x", tmp_path / "unknown", fetch=unknown)["files"] == 1
+    assert fetch_stage.run("x", tmp_path / "unknown", fetch=unknown, log=Log(tmp_path / "scratch"))["files"] == 1
 
 
 def test_the_first_fact_of_a_model_that_differs_is_named(tmp_path, tiny_folder):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.history import Log
+from pipeline.kept import Kept
 from pipeline.params.sources import HubSource, LocalSource
 from pruneonce.errors import SourceError, UnsafeArchive
 from pruneonce.sources import archives, checks, fetch, local
@@ -230,7 +232,7 @@ def test_a_hub_source_that_is_not_what_was_expected_leaves_nothing(tmp_path, mon
     known = {"repository": "a/b", "kind": "model", "revision": "0" * 40, "config": None, "splits": {}}
     source = HubSource.model_validate({**known, "expects": {"model_type": "bert"}})
     with pytest.raises(SourceError, match="expected model_type 'bert'"):
-        fetch_stage.run("x", tmp_path / "raw" / "x", fetch=source)
+        fetch_stage.run("x", tmp_path / "raw" / "x", fetch=source, log=Log(tmp_path / "scratch"))
     nothing_left(tmp_path / "raw")
 
 
@@ -241,7 +243,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(SourceError, match="expected model a/b at main from the hub, found: reset by http://proxy") as found:
-        fetch.fetch_model("a/b", "main", tmp_path / "raw" / "x")
+        fetch.fetch_model("a/b", "main", tmp_path / "raw" / "x", keep=Kept(tmp_path / "scratch"))
     assert "s3cret" not in str(found.value)
     nothing_left(tmp_path / "raw")
 
@@ -253,7 +255,7 @@ def test_what_pip_says_of_an_index_has_no_password(tmp_path, monkeypatch, url):
     )
     monkeypatch.setattr("subprocess.run", lambda *_, **__: said)
     with pytest.raises(SourceError, match=r"found: ERROR: HTTP error 401 while getting \w+://host\.example/simple") as found:
-        fetch.fetch_package("x==1.0", "0" * 64, {".": "x"}, tmp_path / "out")
+        fetch.fetch_package("x==1.0", "0" * 64, {".": "x"}, tmp_path / "out", keep=Kept(tmp_path / "scratch"))
     assert "s3cret" not in str(found.value)
 
 
@@ -266,7 +268,14 @@ def test_a_data_set_with_a_script_is_refused_and_the_script_not_run(tmp_path, mo
     if with_rows:
         (repository / "train.csv").write_text("text\none\n")
     with pytest.raises(SourceError, match="expected dataset"):
-        fetch.fetch_data_set(str(repository), "0" * 40, tmp_path / "raw" / "x", config=None, splits={"train": "train"})
+        fetch.fetch_data_set(
+            str(repository),
+            "0" * 40,
+            tmp_path / "raw" / "x",
+            config=None,
+            splits={"train": "train"},
+            keep=Kept(tmp_path / "scratch"),
+        )
     assert not (tmp_path / "ran").exists()
     nothing_left(tmp_path / "raw")
 

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from pruneonce.training import loop
+from tests.checkpoints import EverySteps
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 
@@ -20,6 +21,7 @@ OUTS: tuple[str, ...] = ()
 SECONDS = 20.0
 SHARE = 8
 STEPS = 3
+NAME = "run-00000002.safetensors"
 _made: dict[str, bytes] = {}
 
 
@@ -36,8 +38,7 @@ def _fit(folder: Path, *, every: int) -> None:
         weight_decay=0.0,
         clip_norm=1.0,
         seed=1,
-        checkpoint=folder / "run.safetensors",
-        checkpoint_every_steps=every,
+        checkpoints=EverySteps(folder, name="run", steps=every),
     )
 
 
@@ -45,17 +46,17 @@ def start() -> None:
     """A run that stopped after its second step."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         _fit(Path(folder), every=2)
-        _made["whole"] = (Path(folder) / "run.safetensors").read_bytes()
+        _made["whole"] = (Path(folder) / NAME).read_bytes()
 
 
 def make(draw: Random) -> Files:
     whole, kind = _made["whole"], draw.randrange(3)
     if kind == 0:
-        return {"run.safetensors": damage.data(whole, draw)}
+        return {NAME: damage.data(whole, draw)}
     if kind == 1:
         size = int.from_bytes(whole[:8], "little")
         header = damage.dumped(damage.document(json.loads(whole[8 : 8 + size]), draw))
-        return {"run.safetensors": len(header).to_bytes(8, "little") + header + whole[8 + size :]}
+        return {NAME: len(header).to_bytes(8, "little") + header + whole[8 + size :]}
     tensors = load(whole)
     for _ in range(draw.randint(1, 3)):
         key = draw.choice(sorted(tensors))  # their order is of the process
@@ -74,7 +75,7 @@ def make(draw: Random) -> Files:
             tensors[draw.choice((key, key, f"{key}x", "optimizer.x.step", "optimizer.9.step", "optimizer.0"))] = (
                 other.contiguous()
             )
-    return {"run.safetensors": save(tensors)}
+    return {NAME: save(tensors)}
 
 
 def run(folder: Path) -> None:

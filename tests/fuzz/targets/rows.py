@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.history import Log
 from pipeline.params.reading import read_yaml
 from pipeline.params.sections import METRICS, Common, PrepareCorpus, PrepareTask
 from stages import prepare_corpus, prepare_task
@@ -126,7 +127,10 @@ def run(folder: Path) -> None:
         Path("model").symlink_to(TINY / "model")
         Path("tasks").mkdir()
         Path("names.json").write_text("[]")
-        prepare_corpus.run(Path(), Path("tasks"), Path("names.json"), folder / "out", common=common, prepare_corpus=p)
+        log = Log(folder.with_name("scratch"))
+        prepare_corpus.run(
+            Path(), Path("tasks"), Path("names.json"), folder / "out", common=common, prepare_corpus=p, log=log
+        )
         return
     wanted = PrepareTask.model_validate(block)
     prepare_task.run("task", Path("source"), TINY / "model", folder / "out", common=common, prepare_task=wanted)

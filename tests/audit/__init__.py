@@ -1,0 +1,1 @@
+"""Known vulnerabilities of the exact versions that `make install` takes. `make audit` runs it."""

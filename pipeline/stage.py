@@ -172,11 +172,12 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
             tracked.log_scores(name, metrics)
             tracked.log_numbers("result", {**metrics, "seconds": time.monotonic() - began})
             report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-            tracked.log_outs({str(path): file_md5(path) for path in (report, *made) if path.exists()})
+            outs = {str(path): file_md5(path) for path in (report, *made) if path.exists()}
+            tracked.log_outs(outs)
         if ran := os.environ.get(RAN):
             with contextlib.suppress(OSError):  # the outs stand without it
                 Path(ran).touch()
-        shutil.rmtree(own, ignore_errors=True)  # last: a failure before this line can be resumed
+        scratch.ended(own, outs)  # last: a failure before this line can be resumed, and so can a kill before DVC records it
 
 
 def _check_deps(paths: Sequence[Path], name: str) -> None:
@@ -206,7 +207,8 @@ def _make_room(*paths: Path) -> None:
 
 
 def _tidy(own: Path, name: str, *, days: float) -> None:
-    """Discard what an interrupted run has left if it is damaged, and what others have left if it is old."""
+    """Remove what stages have left that DVC has recorded, and what is old. Discard what is damaged of this one."""
+    scratch.remove_recorded({stage: found.outs for stage, found in lock.locked().items()}, own=own)
     if not Log(own).whole():
         print(f"\nWhat an interrupted run of {name} left in {own} is damaged. It is discarded: from step 0 again.")
         shutil.rmtree(own)

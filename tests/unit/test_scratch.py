@@ -61,3 +61,33 @@ def test_what_is_old_is_removed_and_nothing_else():
 
 def test_there_may_be_no_scratch_folder():
     assert list(scratch.remove_old(7, except_for=scratch.root() / "x")) == []
+
+
+OUTS = {"data/model": "1" * 32, "data/metrics.json": "2" * 32}
+
+
+def test_what_has_ended_stays_until_dvc_has_recorded_it(folder):
+    """A process of DVC may be killed between the end of a stage and its entry in dvc.lock."""
+    own = left("sparsify@a-1", days=0)
+    scratch.finish(own, OUTS)
+    for recorded in ({}, {"sparsify@a": {**OUTS, "data/model": "3" * 32}}, {"other": OUTS}):
+        scratch.remove_recorded(lambda recorded=recorded: recorded)
+        assert own.exists()
+    scratch.remove_recorded(lambda: {"sparsify@a": OUTS})
+    assert not own.exists()
+
+
+def test_what_is_at_work_again_or_was_never_done_is_not_removed(folder):
+    again, never = left("sparsify-1", days=0), left("finetune-1", days=0)
+    scratch.finish(again, OUTS)
+    with FileLock(scratch.lock_of(again)):
+        scratch.remove_recorded(lambda: {"sparsify": OUTS, "finetune": OUTS})
+    scratch.begin(again)
+    scratch.remove_recorded(lambda: {"sparsify": OUTS, "finetune": OUTS})
+    assert again.exists()
+    assert never.exists()
+
+
+def test_dvc_is_not_asked_where_nothing_has_ended(folder):
+    left("sparsify-1", days=0)
+    scratch.remove_recorded(lambda: pytest.fail("it was asked"))

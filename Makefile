@@ -6,6 +6,9 @@ SET     ?=
 SEED    ?= 1
 WORKERS ?=
 CASES   ?= 20000
+SUITE   ?=
+KILLS   ?= 30
+MINUTES ?= 10
 BIN     := .venv/bin
 LIBRARY := pruneonce/deployment/kernels.so
 # Each setting as it was typed: neither make nor the shell reads the $, |, \, ( and * of a regular expression. Blanks part
@@ -15,7 +18,7 @@ ARGS     = $(if $(PROFILE),--profile $(PROFILE)) $(if $(WORKERS),--workers) $(fo
 export DO_NOT_TRACK ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run study patterns test check lint types suite cluster docs fuzz audit bench clean
+.PHONY: help install run study patterns test check lint types suite cluster docs fuzz faults audit bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -60,8 +63,12 @@ types: install
 suite: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests
 
-fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000 for more
+fuzz: install  ## damaged input by the thousand, each a result or one clear error; SEED=2 for others, CASES=100000, MINUTES=60
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --cases $(CASES)
+	$(BIN)/python -m tests.fuzz.coverage_guided --seed $(SEED) --minutes $(MINUTES)
+
+faults: install  ## what kills, full disks, lost servers and a jumping clock cost; SUITE="kills disk" for some, KILLS=10 for fewer
+	$(BIN)/python -m tests.faults $(SUITE) --seed $(SEED) --kills $(KILLS)
 
 cluster: install  ## one run on three workers with four tasks, for real: PostgreSQL, S3, a worker that is killed; minutes
 	CLUSTER_TASKS=4 CLUSTER_WORKERS=3 $(BIN)/pytest -s tests/e2e/test_cluster.py

@@ -28,6 +28,7 @@ from flows import merging, restoring, trouble, units
 from flows.repro import Outcome, quiet_logs, repro
 from flows.units import KERNELS, LOCK, PARAMS, Unit
 from pipeline.hashing import file_md5
+from pipeline.params.document import load
 from pipeline.params.reading import parse_yaml
 from pipeline.stopping import PARENT
 from pipeline.tracking import handover
@@ -101,9 +102,10 @@ def work_off(run: str, unit: Unit) -> list[Outcome]:
     with suppress(DataError, PipelineError):  # what a worker that died has handed back
         merging.merge(unit, handover.results(run, unit.name))
     logger.info("%s: %d stages; their deps are there, %.1f MB of them pulled", unit.name, len(unit.stages), pulled / 1e6)
+    retried = repro.with_options(retries=load().machine.stage_retries)
     with below(unit.parent):
         for number, stage in enumerate(unit.stages, 1):
-            outcome = restoring.restored(stage) or repro(stage)
+            outcome = restoring.restored(stage) or retried(stage)
             if outcome.result != "unchanged" or stage == unit.stages[-1]:  # else it was handed over, or has come back before
                 deliver(run, unit, outcome)
             outcomes.append(outcome)

@@ -82,15 +82,15 @@ class Sweep:
         with handing.cancelled_at_the_end() as handed:
             for planned in left:
                 self.start(planned)
-                name = planned.cell.name
+                name, tries = planned.cell.name, load().machine.stage_retries
                 own = [s for s in planned.stages if shared[s, planned.signatures[s]] == 1 and not s.startswith("fetch")]
                 with branch.below(self.run):
                     for stage in planned.stages:
                         if stage not in own:
-                            restoring.restored(stage) or repro(stage)
+                            restoring.restored(stage) or repro.with_options(retries=tries)(stage)
                 unit = workers.make(name, own, self.runs[name], self.team)
                 workers.push(own, set())
-                handed.append(handing.hand_out(unit, self.run, ready=set(), tries=load().machine.stage_retries))
+                handed.append(handing.hand_out(unit, self.run, ready=set(), tries=tries))
             with suppress(StageFailed):
                 handing.collect(handed, self.run, self.take, lambda outcome: None, self.note)
         return self.result(wanted)

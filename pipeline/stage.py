@@ -140,9 +140,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
     name = _name(stage, items)
     args |= {name: Path(getattr(section, name)) for name in names["given"] for section in sections.values()}
     reads = [*names["dep"], *names["given"]]
-    for path in (args[n] for n in names["dep"]):
-        if not path.exists():
-            raise DataError(f"expected {path}, found none. Get it with: dvc repro {name}")
+    _check_deps([args[n] for n in names["dep"]], name)
     deps = _checked([args[n] for n in reads if args[n].exists()])  # of a missing `Given` path the stage says what is wrong
     code = {str(path): file_md5(path) for path in lock.code(name) if path.exists()}
     own = scratch.of(name, flat, deps | code)
@@ -163,8 +161,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
                 **{n: Path(folder) / n for n in (*names["out"], *names["record"])},
             )
         return
-    for path in (report, *made):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(report, *made)
     began = time.monotonic()
     with processes.alone(scratch.lock_of(own), f"process that computes {name}"):
         _tidy(own, name, days=loaded.machine.keep_scratch_days)
@@ -175,15 +172,43 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
             tracked.log_scores(name, metrics)
             tracked.log_numbers("result", {**metrics, "seconds": time.monotonic() - began})
             report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-            tracked.log_outs({str(path): file_md5(path) for path in (report, *made) if path.exists()})
+            outs = {str(path): file_md5(path) for path in (report, *made) if path.exists()}
+            tracked.log_outs(outs)
         if ran := os.environ.get(RAN):
             with contextlib.suppress(OSError):  # the outs stand without it
                 Path(ran).touch()
-        shutil.rmtree(own, ignore_errors=True)  # last: a failure before this line can be resumed
+        scratch.ended(own, outs)  # last: a failure before this line can be resumed, and so can a kill before DVC records it
+
+
+def _check_deps(paths: Sequence[Path], name: str) -> None:
+    """Raise DataError for a path that is not there, or of which nobody can say so: its name is too long."""
+    for path in paths:
+        found = "none"
+        try:
+            if path.exists():
+                if path.is_file() or path.is_dir():
+                    continue
+                found = "a device or a pipe"
+        except OSError as error:
+            found = error.strerror or "none"
+        raise DataError(f"expected {path}, found {found}. Get it with: dvc repro {name}")
+
+
+def _make_room(*paths: Path) -> None:
+    """Make the folders that the stage writes into. Raise DataError where a file is in the way of one."""
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.is_dir()  # raises for a name that is too long
+        except (OSError, ValueError) as error:
+            if disk_is_full(error) or system_failed(error):
+                raise
+            raise DataError(f"expected to write {path}, found: {error}.") from None
 
 
 def _tidy(own: Path, name: str, *, days: float) -> None:
-    """Discard what an interrupted run has left if it is damaged, and what others have left if it is old."""
+    """Remove what stages have left that DVC has recorded, and what is old. Discard what is damaged of this one."""
+    scratch.remove_recorded({stage: found.outs for stage, found in lock.locked().items()}, own=own)
     if not Log(own).whole():
         print(f"\nWhat an interrupted run of {name} left in {own} is damaged. It is discarded: from step 0 again.")
         shutil.rmtree(own)

@@ -17,7 +17,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,6 @@ SHORT = [
     Case("flow", "runner", TERM),
     Case("flow", "runner", KILL),
     Case("flow", "terminal", HUP),
-    Case("dvc", "terminal", HUP),
 ]
 
 
@@ -72,6 +71,7 @@ class Run:
     open: threading.Event  # cleared: its terminal is closed
     folder: Path
     log: Path
+    alive: dict[psutil.Process, str] = field(default_factory=dict)  # when it was struck, and their commands
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
@@ -83,6 +83,7 @@ class Run:
 
     def strike(self, case: Case, word: str) -> None:
         """End it as the case says. word: a part of the command of its stage."""
+        self.alive = {process: " ".join(_words(process)[1:4]) for process in of(self.folder)}
         if case.who == "terminal":
             self.open.clear()
         elif case.who == "group":
@@ -98,11 +99,11 @@ class Run:
         """Wait until no process is left. Returns after how many seconds each one was gone, by its command, and the processes
         that live after twice SECONDS."""
         began, gone = time.monotonic(), {}
-        alive = {process: " ".join(_words(process)[1:4]) for process in of(self.folder)}
+        alive = self.alive
         while alive and time.monotonic() < began + 2 * SECONDS:
             self.process.poll()
             time.sleep(0.1)
-            now = {process: " ".join(_words(process)[1:4]) for process in of(self.folder)}
+            now = {process: alive.get(process) or " ".join(_words(process)[1:4]) for process in of(self.folder)}
             gone |= {f"{words} {p.pid}": time.monotonic() - began for p, words in alive.items() if p not in now}
             alive = now
         return gone, list(alive)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.lineage import model_file, places
+from pipeline.lineage.blocks import value_of
 from pipeline.lineage.facts import source_of
 from pipeline.lineage.graph import Node, behind, is_code
 from pipeline.lineage.identify import Identify
@@ -162,7 +163,8 @@ def _source(node: Node, source: Mapping[str, Any], *, here: bool) -> Link:
     if here and source.get("sha256") and local.is_file():
         found = model_file.sha256_of(local)
         return Link("source", node.name, source["what"], pin, "holds" if found == pin else "differs", f"sha256 {found}")
-    now = ((read_yaml(Path("params.yaml")) if Path("params.yaml").exists() else {}) or {}).get(group, {}).get(name)
+    sources = value_of(read_yaml(Path("params.yaml")) if Path("params.yaml").exists() else {}, group)[1]
+    now = sources.get(name) if isinstance(sources, Mapping) else None
     pinned = "as params.yaml pins it" if isinstance(now, Mapping) and pin in now.values() else "params.yaml has another pin"
     return Link(
         "source", node.name, source["what"], pin, "not here", f"{pinned}; not kept after fetching, so not read again"

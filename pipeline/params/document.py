@@ -84,13 +84,18 @@ class Params(Section):
         return shlex.split(self.launcher)
 
     def section(self, stage: str, item: str | None = None) -> Section:
-        """The section of `stage`; for a task or a source, its own."""
+        """The section of `stage`; for a task or a source, its own. Raises ConfigError for one that is not there."""
         if stage in TASK_STAGES:
-            return TASK_STAGES[stage].model_validate(merged(getattr(self, stage), self.tasks[item or ""][stage]))
+            if item not in self.tasks:
+                raise ConfigError(f"expected a task of params.yaml, found {item!r}. There is: {', '.join(self.tasks)}.")
+            return TASK_STAGES[stage].model_validate(merged(getattr(self, stage), self.tasks[item][stage]))
         if stage == "tasks":
             changes = {task: block[GATES] for task, block in self.tasks.items() if block.get(GATES)}
             return TaskNames(names=list(self.tasks), gates=changes)
         section = getattr(self, stage)
+        if isinstance(section, dict) and item not in section:
+            there = ", ".join(section) or "none"
+            raise ConfigError(f"expected a source below {stage} in params.yaml, found {item!r}. There is: {there}.")
         return section[item] if isinstance(section, dict) else section
 
     def gates_of(self, task: str) -> Gates:

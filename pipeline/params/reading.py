@@ -18,6 +18,8 @@ def read_yaml(path: Path) -> Any:
 def read_text(path: Path) -> str:
     """A file of parameters, in UTF-8. Raises ConfigError for one that is not there, or cannot be read."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ConfigError(f"expected a file at {path}, found a device or a pipe. It is not read: it may never end.")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"expected the file {path}, found none. Run inside the repository.") from None

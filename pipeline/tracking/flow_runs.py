@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.tracking import unsent
 from pipeline.tracking.address import shown
 from pipeline.tracking.lock import Stage, locked
-from pipeline.tracking.open_run import OpenRun, flatten
-from pipeline.tracking.runs import close_lost_of, log_params, machine_tags, origin, process, runs_of
+from pipeline.tracking.open_run import OpenRun, flatten, numbers
+from pipeline.tracking.runs import close_lost_of, log_params, machine_tags, origin, process, runs_of, send_kept
 from pipeline.tracking.store import store
 from pruneonce.errors import TrackerUnreachable
 
+NOTE = "mlflow.note.content"  # tag: what MLflow's page of the run says
 HEADLINES = ("score", "packed_bytes", "median_ms")  # of a row of the report
 
 
@@ -31,6 +33,7 @@ def start_flow(name: str, params: Mapping[str, Any], *, flow_run: str = "", pare
         **machine_tags(),
     }
     with store(" Nothing was started.") as (client, experiment):
+        send_kept(client)
         close_lost_of(client, experiment)
         run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
         log_params(client, run_id, flatten(params))
@@ -55,24 +58,30 @@ class Finished:
 def end_flow(run_id: str, status: str, left: Finished | None = None) -> None:
     """Close the parent run. A lost server is printed, not raised."""
     left = left or Finished()
+    seconds = {stage.replace("@", "."): value for stage, value in left.seconds.items()}
     try:
         with store() as (client, _):
             run = OpenRun(client, run_id)
             run.log_numbers("", left.scores)
-            run.log_numbers("seconds", {stage.replace("@", "."): value for stage, value in left.seconds.items()})
+            run.log_numbers("seconds", seconds)
             if left.outcomes:
                 recorded = locked()
                 stages = {
                     stage: {"outcome": how, "run": _computed(recorded.get(stage))} for stage, how in left.outcomes.items()
                 }
                 run.survive(lambda: client.log_dict(run_id, stages, "stages.json"))
-                note = f"{left.note}\n\n{_table(stages, client.get_run(run_id).info.experiment_id)}"
-                run.survive(lambda: client.set_tag(run_id, "mlflow.note.content", note))
+                run.tag({NOTE: f"{left.note}\n\n{_table(stages, client.get_run(run_id).info.experiment_id)}"})
             for file in left.files:
                 run.survive(functools.partial(client.log_artifact, run_id, str(file), "report"))
             run.end(status)
     except TrackerUnreachable:
-        print(f"\nMLflow at {shown()} no longer answers; run {run_id} stays open there.", file=sys.stderr)
+        metrics = [*numbers("", left.scores), *numbers("seconds", seconds)]
+        unsent.keep(run_id, metrics=metrics, tags={NOTE: left.note} if left.note else {}, status=status)
+        print(
+            f"\nMLflow at {shown()} no longer answers; run {run_id} stays open there until the next run, or until: "
+            "pruneonce register",
+            file=sys.stderr,
+        )
 
 
 def scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

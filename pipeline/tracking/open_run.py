@@ -1,9 +1,10 @@
 """An MLflow run that is open: what is sent to it while a stage works.
 
-Metrics are sent in batches. If the server does not answer, training goes on, and the metrics wait for the next try. If it
-never answers again, the metrics are lost, but not the stage.
+Metrics are sent in batches. If the server does not answer, training goes on, and the metrics wait for the next try. What
+it has not taken when the run ends is kept in a file, and sent by a later process (`unsent`).
 """
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -14,56 +15,53 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
+from pipeline.tracking import unsent
 from pipeline.tracking.address import shown
 from pipeline.tracking.store import BATCH, in_batches, refused
 
 FLUSH_SECONDS = 5.0
 PAUSE = 20  # pause after a try, in durations of that try: a server that times out costs a twentieth of the time
 TAG, MOST_CHARACTERS = "pruneonce.", 8000  # of the names of our tags; of a tag's value, by MLflow
-MOST = 100_000  # metrics that wait for a server; of more than these the oldest are dropped
+MOST = 100_000  # metrics that wait for a server in memory; more than these go into a file
 
 
 class OpenRun:
     """The MLflow run of a stage or of a flow that is at work."""
 
-    def __init__(self, client: MlflowClient, run_id: str, *, experiment: str | None = None):
-        """experiment: the run of the `dvc exp run` that this stage belongs to."""
+    def __init__(self, client: MlflowClient, run_id: str, *, experiment: str | None = None, begun: bool = False):
+        """experiment: the run of the `dvc exp run` that this stage belongs to. begun: by an earlier process."""
         self.client, self.run_id, self.experiment = client, run_id, experiment
         self._waiting: list[Metric] = []
-        self._known: set[tuple[str, int]] = set()  # (name, step) that an earlier process of this run has logged
-        self._next, self._lost = time.monotonic() + FLUSH_SECONDS, False
+        self._tags: dict[str, str] = {}
+        self._queued: set[tuple[str, int]] = set()  # (name, step) that is logged once, whoever computes it again
+        self._begun = begun  # then the server is asked, before anything is sent, for what it has
+        self._next, self._lost, self._spilled = time.monotonic() + FLUSH_SECONDS, False, False
 
     def catch_up(self, steps: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Continue a run whose process was killed. steps: all that were logged; MLflow is sent those that it lacks.
 
         The steps after the last checkpoint are computed again, and still logged once.
         """
-        if not (logged := {(key, step): value for step, metrics in steps for key, value in metrics.items()}):
-            return
-        there: set[tuple[str, int]] = set()
-
-        def ask() -> None:
-            for key in {key for key, _ in logged}:
-                there.update((key, m.step) for m in self.client.get_metric_history(self.run_id, key))
-
-        if not self.survive(ask):
-            return
-        self._known = there | set(logged)
-        self._waiting += [_metric(key, value, step) for (key, step), value in logged.items() if (key, step) not in there]
-        self.flush()
+        if logged := {(key, step): value for step, metrics in steps for key, value in metrics.items()}:
+            self._begun = True
+            self._waiting += [_metric(key, value, step) for (key, step), value in logged.items()]
+            self._queued |= set(logged)
+            self.flush()
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of a step, once."""
-        self._waiting += [_metric(key, value, step) for key, value in metrics.items() if (key, step) not in self._known]
-        del self._waiting[:-MOST]
+        self._waiting += [_metric(key, value, step) for key, value in metrics.items() if (key, step) not in self._queued]
         if time.monotonic() > self._next:
             self.flush()
+        if len(self._waiting) > MOST:
+            with contextlib.suppress(OSError):
+                unsent.write(self.run_id, metrics=self._waiting)
+                self._waiting, self._spilled = [], True
+        del self._waiting[:-MOST]
 
     def log_numbers(self, prefix: str, metrics: Mapping[str, Any]) -> None:
         """Log numbers of the run as a whole as `prefix.name`; nested names are joined by a dot. Sent when the run ends."""
-        numbers = {key: value for key, value in flatten(metrics).items() if isinstance(value, int | float)}
-        begin = f"{prefix}." if prefix else ""
-        self._waiting += [_metric(f"{begin}{key}", float(value), 0) for key, value in numbers.items()]
+        self._waiting += [m for m in numbers(prefix, metrics) if (m.key, m.step) not in self._queued]
 
     def log_scores(self, stage: str, metrics: Mapping[str, Any]) -> None:
         """Log the scores among the closing metrics by their names, and in the experiment's run by task, to sort runs by."""
@@ -71,24 +69,58 @@ class OpenRun:
         self.log_numbers("", scores)
         if (above := self.experiment) and scores:
             rows = [_metric(f"{stage.rpartition('@')[2]}.{key}", value, 0) for key, value in scores.items()]
-            self.survive(lambda: self.client.log_batch(above, metrics=rows))
+            if not self.survive(lambda: self.client.log_batch(above, metrics=rows)):
+                unsent.keep(above, metrics=rows)
 
     def log_outs(self, md5s: Mapping[str, str]) -> None:
         """Tag the run with the md5 of each path that the stage has written. `runs_of` finds the run by that."""
-        self.survive(lambda: set_tags(self.client, self.run_id, md5_tags("outs", md5s)))
+        self.tag(md5_tags("outs", md5s))
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run when it ends."""
+        self._tags |= tags
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the metrics that wait."""
         began = time.monotonic()
-        while self._waiting and self.survive(lambda: self.client.log_batch(self.run_id, metrics=self._waiting[:BATCH])):
-            del self._waiting[:BATCH]
+        self._send()
         ended = time.monotonic()
         self._next = ended + max(FLUSH_SECONDS, PAUSE * (ended - began))
 
+    def _send(self) -> bool:
+        """Send the metrics that wait. Returns whether none is left."""
+        if self._begun and not self.survive(self._drop_known):
+            return False
+        while self._waiting and self.survive(lambda: self.client.log_batch(self.run_id, metrics=self._waiting[:BATCH])):
+            del self._waiting[:BATCH]
+        return not self._waiting
+
+    def _drop_known(self) -> None:
+        """Forget of what waits the metrics that the server has of an earlier process, or of a request that timed out."""
+        names = set(self.client.get_run(self.run_id).data.metrics)
+        there = unsent.taken(self.client, self.run_id, names)
+        self._waiting = [m for m in self._waiting if (m.key, m.step) not in there]
+        self._queued |= there
+        self._begun = False
+
     def end(self, status: str) -> None:
-        """Send what waits, and close the run."""
-        self.flush()
-        self.survive(lambda: self.client.set_terminated(self.run_id, status))
+        """Send what waits, and close the run. It is kept in a file until the server has it (`unsent`)."""
+        what: dict[str, Any] = {"metrics": list(self._waiting), "tags": self._tags, "status": status}
+        kept = None
+        with contextlib.suppress(OSError):
+            kept = unsent.write(self.run_id, **what)
+        sent = (
+            self._send()
+            and self.survive(lambda: set_tags(self.client, self.run_id, self._tags))
+            and self.survive(lambda: self.client.set_terminated(self.run_id, status))
+        )
+        if kept is None and not sent:
+            unsent.keep(self.run_id, **what)
+        elif kept is not None and sent:
+            kept.unlink(missing_ok=True)
+        if sent and self._spilled:
+            for line in unsent.send(self.client):
+                print(f"\n{line}", file=sys.stderr)
 
     def survive(self, request: Callable[[], object]) -> bool:
         """Make a request. A failure is printed once. Returns whether the server answered, also if it refused."""
@@ -99,12 +131,19 @@ class OpenRun:
             if not self._lost:
                 problem = "takes no more of this run" if refused(error) else "no longer answers"
                 print(
-                    f"\nMLflow at {shown()} {problem} ({type(error).__name__}); the stage goes on. Its metrics are sent if "
-                    "that changes, else they are missing there. Its outs and metrics files are not affected.",
+                    f"\nMLflow at {shown()} {problem} ({type(error).__name__}); the stage goes on. Its metrics are sent "
+                    "when that changes: by this run, by the next one, or by: pruneonce register. Its outs are not affected.",
                     file=sys.stderr,
                 )
             self._lost = True
             return refused(error)
+
+
+def numbers(prefix: str, metrics: Mapping[str, Any]) -> list[Metric]:
+    """The numbers among metrics, of a run as a whole, as `prefix.name`; nested names are joined by a dot."""
+    found = {key: value for key, value in flatten(metrics).items() if isinstance(value, int | float)}
+    begin = f"{prefix}." if prefix else ""
+    return [_metric(f"{begin}{key}", float(value), 0) for key, value in found.items()]
 
 
 def _metric(key: str, value: float, step: int) -> Metric:

@@ -19,7 +19,7 @@ from pipeline.hashing import file_md5
 from pipeline.tracking import champions, packaging, versions
 from pipeline.tracking.committed import obstacle
 from pipeline.tracking.lock import Stage, current
-from pipeline.tracking.runs import close_lost, results, runs_of
+from pipeline.tracking.runs import catch_up, results, runs_of
 from pipeline.tracking.store import store
 
 HISTORY = "mlflow.log-model.history"  # tag of a run: MLflow's own list of the models in it
@@ -29,11 +29,11 @@ MEASURED = ("score", "sparsity", "file_bytes", "packed_bytes")
 
 
 def update() -> Iterator[str]:
-    """Close the runs of lost processes, then register the models of dvc.lock. Yields a line for each change.
+    """Send what MLflow is still to have, close the runs of lost processes, register the models of dvc.lock.
 
-    Raises PruneOnceError.
+    Yields a line for each change. Raises PruneOnceError.
     """
-    yield from (f"{name}: its process is gone, so its run is closed as KILLED" for name in close_lost())
+    yield from catch_up()
     yield from register(current())
 
 

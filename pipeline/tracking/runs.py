@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import socket
+import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ from mlflow.entities import Param
 
 from pipeline import machine
 from pipeline.stopping import PARENT
-from pipeline.tracking import committed
+from pipeline.tracking import committed, unsent
 from pipeline.tracking.lock import Stage
 from pipeline.tracking.open_run import OpenRun, md5_tags, set_tags
 from pipeline.tracking.store import in_batches, store, unless_refused
@@ -29,6 +31,7 @@ from pipeline.tracking.store import in_batches, store, unless_refused
 RUN = "run"  # file in a stage's scratch folder: the id of its run, for the process that continues it
 EXPERIMENT = "pruneonce.experiment"  # tag of a run: the experiment of DVC that it is
 HOST, PROCESS = "pruneonce.host", "pruneonce.process"  # tags: by whom a run is written
+MARK = "pruneonce.mark"  # tag: what the scratch folder has until it has the run's id
 CLOCK_SECONDS = 10.0  # two readings of a process's start may differ by this: the system's clock is set now and then
 
 
@@ -56,13 +59,13 @@ def stage_run(
         above = None if PARENT in os.environ else _experiment_run(client, experiment)
         if parent := os.environ.get(PARENT) or above:
             tags["mlflow.parentRunId"] = parent
-        run_id = _resumed(client, experiment, scratch, tags)
-        if run_id is None:
-            run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        send_kept(client)
+        before = _resumed(client, experiment, scratch, tags)
+        run_id = before or _begun(client, experiment, scratch, name, tags)
         log_params(client, run_id, params)
         close_lost_of(client, experiment)
 
-    run, status = OpenRun(client, run_id, experiment=above), "FAILED"
+    run, status = OpenRun(client, run_id, experiment=above, begun=before is not None), "FAILED"
     try:
         if scratch:
             _write_name(scratch / RUN, run_id)
@@ -73,8 +76,14 @@ def stage_run(
         raise
     finally:
         run.end(status)
-        if above:
-            run.survive(lambda: client.set_terminated(above, status))  # it ends with its last stage
+        if above and not run.survive(lambda: client.set_terminated(above, status)):  # it ends with its last stage
+            unsent.keep(above, status=status)
+
+
+def send_kept(client: MlflowClient) -> None:
+    """Send what earlier runs could not, before lost runs are closed: they may have ended well."""
+    for line in unsent.send(client):
+        print(f"\n{line}", file=sys.stderr)
 
 
 def _experiment_run(client: MlflowClient, experiment: str) -> str | None:
@@ -103,14 +112,25 @@ def _resumed(client: MlflowClient, experiment: str, scratch: Path | None, tags: 
     if run_id is None:
         return None
     info = None
-    with unless_refused():  # it may be a run of another store
+    with unless_refused():  # it may be a run of another store, or the mark of a process that was killed as it made the run
         info = client.get_run(run_id).info
+    if info is None and (made := client.search_runs([experiment], f"tags.`{MARK}` = '{run_id}'", max_results=1)):
+        info, run_id = made[0].info, made[0].info.run_id
     if info is None or info.experiment_id != experiment or info.lifecycle_stage != "active":
         return None
+    unsent.drop(run_id)
     # The tags come first: another process closes an open run whose process is gone.
     set_tags(client, run_id, tags)
     client.update_run(run_id, status="RUNNING")
     return run_id
+
+
+def _begun(client: MlflowClient, experiment: str, scratch: Path | None, name: str, tags: Mapping[str, str]) -> str:
+    """Make a run; returns its id. Its mark is in the scratch folder before: a process may be killed as it makes the run."""
+    mark = uuid.uuid4().hex
+    if scratch:
+        _write_name(scratch / RUN, mark)
+    return client.create_run(experiment, tags={**tags, MARK: mark}, run_name=name).info.run_id
 
 
 def _read_name(file: Path) -> str | None:
@@ -125,7 +145,9 @@ def _write_name(file: Path, run_id: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_dir():  # a damaged scratch folder
         shutil.rmtree(file)
-    file.write_text(run_id)
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(run_id)
+    part.replace(file)
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
@@ -147,10 +169,16 @@ def _lives(process: str) -> bool:
     return False
 
 
-def close_lost() -> list[str]:
-    """Close the runs that killed processes of this machine left open. Returns their names. Raises TrackerUnreachable."""
+def catch_up() -> Iterator[str]:
+    """Send what MLflow did not take of earlier runs; close the runs that killed processes of this machine left open.
+
+    Yields a line for each. Raises TrackerUnreachable.
+    """
     with store() as (client, experiment):
-        return close_lost_of(client, experiment)
+        yield from unsent.send(client)
+        yield from (
+            f"{name}: its process is gone, so its run is closed as KILLED" for name in close_lost_of(client, experiment)
+        )
 
 
 def close_lost_of(client: MlflowClient, experiment: str) -> list[str]:

@@ -29,7 +29,7 @@ def parse(written: str | None, name: str) -> dict[str, Any]:
         return {}
     try:
         said = json.loads(written)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PackError(f"expected JSON in the entry {ABOUT} of {name}, found: {error}. Export it again.") from None
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         found = said.get("format") if isinstance(said, dict) else type(said).__name__

@@ -11,7 +11,8 @@ import ctypes
 import functools
 import gc
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import onnxruntime
 from pruneonce.deployment import accelerate, costs, runtime
 from pruneonce.deployment.linears import Linear, linears
 from pruneonce.deployment.sparse_form import narrow_form, sparse_form, stored_share
-from pruneonce.errors import KernelsError, PackError
+from pruneonce.errors import KernelsError, PackError, PruneOnceError
 
 EXECUTIONS = ("auto", "stock", "sparse")
 LIBRARY = Path(__file__).with_name("kernels.so")
@@ -90,7 +91,8 @@ BUILD = "Build it: `python -m kernels.build` in a clone, or `pip install .` with
 
 def matrices(model: Path | bytes, *, execution: str, threads: int) -> list[Matrix]:
     """How each int8 matrix of a model would run on this processor. Raises PackError if the model cannot be read."""
-    return plan(linears(_read(model).graph), execution=execution, threads=threads, processor=processor())
+    with _one_error():
+        return plan(linears(_read(model).graph), execution=execution, threads=threads, processor=processor())
 
 
 def accelerated(model: Path | bytes, *, execution: str, threads: int) -> bytes | None:
@@ -98,14 +100,15 @@ def accelerated(model: Path | bytes, *, execution: str, threads: int) -> bytes |
 
     Raises PackError if the model cannot be read.
     """
-    read = _read(model)
-    found = list(linears(read.graph))
-    planned = plan(found, execution=execution, threads=threads, processor=processor())
-    chosen = [linear for linear, matrix in zip(found, planned, strict=True) if matrix.kernel == "sparse"]
-    if not chosen:
-        return None
-    accelerate.rewrite(read, chosen, form=narrow_form if processor() == "avx2" else sparse_form)
-    return ir.to_proto(read).SerializeToString()
+    with _one_error():
+        read = _read(model)
+        found = list(linears(read.graph))
+        planned = plan(found, execution=execution, threads=threads, processor=processor())
+        chosen = [linear for linear, matrix in zip(found, planned, strict=True) if matrix.kernel == "sparse"]
+        if not chosen:
+            return None
+        accelerate.rewrite(read, chosen, form=narrow_form if processor() == "avx2" else sparse_form)
+        return ir.to_proto(read).SerializeToString()
 
 
 def session(model: Path | bytes, *, threads: int, execution: str, **options: Any) -> runtime.Session:
@@ -136,8 +139,19 @@ def _give_back_memory() -> None:
 
 
 def _read(model: Path | bytes) -> ir.Model:
+    return ir.from_proto(onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model))
+
+
+@contextmanager
+def _one_error() -> Iterator[None]:
+    """Any error in the block is a PackError: those of protobuf, onnx and onnx-ir have no common base.
+
+    A damaged file fails late: onnx-ir reads a tensor when it is asked for, and its type when the graph is written.
+    """
     try:
-        return ir.from_proto(onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model))
-    except Exception as error:  # protobuf's and onnx' errors have no common base
+        yield
+    except PruneOnceError:
+        raise
+    except Exception as error:
         version = onnxruntime.__version__
         raise PackError(f"expected a model that ONNX Runtime {version} loads, found: {error}. Get the file again.") from None

@@ -79,7 +79,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 def linears(graph: ir.Graph) -> Iterator[Linear]:
     """The quantized linears of a graph that can have a sparse form, in its order."""
     for node in graph:
-        if node.op_type != "MatMul" or node.domain:
+        if node.op_type != "MatMul" or node.domain or len(node.inputs) != 2:  # of a damaged file it may have one
             continue
         taken, weighed = (_producer(value, "DequantizeLinear") for value in node.inputs)
         quantized = _producer(taken.inputs[0], "QuantizeLinear") if taken else None

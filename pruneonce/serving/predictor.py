@@ -12,15 +12,17 @@ from pruneonce.deployment.provenance import ABOUT, TOKENIZER
 from pruneonce.errors import DataError, PackError
 from pruneonce.serving import answers
 from pruneonce.serving.answers import Answer
-from pruneonce.serving.texts import Texts
+from pruneonce.serving.texts import QUESTION_ROOM, Texts
 from pruneonce.sources import cells
 
 MOST_CHARACTERS = 100_000  # of a text. The model reads `max_tokens` of it, and splitting a longer one takes seconds.
 
-KINDS = {  # what the metadata says of each kind of task, as far as answers need it
+MOST_TOKENS = 1_000_000  # of a text, by what a file says of itself
+
+KINDS: dict[str, set[str]] = {  # what the metadata says of each kind of task, as far as answers need it
     "classification": {"classes"},
     "multi_label": {"classes"},
-    "regression": set[str](),
+    "regression": set(),
     "token_classification": {"classes"},
     "question_answering": {"stride_tokens", "n_best", "max_answer_tokens", "null_threshold"},
 }
@@ -35,18 +37,39 @@ def input_names(about: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _check(about: Mapping[str, Any], path: Path) -> None:
     """Anybody can write a file's metadata. Raises PackError for what is used here, if it is missing or another type."""
-    kind, columns = about.get("kind"), about.get("columns")
-    most = about.get("max_tokens")
+    kind, columns, most = about.get("kind"), about.get("columns"), about.get("max_tokens")
     good = {
-        "kind": isinstance(kind, dict) and kind.get("kind") in KINDS and KINDS[kind["kind"]] <= kind.keys(),
-        "columns": isinstance(columns, dict) and {"text", "pair"} <= columns.keys(),
-        "max_tokens": isinstance(most, int) and most > 0,
+        "max_tokens": _is_count(most, at_most=MOST_TOKENS) and most != 0,
+        "kind": isinstance(kind, dict) and _is_kind(kind, most if isinstance(most, int) else 0),
+        "columns": isinstance(columns, dict)
+        and {"text", "pair"} <= columns.keys()
+        and all(isinstance(columns[name], str | None) for name in ("text", "pair"))
+        and not (isinstance(kind, dict) and kind.get("kind") == "token_classification" and columns["pair"]),
     }
     if wrong := [key for key, holds in good.items() if not holds]:
         raise PackError(
             f"expected the key {wrong[0]} as `export` writes it in what {path} says of itself, found "
             f"{str(about.get(wrong[0]))[:80]!r}. Export it again."
         )
+
+
+def _is_kind(kind: Mapping[str, Any], max_tokens: int) -> bool:
+    """Whether this is a kind of task with all that its answers need."""
+    name, classes, threshold = kind.get("kind"), kind.get("classes"), kind.get("null_threshold")
+    if not isinstance(name, str) or name not in KINDS or not KINDS[name] <= kind.keys():
+        return False
+    if "classes" in KINDS[name]:
+        texts = isinstance(classes, list) and all(isinstance(each, str) for each in classes)
+        return bool(texts and classes) and len(set(classes or ())) == len(classes or ())
+    if name != "question_answering":
+        return True
+    counts = all(_is_count(kind[key], at_most=MOST_TOKENS) and kind[key] > 0 for key in ("n_best", "max_answer_tokens"))
+    number = threshold is None or (isinstance(threshold, int | float) and not isinstance(threshold, bool))
+    return counts and number and _is_count(kind["stride_tokens"], at_most=max_tokens // 2 - QUESTION_ROOM - 1)
+
+
+def _is_count(value: object, *, at_most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= at_most
 
 
 def _check_classes(outputs: object, kind: Mapping[str, Any], path: Path) -> None:

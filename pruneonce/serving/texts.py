@@ -5,6 +5,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,28 +35,28 @@ class Texts:
     """A tokenizer that cuts as the splits were cut. tokenizer: the text of tokenizer.json."""
 
     def __init__(self, tokenizer: str, *, max_tokens: int):
-        try:
+        self.max_tokens, self._of_stride = max_tokens, functools.cache(self._windows_tokenizer)
+        with _one_error():
             self.whole = Tokenizer.from_str(tokenizer)
             self.cut = Tokenizer.from_str(tokenizer)
-        except Exception as error:  # tokenizers raises no narrower one
-            raise ModelError(f"expected a tokenizer in the file's metadata, found: {error}. Export it again.") from None
-        self.max_tokens, self._of_stride = max_tokens, functools.cache(self._windows_tokenizer)
-        for one in (self.whole, self.cut):
-            one.no_padding()
-            one.no_truncation()
-        # Of a pair the longer text is cut first, and special tokens remain, as in `tasks.splits`.
-        self.cut.enable_truncation(max_tokens, strategy="longest_first")
+            for one in (self.whole, self.cut):
+                one.no_padding()
+                one.no_truncation()
+            # Of a pair the longer text is cut first, and special tokens remain, as in `tasks.splits`.
+            self.cut.enable_truncation(max_tokens, strategy="longest_first")
 
     def row(self, text: str, pair: str | None = None) -> Row:
         """One row of a text or of a pair."""
-        return _row(self.cut.encode(text, pair))
+        with _one_error():
+            return _row(self.cut.encode(text, pair))
 
     def windows(self, question: str, context: str, *, stride_tokens: int) -> Iterator[Row]:
         """The rows of a question: a window of the context each, which shares `stride_tokens` with the one before."""
         room = self.max_tokens // 2 - QUESTION_ROOM
-        ends = [end for _, end in self.whole.encode(question, add_special_tokens=False).offsets]
-        short = question if len(ends) <= room else question[: ends[room - 1]]
-        encoding = self._of_stride(stride_tokens).encode(short, context)
+        with _one_error():
+            ends = [end for _, end in self.whole.encode(question, add_special_tokens=False).offsets]
+            short = question if len(ends) <= room else question[: ends[room - 1]]
+            encoding = self._of_stride(stride_tokens).encode(short, context)
         yield from map(_row, (encoding, *encoding.overflowing))
 
     def _windows_tokenizer(self, stride_tokens: int) -> Tokenizer:
@@ -63,6 +64,20 @@ class Texts:
         tokenizer = Tokenizer.from_str(self.whole.to_str())
         tokenizer.enable_truncation(self.max_tokens, stride=stride_tokens, strategy="only_second")
         return tokenizer
+
+
+@contextmanager
+def _one_error() -> Iterator[None]:
+    """Any error in the block is a ModelError: tokenizers raises no narrower one.
+
+    A panic of its Rust code is no Exception.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"expected a tokenizer in the file's metadata, found: {error}. Export it again.") from None
 
 
 def _row(encoding: Encoding) -> Row:

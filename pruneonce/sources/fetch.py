@@ -5,6 +5,7 @@ is not made again. One that was cut short begins anew.
 """
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -113,7 +114,10 @@ def _copy(files: Mapping[str, Path], folder: Path, source: str) -> None:
 
 @contextlib.contextmanager
 def _from_hub(source: str) -> Iterator[None]:
-    """Turn every error but a full disk into a SourceError."""
+    """Turn every error but a full disk into a SourceError. What the libraries print has no password of HF_ENDPOINT."""
+    for library in ("huggingface_hub", "datasets"):
+        for handler in logging.getLogger(library).handlers:
+            handler.addFilter(_without_password)
     try:
         yield
     except Exception as error:
@@ -123,3 +127,9 @@ def _from_hub(source: str) -> Iterator[None]:
             f"expected {source} from the hub, found: {plain(error)[:300]}. Check the network, the name and the revision "
             "(HF_ENDPOINT and HF_TOKEN are read)."
         ) from None  # its traceback would repeat the address with its password
+
+
+def _without_password(record: logging.LogRecord) -> bool:
+    """A log filter that keeps every line: the hub's library repeats the address with each try."""
+    record.msg, record.args = plain(record.getMessage()), ()
+    return True

@@ -41,18 +41,15 @@ def test_a_password_is_found_nowhere(tmp_path: Path):
 ADDRESSES = {
     "PREFECT_API_URL": f"http://me:{secret('prefect')}@127.0.0.1:9/api?token={secret('prefect-token')}",
     "MLFLOW_TRACKING_URI": f"postgresql://me:{secret('postgres')}@127.0.0.1:9/runs?password={secret('query')}",
-    "HF_ENDPOINT": f"http://me:{secret('hub')}@127.0.0.1:9",
     "PIP_INDEX_URL": f"http://me:{secret('index')}@127.0.0.1:9/simple",
     "PIP_EXTRA_INDEX_URL": "",
     "PIP_FIND_LINKS": "",
     "PIP_RETRIES": "0",
-    "HF_HUB_OFFLINE": "0",
 }
 FETCH = (
     "from pathlib import Path; from pipeline.kept import Kept; from pruneonce.sources.fetch import *; "
     "keep, out = Kept(Path('kept')), Path('data/x'); "
 )
-HUB = f"{FETCH} fetch_model('a/b', '0' * 40, out, keep=keep)"
 INDEX = f"{FETCH} fetch_package('x==1', '0' * 64, {{}}, out, keep=keep)"
 
 
@@ -73,7 +70,6 @@ def test_no_address_is_shown_with_its_password(tmp_path: Path):
     for words, says in {
         ("-m", "flows.compress"): "expected a Prefect server at http://127.0.0.1:9/api?token=***",
         ("-m", "pipeline.cli", "doctor"): "http://127.0.0.1:9/dvc",
-        ("-c", HUB): "SourceError: expected model a/b at 0000",
         ("-c", INDEX): "SourceError: expected x==1 from the package index",
     }.items():
         done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)

@@ -7,6 +7,9 @@
     damage.py     what is done to bytes, to text and to documents
     targets/      one file a target: what is made, what is damaged, what reads it
     seeds/        cases that failed once: replayed first, and by the tests
+    answering.py  small models that answer, of every kind of task
+
+    coverage_guided.py, packed_target.py, packed_files.py    ten packed files under atheris, which looks for new paths
 
 A target is a module with
 
@@ -14,5 +17,6 @@ A target is a module with
     run(folder)     read them, in that folder, which is the current one
     OUTS            what `run` writes: none of it may be there after an error
     SECONDS         the longest that a case may take
+    start()         optional: what is made once, before any case
     SHARE           of all cases, in parts of the sum over all targets
 """

@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.replay:
         return _replay(args.replay)
-    chosen = args.target or case.names()
+    chosen = args.target or (case.names() if args.cases else sorted({name for name, _ in _seeds()}))
     modules = [case.target(name) for name in chosen]  # imports torch, once for all workers
     for module in modules:
         getattr(module, "start", lambda: None)()
@@ -47,10 +47,13 @@ def main() -> None:
 
 
 def _kept(chosen: list[str]) -> Iterator[Task]:
-    for path in sorted(case.SEEDS.glob("*.json")):
-        name, files = case.from_json(path.read_text())
+    for path, (name, files) in zip(case.kept(), _seeds(), strict=True):
         if name in chosen:
             yield Task(name, files=files, name=path.stem)
+
+
+def _seeds() -> Iterator[tuple[str, case.Files]]:
+    return (case.from_json(path.read_text()) for path in case.kept())
 
 
 def _new(chosen: list[str], cases: int) -> Iterator[Task]:

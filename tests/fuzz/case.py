@@ -41,6 +41,11 @@ def names() -> list[str]:
     return sorted(found.name for found in pkgutil.iter_modules(targets.__path__))
 
 
+def kept() -> list[Path]:
+    """The files of the cases that failed once."""
+    return sorted(SEEDS.glob("*.json"))
+
+
 def target(name: str) -> ModuleType:
     return importlib.import_module(f"tests.fuzz.targets.{name}")
 

@@ -1,5 +1,6 @@
 """Processes that judge cases: each has its memory bounded, is ended where it hangs, and begun again where it died."""
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -104,6 +105,7 @@ def _work(pipe: Connection, seed: int, shared: str) -> None:
     base = Path(folder, "cases")
     base.mkdir()
     fence.build(Path(folder))
+    gc.freeze()  # of torch and all that was imported: a collection, which loading a model asks for, takes a second
     while True:
         try:
             task = pipe.recv()

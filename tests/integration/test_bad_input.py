@@ -21,7 +21,7 @@ from pipeline.history import Log
 from pipeline.params import profiles
 from pipeline.params.document import load, parse
 from pipeline.params.reading import read_yaml
-from pipeline.tracking import open_run, runs, store
+from pipeline.tracking import open_run, runs, store, unsent
 from pruneonce.errors import ConfigError, LossNotFinite, TrackerUnreachable
 from tests.integration import tiny
 from tests.integration.conftest import Project
@@ -461,9 +461,23 @@ class Deaf:
     def search_runs(self, *_: object) -> list[object]:
         return []  # of other runs; nothing is counted
 
-    def set_terminated(self, run_id: str, status: str) -> None:
+    def set_terminated(self, run_id: str, status: str, end_time: int | None = None) -> None:
         self._ask()
         self.status = status
+
+    def get_run(self, run_id: str) -> SimpleNamespace:
+        data = SimpleNamespace(metrics={m.key: m.value for m in self.metrics}, tags={})
+        return SimpleNamespace(data=data, info=SimpleNamespace(run_name="sparsify"))
+
+    def get_metric_history(self, run_id: str, key: str) -> list[Metric]:
+        return [m for m in self.metrics if m.key == key]
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch) -> Path:
+    """Where is kept what a server did not take."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / ".pruneonce/unsent"
 
 
 def train_an_hour(client: Deaf, monkeypatch) -> None:
@@ -477,24 +491,34 @@ def train_an_hour(client: Deaf, monkeypatch) -> None:
         tracked.log_numbers("result", {"held_out_loss": 2.0, "names": ["not a number"], "seconds": 1.0})
 
 
-def test_a_tracker_lost_in_training_is_told_once_and_does_not_slow_it(monkeypatch, capsys):
+def test_a_tracker_lost_in_training_is_told_once_and_does_not_slow_it(kept, monkeypatch, capsys):
     client = Deaf(answers=3)  # create_run, params, the first flush
     train_an_hour(client, monkeypatch)
-    assert client.asked == 3 + 3 + 1 + 1, "three tries in an hour, the metrics and the status at the end"
+    assert client.asked == 3 + 3 + 1, "three tries in an hour, one at the end"
     assert [(m.key, m.step) for m in client.metrics] == [("loss", step) for step in range(6)]
     said = capsys.readouterr().err
     assert said.count("no longer answers (ConnectionError); the stage goes on") == 1
+    client.answers = sys.maxsize
+    (said,) = unsent.send(client)
+    assert said.endswith("has now all of sparsify (run r): 3596 metrics that were kept were sent.")
+    assert_all_sent(client)
+    assert list(kept.glob("*")) == [kept / unsent.LOCK]
 
 
-def test_what_a_lost_tracker_did_not_take_is_sent_when_it_answers_again(monkeypatch):
-    client = Deaf(answers=3, back=5)
-    train_an_hour(client, monkeypatch)
+def assert_all_sent(client: Deaf) -> None:
     assert [m.step for m in client.metrics if m.key == "loss"] == list(range(3600)), "every step, once, in order"
     assert [m.key for m in client.metrics[3600:]] == ["result.held_out_loss", "result.seconds"]
     assert client.status == "FINISHED"
 
 
-def test_what_a_tracker_refuses_is_dropped_and_holds_nothing_up(monkeypatch, capsys):
+def test_what_a_lost_tracker_did_not_take_is_sent_when_it_answers_again(kept, monkeypatch):
+    client = Deaf(answers=3, back=5)
+    train_an_hour(client, monkeypatch)
+    assert_all_sent(client)
+    assert not list(kept.glob("*")), "nothing is kept that was sent"
+
+
+def test_what_a_tracker_refuses_is_dropped_and_holds_nothing_up(kept, monkeypatch, capsys):
     """The run was deleted, say: it would refuse the same at every try, and all that came after it would wait."""
     client = Deaf(answers=10_000)
 
@@ -510,21 +534,21 @@ def test_what_a_tracker_refuses_is_dropped_and_holds_nothing_up(monkeypatch, cap
     assert capsys.readouterr().err.count("takes no more of this run (MlflowException); the stage goes on") == 1
 
 
-def test_what_waits_for_a_tracker_has_an_end(monkeypatch):
+def test_what_waits_for_a_tracker_takes_little_memory(kept, monkeypatch, capsys):
     monkeypatch.setattr(open_run, "MOST", 1000)
     client = Deaf(answers=3, back=5)
     train_an_hour(client, monkeypatch)
     steps = [m.step for m in client.metrics if m.key == "loss"]
-    assert 1000 < len(steps) < 3600
-    assert steps == sorted(set(steps))
-    assert steps[-1] == 3599
+    assert sorted(steps) == list(range(3600)), "every step, once"
+    assert "1001 metrics that were kept were sent" in capsys.readouterr().err
+    assert not list(kept.glob("*.jsonl"))
 
 
 @pytest.mark.parametrize(
     ("error", "status"),
     [(None, "FINISHED"), (LossNotFinite("x"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")],
 )
-def test_a_run_ends_as_its_stage_did(monkeypatch, error, status):
+def test_a_run_ends_as_its_stage_did(kept, monkeypatch, error, status):
     client = Deaf(answers=100)
     monkeypatch.setattr(store, "connect", lambda: (client, "0"))
 

@@ -74,6 +74,7 @@ NOT_SCIENCE = {
     "pruneonce/stage.py",
     "pruneonce/terminal.py",
     "pruneonce/deployment/about.py",
+    "pruneonce/deployment/external.py",
     "pruneonce/serving/answers.py",
     "pruneonce/serving/predictor.py",
     "pruneonce/serving/rows.py",

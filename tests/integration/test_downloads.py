@@ -1,12 +1,16 @@
 """A hostile package index: what it sends is checked before it is used, and nothing of it is left."""
 
 import hashlib
+import logging
+import sys
 import threading
+import traceback
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from pipeline.kept import Kept
@@ -110,3 +114,22 @@ def test_the_pinned_file_is_used(index, tmp_path):
     pinned = hashlib.sha256(good).hexdigest()
     fetch.fetch_package("pruneonce-fixture==1.0", pinned, MEMBERS, tmp_path / "out", keep=Kept(tmp_path / "scratch"))
     assert (tmp_path / "out/t.txt").read_text() == "good"
+
+
+def test_what_the_hubs_library_prints_has_no_password(tmp_path, monkeypatch, capfd):
+    """It warns of each try, and its error is the cause of ours."""
+    address = "http://me:s3cr3t@127.0.0.1:9/api"
+
+    def fail(*_: object, **__: object) -> None:
+        handler.setStream(sys.stderr)  # pytest's, in this test
+        huggingface_hub.logging.get_logger("huggingface_hub.utils._http").warning("thrown while requesting GET %s", address)
+        raise OSError(f"no answer of {address}")
+
+    (handler,) = logging.getLogger("huggingface_hub").handlers
+    monkeypatch.setattr(handler, "stream", handler.stream)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(SourceError, match=r"found: no answer of http://127\.0\.0\.1:9/api") as caught:
+        fetch.fetch_model("a/b", "0" * 40, tmp_path / "out", keep=Kept(tmp_path / "scratch"))
+    said = "".join(traceback.format_exception(caught.value)) + capfd.readouterr().err
+    assert "requesting GET http://127.0.0.1:9/api" in said
+    assert "s3cr3t" not in said

@@ -1,4 +1,7 @@
-"""A run that is ended before its time, by whatever: nothing stays behind, and the next run goes on from the checkpoint."""
+"""A run that is ended before its time, by whatever: nothing stays behind, and the next run goes on from the checkpoint.
+
+PRUNEONCE_ALL_ENDINGS=1 tries every case of tests/endings.py, which takes minutes.
+"""
 
 import os
 import re
@@ -98,6 +101,24 @@ def runs(tracking_uri: str, folder: Path) -> list:
     return [client.get_run(name) for name in names]
 
 
+def test_a_second_run_says_who_holds_the_folder(project: Path, env, tmp_path):
+    with endings.begin(COMMANDS["flow"], project, tmp_path / "log", env) as run:
+        endings.wait_until_saved(run, "train")
+        second = {
+            name: subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=100)
+            for name, command in COMMANDS.items()
+        }
+        pid = run.process.pid
+    assert second["flow"].returncode == 1
+    assert re.search(
+        rf"AlreadyRunning: expected no other run in this folder, found one: process {pid} since [-0-9]+ [:0-9]+, "
+        rf"\S+ flow\.py\. Wait for it, or stop it with kill {pid}\.$",
+        second["flow"].stderr.strip(),
+    )
+    assert second["dvc"].returncode == 255
+    assert f"(PID {pid}): flow.py" in second["dvc"].stderr, "DVC's own words"
+
+
 @pytest.mark.parametrize("case", endings.CASES if os.environ.get("PRUNEONCE_ALL_ENDINGS") else SHORT, ids=str)
 def test_nothing_stays_behind_and_the_next_run_goes_on(case: Case, project: Path, env, tracking_uri, tmp_path):
     with endings.begin(COMMANDS[case.runner], project, tmp_path / "log", env) as run:
@@ -143,10 +164,3 @@ def test_behind_torchrun_a_killed_process_is_told_from_an_error(project: Path, e
     assert status == 1, run.said()
     assert by_system(status, notes.read_text()) == SILENT
     assert f"{ranks['0'].pid} 143" in notes.read_text()
-
-    notes.unlink()
-    (project / "params.yaml").write_text("common: 1\n")
-    done = subprocess.run(command, cwd=project, env={**env, NOTES: str(notes)}, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 1, done.stderr
-    assert by_system(1, notes.read_text()) == ""
-    assert "told" in notes.read_text()

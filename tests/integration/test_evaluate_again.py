@@ -22,7 +22,7 @@ class Killed(BaseException):
 def evaluate(first, tmp_path, monkeypatch):
     """Runs the stage on the tiny pipeline's files; its outs and its scratch folder are in `tmp_path`."""
     document = tiny.document()
-    document["evaluate"] |= {"latency_runs": 2, "warmup_runs": 1, "operator_runs": 1}
+    document["evaluate"] |= {"latency_runs": 10, "warmup_runs": 1, "operator_runs": 1}
     (command,) = [c for c in tiny.commands(document) if c.stage == "evaluate"]
     made = ("answers", "latency", "metrics")
     flags = {name: str(tmp_path / name if name in made else first.folder / path) for name, path in command.flags.items()}

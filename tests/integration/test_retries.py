@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 PIPELINE = """
 stages:
   once:
-    cmd: echo >> once.tries; test $(wc -l < once.tries) -gt 1 || kill -9 $$; touch once.out
+    cmd: echo >> once.tries; test $(wc -l < once.tries) -gt 1 || kill -9 $$; touch once.out $PRUNEONCE_RAN
     outs: [once.out]
   always:
     cmd: echo >> always.tries; sh -c 'kill -11 $$'; exit $?
@@ -35,8 +35,8 @@ import json, sys
 from prefect import flow
 from flows import repro, trouble
 
+repro.say_errors_once()  # the command does so first
 repro.quiet_logs()
-repro.say_errors_once()
 trouble.RETRY_SECONDS = 0.0
 stage = repro.repro.with_options(retries=2, retry_delay_seconds=0)
 

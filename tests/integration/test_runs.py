@@ -115,6 +115,24 @@ def test_a_killed_stage_goes_on_with_its_run(folder, killed):
     assert len(client.search_runs(["1"], "tags.`pruneonce.stage` = 'sparsify'")) == 1
 
 
+def test_a_run_whose_process_was_killed_as_it_was_made_is_continued(folder, monkeypatch):
+    made: list[str] = []
+    real = MlflowClient.create_run
+
+    def create(self, *words, **named):
+        made.append(real(self, *words, **named).info.run_id)
+        raise KeyboardInterrupt  # in the place of a kill
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", create)
+        with pytest.raises(KeyboardInterrupt), runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")):
+            pytest.fail("it is begun")
+    assert Path("scratch/run").read_text() not in made
+    with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
+        assert [tracked.run_id] == made
+    assert status(tracked.run_id) == "FINISHED"
+
+
 def test_a_run_that_is_gone_is_begun_anew(folder, killed):
     MlflowClient(address.uri()).delete_run(killed[1])
     with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:
@@ -167,7 +185,7 @@ def test_what_a_killed_process_left_open_is_closed(folder, killed):
     assert [status(run_id) for run_id in killed] == ["KILLED", "KILLED"]
     others = client.create_run("1", tags={runs.HOST: "another-machine", runs.PROCESS: "4194305 1.0"}).info.run_id
     nobodys = client.create_run("1").info.run_id
-    assert runs.close_lost() == []
+    assert list(runs.catch_up()) == []
     assert {status(run_id) for run_id in (mine, others, nobodys)} == {"RUNNING"}
     client.set_tag(mine, runs.PROCESS, f"{os.getpid()} 1.0")  # our number, long ago
     assert list(registry.update()) == ["compress: its process is gone, so its run is closed as KILLED"]
@@ -234,7 +252,7 @@ def spoiled() -> Iterator[str]:
 @pytest.mark.parametrize("trouble", [locked, deleted, spoiled])
 def test_what_fails_is_one_line_wherever_it_is_met(finished, folder, capfd, monkeypatch, trouble):
     with trouble() as said:
-        for what in (store.connect, runs.close_lost, lambda: flow_runs.start_flow("compress", {})):
+        for what in (store.connect, lambda: list(runs.catch_up()), lambda: flow_runs.start_flow("compress", {})):
             with pytest.raises(TrackerUnreachable) as caught:
                 what()
             assert said in str(caught.value)

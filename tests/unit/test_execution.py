@@ -188,6 +188,23 @@ def test_a_file_that_was_accelerated_in_part_can_be_accelerated_further(int8_onn
     np.testing.assert_allclose(first, stock, atol=0.05 * np.abs(stock).max())
 
 
+@pytest.mark.parametrize("how", ["auto", "sparse"])
+def test_a_product_of_one_input_is_one_error(how):
+    model = onnx.load_model_from_string(linear_model(0.15))
+    del next(node for node in model.graph.node if node.op_type == "MatMul").input[1:]
+    with pytest.raises(PackError, match=r"expected a model that ONNX Runtime .* loads, found"):
+        execution.session(model.SerializeToString(), threads=1, execution=how)
+
+
+def test_a_graph_that_cannot_be_written_again_is_one_error():
+    """A type that onnx-ir keeps as it is, and knows only when it writes it."""
+    model = onnx.load_model_from_string(linear_model(0.15))
+    model.graph.initializer[2].dims[:] = [INPUTS, OUTPUTS, 2]
+    for ask in (execution.accelerated, execution.matrices):
+        with pytest.raises(PackError, match=r"expected a model that ONNX Runtime .* loads, found"):
+            ask(model.SerializeToString(), execution="sparse", threads=1)
+
+
 def test_attention_over_another_axis_than_the_keys_is_left_to_onnx_runtime(int8_onnx):
     model = onnx.load(int8_onnx.path)
     softmaxes = [node for node in model.graph.node if node.op_type == "Softmax"]

@@ -1,5 +1,7 @@
 """The fuzzer itself: what it calls bad, and that it outlives what it finds. The kept seeds, played again."""
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -12,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from pruneonce.errors import DataError
-from tests.fuzz import case, workers
+from pruneonce.deployment import packing, unpacking
+from pruneonce.errors import DataError, ModelError, PackError
+from tests.fuzz import case, coverage_guided, packed_target, workers
 from tests.fuzz.case import Verdict
+from tests.fuzz.targets.onnx_file import WHOLE
 
 ROOT = Path(__file__).parents[2]
 
@@ -187,7 +191,7 @@ def test_every_target_makes_the_same_cases_of_the_same_seed():
     ]
     said = [process.communicate(timeout=300)[0] for process in running]
     assert said[0] == said[1]
-    assert said[0].count("True") == len(case.names()) == 13
+    assert said[0].count("True") == len(case.names()) == 21
 
 
 def test_what_failed_once_is_good_now():
@@ -197,11 +201,56 @@ def test_what_failed_once_is_good_now():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
     assert re.search(rf"^{kept} cases, 0 bad, ", done.stdout, re.MULTILINE), done.stdout
-    assert kept >= 24
+    assert kept >= 27
 
 
 def test_a_seed_is_small():
     assert max(path.stat().st_size for path in case.SEEDS.glob("*.json")) < 10_000
+
+
+class TestCoverageGuided:
+    """The target of the fuzzer that looks for new paths, without that fuzzer."""
+
+    PACKED = b"".join(packing.packed(io.BytesIO(WHOLE)))
+
+    def test_a_whole_file_answers_or_is_one_error(self, tmp_path):
+        with pytest.raises(ModelError, match="expected inputs that the model can read"):  # it multiplies floats
+            packed_target.read(self.PACKED, tmp_path)
+        assert (tmp_path / "model.onnx").read_bytes() == WHOLE
+
+    def test_what_is_bad_is_noted_once_a_kind(self, tmp_path, monkeypatch):
+        found = tmp_path / "found"
+        found.mkdir()
+
+        def fails(data, folder):
+            raise ValueError
+
+        packed_target.one_input(b"x", tmp_path, found)  # a PackError
+        assert list(found.iterdir()) == []
+        monkeypatch.setattr(packed_target, "read", fails)
+        for data in (b"first", b"second"):
+            packed_target.one_input(data, tmp_path, found)
+        (note,) = found.glob("*.json")
+        assert note.with_suffix(".packed").read_bytes() == b"first"
+        assert "ValueError" in note.read_text()
+
+    def test_half_of_the_changes_are_whole_packed_files(self):
+        """Else a checksum would stop nearly all of them before a model is read."""
+        made = [packed_target.mutated(self.PACKED, 1 << 20, seed, lambda data, most: data[::-1]) for seed in range(60)]
+        whole = 0
+        for data in made:
+            with contextlib.suppress(PackError):
+                b"".join(unpacking.unpacked(io.BytesIO(data)))
+                whole += 1
+        assert 25 <= whole <= 40
+        assert len(set(made)) > 30
+
+    def test_without_atheris_one_line_says_how_to_get_it(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["coverage_guided"])
+        monkeypatch.setattr(coverage_guided.importlib.util, "find_spec", lambda name: None)
+        coverage_guided.main()
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.endswith("atheris is not installed. Get it: .venv/bin/pip install 'atheris>=3,<4'")
 
 
 def test_what_a_target_is():

@@ -36,11 +36,14 @@ def test_settings_arrive_as_they_were_typed(settings):
     assert command[5:] == [word for setting in settings for word in ("--set", setting)]
 
 
-def test_fuzz_has_a_seed_and_a_number_of_cases():
-    command = shlex.split(make("-n", "-o", "install", "fuzz"))
-    assert command[1:] == ["-m", "tests.fuzz", "--seed", "1", "--cases", "20000"]
-    command = shlex.split(make("-n", "-o", "install", "fuzz", "SEED=7", "CASES=10"))
-    assert command[1:] == ["-m", "tests.fuzz", "--seed", "7", "--cases", "10"]
+@pytest.mark.parametrize(
+    ("settings", "seed", "cases", "minutes"),
+    [((), "1", "20000", "10"), (("SEED=7", "CASES=10", "MINUTES=0.5"), "7", "10", "0.5")],
+)
+def test_fuzz_has_a_seed_a_number_of_cases_and_minutes(settings, seed, cases, minutes):
+    made, guided = map(shlex.split, make("-n", "-o", "install", "fuzz", *settings).splitlines())
+    assert made[1:] == ["-m", "tests.fuzz", "--seed", seed, "--cases", cases]
+    assert guided[1:] == ["-m", "tests.fuzz.coverage_guided", "--seed", seed, "--minutes", minutes]
 
 
 def test_clean_keeps_what_was_computed(tmp_path):

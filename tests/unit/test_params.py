@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,22 @@ def test_a_name_is_a_part_of_a_file_s_name(document, name):
     document["tasks"] = {name: document["tasks"]["topic"]}
     with pytest.raises(ConfigError, match=r"tasks\..*: String should (match pattern|have at most 100 characters)"):
         parse(document, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"), [("finetune", "a task of params"), ("fetch_local", "a source below fetch_local")]
+)
+def test_a_task_or_a_source_that_is_not_there_is_an_error(document, stage, expected):
+    for name in ("nowhere", "", None):
+        with pytest.raises(ConfigError, match=rf"expected {expected}.*, found {name!r}\. There is: .*topic"):
+            parse(document, "params.yaml").section(stage, name)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "part.yaml")
+    for path in (tmp_path / "part.yaml", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match=r"expected a file at .*, found a device or a pipe\. It is not read"):
+            read_yaml(path)
 
 
 def test_a_merge_conflict_is_called_one():

@@ -24,6 +24,15 @@ SAID = {
 }
 
 
+QUESTIONS = {  # of at most 32 tokens: half of a window less 4 are 12
+    **{"kind": "question_answering", "stride_tokens": 11, "n_best": 5, "max_answer_tokens": 10, "null_threshold": None},
+}
+ODD_QUESTIONS = (
+    *({"stride_tokens": 12}, {"stride_tokens": -1}, {"stride_tokens": None}, {"n_best": 0}, {"n_best": "5"}),
+    *({"max_answer_tokens": 2**70}, {"null_threshold": "0"}, {"null_threshold": True}),
+)
+
+
 @pytest.fixture(scope="module")
 def tokenizer_json(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("tokenizer")
@@ -188,11 +197,19 @@ def test_a_session_of_very_many_threads_is_refused(file, call, capsys):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        *(("kind", SAID["kind"] | {"kind": other}, "expected the key kind") for other in ({}, [], None, 3)),
+        *(
+            ("kind", SAID["kind"] | {"classes": other}, "expected the key kind")
+            for other in ("abc", [1], ["a", ["b"]], ["a", "a"])
+        ),
+        *(("kind", QUESTIONS | other, "expected the key kind") for other in ODD_QUESTIONS),
         ("kind", "classification", "expected the key kind"),
         ("kind", {"kind": "poetry"}, "expected the key kind"),
         ("kind", {"kind": "classification"}, "expected the key kind"),
         ("kind", SAID["kind"] | {"classes": ["one"]}, "expected a label for each of the 3 outputs"),
         ("columns", None, "expected the key columns"),
+        ("columns", {"text": ["body"], "pair": None}, "expected the key columns"),
+        *(("max_tokens", other, "expected the key max_tokens") for other in (0, True, 2**63, 9.5)),
         ("max_tokens", -5, "expected the key max_tokens"),
         ("max_tokens", "x", "expected the key max_tokens"),
     ],
@@ -203,6 +220,25 @@ def test_metadata_that_somebody_edited_is_refused(int8_onnx, tokenizer_json, tmp
     provenance.write(path, SAID | {key: value}, tokenizer_json)
     with pytest.raises(PackError, match=message):
         Predictor(path)
+
+
+def test_the_tags_of_a_pair_are_refused(int8_onnx, tokenizer_json, tmp_path):
+    """The second text's tokens would be looked for among the words of the first."""
+    path, kind = tmp_path / "odd.onnx", {"kind": "token_classification", "classes": CLASSES}
+    path.write_bytes(int8_onnx.path.read_bytes())
+    provenance.write(path, SAID | {"kind": kind, "columns": {"text": "body", "pair": "other"}}, tokenizer_json)
+    with pytest.raises(PackError, match="expected the key columns"):
+        Predictor(path)
+
+
+def test_what_the_tokenizer_s_own_code_meets_is_one_error(tokenizer_json):
+    """Its Rust code panics, which is no Exception: room for 19 tokens, of which 20 are shared."""
+    texts = Texts(tokenizer_json, max_tokens=24)
+    assert len(list(texts.windows("rain rain", "salt and soup " * 9, stride_tokens=18))) > 1
+    with pytest.raises(
+        ModelError, match="expected a tokenizer in the file's metadata, found: `stride` must be strictly less"
+    ):
+        list(texts.windows("rain rain", "salt and soup " * 9, stride_tokens=20))
 
 
 def test_a_registered_model_needs_the_folder_of_its_project(call):

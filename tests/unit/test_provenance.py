@@ -59,7 +59,10 @@ def test_a_file_that_says_nothing(int8_onnx):
 
 @pytest.mark.parametrize(
     ("written", "found"),
-    [("{", "Expecting property name"), ("[]", "found list"), ("{}", "found None"), ('{"format": 2}', "found 2")],
+    [
+        *(("{", "Expecting property name"), ("[]", "found list"), ("{}", "found None"), ('{"format": 2}', "found 2")),
+        ("[" * 100_000, "maximum recursion depth"),
+    ],
 )
 def test_what_says_something_else(written, found):
     with pytest.raises(PackError, match=r"pruneonce\.about of m\.onnx") as caught:

@@ -1,5 +1,7 @@
 """A killed process's metrics are logged once; a process is known by its number and its start."""
 
+from types import SimpleNamespace
+
 from mlflow.entities import Metric
 
 from pipeline.history import Log
@@ -14,6 +16,9 @@ class Kept:
 
     def get_metric_history(self, run_id: str, key: str) -> list[Metric]:
         return [m for m in self.metrics if m.key == key]
+
+    def get_run(self, run_id: str) -> SimpleNamespace:
+        return SimpleNamespace(data=SimpleNamespace(metrics={m.key: m.value for m in self.metrics}))
 
     def log_batch(self, run_id: str, metrics: list[Metric]) -> None:
         self.metrics += metrics
@@ -37,6 +42,40 @@ def test_after_a_kill_each_step_is_logged_once_and_none_is_missing(tmp_path):
     logged = [(m.key, m.step) for m in client.metrics]
     assert len(logged) == len(set(logged)) == 25 + 12 + 25
     assert {m.step: m.value for m in client.metrics if m.key == "loss"} == {s: 1.0 / (s + 1) for s in range(25)}
+
+
+class Gone(Kept):
+    """The server does not answer the first requests."""
+
+    tries = 0
+
+    def get_run(self, run_id: str) -> SimpleNamespace:
+        self.tries += 1
+        if self.tries < 3:
+            raise ConnectionError("gone")
+        return super().get_run(run_id)
+
+
+def test_after_a_kill_a_server_that_does_not_answer_at_first_has_each_step_once_too():
+    """It has steps up to 13, of which the new process does not know, and computes those from 11 again."""
+    client = Gone([Metric("loss", 1.0, 0, step) for step in range(14)])
+    tracked = open_run.OpenRun(client, "r", begun=True)
+    tracked.catch_up((step, {"loss": 1.0}) for step in range(18))
+    for step in range(11, 25):
+        tracked.log_step(step, {"loss": 1.0})
+    tracked.flush()
+    assert len(client.metrics) == 14, "what it has is not known yet, so nothing is sent"
+    tracked.flush()
+    assert sorted(m.step for m in client.metrics) == list(range(25))
+
+
+def test_the_closing_numbers_of_a_process_that_was_killed_at_its_end_are_not_doubled():
+    client = Kept([Metric("result.score", 0.5, 0, 0)])
+    tracked = open_run.OpenRun(client, "r", begun=True)
+    tracked.flush()
+    tracked.log_numbers("result", {"score": 0.5, "seconds": 3.0})
+    tracked.flush()
+    assert sorted(m.key for m in client.metrics) == ["result.score", "result.seconds"]
 
 
 def test_a_first_process_has_nothing_to_catch_up_with(tmp_path):

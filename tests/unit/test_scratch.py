@@ -24,9 +24,12 @@ def test_every_thing_that_determines_a_stage_changes_the_name(monkeypatch):
         scratch.of("sparsify", {"a": 2}, {"x": "0"}),
         scratch.of("sparsify", {"a": 1}, {"x": "1"}),
     ]
+    monkeypatch.setattr(scratch.machine, "processor", lambda: "another")
+    names.append(scratch.of("sparsify", {"a": 1}, {"x": "0"}))
+    monkeypatch.setattr(scratch.machine, "processor", lambda: "one more")
     monkeypatch.setenv("WORLD_SIZE", "2")
     names.append(scratch.of("sparsify", {"a": 1}, {"x": "0"}))
-    assert len(set(names)) == len(names) == 5
+    assert len(set(names)) == len(names) == 6
     assert names[-1] == scratch.of("sparsify", {"a": 1}, {"x": "0"})
 
 
@@ -61,3 +64,40 @@ def test_what_is_old_is_removed_and_nothing_else():
 
 def test_there_may_be_no_scratch_folder():
     assert list(scratch.remove_old(7, except_for=scratch.root() / "x")) == []
+
+
+def test_where_everything_is_old_the_clock_may_have_jumped():
+    left("a-1", days=400)
+    left("b-2", days=401)
+    assert list(scratch.remove_old(7, except_for=scratch.root() / "x")) == []
+    assert len(list(scratch.root().iterdir())) == 2
+
+
+def test_a_folder_that_goes_away_meanwhile_is_no_error(monkeypatch):
+    """Stages of several workers share the scratch folder."""
+    gone, young = left("gone-1", days=9), left("young-1", days=0)
+    real = scratch._age_seconds
+
+    def age(folder):
+        if folder == gone and gone.exists():
+            scratch.shutil.rmtree(gone)
+            assert real(gone) == 0.0
+            return 9 * 86400.0
+        return real(folder)
+
+    monkeypatch.setattr(scratch, "_age_seconds", age)
+    assert list(scratch.remove_old(7, except_for=young)) == []
+
+
+def test_what_a_stage_saved_stays_until_its_outs_are_recorded():
+    """A kill after the stage has ended, and before DVC has written dvc.lock, loses no training."""
+    recorded, unrecorded, unfinished, held = (left(f"s@{n}-0{n}", days=0) for n in range(4))
+    own = left("s@9-09", days=0)
+    outs = {"data/x": "1" * 32, "data/metrics/x.json": "2" * 32}
+    for folder in (recorded, unrecorded, held, own):
+        scratch.ended(folder, outs)
+    locked = {"s@0": outs, "s@1": {**outs, "data/x": "3" * 32}, "s@3": outs, "s@9": outs}
+    with FileLock(scratch.lock_of(held)), FileLock(scratch.lock_of(own)):
+        scratch.remove_recorded(locked, own=own)
+    assert sorted(path for path in scratch.root().iterdir() if path.is_dir()) == [unrecorded, unfinished, held]
+    assert not scratch.lock_of(recorded).exists()

@@ -12,7 +12,7 @@ from unittest import mock
 from pipeline import cli
 from pipeline.lineage import trace
 from pipeline.lineage.facts import Facts
-from pipeline.tracking import registry
+from pipeline.tracking import champions, registry
 from pruneonce import command, commandline, errors
 from pruneonce.errors import PruneOnceError
 from tests.fuzz import damage
@@ -24,8 +24,14 @@ OUTS: tuple[str, ...] = ()
 SECONDS = 20.0
 SHARE = 10
 
-COMMANDS = ("plan", "plan", "pack", "unpack", "trace", "verify", "why", "register", "", "help", "--help", "--version")
-FLAGS = ("--gpus", "--tflops", "--tokens-per-second", "--help", "--", "-x", "--gpus=1")
+COMMANDS = (
+    *("plan", "plan", "pack", "unpack", "inspect", "accelerate", "predict", "completion", "trace", "verify", "why"),
+    *("run", "promote", "rollback", "register", "", "help", "--help", "--version"),
+)
+FLAGS = (
+    *("--gpus", "--tflops", "--tokens-per-second", "--help", "--", "-x", "--gpus=1", "--threads", "--execution", "--text"),
+    *("--alias", "--why", "--set", "--profile", "--json", "--full", "--file", "--dry-run"),
+)
 NUMBERS = (
     "1",
     "8",
@@ -70,8 +76,8 @@ PATHS = (
 def make(draw: Random) -> Files:
     words = [draw.choice(COMMANDS)]
     for _ in range(draw.randint(0, 3)):
-        flag = draw.random() < (0.6 if words[0] == "plan" else 0.1)
-        words += [draw.choice(FLAGS), draw.choice(NUMBERS)] if flag else [draw.choice(PATHS)]
+        flag = draw.random() < (0.6 if words[0] == "plan" else 0.3)
+        words += [draw.choice(FLAGS), draw.choice((*NUMBERS, *PATHS))] if flag else [draw.choice(PATHS)]
     return {"argv.json": json.dumps(words).encode()}
 
 
@@ -88,6 +94,8 @@ def run(folder: Path) -> None:
     with (
         mock.patch.object(registry, "update", return_value=[]),  # a store of MLflow's takes seconds to make
         mock.patch.object(trace, "gather", return_value=Facts()),
+        mock.patch.object(champions, "rollback", return_value="done"),
+        mock.patch.object(os, "execv", _become),
         mock.patch.object(sys, "argv", ["pruneonce", *words]),
         contextlib.redirect_stderr(said),
     ):
@@ -95,6 +103,12 @@ def run(folder: Path) -> None:
             main()
         except SystemExit as ended:
             judge(ended, said.getvalue())
+
+
+def _become(program: str, words: list[str]) -> None:
+    """In place of another program: the words are such as a program can have."""
+    assert all(isinstance(word, str) for word in words)
+    sys.exit(0)
 
 
 def judge(ended: SystemExit, said: str) -> None:

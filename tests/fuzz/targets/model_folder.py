@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import save
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
-from pruneonce import quantization
+from pruneonce import quantization, sparse_import
 from pruneonce.errors import ConfigError
 from pruneonce.models import checkpoint, configuration
 from tests.conftest import TINY
-from tests.fuzz import damage
+from tests.fuzz import answering, damage
 from tests.fuzz.case import Files
 
-OUTS: tuple[str, ...] = ()
+OUTS = ("out",)
 SECONDS = 30.0
 SHARE = 8
 
@@ -26,7 +26,8 @@ CONFIG = {
     "num_hidden_layers": 1,
     "max_position_embeddings": 32,
 }
-PARTS = ("config.json", "tokenizer_config.json", "vocab.txt", "model.safetensors", "quantization.json")
+PARTS = ("config.json", "tokenizer_config.json", "vocab.txt", "model.safetensors", "quantization.json", "tokenizer.json")
+INDEX = {"metadata": {}, "weight_map": {"bert.embeddings.word_embeddings.weight": "model.safetensors"}}
 _made: dict[str, bytes] = {}
 
 
@@ -41,6 +42,7 @@ def start() -> None:
             "tokenizer_config.json": (TINY / "model/tokenizer_config.json").read_bytes(),
             "vocab.txt": (TINY / "model/vocab.txt").read_bytes(),
             "model.safetensors": save({k: v.contiguous() for k, v in tensors.items()}, {"format": "pt"}),
+            "tokenizer.json": answering.tokenizer().encode(),
             "quantization.json": json.dumps({"weight_bits": 8, "ranges": {layer: [-1.0, 1.0]}}).encode(),
         }
     )
@@ -61,14 +63,20 @@ def make(draw: Random) -> Files:
             files[name] = len(header).to_bytes(8, "little") + header + whole[8 + size :]
         else:
             files[name] = damage.data(whole, draw)
-    files["which.json"] = json.dumps(draw.randrange(4)).encode()
+    if draw.random() < 0.1:
+        files["model.safetensors.index.json"] = damage.dumped(damage.document(INDEX, draw))
+        files["model.safetensors"] = b""
+    files["which.json"] = json.dumps(draw.randrange(5)).encode()
     return files
 
 
 def run(folder: Path) -> None:
     for name, whole in _made.items():
-        if not (folder / name).exists():
+        if not (folder / name).exists() and name != "tokenizer.json":  # which comes before the vocabulary
             (folder / name).write_bytes(whole)
+    if (index := folder / "model.safetensors.index.json").exists():
+        (folder / "model.safetensors").unlink()
+        assert index.stat().st_size
     which = json.loads(Path("which.json").read_text())
     if which == 0:
         checkpoint.load_tokenizer(folder)
@@ -81,5 +89,8 @@ def run(folder: Path) -> None:
         except ConfigError:
             return
         quantization.load(checkpoint.random_masked_lm(folder, attention="eager"), folder)
+    elif which == 3:
+        found = sparse_import.inspect(folder)
+        sparse_import.write(folder, folder, found, folder / "out")
     else:
         checkpoint.load_task_model(AutoModelForSequenceClassification, folder, attention="eager", num_labels=2)

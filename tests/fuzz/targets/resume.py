@@ -1,4 +1,4 @@
-"""Training's own checkpoints, damaged: resumed from."""
+"""Training's own saved states, damaged: resumed from. The end of the run is the same, to the bit."""
 
 import contextlib
 import io
@@ -12,24 +12,27 @@ from accelerate import Accelerator
 from safetensors.torch import load, save
 from torch import nn
 
-from pruneonce.training import loop
+from pruneonce.training import loop, resume
 from tests.checkpoints import EverySteps
 from tests.fuzz import damage
 from tests.fuzz.case import Files
 
 OUTS: tuple[str, ...] = ()
 SECONDS = 20.0
-SHARE = 8
+SHARE = 6
 STEPS = 3
-NAME = "run-00000002.safetensors"
+OLDER, NAME = "run-00000001.safetensors", "run-00000002.safetensors"
 _made: dict[str, bytes] = {}
+_end: dict[str, torch.Tensor] = {}
 
 
-def _fit(folder: Path, *, every: int) -> None:
+def _fit(folder: Path, *, every: int) -> dict[str, torch.Tensor]:
+    """The weights at the end."""
     torch.manual_seed(0)
     ids = torch.arange(8).reshape(2, 4)
+    model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4))
     loop.fit(
-        nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4)),
+        model,
         lambda step: {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
         lambda model, batch: {"loss": model(batch["input_ids"]).square().mean()},
         engine=Accelerator(cpu=True),
@@ -40,23 +43,34 @@ def _fit(folder: Path, *, every: int) -> None:
         seed=1,
         checkpoints=EverySteps(folder, name="run", steps=every),
     )
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def start() -> None:
-    """A run that stopped after its second step."""
+    """The states of a run after its first and its second step; the weights at its end."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        _fit(Path(folder), every=2)
-        _made["whole"] = (Path(folder) / NAME).read_bytes()
+        _end.update(_fit(Path(folder), every=1))
+        _made.update({name: (Path(folder) / name).read_bytes() for name in (OLDER, NAME)})
 
 
 def make(draw: Random) -> Files:
-    whole, kind = _made["whole"], draw.randrange(3)
+    """The newer state damaged; the older one whole, damaged, or not there."""
+    anew = draw.random() < 0.25
+    files = {NAME: _damaged(_made[NAME], draw, anew=anew), "anew.json": json.dumps(anew).encode()}
+    if draw.random() < 0.6:
+        files[OLDER] = _made[OLDER] if draw.random() < 0.7 else _damaged(_made[OLDER], draw, anew=anew)
+    return files
+
+
+def _damaged(whole: bytes, draw: Random, *, anew: bool) -> bytes:
+    """anew: its tensors are changed, and the checksum is made to fit them. Nobody can see that."""
+    kind = 2 if anew else draw.randrange(3)
     if kind == 0:
-        return {NAME: damage.data(whole, draw)}
+        return damage.data(whole, draw)
     if kind == 1:
         size = int.from_bytes(whole[:8], "little")
         header = damage.dumped(damage.document(json.loads(whole[8 : 8 + size]), draw))
-        return {NAME: len(header).to_bytes(8, "little") + header + whole[8 + size :]}
+        return len(header).to_bytes(8, "little") + header + whole[8 + size :]
     tensors = load(whole)
     for _ in range(draw.randint(1, 3)):
         key = draw.choice(sorted(tensors))  # their order is of the process
@@ -75,8 +89,12 @@ def make(draw: Random) -> Files:
             tensors[draw.choice((key, key, f"{key}x", "optimizer.x.step", "optimizer.9.step", "optimizer.0"))] = (
                 other.contiguous()
             )
-    return {NAME: save(tensors)}
+    return save(tensors, {"sha256": resume._sha256(tensors if anew else load(whole))})
 
 
 def run(folder: Path) -> None:
-    _fit(folder, every=1000)
+    """A state whose checksum is that of other tensors is not taken: the run ends with the same bits."""
+    weights = _fit(folder, every=1000)
+    if not json.loads(Path("anew.json").read_text()):
+        for name, tensor in weights.items():
+            assert torch.equal(tensor, _end[name]), "another result"

@@ -58,7 +58,8 @@ def _flat(cell: Any) -> str:
     )
 
 
-def _table(rows: list[dict[str, Any]], suffix: str, draw: Random, folder: str = "") -> bytes:
+def table(rows: list[dict[str, Any]], suffix: str) -> bytes:
+    """Rows as a file of this kind."""
     if suffix == ".jsonl":
         return b"\n".join(damage.dumped(row) for row in rows) + b"\n"
     if suffix == ".parquet":
@@ -84,7 +85,7 @@ def make(draw: Random) -> Files:
     if draw.random() < 0.6 and rows:
         rows = [row if draw.random() < 0.95 else damage.document(row, draw) for row in rows]
         rows = [row for row in rows if isinstance(row, dict)]
-    content = _table(rows, suffix, draw)
+    content = table(rows, suffix)
     if draw.random() < 0.4:
         content = (
             damage.data(content, draw)

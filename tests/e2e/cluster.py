@@ -206,7 +206,8 @@ def mlflow_server(folder: Path, database: str, artifacts: str, env: dict[str, st
     port = free_port()
     command = f"mlflow server --backend-store-uri {database} --artifacts-destination {artifacts}"
     command += f" --host 127.0.0.1 --port {port} --workers 1"
-    env = environment(folder, folder) | env
+    # Without the processes that judge answers of language models, which nobody asks for here.
+    env = environment(folder, folder) | env | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     url, log = f"http://127.0.0.1:{port}", folder / "mlflow-server.log"
     with server(command, url, "/health", cwd=folder, env=env, log=log) as begun:
         yield begun

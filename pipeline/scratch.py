@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pipeline import machine
 
 PLACE = "PRUNEONCE_SCRATCH"  # environment variable: another folder, such as one outside of a clone that is made for one run
 DEFAULT = Path(".pruneonce/scratch")  # ignored by git, safe to delete
-OUTS = "outs.json"  # in the folder of a stage that has ended: its outs, which DVC may not have recorded yet
+DONE = "done"  # file in a folder: its stage has ended, with these outs, which DVC may not have recorded yet
 DAY_SECONDS = 86400.0
 
 
@@ -42,26 +42,28 @@ def lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
-def ended(folder: Path, outs: Mapping[str, str]) -> None:
-    """Note that the stage of this folder has ended. outs: path -> md5.
+def finish(folder: Path, outs: Mapping[str, str]) -> None:
+    """Note that the stage has ended. outs: path -> md5, as DVC will record them.
 
-    The folder stays until DVC has recorded them: a kill before that loses no training.
+    The folder stays until then: a kill of DVC before that loses no training.
     """
-    part = folder / f"{OUTS}.part"
-    part.write_text(json.dumps(outs))
-    part.replace(folder / OUTS)
+    with suppress(OSError):  # then it is as if the stage had not ended
+        (folder / DONE).write_text(json.dumps(outs))
 
 
-def remove_recorded(recorded: Mapping[str, Mapping[str, str]], *, own: Path) -> None:
-    """Remove the folders of stages that have ended and are recorded: a stage that runs again all the same begins anew.
+def begin(folder: Path) -> None:
+    """Note that the stage is at work, perhaps again."""
+    (folder / DONE).unlink(missing_ok=True)
 
-    recorded: stage -> path -> md5 of its outs, of dvc.lock. own: the folder whose lock this process holds.
-    """
-    for file in root().glob(f"*/{OUTS}"):
+
+def remove_recorded(outs_of: Callable[[], Mapping[str, Mapping[str, str]]]) -> None:
+    """Remove the folders of stages that have ended, and whose outs DVC has recorded. outs_of: stage -> path -> md5."""
+    done = list(root().glob(f"*/{DONE}"))
+    recorded = outs_of() if done else {}
+    for file in done:
         with suppress(OSError, ValueError, Timeout):
-            stage = file.parent.name.rpartition("-")[0]
-            if json.loads(file.read_text()) == dict(recorded.get(stage, {})):
-                shutil.rmtree(own) if file.parent == own else _remove(file.parent)
+            if recorded.get(file.parent.name.rpartition("-")[0]) == json.loads(file.read_text()):
+                _remove(file.parent)
 
 
 def remove_old(days: float, *, except_for: Path) -> Iterator[Path]:

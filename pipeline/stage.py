@@ -163,6 +163,7 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
         return
     _make_room(report, *made)
     began = time.monotonic()
+    scratch.remove_recorded(lambda: {name: stage.outs for name, stage in lock.locked().items()})
     with processes.alone(scratch.lock_of(own), f"process that computes {name}"):
         _tidy(own, name, days=loaded.machine.keep_scratch_days)
         with stage_run(name, flat, deps, code=code, source=_source(run), scratch=own) as tracked:
@@ -172,12 +173,15 @@ def _main(run: Callable[..., Metrics], stage: str) -> None:
             tracked.log_scores(name, metrics)
             tracked.log_numbers("result", {**metrics, "seconds": time.monotonic() - began})
             report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-            outs = {str(path): file_md5(path) for path in (report, *made) if path.exists()}
-            tracked.log_outs(outs)
+            written = {str(path): file_md5(path) for path in (report, *made) if path.exists()}
+            tracked.log_outs(written)
         if ran := os.environ.get(RAN):
             with contextlib.suppress(OSError):  # the outs stand without it
                 Path(ran).touch()
-        scratch.ended(own, outs)  # last: a failure before this line can be resumed, and so can a kill before DVC records it
+        if processes.STAGE in os.environ:
+            scratch.finish(own, written)
+        else:
+            shutil.rmtree(own, ignore_errors=True)  # last: a failure before this line can be resumed
 
 
 def _check_deps(paths: Sequence[Path], name: str) -> None:
@@ -207,11 +211,11 @@ def _make_room(*paths: Path) -> None:
 
 
 def _tidy(own: Path, name: str, *, days: float) -> None:
-    """Remove what stages have left that DVC has recorded, and what is old. Discard what is damaged of this one."""
-    scratch.remove_recorded({stage: found.outs for stage, found in lock.locked().items()}, own=own)
+    """Discard what an interrupted run has left if it is damaged, and what others have left if it is old."""
     if not Log(own).whole():
         print(f"\nWhat an interrupted run of {name} left in {own} is damaged. It is discarded: from step 0 again.")
         shutil.rmtree(own)
+    scratch.begin(own)
     for folder in scratch.remove_old(days, except_for=own):
         print(f"Removed {folder}: an unfinished stage left it, and nobody wrote to it for {days:g} days.", file=sys.stderr)
 

@@ -89,7 +89,7 @@ def _is_dvc(pid: int) -> bool:
 
 def leftovers() -> Iterator[Finding]:
     """What runs that did not end have saved, to continue from, and what MLflow's database was to become."""
-    kept = [path for path in sorted(scratch.root().glob("*")) if path.is_dir()]
+    kept = [path for path in sorted(scratch.root().glob("*")) if path.is_dir() and not (path / scratch.DONE).exists()]
     if kept:
         stages = sorted({path.name.rpartition("-")[0] for path in kept})
         size = sum(file.stat().st_size for path in kept for file in path.rglob("*") if file.is_file())

@@ -219,17 +219,18 @@ class TestCoverageGuided:
         assert (tmp_path / "model.onnx").read_bytes() == WHOLE
 
     def test_what_is_bad_is_noted_once_a_kind(self, tmp_path, monkeypatch):
-        found = tmp_path / "found"
+        found, folder = tmp_path / "found", tmp_path / "folder"
         found.mkdir()
+        folder.mkdir()
 
         def fails(data, folder):
             raise ValueError
 
-        packed_target.one_input(b"x", tmp_path, found)  # a PackError
+        packed_target.one_input(b"x", folder, found)  # a PackError
         assert list(found.iterdir()) == []
         monkeypatch.setattr(packed_target, "read", fails)
         for data in (b"first", b"second"):
-            packed_target.one_input(data, tmp_path, found)
+            packed_target.one_input(data, folder, found)
         (note,) = found.glob("*.json")
         assert note.with_suffix(".packed").read_bytes() == b"first"
         assert "ValueError" in note.read_text()

@@ -91,13 +91,19 @@ def test_a_folder_that_goes_away_meanwhile_is_no_error(monkeypatch):
 
 def test_what_a_stage_saved_stays_until_its_outs_are_recorded():
     """A kill after the stage has ended, and before DVC has written dvc.lock, loses no training."""
-    recorded, unrecorded, unfinished, held = (left(f"s@{n}-0{n}", days=0) for n in range(4))
-    own = left("s@9-09", days=0)
+    recorded, unrecorded, unfinished, held, again = (left(f"s@{n}-0{n}", days=0) for n in range(5))
     outs = {"data/x": "1" * 32, "data/metrics/x.json": "2" * 32}
-    for folder in (recorded, unrecorded, held, own):
-        scratch.ended(folder, outs)
-    locked = {"s@0": outs, "s@1": {**outs, "data/x": "3" * 32}, "s@3": outs, "s@9": outs}
-    with FileLock(scratch.lock_of(held)), FileLock(scratch.lock_of(own)):
-        scratch.remove_recorded(locked, own=own)
-    assert sorted(path for path in scratch.root().iterdir() if path.is_dir()) == [unrecorded, unfinished, held]
+    for folder in (recorded, unrecorded, held, again):
+        scratch.finish(folder, outs)
+    scratch.begin(again)
+    locked = {"s@0": outs, "s@1": {**outs, "data/x": "3" * 32}, "s@3": outs, "s@4": outs}
+    with FileLock(scratch.lock_of(held)):
+        scratch.remove_recorded(lambda: locked)
+    kept = sorted(path for path in scratch.root().iterdir() if path.is_dir())
+    assert kept == [unrecorded, unfinished, held, again]
     assert not scratch.lock_of(recorded).exists()
+
+
+def test_dvc_lock_is_read_only_if_a_stage_has_ended():
+    left("s-1", days=0)
+    scratch.remove_recorded(lambda: pytest.fail("it was read"))

@@ -65,7 +65,7 @@ def postgres(*databases: str) -> Iterator[Postgres]:
         if as_user:
             for path in (folder, folder / "password"):
                 os.chown(path, as_user["user"], as_user["group"])
-        create = [programs / "initdb", "-D", folder / "data", "-U", USER, f"--pwfile={folder / 'password'}"]
+        create = [str(programs / "initdb"), "-D", str(folder / "data"), "-U", USER, f"--pwfile={folder / 'password'}"]
         create += ["--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"]
         subprocess.run(create, check=True, capture_output=True, cwd=folder, **as_user)
         options = [word for setting in (*FAST, "listen_addresses=127.0.0.1", f"port={port}") for word in ("-c", setting)]

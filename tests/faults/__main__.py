@@ -40,7 +40,7 @@ def main() -> None:
                 lost += bool(case.lost)
             date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
             where = f"{machine.processor()}, {machine.cores()} cores"
-            found = figures.merged(found, name, cases, date=date, machine=where)
+            found = figures.merged(figures.read(), name, cases, date=date, machine=where)
             figures.FILE.write_text(json.dumps(found, indent=1) + "\n")
             print(f"{name}: {len(cases)} cases in {time.monotonic() - began:.0f} s, seed {args.seed}", flush=True)
     print("", *figures.table(found), sep="\n")

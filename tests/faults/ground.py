@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from tests.faults import warm
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / ".pruneonce/faults"
+FOLDER = Path(os.environ.get("FAULTS_FOLDER") or ROOT / ".pruneonce/faults")  # two suites at once need one each
 TINY = ROOT / "profiles/tiny.yaml"
 KERNELS = "pruneonce/deployment/kernels.so"  # built, and not in git
 TRAINED = ("prepare_teacher", "sparsify", "teach_task@topic", "finetune@topic", "quantize@topic")
@@ -189,6 +189,7 @@ class Ground:
             "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DVC_NO_ANALYTICS": "1",
+            "HF_HUB_OFFLINE": "1",  # transformers writes it into tokenizer_config.json
             "NO_COLOR": "1",
             "COLUMNS": "150",
         }

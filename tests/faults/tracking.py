@@ -24,8 +24,9 @@ def server(ground: Ground) -> Iterator[tuple[Proxy, Path]]:
     shutil.copy(ground.empty_store(), base)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{base}", "--port", str(port)]
     command += ["--workers", "1", "--artifacts-destination", str(ground.work / "artifacts")]
+    environment = {**ground.environment(ground.work), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (ground.work / "server.log").open("wb") as log:
-        process = psutil.Popen(command, cwd=ground.work, stdout=log, stderr=log)
+        process = psutil.Popen(command, cwd=ground.work, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         if not wait(lambda: answers(f"http://127.0.0.1:{port}/health"), every=0.5):
             raise RuntimeError((ground.work / "server.log").read_text()[-2000:])

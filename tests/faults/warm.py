@@ -51,7 +51,9 @@ def shim(folder: Path, address: Path) -> None:
 def main() -> None:
     """Import, listen, and fork for every request, until the standard input is closed."""
     address, programs = Path(sys.argv[1]), Path(sys.argv[2])
+    given = dict(os.environ)
     _import()
+    own = {name: value for name, value in os.environ.items() if name not in given}  # defaults that modules set
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(address))
     server.listen()
@@ -62,7 +64,7 @@ def main() -> None:
         if os.fork() == 0:
             server.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _serve(request, programs)
+            _serve(request, programs, own)
         request.close()
 
 
@@ -71,7 +73,7 @@ def _import() -> None:
     from stages import finetune, prepare_teacher, quantize, sparsify, teach_task  # noqa: F401
 
 
-def _serve(request: socket.socket, programs: Path) -> None:
+def _serve(request: socket.socket, programs: Path, own: dict[str, str]) -> None:
     """Fork the command, tell its number and how it ended; end without it when who asked has died."""
     head, files, _, _ = socket.recv_fds(request, 8, 3)
     reader = request.makefile("rb")
@@ -79,7 +81,7 @@ def _serve(request: socket.socket, programs: Path) -> None:
     child = os.fork()
     if child == 0:
         request.close()
-        _become(asked, files, programs)
+        _become(asked, files, programs, own)
     for file in files:
         os.close(file)
     signal.signal(signal.SIGIO, lambda *_: None)
@@ -103,7 +105,7 @@ def jump(offsets: str) -> None:
     time.time_ns = lambda: int(time.time() * 1e9)  # type: ignore[assignment]
 
 
-def _become(asked: dict, files: list[int], programs: Path) -> None:
+def _become(asked: dict, files: list[int], programs: Path, own: dict[str, str]) -> None:
     """Be the command: its words, folder, environment, files."""
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -111,7 +113,7 @@ def _become(asked: dict, files: list[int], programs: Path) -> None:
     os.setsid()
     os.chdir(asked["folder"])
     os.environ.clear()
-    os.environ.update(asked["environment"])
+    os.environ.update(own | asked["environment"])
     sys.executable = str(programs / "python")
     if offsets := os.environ.get(CLOCK):
         jump(offsets)

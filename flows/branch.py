@@ -118,6 +118,8 @@ def work_off(run: str, unit: Unit) -> list[Outcome]:
 def lay_out(unit: Unit) -> None:
     """Write the files that were handed over. Raises PipelineError if they and this clone make another unit of it."""
     for path, text in {str(PARAMS): unit.params, str(LOCK): unit.lock, **unit.files}.items():
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise DataError(f"expected files of the project in the work {unit.name}, found {path}. Nothing was computed.")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(text.encode())
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()

@@ -17,9 +17,9 @@ from flows.order import COMPRESS, in_order, signatures
 from flows.repro import repro
 from flows.trouble import StageFailed
 from flows.units import PARAMS, RanOn, Team, Unit
+from pipeline import sweep_page as page
 from pipeline.params import profiles
 from pipeline.params.document import load
-from pipeline.reporting import grid as page
 from pipeline.tracking import flow_runs, handover
 from pruneonce.errors import AlreadyRunning, PruneOnceError, TrackerUnreachable
 

@@ -27,10 +27,11 @@ from flows.repro import Outcome
 from flows.trouble import StageFailed
 from flows.units import RanOn, Unit
 from pipeline.tracking import address, handover
-from pruneonce.errors import PruneOnceError, plain
+from pruneonce.errors import PruneOnceError, TrackerUnreachable, plain
 
 DEPLOYMENT = "branch/branch"
 LOOK_SECONDS = 2.0
+ASK_AGAIN = 30  # times, for results in a store that does not answer; each takes some seconds
 IDLE_SECONDS = 60.0  # after which a unit that nobody took is worth a line
 Take = Callable[[Unit, Mapping[str, Mapping[str, Any]], Collection[str]], list[RanOn]]
 
@@ -104,8 +105,15 @@ def collect(
         for one in list(handed):
             state = _state(one.flow_run)
             if state is not None and state.is_final():
+                try:
+                    why = _came_back(one, state, take, done)
+                except TrackerUnreachable as error:  # it has the result: wait until it answers again
+                    if idle.asks_in_vain < ASK_AGAIN:
+                        idle.asks_in_vain += 1
+                        continue
+                    why = f"{type(error).__name__}: {error}"
                 handed.remove(one)
-                if why := _came_back(one, state, take, done):
+                if why:
                     if state.is_crashed() and one.tries:
                         get_run_logger().warning("%s: its worker died: %s Another one takes it.", one.unit.name, why)
                         handed.append(hand_out(one.unit, run, ready=one.ready, tries=one.tries - 1))
@@ -127,6 +135,8 @@ def _came_back(one: Handed, state: State[Any], take: Take, done: Callable[[Outco
         for outcome in take(one.unit, handover.results(one.run, one.unit.name), one.ready):
             one.ready.add(outcome.stage)
             done(outcome)
+    except TrackerUnreachable:
+        raise
     except PruneOnceError as error:
         return f"{type(error).__name__}: {error}"
     if one.ready >= set(one.unit.stages):
@@ -148,9 +158,10 @@ def _state(flow_run: UUID) -> State[Any] | None:
 
 @dataclass
 class Idle:
-    """Says now and then that units wait for a worker."""
+    """How long nothing came back. Says now and then that units wait for a worker."""
 
     since: float = field(default_factory=time.monotonic)
+    asks_in_vain: int = 0  # of MLflow's store
 
     def look(self, handed: list[Handed]) -> None:
         if not handed or time.monotonic() - self.since < IDLE_SECONDS:

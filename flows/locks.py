@@ -49,7 +49,7 @@ def _clear(file: Path, folder: Path) -> Iterator[str]:
         return
     written = file.stat().st_mtime
     users = [*listed["write"].values(), *(user for some in listed["read"].values() for user in some)]
-    gone = {user["pid"] for user in users if _another_program(user["pid"], written)}
+    gone = {user["pid"] for user in users if _another_program(user["pid"], user["cmd"], written)}
     if not gone:
         return
     listed["write"] = {path: user for path, user in listed["write"].items() if user["pid"] not in gone}
@@ -65,14 +65,18 @@ def _clear(file: Path, folder: Path) -> Iterator[str]:
         )
 
 
-def _another_program(pid: int, written: float) -> bool:
-    """Whether a process is surely not the one that wrote itself into a list that was last changed at `written`."""
+def _another_program(pid: int, command: str, written: float) -> bool:
+    """Whether a process is surely not the one that wrote itself into a list that was last changed at `written`.
+
+    command: as it stands there. A process that began later is another one, unless the clock jumped: then it has the same
+    command.
+    """
     if pid == os.getpid():  # nothing of ours is in the list yet
         return True
     try:
         process = psutil.Process(pid)
         words = process.cmdline()
-        if process.create_time() > written + CLOCK_SECONDS:
+        if process.create_time() > written + CLOCK_SECONDS and not set(command.split()[1:]) <= set(words):
             return True
         return bool(words) and not any("dvc" in word or "python" in word for word in (*words, process.name()))
     except psutil.Error:  # it has ended, and DVC strikes it out; or it is hidden, and nothing is sure

@@ -32,8 +32,8 @@ from flows.repro import quiet_logs, say_errors_once
 from flows.trouble import StageFailed
 from flows.units import KERNELS, Team
 from pipeline import processes
+from pipeline import sweep_page as page
 from pipeline.params import profiles
-from pipeline.reporting import grid as page
 from pipeline.tracking import flow_runs
 from pruneonce.terminal import flushed_output
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.stopping import Stop
 
+ROOM_SECONDS = 3.0  # a process that is to stop saves a state if the last one took no longer: it is killed soon
 KEPT = 2  # if the last one is damaged, the one before it is taken
 NAME = re.compile(r"(.+)-(\d{8})\.safetensors")
 
@@ -21,7 +22,7 @@ class Checkpoints:
     """The saved states of one training: `<name>-<steps>.safetensors` in a folder, the last two.
 
     every_seconds: between two states; 0: one after every step. The time is the monotonic clock's, which nobody sets.
-    stop: if it is asked for, the state is saved at the end of the running step, and the process leaves.
+    stop: if it is asked for, a state that is not too large is saved at the end of the running step, and the process leaves.
     before_saving: called before a state is written. So what belongs to it is on the disk first.
     """
 
@@ -31,6 +32,7 @@ class Checkpoints:
     stop: Stop = field(default_factory=Stop)
     before_saving: Callable[[], object] = lambda: None
     last: float = field(default_factory=time.monotonic)  # when a state was saved, or the training began
+    took: float = 0.0  # seconds, to save the last one
 
     def newest_first(self) -> list[Path]:
         """The states that are there; a folder in the place of one counts."""
@@ -42,16 +44,23 @@ class Checkpoints:
 
         save: writes it, whole or not at all; returns whether it did.
         """
-        if self.due(steps) or self.stop.asked:
+        if self.due(steps) or (self.stop.asked and self.took < ROOM_SECONDS):
+            began = time.monotonic()
             with self.stop.saved_first():
                 self._save(steps, save)
             self.last = time.monotonic()
+            self.took = self.last - began
         self.stop.after_step()
 
     def _save(self, steps: int, save: Callable[[Path, int], bool]) -> None:
         self.before_saving()
-        if save(self.folder / f"{self.name}-{steps:08}.safetensors", steps):
-            for old in self.newest_first()[KEPT:]:
+        for half_written in self.folder.glob(f"{self.name}-*.part"):  # of a process that was killed
+            half_written.unlink(missing_ok=True)
+        path = self.folder / f"{self.name}-{steps:08}.safetensors"
+        if save(path, steps):
+            found = self.newest_first()
+            ahead = [other for other in found if other.name > path.name]  # this training did not begin from them
+            for old in (*ahead, *found[len(ahead) :][KEPT:]):
                 with suppress(OSError):
                     old.unlink()
 
@@ -65,7 +74,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
 
-class Nothing(Checkpoints):
+class Follower(Checkpoints):
     """Of a process that is not the first one of its launch: it saves nothing, and reads what the first one saved.
 
     It goes on until the first one has left, which could not end its step without this one.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.checkpoints import Checkpoints, Nothing, any_in
+from pipeline.checkpoints import Checkpoints, Follower, any_in
 from pipeline.stopping import Stop
 from pruneonce.files import sync
 
@@ -97,4 +97,4 @@ class Quiet(Log):
     def write_history(self, path: Path) -> None:
         pass
 
-    _states = Nothing
+    _states = Follower

@@ -21,7 +21,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from pipeline import holder
-from pruneonce.errors import AlreadyRunning, PipelineError
+from pruneonce.errors import AlreadyRunning, PipelineError, system_failed
 
 STAGE = "DVC_STAGE"  # DVC sets it for the command of a stage: the stage's name
 FLOW = "PRUNEONCE_FLOW"  # set for all processes that a flow starts: a mark of this flow
@@ -52,6 +52,8 @@ def alone(lock: Path, what: str) -> Iterator[None]:
         except Timeout:
             raise AlreadyRunning(f"expected no other {what}, found one{holder.of(file)}") from None
         except OSError as error:
+            if system_failed(error):
+                raise
             raise PipelineError(
                 f"expected a folder {lock.parent} to write in, found: {error}. Make it one, and run again."
             ) from None

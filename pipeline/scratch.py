@@ -1,8 +1,7 @@
-"""The scratch folder: what an unfinished stage has saved, in a folder of its own, until the stage ends.
+"""The scratch folder: what an unfinished stage has saved, in a folder of its own, until DVC has recorded the stage.
 
-A stage's folder is named after all that determines the stage. So the same stage goes on from it, on any machine that shares
-the scratch folder, and no other stage reads it. It stays when the stage has ended, until DVC has recorded what came out: a
-process of DVC that is killed in between would have the whole stage computed again.
+A stage's folder is named after all that determines its bytes, the processor and the versions included. So the same stage
+goes on from it, on any such machine that shares the scratch folder, and no other stage reads it.
 """
 
 import hashlib
@@ -17,9 +16,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline import machine
+
 PLACE = "PRUNEONCE_SCRATCH"  # environment variable: another folder, such as one outside of a clone that is made for one run
 DEFAULT = Path(".pruneonce/scratch")  # ignored by git, safe to delete
-DONE = "done"  # file in a folder: its stage has ended, with these outs
+DONE = "done"  # file in a folder: its stage has ended, with these outs, which DVC may not have recorded yet
 DAY_SECONDS = 86400.0
 
 
@@ -31,7 +32,8 @@ def root() -> Path:
 def of(stage: str, params: Mapping[str, Any], inputs: Mapping[str, str]) -> Path:
     """The folder of a stage. params: its parameters, dotted key -> value; inputs: path -> md5 of its data and code."""
     processes = os.environ.get("WORLD_SIZE", "1")
-    made_of = repr((sorted(params.items()), sorted(inputs.items()), processes))
+    computed_by = (machine.processor(), sorted(machine.versions().items()), processes)  # another one differs in the last bit
+    made_of = repr((sorted(params.items()), sorted(inputs.items()), computed_by))
     return root() / f"{stage}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
 
 
@@ -41,7 +43,10 @@ def lock_of(folder: Path) -> Path:
 
 
 def finish(folder: Path, outs: Mapping[str, str]) -> None:
-    """Note that the stage has ended. outs: path -> md5, as DVC will record them."""
+    """Note that the stage has ended. outs: path -> md5, as DVC will record them.
+
+    The folder stays until then: a kill of DVC before that loses no training.
+    """
     with suppress(OSError):  # then it is as if the stage had not ended
         (folder / DONE).write_text(json.dumps(outs))
 
@@ -56,33 +61,44 @@ def remove_recorded(outs_of: Callable[[], Mapping[str, Mapping[str, str]]]) -> N
     done = list(root().glob(f"*/{DONE}"))
     recorded = outs_of() if done else {}
     for file in done:
-        with suppress(OSError, ValueError, Timeout), FileLock(lock_of(file.parent), timeout=0):
+        with suppress(OSError, ValueError, Timeout):
             if recorded.get(file.parent.name.rpartition("-")[0]) == json.loads(file.read_text()):
-                shutil.rmtree(file.parent, ignore_errors=True)
-                lock_of(file.parent).unlink(missing_ok=True)
+                _remove(file.parent)
 
 
 def remove_old(days: float, *, except_for: Path) -> Iterator[Path]:
-    """Remove the folders that nobody wrote to for so many days, unless a process holds their lock; yield their names."""
-    for folder in sorted(root().iterdir()) if root().is_dir() else ():
-        if folder == except_for or not folder.is_dir() or _age_seconds(folder) < days * DAY_SECONDS:
+    """Remove the folders that nobody wrote to for so many days, unless a process holds their lock; yield their names.
+
+    Where everything is that old, nothing is removed: the clock may have jumped.
+    """
+    ages = {folder: _age_seconds(folder) for folder in (sorted(root().iterdir()) if root().is_dir() else ())}
+    if min(ages.values(), default=0.0) >= days * DAY_SECONDS:
+        return
+    for folder, age in ages.items():
+        if folder == except_for or age < days * DAY_SECONDS or not folder.is_dir():
             continue
-        held = FileLock(lock_of(folder))
-        try:
-            with held.acquire(timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
-                lock_of(folder).unlink(missing_ok=True)
-        except (Timeout, OSError):
-            continue
-        yield folder
+        with suppress(OSError, Timeout):
+            _remove(folder)
+            yield folder
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, and its lock. Raises Timeout if a process holds that. A kill leaves all of the folder, or no name."""
+    lock = lock_of(folder)
+    with FileLock(lock).acquire(timeout=0):
+        gone = folder.with_name(f"{folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        lock.with_name(f"{lock.name}.pid").unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
 
 
 def _age_seconds(folder: Path) -> float:
-    """Seconds since the last change of the folder or of a file in it."""
-    changes = [folder.stat().st_mtime]
-    for path in folder.rglob("*"):
-        try:
-            changes.append(path.stat().st_mtime)
-        except OSError:  # another process has removed it
-            continue
+    """Seconds since the last change of the folder or of a file in it; 0 if another process removes it now."""
+    changes = [0.0]
+    try:
+        changes += [path.stat().st_mtime for path in (folder, *folder.rglob("*"))]
+    except OSError:
+        return 0.0
     return time.time() - max(changes)

@@ -88,7 +88,7 @@ def _read(client: MlflowClient, run: str, path: str) -> dict[str, Any] | None:
         try:
             text = Path(client.download_artifacts(run, path, folder)).read_text(encoding="utf-8")
         except Exception as error:
-            if refused(error) or "RESOURCE_DOES_NOT_EXIST" in str(error) or isinstance(error, FileNotFoundError | OSError):
+            if _absent(error):
                 return None
             raise
     try:
@@ -96,3 +96,10 @@ def _read(client: MlflowClient, run: str, path: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _absent(error: Exception) -> bool:
+    """Whether this is how a store says that it has no such artifact: a folder, a server, a server's own storage."""
+    answer = getattr(getattr(error, "response", None), "status_code", None)
+    said = ("RESOURCE_DOES_NOT_EXIST", "No such file or directory", "404")
+    return refused(error) or answer == 404 or any(words in str(error) for words in said)

@@ -145,7 +145,9 @@ def _write_name(file: Path, run_id: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_dir():  # a damaged scratch folder
         shutil.rmtree(file)
-    file.write_text(run_id)
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(run_id)
+    part.replace(file)
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:

@@ -81,7 +81,8 @@ def _layers(graph: onnx.GraphProto, orientation: Mapping[str, str]) -> Iterator[
     matrices = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
     # int8 weights are dequantized before a product, after a look-up: the name of the result stands for the matrix.
     stands_for = {name: name for name in matrices}
-    stands_for |= {n.output[0]: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in matrices}
+    grids = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input and node.output]
+    stands_for |= {node.output[0]: node.input[0] for node in grids if node.input[0] in matrices}
     for node in graph.node:
         if node.op_type not in ("MatMul", "Gemm", "Gather"):
             continue

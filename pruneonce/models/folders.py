@@ -75,7 +75,7 @@ def _fault(path: Path) -> str:
 def _json_fault(path: Path) -> str:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"no JSON ({error}): it is damaged or cut short, fetch it again"
     if not isinstance(content, dict):
         return f"a JSON {type(content).__name__}, not an object: fetch it again"
@@ -86,6 +86,8 @@ def _index_fault(path: Path, index: dict) -> str:
     files = index.get("weight_map", {})
     if not (isinstance(files, dict) and files and all(isinstance(name, str) for name in files.values())):
         return "an index without a `weight_map` of names to files: fetch it again"
+    if outside := sorted(name for name in set(files.values()) if Path(name).name != name):
+        return f"an index that names {outside[0]!r}, which is no file beside it: fetch it again"
     if path.with_name(WEIGHTS).exists():  # then no library reads the index
         return ""
     if not isinstance(index.get("metadata"), dict):

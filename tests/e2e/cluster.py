@@ -65,7 +65,7 @@ def postgres(*databases: str) -> Iterator[Postgres]:
         if as_user:
             for path in (folder, folder / "password"):
                 os.chown(path, as_user["user"], as_user["group"])
-        create = [programs / "initdb", "-D", folder / "data", "-U", USER, f"--pwfile={folder / 'password'}"]
+        create = [str(programs / "initdb"), "-D", str(folder / "data"), "-U", USER, f"--pwfile={folder / 'password'}"]
         create += ["--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"]
         subprocess.run(create, check=True, capture_output=True, cwd=folder, **as_user)
         options = [word for setting in (*FAST, "listen_addresses=127.0.0.1", f"port={port}") for word in ("-c", setting)]
@@ -206,7 +206,8 @@ def mlflow_server(folder: Path, database: str, artifacts: str, env: dict[str, st
     port = free_port()
     command = f"mlflow server --backend-store-uri {database} --artifacts-destination {artifacts}"
     command += f" --host 127.0.0.1 --port {port} --workers 1"
-    env = environment(folder, folder) | env
+    # Without the processes that judge answers of language models, which nobody asks for here.
+    env = environment(folder, folder) | env | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     url, log = f"http://127.0.0.1:{port}", folder / "mlflow-server.log"
     with server(command, url, "/health", cwd=folder, env=env, log=log) as begun:
         yield begun

@@ -163,7 +163,7 @@ def test_a_schedule_fires_and_two_workers_share_the_run(reader: Reader) -> None:
     run = wait_for("a scheduled run", lambda: started_run(reader, "spread"), seconds=180)
     assert run["auto_scheduled"]
     reader.bash(take_away)
-    run = wait_for("its end", lambda: ended_run(reader, "spread"), seconds=600)
+    run = wait_for("its end", lambda: ended_run(reader, "spread"), seconds=1500)
     assert run["state_name"] == "Completed", reader.ends()
     stages = sorted(YAML(typ="safe").load(reader.project / "dvc.lock")["stages"])
     assert len(stages) == STAGES

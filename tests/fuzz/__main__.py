@@ -75,7 +75,7 @@ def _report(found, seed: int) -> int:
         kinds[task.target][verdict.what] += 1
         if not verdict.good and verdict.what not in bad[task.target]:
             bad[task.target][verdict.what] = _write(task, verdict.what, seed)
-        if number % 2000 == 0:
+        if number % 1000 == 0:
             print(f"  {number} in {time.monotonic() - began:.0f} s", flush=True)
     failed = 0
     for name in sorted(total):

@@ -22,7 +22,7 @@ from flows.units import RanOn, Team, Unit
 from pipeline.tracking import handover
 from pipeline.tracking.lock import locked
 from pruneonce import projects
-from pruneonce.errors import DataError, PipelineError
+from pruneonce.errors import DataError, PipelineError, TrackerUnreachable
 from tests.conftest import commit
 
 PIPELINE = """
@@ -114,7 +114,7 @@ def elsewhere(home: Path, monkeypatch) -> Path:
     """Another machine: the same commit, the same remote, a cache of its own."""
     other = home.parent / "other"
     subprocess.run(["git", "clone", "-q", str(home), str(other)], check=True)
-    shutil.copytree(home / ".dvc", other / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    shutil.copy(home / ".dvc/config.local", other / ".dvc/config.local")
     monkeypatch.chdir(other)
     return other
 
@@ -261,6 +261,9 @@ def test_a_clone_that_differs_from_the_coordinators_folder_computes_nothing(home
     (other / "seed").write_text("other line ends\r\n")
     with pytest.raises(PipelineError, match="this clone is not what the coordinator has"):
         branch.lay_out(unit)
+    with pytest.raises(DataError, match="expected files of the project"):
+        branch.lay_out(dataclasses.replace(unit, files={"../outside": "x"}))
+    assert not (other.parent / "outside").exists()
     with pytest.raises(PipelineError, match="expected the commit 1111"):
         branch.lay_out(dataclasses.replace(unit, team=dataclasses.replace(unit.team, commit="1" * 40)))
 
@@ -363,6 +366,22 @@ def test_a_branch_that_fails_is_named_with_its_message_and_the_other_is_kept(two
         wait_for_all(two, tries=3)
     assert "b failed" not in str(caught.value)
     assert answers.started == ["a", "b"]  # an error with a message is not tried again
+
+
+def test_results_in_a_store_that_is_away_are_waited_for(two, monkeypatch):
+    answers = Answers(monkeypatch, {"a": ["Completed"], "b": ["Completed"]})
+    whole = {name: some(stages) for name, stages in BRANCHES.items()}
+    asked = []
+
+    def results(run: str, name: str) -> dict[str, dict]:
+        asked.append(name)
+        if len(asked) < 6:
+            raise TrackerUnreachable("expected an MLflow tracking store, found none")
+        return whole[name]
+
+    monkeypatch.setattr(handover, "results", results)
+    assert sorted(wait_for_all(two, tries=0)) == sorted([*BRANCHES["a"], *BRANCHES["b"]])
+    assert answers.started == ["a", "b"]
 
 
 def test_a_branch_that_dies_again_and_again_is_given_up(two, monkeypatch):

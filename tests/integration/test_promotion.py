@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import compress
 from flows import promote as flow
+from flows import showing
 from flows.order import COMPRESS, STUDY
 from pipeline import cli, gates
 from pipeline.commands import promote as command
@@ -347,7 +347,7 @@ def test_a_run_ends_with_the_verdict(tmp_path, monkeypatch, capsys, wrong):
     Project(monkeypatch).run(measured(int8=right(wrong)), "one")
     COMPRESS.page.parent.mkdir(parents=True)
     COMPRESS.page.write_text("# Title\n")
-    compress.show(COMPRESS, [], 1.0)
+    showing.show(COMPRESS, [], 1.0)
     said = " ".join(capsys.readouterr().out.split())
     start = (
         "gates: topic: all 6 hold"
@@ -355,7 +355,7 @@ def test_a_run_ends_with_the_verdict(tmp_path, monkeypatch, capsys, wrong):
         else "gates: topic FAILED: score: expected at least 90.00%, found 40.00%; score against dense"
     )
     assert start in said
-    assert [line.startswith(start) for line in compress.verdicts(COMPRESS)] == [True]
-    assert compress.verdicts(STUDY) == []
+    assert [line.startswith(start) for line in showing.verdicts(COMPRESS)] == [True]
+    assert showing.verdicts(STUDY) == []
     Path("data/answers/topic.json").unlink()
-    assert compress.verdicts(COMPRESS)[0].startswith("gates: topic: not judged: expected data/answers/topic.json")
+    assert showing.verdicts(COMPRESS)[0].startswith("gates: topic: not judged: expected data/answers/topic.json")

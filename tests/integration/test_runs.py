@@ -123,9 +123,9 @@ def test_a_run_whose_process_was_killed_as_it_was_made_is_continued(folder, monk
         made.append(real(self, *words, **named).info.run_id)
         raise KeyboardInterrupt  # in the place of a kill
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "create_run", create)
-        with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")):
+        with pytest.raises(KeyboardInterrupt), runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")):
             pytest.fail("it is begun")
     assert Path("scratch/run").read_text() not in made
     with runs.stage_run("sparsify", {}, {}, scratch=Path("scratch")) as tracked:

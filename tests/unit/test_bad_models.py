@@ -216,6 +216,11 @@ BAD: dict[str, tuple[Damage, str]] = {
         shards({"metadata": {"total_size": 1}, "weight_map": {WEIGHT: "model-00002-of-00002.safetensors"}}),
         f"found {folders.INDEX} as an index that names model-00002-of-00002.safetensors, which is not there",
     ),
+    "a shard that lies elsewhere": (
+        shards({"metadata": {"total_size": 1}, "weight_map": {WEIGHT: "../outside.safetensors"}}),
+        f"found {folders.INDEX} as an index that names '../outside.safetensors', which is no file beside it",
+    ),
+    "json that is too deep": (content("config.json", b"[" * 100_000), "found config.json as no JSON"),
     "an index without metadata": (
         shards({"weight_map": {WEIGHT: "model-00001-of-00002.safetensors"}}),
         f"found {folders.INDEX} as an index without an object `metadata`",

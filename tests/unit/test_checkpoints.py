@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from pipeline import checkpoints, stopping
-from pipeline.checkpoints import Checkpoints, Nothing
+from pipeline.checkpoints import Checkpoints, Follower
 from pipeline.history import Log, Quiet
 from tests.unit.test_loop import fit, network
 
@@ -172,9 +172,43 @@ def test_a_process_that_is_not_the_first_saves_nothing_and_does_not_leave_first(
     """The first one could not end its step without it."""
     log = Quiet(tmp_path, checkpoint_seconds=0.0)
     states = log.checkpoints()
-    assert isinstance(states, Nothing)
+    assert isinstance(states, Follower)
     log.stop.error = SystemExit(143)
     states.after_step(1, write)
     write(tmp_path / "state-00000001.safetensors", 1)
     states.remove()
     assert [path.name for path in states.newest_first()] == ["state-00000001.safetensors"]
+
+
+def test_a_large_state_is_not_begun_when_the_process_is_to_stop(tmp_path, clock):
+    """It would be killed while it writes; the state before is the newest."""
+    states, saved = Checkpoints(tmp_path, every_seconds=60.0, last=clock[0]), []
+
+    def slow(path, steps):
+        clock[0] += 10.0
+        saved.append(steps)
+        return write(path, steps)
+
+    clock[0] += 61.0
+    states.after_step(1, slow)
+    states.stop.error = SystemExit(143)
+    with pytest.raises(SystemExit):
+        states.after_step(2, slow)
+    assert saved == [1]
+
+
+def test_what_killed_processes_half_wrote_is_removed(tmp_path):
+    for name in ("state-00000003.part", "state-00000004.part", "other-00000004.part"):
+        (tmp_path / name).touch()
+    Checkpoints(tmp_path, every_seconds=0.0).after_step(5, write)
+    assert {path.name for path in tmp_path.iterdir()} == {"other-00000004.part", "state-00000005.safetensors"}
+
+
+def test_states_that_this_training_did_not_begin_from_do_not_push_out_its_own(tmp_path):
+    """Where a process of a launch cannot read them, the training begins again."""
+    for steps in (5000, 5100):
+        write(tmp_path / f"state-{steps:08}.safetensors", steps)
+    states = Checkpoints(tmp_path, every_seconds=0.0)
+    for steps in (1, 2, 3):
+        states.after_step(steps, write)
+    assert [path.read_text() for path in states.newest_first()] == ["3", "2"]

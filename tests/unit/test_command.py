@@ -369,9 +369,9 @@ def test_an_accelerated_file_is_what_load_runs(call, files, file):
         (["int8.onnx", "int8.onnx"], "expected to write another file than is read, found int8.onnx for both."),
         (["int8.onnx", "."], "expected to write ., found a folder there."),
         (["int8.onnx", "nowhere/out.onnx"], "expected to write nowhere/out.onnx, found: "),
-        (["cut.onnx", "out.onnx"], "expected a model that ONNX Runtime "),
+        (["cut.onnx", "out.onnx"], "expected an ONNX file, found no protobuf"),
         (["cut.packed", "out.onnx"], "expected a whole packed file, found that it ends too early"),
-        (["text.onnx", "out.onnx"], "expected a model that ONNX Runtime "),
+        (["text.onnx", "out.onnx"], "expected an ONNX file, found no protobuf"),
     ],
 )
 def test_what_cannot_be_accelerated_is_one_line_and_no_file(call, files, words, says):

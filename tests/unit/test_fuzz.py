@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,6 +181,9 @@ def test_every_target_makes_the_same_cases_of_the_same_seed():
         "    getattr(case.target(name), 'start', lambda: None)()\n"
         "    made = [case.make(name, 3, number) for number in range(30)]\n"
         "    print(name, hashlib.md5(repr(made).encode()).hexdigest(), len({repr(files) for files in made}) > 3)\n"
+        "    module = case.target(name)\n"
+        "    assert module.__doc__ and callable(module.run) and isinstance(module.OUTS, tuple)\n"
+        "    assert module.SECONDS <= 30 and module.SHARE > 0\n"
     )
     command, quiet = [sys.executable, "-W", "ignore", "-c", program], {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     running = [
@@ -219,17 +222,18 @@ class TestCoverageGuided:
         assert (tmp_path / "model.onnx").read_bytes() == WHOLE
 
     def test_what_is_bad_is_noted_once_a_kind(self, tmp_path, monkeypatch):
-        found = tmp_path / "found"
+        found, folder = tmp_path / "found", tmp_path / "folder"
         found.mkdir()
+        folder.mkdir()
 
         def fails(data, folder):
             raise ValueError
 
-        packed_target.one_input(b"x", tmp_path, found)  # a PackError
+        packed_target.one_input(b"x", folder, found)  # a PackError
         assert list(found.iterdir()) == []
         monkeypatch.setattr(packed_target, "read", fails)
         for data in (b"first", b"second"):
-            packed_target.one_input(data, tmp_path, found)
+            packed_target.one_input(data, folder, found)
         (note,) = found.glob("*.json")
         assert note.with_suffix(".packed").read_bytes() == b"first"
         assert "ValueError" in note.read_text()
@@ -251,15 +255,3 @@ class TestCoverageGuided:
         coverage_guided.main()
         (line,) = capsys.readouterr().out.splitlines()
         assert line.endswith("atheris is not installed. Get it: .venv/bin/pip install 'atheris>=3,<4'")
-
-
-def test_what_a_target_is():
-    """What the driver asks of each."""
-    for name in case.names():
-        module: ModuleType = case.target(name)
-        assert module.__doc__
-        assert callable(module.make)
-        assert callable(module.run)
-        assert module.SECONDS <= 30
-        assert module.SHARE > 0
-        assert isinstance(module.OUTS, tuple)

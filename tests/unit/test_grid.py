@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from flows import grid
-from pipeline.reporting import grid as page
+from pipeline import sweep_page as page
 from pruneonce.errors import ConfigError
 
 

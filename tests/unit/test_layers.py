@@ -112,3 +112,12 @@ def test_what_is_no_model_is_one_line(tmp_path):
         with pytest.raises(PackError, match=r"^expected an ONNX file, found: .* Get the file again\.$"):
             layers.content(given)
     assert layers.content(onnx.ModelProto().SerializeToString()).layers == []
+
+
+@pytest.mark.parametrize("lacks", ["input", "output"])
+def test_a_node_without_ends_names_no_matrix(lacks):
+    """As a damaged file may have one."""
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["d"]), helper.make_node("MatMul", ["x", "d"], ["y"])]
+    del getattr(nodes[0], lacks)[:]
+    graph = helper.make_graph(nodes, "g", [], [], [numpy_helper.from_array(np.ones((4, 4), np.int8), "w")])
+    assert layers.content(helper.make_model(graph).SerializeToString()).layers == []

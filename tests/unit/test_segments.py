@@ -119,7 +119,8 @@ def test_sentence_ends_are_those_the_vocabulary_has(tokenizer):
 def written(tmp_path, tokenizer):
     documents = [letters(10 + i, 3 + i) for i in range(40)]
     path = tmp_path / "pairs.arrow"
-    counts = segments.write_pairs(path, documents, tokenizer, block_tokens=16, max_tokens=None, short_ratio=0.1, seed=3)
+    settings = {"block_tokens": 16, "max_tokens": None, "short_ratio": 0.1, "seed": 3}
+    counts = segments.write_pairs(path, map(np.array, documents), tokenizer, **settings)
     return corpus.read_blocks(path), counts, documents
 
 
@@ -152,9 +153,10 @@ def test_every_token_is_counted(written):
 def test_max_tokens_ends_the_file(tmp_path, tokenizer):
     documents = [letters(10, 100)] * 20
     settings = {"block_tokens": 16, "short_ratio": 0.0, "seed": 0}
-    counts = segments.write_pairs(tmp_path / "a.arrow", documents, tokenizer, max_tokens=200, **settings)
+    counts = segments.write_pairs(tmp_path / "a.arrow", map(np.array, documents), tokenizer, max_tokens=200, **settings)
     assert 200 <= counts["tokens"] < 216
-    assert segments.write_pairs(tmp_path / "b.arrow", documents, tokenizer, max_tokens=1, **settings)["blocks"] == 1
+    least = segments.write_pairs(tmp_path / "b.arrow", map(np.array, documents), tokenizer, max_tokens=1, **settings)
+    assert least["blocks"] == 1
 
 
 def test_batches_of_pairs_have_all_that_a_model_and_its_losses_read(written, tokenizer):

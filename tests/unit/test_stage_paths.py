@@ -21,7 +21,7 @@ LONG = "x" * 300
 )
 def test_a_dep_that_cannot_be_read(tmp_path, name, found):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match=rf"expected .*{name}, found {found}\\. Get it with: dvc repro prune"):
+    with pytest.raises(DataError, match=rf"expected .*{name}, found {found}\. Get it with: dvc repro prune"):
         stage._check_deps([tmp_path, tmp_path / name], "prune")
     stage._check_deps([tmp_path], "prune")
 

@@ -1,6 +1,7 @@
 """Command lines of `pruneonce`: words that are empty, long, strange; files that are folders, damaged, not there."""
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -71,6 +72,12 @@ PATHS = (
     "x" * 5000,
     *damage.WORDS,
 )
+
+
+def start() -> None:
+    """What the commands import when they are called takes seconds, in each process anew."""
+    for name in ("pruneonce.deployment.overview", "pruneonce.serving.predictor", "pipeline.tracking.packaging"):
+        importlib.import_module(name)
 
 
 def make(draw: Random) -> Files:

@@ -40,7 +40,7 @@ NAMES = (
     "~",
 )
 WORDS: tuple[str, ...] = (*NAMES, *damage.WORDS, "nowhere")
-FILES = ("rows", "my rows", "topic", "..", "x" * 200, "ü", "-", "a'b", "null", "1", "con", ".hidden")
+FILES = ("rows", "my rows", "topic", "..rows", "x" * 200, "ü", "-", "a'b", "null", "1", "con", ".hidden")
 
 
 def make(draw: Random) -> Files:
@@ -73,7 +73,7 @@ def make(draw: Random) -> Files:
         if draw.random() < 0.2 and (option != "--model" or words[0] == "init"):
             words.append(f"{option}={draw.choice(WORDS if option not in ('--kind',) else (*CELLS, 'x'))}")
     words += ["--yes"] * draw.randrange(2) + ["--own-texts"] * (words[0] == "init" and draw.random() < 0.2)
-    return {f"data/{name}" if name in ("..", ".") else name: content, "argv.json": json.dumps(words).encode()}
+    return {name: content, "argv.json": json.dumps(words).encode()}
 
 
 def run(folder: Path) -> None:

@@ -128,7 +128,7 @@ def run(folder: Path) -> None:
         Path("model").symlink_to(TINY / "model")
         Path("tasks").mkdir()
         Path("names.json").write_text("[]")
-        log = Log(folder.with_name("scratch"))
+        log = Log(folder / "scratch")
         prepare_corpus.run(
             Path(), Path("tasks"), Path("names.json"), folder / "out", common=common, prepare_corpus=p, log=log
         )

@@ -67,7 +67,7 @@ TEXTS: tuple[Any, ...] = (
 def _damaged(text: str, draw: Random) -> str:
     try:
         return damage.dumped(damage.document(json.loads(text), draw)).decode("utf-8", "replace")
-    except ValueError:
+    except (ValueError, RecursionError):
         return draw.choice(("", "{}", "null", "[" * 5000, "7" * 5000, '{"format": 1}', *damage.WORDS[:-2])).replace(
             "\ud800", "?"
         )

@@ -20,10 +20,13 @@ from mlflow.models.utils import _enforce_schema
 from mlflow.pyfunc import scoring_server
 from mlflow.types.schema import ColSpec, DataType, Schema
 
-from pipeline.tracking.served import EXECUTION, THREADS, Served
 from tests.fuzz import answering, damage
 from tests.fuzz.case import Files
 from tests.fuzz.targets.predicting import TEXTS
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # MLflow's, on type hints of its own
+    from pipeline.tracking.served import EXECUTION, THREADS, Served
 
 OUTS: tuple[str, ...] = ()
 SECONDS = 20.0

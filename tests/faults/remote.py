@@ -1,5 +1,6 @@
 """DVC's remote is gone while results are pushed: a disk that is full or read-only, an S3 that stops. Then it is back."""
 
+import logging
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -28,12 +29,13 @@ def suite(ground: Ground) -> Iterator[Case]:
 
 
 def _of_a_folder(spoil: Callable[[Disk], object], mend: Callable[[Disk], object]) -> Callable[[Copy], list[str]]:
-    """Spoil the remote's disk while files arrive; push again when it is mended."""
+    """The remote's disk has room for some files; spoil it while they arrive; push again when it is mended."""
 
     def what(copy: Copy) -> list[str]:
         store = copy.folder.with_name(f"{copy.folder.name}-store")
         with disk(store) as small:
             copy.run("dvc", "remote", "add", "--default", "store", str(store))
+            small.fill(room=150_000)
             pushing = copy.start("dvc", "push")
             wait(lambda: any(store.rglob("files/md5/*/*")) or pushing.poll() is not None, every=0.0)
             spoil(small)
@@ -41,6 +43,7 @@ def _of_a_folder(spoil: Callable[[Disk], object], mend: Callable[[Disk], object]
             lost = [] if code else ["the push ended with success"]
             lost += [] if "ERROR" in copy.said() and "Traceback" not in copy.said() else [f"no line: {copy.said()[-300:]}"]
             mend(small)
+            small.free()
             return lost + _pushed_and_pulled(copy)
 
     return what
@@ -70,6 +73,7 @@ def absent(copy: Copy) -> list[str]:
 def s3(copy: Copy) -> Iterator[Proxy]:
     """An S3 server behind a proxy, with a bucket that is the copy's remote."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it prints every request
     server.start()
     try:
         proxy, name = Proxy(server.get_host_and_port()[1]), copy.folder.name
@@ -104,7 +108,7 @@ def _remount(how: str) -> Callable[[Disk], object]:
 
 
 CASES: dict[str, Callable[[Copy], list[str]]] = {
-    "its disk is full in the middle": _of_a_folder(Disk.fill, Disk.free),
+    "its disk is full in the middle": _of_a_folder(lambda small: None, Disk.free),
     "its disk becomes read-only in the middle": _of_a_folder(_remount("ro"), _remount("rw")),
     "an S3 that stops in the middle": stopped,
     "an S3 that is not there at all": absent,

@@ -111,7 +111,7 @@ class Reader:
         def ask() -> list[str]:
             query = {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
             found = httpx.post(f"{self.prefect}/task_runs/filter", json=query, timeout=60).raise_for_status().json()
-            stages = [task for task in found if not task["name"].startswith("deliver ")]
+            stages = [task for task in found if task["task_key"].startswith("repro")]  # others hand out and deliver
             return [t["name"] for t in stages if t["state_type"] == "COMPLETED"] if len(stages) >= STAGES else []
 
         return wait_for(f"{STAGES} completed task runs", ask, seconds=30)

@@ -109,7 +109,8 @@ class Reader:
         """The names of the runs' tasks that are stages. The server writes them down with some delay."""
 
         def ask() -> list[str]:
-            query = {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
+            own = {"task_runs": {"subflow_runs": {"exists_": False}}}  # not those that stand for a run of `branch`
+            query = own | {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}}
             found = httpx.post(f"{self.prefect}/task_runs/filter", json=query, timeout=60).raise_for_status().json()
             stages = [task for task in found if task["task_key"].startswith("repro")]  # others hand out and deliver
             return [t["name"] for t in stages if t["state_type"] == "COMPLETED"] if len(stages) >= STAGES else []

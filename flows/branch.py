@@ -10,7 +10,6 @@ cache folder, unless DVC's `cache.dir` and PRUNEONCE_SCRATCH name others.
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,17 +23,16 @@ from platformdirs import user_cache_path
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import merging, restoring, trouble, units
+from flows import fresh, merging, restoring, trouble, units
 from flows.repro import Outcome, quiet_logs, repro
 from flows.units import KERNELS, LOCK, PARAMS, Unit
-from pipeline.hashing import file_md5
 from pipeline.params.document import load
 from pipeline.params.reading import parse_yaml
+from pipeline.scratch import PLACE
 from pipeline.stopping import PARENT
 from pipeline.tracking import handover
 from pruneonce.errors import DataError, PipelineError
 
-SCRATCH = "PRUNEONCE_SCRATCH"
 TRIES, WAIT_SECONDS = 6, [5.0, 10.0, 30.0, 60.0, 300.0]  # for a remote or a server that is away
 
 
@@ -55,7 +53,7 @@ def branch(run: str, name: str, store: str | None = None) -> list[Outcome]:
 def prepare(unit: Unit) -> None:
     """Make a fresh clone a place to work in: cache and scratch outside of it, the remote, the sparse kernels."""
     home = user_cache_path("pruneonce")
-    os.environ.setdefault(SCRATCH, str(home / "scratch"))
+    os.environ.setdefault(PLACE, str(home / "scratch"))
     with Repo() as repo:
         remote, cached = unit.team.remote, repo.config["cache"].get("dir")
         settings = {option: value for option, value in (remote or {}).items() if option != "name"}
@@ -72,23 +70,8 @@ def prepare(unit: Unit) -> None:
                 local["remote"][remote["name"]] = settings
             if remote and not repo.config["core"].get("remote"):
                 local["core"]["remote"] = remote["name"]
-    if unit.team.kernels and not KERNELS.exists():
-        _kernels(home / "kernels" / file_md5(Path("kernels")).removesuffix(".dir"))
-
-
-def _kernels(kept: Path) -> None:
-    """Put the library of the sparse kernels into the clone. kept: where it is, or will be, for the next one."""
-    library = kept / KERNELS.name
-    if not library.exists():
-        built = subprocess.run([sys.executable, "-m", "kernels.build"], capture_output=True, text=True)
-        if built.returncode:
-            get_run_logger().warning("The sparse kernels are not measured: %s", built.stderr.strip().rpartition("\n")[2])
-            return
-        kept.mkdir(parents=True, exist_ok=True)
-        part = library.with_suffix(f".{os.getpid()}")
-        shutil.copyfile(KERNELS, part)
-        part.replace(library)
-    shutil.copyfile(library, KERNELS)
+    if unit.team.kernels and not KERNELS.exists() and (problem := fresh.put_kernels(KERNELS, fresh.kept_kernels())):
+        get_run_logger().warning(problem)
 
 
 def work_off(run: str, unit: Unit) -> list[Outcome]:
@@ -117,9 +100,15 @@ def work_off(run: str, unit: Unit) -> list[Outcome]:
 
 def lay_out(unit: Unit) -> None:
     """Write the files that were handed over. Raises PipelineError if they and this clone make another unit of it."""
-    for path, text in {str(PARAMS): unit.params, str(LOCK): unit.lock, **unit.files}.items():
-        if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise DataError(f"expected files of the project in the work {unit.name}, found {path}. Nothing was computed.")
+    PARAMS.write_bytes(unit.params.encode())  # first: dvc.yaml is read with it
+    LOCK.write_bytes(unit.lock.encode())
+    with Repo() as repo:
+        small = {units.path_of(out) for stage in repo.index.stages for out in stage.outs if not out.use_cache}
+    if foreign := sorted(unit.files.keys() - small):
+        raise DataError(
+            f"expected files of the project in the work {unit.name}, found {', '.join(foreign)}. Nothing was computed."
+        )
+    for path, text in unit.files.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(text.encode())
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()

@@ -12,7 +12,9 @@ from dvc.repo import Repo
 from prefect import get_run_logger
 
 from flows import branch, checkout, handing, restoring, trouble, units, workers
+from flows.failures import Failures, in_words
 from flows.grid import Cell
+from flows.handing import Handed
 from flows.order import COMPRESS, in_order, signatures
 from flows.repro import repro
 from flows.trouble import StageFailed
@@ -51,8 +53,10 @@ class Sweep:
     base: str = field(default_factory=profiles.current)
     rows: dict[str, Rows] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    runs: dict[str, str] = field(default_factory=dict)  # cell -> its MLflow run
+    runs: dict[str, str] = field(default_factory=dict)  # cell -> its MLflow run, while that is open
     keys: dict[str, str] = field(default_factory=dict)
+    shared: Counter[tuple[str, str]] = field(default_factory=Counter)  # (stage, its signature) -> cells
+    broken: dict[tuple[str, str], str] = field(default_factory=dict)  # of them, those that failed, and why
 
     def here(self, wanted: list[Cell]) -> Result:
         """Compute the cells one after another. Their common stages are restored by DVC's cache."""
@@ -77,29 +81,48 @@ class Sweep:
 
     def by_workers(self, wanted: list[Cell]) -> Result:
         """Compute what several cells share, then give each cell to a worker."""
-        left = self.unfinished(wanted)
-        shared = Counter(pair for planned in left for pair in planned.signatures.items())
-        with handing.cancelled_at_the_end() as handed:
-            for planned in left:
-                self.start(planned)
-                name, tries = planned.cell.name, load().machine.stage_retries
-                own = [s for s in planned.stages if shared[s, planned.signatures[s]] == 1 and not s.startswith("fetch")]
-                with branch.below(self.run):
-                    for stage in planned.stages:
-                        if stage not in own:
-                            restoring.restored(stage) or repro.with_options(retries=tries)(stage)
-                unit = workers.make(name, own, self.runs[name], self.team)
-                workers.push(own, set())
-                handed.append(handing.hand_out(unit, self.run, ready=set(), tries=tries))
+        failures = Failures(self.note)
+        with handing.cancelled_at_the_end(self.close) as handed:
+            for planned in self.unfinished(wanted):
+                try:
+                    handed += self.hand_out(planned)
+                except Exception as error:  # also of what it shares with others: they are tried all the same
+                    failures.note(planned.cell.name, in_words(error), how="was not handed out")
             with suppress(StageFailed):
-                handing.collect(handed, self.run, self.take, lambda outcome: None, self.note)
+                handing.collect(handed, self.take, lambda outcome: None, failures)
         return self.result(wanted)
+
+    def hand_out(self, planned: Planned) -> list[Handed]:
+        """Compute what the cell shares with others, and give the rest to a worker; nothing if all of it is there."""
+        self.start(planned)
+        name, tries, ready = planned.cell.name, load().machine.stage_retries, set[str]()
+        own = [s for s in planned.stages if self.shared[s, planned.signatures[s]] == 1 and not s.startswith("fetch")]
+        with branch.below(self.run):
+            for stage in planned.stages:
+                if stage not in own:
+                    self.common(stage, planned.signatures[stage], tries=tries)
+        ready.update(outcome.stage for outcome in workers.without_computing(name, own, self.runs[name], self.team))
+        if len(ready) == len(own):
+            self.finish(name, json.loads(Path(REPORT).read_text(encoding="utf-8")))
+            return []
+        return [workers.give(workers.make(name, own, self.runs[name], self.team), self.run, ready, tries=tries)]
+
+    def common(self, stage: str, signature: str, *, tries: int) -> None:
+        """Bring a stage that several cells share up to date. One that failed is not computed again for the next cell."""
+        if why := self.broken.get((stage, signature)):
+            raise StageFailed(why)
+        try:
+            restoring.restored(stage) or repro.with_options(retries=tries)(stage)
+        except StageFailed as error:
+            self.broken[stage, signature] = str(error)
+            raise
 
     def unfinished(self, wanted: list[Cell]) -> list[Planned]:
         """The cells to compute. The rows of the others are taken from MLflow."""
         left = []
         for cell in wanted:
             planned = self.plan(cell)
+            self.shared.update(planned.signatures.items())  # also of a finished cell: what it shares was computed here
             self.keys[cell.name] = planned.key
             if rows := handover.kept_rows(planned.key):
                 self.rows[cell.name] = rows
@@ -126,9 +149,9 @@ class Sweep:
 
     def take(self, unit: Unit, results: Mapping[str, Mapping[str, Any]], ready: Collection[str]) -> list[RanOn]:
         """Take the rows of a cell from what its worker handed back; nothing else of it is needed here."""
-        came = [r for stage in unit.stages if (r := results.get(stage)) and r["key"] == unit.key and stage not in ready]
+        came = [r for s in unit.stages if (r := results.get(s)) and r.get("key") == unit.key and s not in ready]
         for result in came:
-            recorded = {out["path"]: out["md5"] for out in result["entry"]["outs"]}
+            recorded = units.recorded(result["stage"], result)
             if text := result["files"].get(REPORT):
                 units.check_text(REPORT, text, recorded[REPORT], result["where"])
                 self.finish(unit.name, json.loads(text))
@@ -145,8 +168,13 @@ class Sweep:
         self.end(name, "FINISHED", flow_runs.Finished(scores=flow_runs.scores(report)))
 
     def end(self, name: str, status: str, left: flow_runs.Finished | None = None) -> None:
-        if run := self.runs.get(name):
+        if run := self.runs.pop(name, None):
             flow_runs.end_flow(run, status, left)
+
+    def close(self) -> None:
+        """Close the MLflow runs of cells that are not finished: the sweep is stopped."""
+        for name in list(self.runs):
+            self.end(name, "KILLED")
 
     def result(self, wanted: list[Cell]) -> Result:
         rows = [row for cell in wanted for row in page.rows(cell.values, self.rows.get(cell.name, []))]

@@ -12,9 +12,9 @@ from pathlib import Path
 from dvc.repo import Repo
 
 from flows import handing
-from flows.branch import SCRATCH
 from flows.units import KERNELS, LOCK, Team
 from pipeline.params.document import Params
+from pipeline.scratch import DEFAULT, PLACE
 from pruneonce.errors import PipelineError
 
 
@@ -52,11 +52,11 @@ def link_sources(chosen: Params) -> None:
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
     """Work in the clone, with this folder's MLflow store and scratch folder."""
-    names = ("MLFLOW_TRACKING_URI", SCRATCH)
+    names = ("MLFLOW_TRACKING_URI", PLACE)
     before = {name: os.environ.get(name) for name in names}
     if store := handing.store_address():
         os.environ["MLFLOW_TRACKING_URI"] = store
-    os.environ.setdefault(SCRATCH, str(Path(".pruneonce/scratch").absolute()))
+    os.environ.setdefault(PLACE, str(DEFAULT.absolute()))
     try:
         with chdir(folder):
             yield

@@ -1,6 +1,7 @@
 """What another machine needs to get the code of a run: a commit, and a repository that has it."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -32,8 +33,17 @@ def head() -> str:
 
 
 def repository(commit: str) -> str:
-    """From where a worker clones the commit, without a password. Raises PipelineError if `origin` has no such commit."""
+    """From where a worker clones the commit, without a password: Prefect stores it, and shows it.
+
+    Raises PipelineError if `origin` has no such commit, or PRUNEONCE_REPOSITORY holds a password.
+    """
     if given := os.environ.get(REPOSITORY):
+        if _open(given) != given:
+            raise PipelineError(
+                f"expected an address without user and password in {REPOSITORY}, because Prefect stores and shows it, found "
+                f"one with them: {plain(given)}. Take them out, and give git the password on each worker's machine: "
+                "git config --global credential.helper store"
+            )
         return given
     origin = _git("remote", "get-url", "origin")
     if not origin:
@@ -44,9 +54,17 @@ def repository(commit: str) -> str:
             f"Push it: git push; or name another repository in {REPOSITORY}."
         )
     folder = Path(origin)
-    return str(folder.resolve()) if folder.is_dir() else plain(origin)
+    return str(folder.resolve()) if folder.is_dir() else _open(origin)
+
+
+def _open(address: str) -> str:
+    """An address without its password. The user of an ssh address stays: it is no secret, and ssh needs it."""
+    user, at, _ = address.partition("@")
+    if at and re.fullmatch(r"(git\+)?ssh://[^:/]*", user):
+        return address
+    return plain(address)
 
 
 def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True)
+    done = subprocess.run(["git", "--no-optional-locks", *words], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -15,12 +15,12 @@ from dvc.repo import Repo
 from platformdirs import user_cache_path
 
 from flows import trouble
+from flows.units import KERNELS
 from pipeline.hashing import file_md5
 from pipeline.scratch import PLACE
 from pipeline.tracking import address
 from pruneonce.errors import PipelineError
 
-KERNELS = Path("pruneonce/deployment/kernels.so")  # git does not have it; with it `evaluate` measures one more variant
 KEEP = {
     "MLFLOW_TRACKING_URI": "MLflow's runs, in a server: export MLFLOW_TRACKING_URI=http://SERVER:5000",
     PLACE: f"checkpoints: export {PLACE}=/FOLDER/OF/ALL/MACHINES",
@@ -46,6 +46,11 @@ def _inside(place: str, clone: Path) -> bool:
     return file is not None and (clone / file).resolve().is_relative_to(clone.resolve())
 
 
+def kept_kernels() -> Path:
+    """The folder, outside of the clone, for the library that is built from this clone's sources."""
+    return user_cache_path("pruneonce") / "kernels" / file_md5(Path("kernels")).removesuffix(".dir")
+
+
 def put_kernels(library: Path, kept: Path) -> str:
     """Copy the library of the sparse kernels into the clone. kept: a folder where it is, or will be, for the next clone.
 
@@ -68,9 +73,7 @@ def main() -> None:
     """In a clone: check the worker's settings, and fetch or build the sparse kernels."""
     with trouble.one_line():
         check(os.environ, Path.cwd())
-        if problem := put_kernels(
-            KERNELS, user_cache_path("pruneonce") / "kernels" / file_md5(Path("kernels")).split(".")[0]
-        ):
+        if problem := put_kernels(KERNELS, kept_kernels()):
             print(problem)
 
 

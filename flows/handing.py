@@ -4,6 +4,7 @@ Each unit is a run of the deployment `branch/branch`. All start at once, and any
 makes its run Crashed; then the unit is handed out again. One that fails is reported at the end, and the others are kept.
 """
 
+import os
 import signal
 import threading
 import time
@@ -13,26 +14,26 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import UUID
 
-import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
 from flows import commits, stopping
+from flows.failures import Failures, in_words
 from flows.repro import Outcome
-from flows.trouble import StageFailed
 from flows.units import RanOn, Unit
 from pipeline.tracking import address, handover
-from pruneonce.errors import PruneOnceError, TrackerUnreachable, plain
+from pruneonce.errors import TrackerUnreachable, plain
 
 DEPLOYMENT = "branch/branch"
 LOOK_SECONDS = 2.0
 ASK_AGAIN = 30  # times, for results in a store that does not answer; each takes some seconds
 IDLE_SECONDS = 60.0  # after which a unit that nobody took is worth a line
+ALONE_SECONDS = 600.0  # for a second worker, where the coordinator's own run holds the first
 Take = Callable[[Unit, Mapping[str, Mapping[str, Any]], Collection[str]], list[RanOn]]
 
 
@@ -41,6 +42,7 @@ class Handed:
     """A unit that a worker has, or will take.
 
     run: the MLflow run with its artifacts. ready: its stages that came back. tries: how often it may be repeated.
+    own: whether this coordinator started the flow run; that of another one is not ours to cancel.
     """
 
     unit: Unit
@@ -48,13 +50,15 @@ class Handed:
     flow_run: UUID
     ready: set[str]
     tries: int
+    own: bool = True
+    asks_in_vain: int = 0
 
 
 def hand_out(unit: Unit, run: str, *, ready: set[str], tries: int) -> Handed:
     """Start a run of the deployment; one that is at the same work already is waited for instead."""
     if known := _at_work(unit):
         get_run_logger().info("%s: run %s of an earlier coordinator is at it; it is waited for", unit.name, known.id)
-        return Handed(unit, str(known.parameters["run"]), known.id, ready, tries)
+        return Handed(unit, str(known.parameters["run"]), known.id, ready, tries, own=False)
     handover.give(run, unit.name, unit.key, unit.as_json())
     started = run_deployment(
         DEPLOYMENT,
@@ -88,57 +92,65 @@ def _at_work(unit: Unit) -> FlowRun | None:
         return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
 
 
-def collect(
-    handed: list[Handed],
-    run: str,
-    take: Take,
-    done: Callable[[Outcome], object],
-    lost: Callable[[str, str], object] = lambda name, why: None,
-) -> None:
+def collect(handed: list[Handed], take: Take, done: Callable[[Outcome], object], failures: Failures | None = None) -> None:
     """Wait for all units, and take over what comes back, each as soon as it does.
 
-    lost: takes the name of a unit that failed, and why. Raises StageFailed at the end if there is one.
+    failures: of units that were not handed out. Raises StageFailed at the end if one failed.
     """
-    failed: dict[str, str] = {}
+    failures = failures or Failures()
     idle = Idle()
     while handed:
         for one in list(handed):
             state = _state(one.flow_run)
-            if state is not None and state.is_final():
-                try:
-                    why = _came_back(one, state, take, done)
-                except TrackerUnreachable as error:  # it has the result: wait until it answers again
-                    if idle.asks_in_vain < ASK_AGAIN:
-                        idle.asks_in_vain += 1
-                        continue
-                    why = f"{type(error).__name__}: {error}"
-                handed.remove(one)
-                if why:
-                    if state.is_crashed() and one.tries:
-                        get_run_logger().warning("%s: its worker died: %s Another one takes it.", one.unit.name, why)
-                        handed.append(hand_out(one.unit, run, ready=one.ready, tries=one.tries - 1))
-                    else:
-                        failed[one.unit.name] = why
-                        lost(one.unit.name, why)
-                        get_run_logger().error("%s failed: %s", one.unit.name, why)
-        idle.look(handed)
+            if state is None or not state.is_final():
+                continue
+            try:
+                why, again = _ended(one, state, take, done)
+            except Exception as error:  # MLflow or Prefect is away: it is asked again
+                one.asks_in_vain += 1
+                if one.asks_in_vain <= ASK_AGAIN:
+                    continue
+                why, again = in_words(error), None
+            handed.remove(one)
+            if again:
+                handed.append(again)
+            elif why:
+                failures.note(one.unit.name, why)
+        for one, why in idle.look(handed):
+            handed.remove(one)
+            failures.note(one.unit.name, why, how="was not computed")
         if handed:
             time.sleep(LOOK_SECONDS)
-    if failed:
-        told = " ".join(f"{name} failed on its worker: {why}" for name, why in failed.items())
-        raise StageFailed(f"{told} All else that was computed is kept; run again for what is missing.")
+    failures.check()
+
+
+def _ended(one: Handed, state: State[Any], take: Take, done: Callable[[Outcome], object]) -> tuple[str, Handed | None]:
+    """Take over what a run that ended handed back. Returns why that is not all, and the unit if it was handed out again.
+
+    Raises TrackerUnreachable, and what Prefect raises, for a server that may answer later.
+    """
+    why = _came_back(one, state, take, done)
+    crashed = state.is_crashed() and one.tries > 0
+    if not why or not (crashed or (state.is_cancelled() and not one.own)):
+        return why, None
+    handover.close_runs({one.unit.parent, one.run}, one.unit.stages)  # the dead worker's machine may never do it
+    # In the same run: there the next worker finds the stages that came back.
+    again = hand_out(one.unit, one.run, ready=one.ready, tries=one.tries - crashed)
+    how = "its worker died" if crashed else "its coordinator cancelled it"
+    get_run_logger().warning("%s: %s: %s Another worker takes it.", one.unit.name, how, why)
+    return why, again
 
 
 def _came_back(one: Handed, state: State[Any], take: Take, done: Callable[[Outcome], object]) -> str:
-    """Take over what a run that ended handed back. Returns why that is not all; empty if it is all."""
+    """Take over what is there. Returns why that is not all; empty if it is all. Raises TrackerUnreachable."""
     try:
         for outcome in take(one.unit, handover.results(one.run, one.unit.name), one.ready):
             one.ready.add(outcome.stage)
             done(outcome)
     except TrackerUnreachable:
         raise
-    except PruneOnceError as error:
-        return f"{type(error).__name__}: {error}"
+    except Exception as error:
+        return in_words(error)
     if one.ready >= set(one.unit.stages):
         return ""
     said = plain(state.message or state.name).removeprefix("Flow run encountered an exception: ").rstrip(".")
@@ -152,7 +164,7 @@ def _state(flow_run: UUID) -> State[Any] | None:
             return client.read_flow_run(flow_run).state
     except ObjectNotFound:
         return Cancelled(message="somebody deleted its run")
-    except httpx.HTTPError:
+    except Exception:  # of the network, of Prefect's client: it must not end the other units
         return None
 
 
@@ -161,31 +173,67 @@ class Idle:
     """How long nothing came back. Says now and then that units wait for a worker."""
 
     since: float = field(default_factory=time.monotonic)
-    asks_in_vain: int = 0  # of MLflow's store
+    alone_since: float | None = None  # since when all units wait, and no other worker is there
 
-    def look(self, handed: list[Handed]) -> None:
+    def look(self, handed: list[Handed]) -> list[tuple[Handed, str]]:
+        """Returns the units that are given up, and why: this run holds the only worker there is."""
         if not handed or time.monotonic() - self.since < IDLE_SECONDS:
-            return
+            return []
         self.since = time.monotonic()
-        if waiting := [one.unit.name for one in handed if (state := _state(one.flow_run)) and state.is_scheduled()]:
+        waiting = [one for one in handed if (state := _state(one.flow_run)) and state.is_scheduled()]
+        if waiting:
             get_run_logger().warning(
                 "no worker took %s yet. One with --limit 1 takes one at a time: prefect worker start --pool pruneonce",
-                ", ".join(waiting),
+                ", ".join(one.unit.name for one in waiting),
             )
+        if len(waiting) < len(handed) or not _alone():
+            self.alone_since = None
+            return []
+        self.alone_since = self.alone_since or time.monotonic()
+        if time.monotonic() - self.alone_since < ALONE_SECONDS:
+            return []
+        cancel(waiting)
+        why = (
+            f"expected a second worker within {ALONE_SECONDS / 60:.0f} minutes, for this run keeps one busy, found none. "
+            "Start one: prefect worker start --pool pruneonce; or give this one a higher --limit. Run again."
+        )
+        return [(one, why) for one in waiting]
+
+
+def _alone() -> bool:
+    """Whether this run is on a worker of the pool, and no other one is online. False while the server does not answer."""
+    own = os.environ.get("PREFECT__WORKER_NAME")
+    if not own:
+        return False  # a person's run: the workers may be started at any time
+    with suppress(Exception), get_client(sync_client=True) as client:
+        pool = client.read_deployment_by_name(DEPLOYMENT).work_pool_name
+        workers = client.read_workers_for_work_pool(pool) if pool else []
+        return not any(worker.status == WorkerStatus.ONLINE and worker.name != own for worker in workers)
+    return False
+
+
+def cancel(handed: list[Handed]) -> None:
+    """Cancel the runs of units that this coordinator started, as far as the server answers."""
+    for one in [one for one in handed if one.own]:
+        with suppress(Exception), get_client(sync_client=True) as client:
+            client.set_flow_run_state(one.flow_run, Cancelling())
 
 
 @contextmanager
-def cancelled_at_the_end() -> Iterator[list[Handed]]:
-    """The units that are handed out inside. If this run is stopped, theirs are cancelled."""
+def cancelled_at_the_end(closing: Callable[[], object] = lambda: None) -> Iterator[list[Handed]]:
+    """The units that are handed out inside. If this run is stopped, theirs are cancelled, but not those of another one.
+
+    closing: what else is then to be done, before the process may end.
+    """
     handed: list[Handed] = []
     listens, main = stopping.listens(), threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.default_int_handler) if main else None
     try:
         yield handed
     except BaseException as error:
-        for one in handed:
-            with suppress(Exception), get_client(sync_client=True) as client:
-                client.set_flow_run_state(one.flow_run, Cancelling())
+        cancel(handed)
+        with suppress(Exception):
+            closing()
         if listens and isinstance(error, KeyboardInterrupt):
             stopping.leave()
         raise

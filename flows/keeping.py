@@ -7,10 +7,11 @@ is then in the workspace, and the next run would compute them again, for they ar
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dvc.exceptions import DvcException
 from dvc.output import Output
 from dvc.repo import Repo
 
@@ -71,6 +72,17 @@ def store(repo: Repo, stage: str, changes: list[Any]) -> bool:
         own.commit(short(stage), force=True)
     check(repo, stage, reasons)
     return True
+
+
+def remember(repo: Repo, stage: str) -> None:
+    """Put a stage that ran into DVC's run cache if DVC leaves it out: it has an out for git that is no metric and no plot.
+
+    So another clone with this cache restores the stage. If the cache does not take it, the stage is computed again there.
+    """
+    with suppress(DvcException, OSError), chdir(repo.root_dir), Repo() as own:
+        (found,) = own.stage.collect(short(stage))
+        if any(not out.use_cache and not (out.is_metric or out.is_plot) for out in found.outs):
+            own.stage_cache.save(found)
 
 
 def check_restored(repo: Repo, stage: str) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
 from flows import keeping, restoring, units
 from flows.units import LOCK, RanOn, Unit
 from pruneonce.errors import DataError, PipelineError
+from pruneonce.files import sync
 
 
 def merge(unit: Unit, results: Mapping[str, Mapping[str, Any]], ready: Collection[str] = ()) -> list[RanOn]:
@@ -27,7 +28,7 @@ def merge(unit: Unit, results: Mapping[str, Mapping[str, Any]], ready: Collectio
     done: list[RanOn] = []
     for stage in (stage for stage in unit.stages if stage not in ready):
         result = results.get(stage)
-        if result is None or result["key"] != unit.key:
+        if result is None or result.get("key") != unit.key:
             break
         take_over(stage, result)
         done.append(RanOn(stage, result["result"], result["why"], result["seconds"], result["where"]))
@@ -36,25 +37,45 @@ def merge(unit: Unit, results: Mapping[str, Mapping[str, Any]], ready: Collectio
 
 def take_over(stage: str, result: Mapping[str, Any]) -> None:
     """Write one stage's entry of dvc.lock and its small files, and get its outs."""
-    before = LOCK.read_bytes() if LOCK.exists() else b""
     with Repo() as repo:
         small = _checked(repo, stage, result)
-        with repo.lock, modify_yaml(LOCK) as document:
-            document.setdefault("schema", "2.0")
-            document.setdefault("stages", {})[stage] = dict(result["entry"])
+        before = write_entry(repo, stage, dict(result["entry"]))
     try:
         for path, text in small.items():
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_bytes(text.encode())
         _fetch(stage, str(result["where"]))
     except BaseException:
-        LOCK.write_bytes(before)
+        with Repo() as repo:
+            write_entry(repo, stage, before)
         raise
+
+
+def write_entry(repo: Repo, stage: str, entry: Any) -> Any:
+    """Put the entry of a stage into dvc.lock, None for none; return the one before. A kill leaves the old or new file."""
+    with repo.lock:
+        document = parse_yaml_for_update(LOCK.read_text(encoding="utf-8"), str(LOCK)) if LOCK.exists() else {}
+        stages = document.setdefault("stages", {})
+        before = stages.pop(stage, None) if entry is None else stages.get(stage)
+        if entry is not None:
+            document.setdefault("schema", "2.0")
+            stages[stage] = entry
+        if not stages and set(document) <= {"schema", "stages"}:
+            LOCK.unlink(missing_ok=True)
+            return before
+        part = LOCK.with_name(f"{LOCK.name}.part")
+        try:
+            part.write_text(dumps_yaml(document), encoding="utf-8")
+            sync(part)
+            part.replace(LOCK)
+        finally:
+            part.unlink(missing_ok=True)
+    return before
 
 
 def _checked(repo: Repo, stage: str, result: Mapping[str, Any]) -> dict[str, str]:
     """The small files of a result by path, if all of the result is as the stage and the entry say."""
-    recorded = {out["path"]: out["md5"] for out in result["entry"]["outs"]}
+    recorded = units.recorded(stage, result)
     (own,) = repo.stage.collect(stage)
     if recorded.keys() != {units.path_of(out) for out in own.outs}:
         raise DataError(f"expected the outs of {stage} that dvc.yaml has, found {sorted(recorded)} from {result['where']}.")

@@ -71,7 +71,9 @@ def repro(stage: str) -> Outcome:
         ran = mark.exists()
         with Repo(home) as repo:  # a new one: the first one has the lock file as it was
             keeping.check(repo, stage, failures)
-            if not ran:
+            if ran:
+                keeping.remember(repo, stage)
+            else:
                 keeping.check_restored(repo, stage)
     return Outcome(stage, "ran" if ran else "restored from cache", shortened(causes), time.monotonic() - began)
 

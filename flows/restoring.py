@@ -7,7 +7,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError
 
-from flows import trouble
+from flows import keeping, trouble
 from flows.repro import Outcome, repro
 
 
@@ -20,19 +20,29 @@ def restored(stage: str) -> Outcome | None:
         with Repo() as repo, suppress(DvcException):  # the remote may not have them
             if _only_outs(repo, stage):
                 fetch(repo, [stage])
+                with Repo() as own:  # DVC does not hash what it takes from its cache
+                    keeping.check_restored(own, stage)
         if not _changed(stage):
             return Outcome(stage, "restored from cache", "its outs were missing here", time.monotonic() - began)
         return repro(stage) if _in_run_cache(stage) else None
 
 
 def fetch(repo: Repo, targets: list[str]) -> None:
-    """Get outs from DVC's cache, or from its remote where there is one. targets: stages or paths; none for none."""
+    """Get outs from DVC's cache, or from its remote where there is one. targets: stages or paths; none for none.
+
+    Raises DvcException if they are not to be had.
+    """
     if not targets:
         return
-    if repo.config["core"].get("remote"):
-        repo.pull(targets=targets)
-    else:
-        repo.checkout(targets=targets)
+    try:
+        if repo.config["core"].get("remote"):
+            repo.pull(targets=targets)
+        else:
+            repo.checkout(targets=targets)
+    except (DvcException, OSError):
+        raise
+    except Exception as error:  # of a remote's own library, such as botocore
+        raise DvcException(f"{type(error).__name__}: {error}") from error
 
 
 def _changed(stage: str) -> bool:

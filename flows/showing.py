@@ -63,4 +63,4 @@ def to_commit() -> list[str]:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True).stdout
+    return subprocess.run(["git", "--no-optional-locks", *words], capture_output=True, text=True).stdout

@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before what takes seconds to import
     stopping.listen()
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from pipeline import processes
 from pipeline import sweep_page as page
 from pipeline.params import profiles
 from pipeline.tracking import flow_runs
+from pruneonce.errors import ConfigError
 from pruneonce.terminal import flushed_output
 
 FOLDER = Path(".pruneonce/sweeps")
@@ -59,7 +61,7 @@ def sweep(
 def run(axes: Sequence[str], profile: str | None, overrides: list[str], *, helped: bool, name: str | None) -> Rows:
     """The sweep, inside a flow. Raises StageFailed at its end if a cell failed; the others are in the table."""
     quiet_logs()
-    wanted = check(axes, profile, overrides)
+    wanted = check(axes, profile, overrides, name)
     team = workers.team() if helped else Team(commits.head(), str(Path.cwd()), None, KERNELS.exists())
     folder = FOLDER / (name or "-".join(key.rpartition(".")[2] for key in wanted[0].values))
     with processes.alone(folder / "lock", f"sweep {folder.name} in this folder"):
@@ -84,8 +86,14 @@ def run(axes: Sequence[str], profile: str | None, overrides: list[str], *, helpe
     return found
 
 
-def check(axes: Sequence[str], profile: str | None, overrides: list[str]) -> list[Cell]:
-    """The cells. Raises ConfigError if one has parameters that cannot be: before the first one starts."""
+def check(axes: Sequence[str], profile: str | None, overrides: list[str], name: str | None) -> list[Cell]:
+    """The cells. Raises ConfigError if one has parameters that cannot be, or the name is none of a folder: before the first
+    one starts."""
+    if name and not re.fullmatch(r"\w[\w.=-]{0,99}", name):
+        raise ConfigError(
+            f"expected a name of letters, digits, `_`, `-`, `=` and dots for the folder of the table, found {name[:100]!r}. "
+            "The first character must be a letter, a digit or `_`."
+        )
     wanted = combined(axes)
     for cell in wanted:
         profiles.check(profile, [*overrides, *cell.overrides])
@@ -118,7 +126,7 @@ def main() -> None:
         args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with trouble.one_line():
-        check(args.grid, args.profile, args.set)  # before Prefect starts a server, which takes seconds
+        check(args.grid, args.profile, args.set, args.name)  # before Prefect starts a server, which takes seconds
         say_errors_once()
         processes.guard()
         trouble.check_prefect()

@@ -20,6 +20,8 @@ from pruneonce.errors import DataError, PipelineError, plain
 LOCK, PARAMS = Path("dvc.lock"), Path("params.yaml")
 KERNELS = Path("pruneonce/deployment/kernels.so")  # git does not have it; with it `evaluate` measures one more variant
 # Of a remote's settings in DVC: how to reach it. Keys and passwords are each machine's own.
+# Of a result of a stage, as `branch.result` makes it: the fields that are read, and what they are.
+FIELDS = {"entry": dict, "files": dict, "result": str, "why": str, "seconds": int | float, "where": str}
 REMOTE = ("url", "endpointurl", "region", "use_ssl", "ssl_verify", "version_aware")
 
 
@@ -129,6 +131,21 @@ def path_of(out: Output) -> str:
 def size(outs: Iterable[Output]) -> int:
     """Bytes of the outs, as dvc.lock has them."""
     return sum((out.meta.size or 0) if out.meta else 0 for out in outs)
+
+
+def recorded(stage: str, result: Mapping[str, Any]) -> dict[str, str]:
+    """Path -> md5 of the outs in the result of a stage. Raises DataError if it is not what a worker writes."""
+    try:
+        wrong = [name for name, kind in FIELDS.items() if not isinstance(result.get(name), kind)]
+        found = {} if wrong else {str(out["path"]): str(out["md5"]) for out in result["entry"]["outs"]}
+    except (KeyError, TypeError):
+        wrong = ["entry"]
+    if wrong:
+        raise DataError(
+            f"expected a result of {stage} as a worker of this commit writes it, found another {', '.join(wrong)}. It may "
+            "be damaged, or of another version. Run again."
+        )
+    return found
 
 
 def check_text(path: str, text: str, md5: str, where: str) -> None:

@@ -9,6 +9,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from flows import commits, handing, merging, restoring, trouble, units
+from flows.failures import Failures, in_words
+from flows.handing import Handed
 from flows.repro import Outcome
 from flows.units import KERNELS, Team, Unit
 from pipeline.tracking import handover
@@ -50,20 +52,28 @@ def work_off(
     done: takes the outcome of each stage that was computed or restored, as soon as that is known.
     Raises StageFailed, after all others came back, if a unit failed.
     """
+    failures = Failures()
     with handing.cancelled_at_the_end() as handed:
         for name, stages in given.items():
             ready: set[str] = set()
-            for outcome in _without_computing(name, stages, parent, team):
-                ready.add(outcome.stage)
-                done(outcome)
-            if len(ready) < len(stages):
-                unit = make(name, stages, parent, team)
-                push(stages, ready)
-                handed.append(handing.hand_out(unit, parent, ready=ready, tries=retries))
-        handing.collect(handed, parent, merging.merge, done)
+            try:
+                for outcome in without_computing(name, stages, parent, team):
+                    ready.add(outcome.stage)
+                    done(outcome)
+                if len(ready) < len(stages):
+                    handed.append(give(make(name, stages, parent, team), parent, ready, tries=retries))
+            except Exception as error:
+                failures.note(name, in_words(error), how="was not handed out")
+        handing.collect(handed, merging.merge, done, failures)
 
 
-def _without_computing(name: str, stages: list[str], parent: str, team: Team) -> Iterator[Outcome]:
+def give(unit: Unit, run: str, ready: set[str], *, tries: int) -> Handed:
+    """Push what the unit reads, and hand it out. run: the MLflow run for its artifacts. ready: its stages that are done."""
+    push(unit.stages, ready)
+    return handing.hand_out(unit, run, ready=ready, tries=tries)
+
+
+def without_computing(name: str, stages: list[str], parent: str, team: Team) -> Iterator[Outcome]:
     """Bring the first stages of a unit up to date: from DVC's cache, its remote, or what came back to an earlier run."""
     ready: set[str] = set()
     for stage in stages:

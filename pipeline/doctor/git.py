@@ -29,4 +29,6 @@ def repository() -> Iterator[Finding]:
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *words], capture_output=True, text=True, errors="replace", timeout=2)
+    return subprocess.run(
+        ["git", "--no-optional-locks", *words], capture_output=True, text=True, errors="replace", timeout=2
+    )

@@ -5,15 +5,16 @@ written once, as a whole. MLflow is the one store that the machines share alread
 """
 
 import json
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 
 from pipeline.tracking.address import shown
-from pipeline.tracking.store import refused, store
+from pipeline.tracking.store import refused, store, unless_refused
 from pruneonce.errors import PipelineError
 
 WORK, DONE, CELLS = "work", "done", "cells"
@@ -51,7 +52,7 @@ def results(run: str, name: str) -> dict[str, dict[str, Any]]:
     with store() as (client, _):
         found = [file.path for file in client.list_artifacts(run, f"{DONE}/{name}")]
         read = [_read(client, run, path) for path in found]
-    return {result["stage"]: result for result in read if result}
+    return {result["stage"]: result for result in read if result and isinstance(result.get("stage"), str)}
 
 
 def runs_with(key: str) -> list[str]:
@@ -59,6 +60,26 @@ def runs_with(key: str) -> list[str]:
     with store() as (client, experiment):
         found = client.search_runs([experiment], f"tags.`{TAG}{key}` != ''", order_by=["attributes.start_time DESC"])
     return [run.info.run_id for run in found]
+
+
+def close_runs(parents: Collection[str], stages: Collection[str]) -> list[str]:
+    """Close the open runs of these stages below these runs: their worker died, and its machine may never come back.
+
+    Whoever goes on from its checkpoint on a shared disk opens the run again. Returns their ids. Raises TrackerUnreachable.
+    """
+    with store() as (client, experiment):
+        below = [
+            run
+            for parent in parents
+            for run in client.search_runs(
+                [experiment], f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"
+            )
+        ]
+        lost = [run.info.run_id for run in below if run.data.tags.get("pruneonce.stage") in stages]
+        for run_id in lost:
+            with unless_refused():  # another process may have deleted it
+                client.set_terminated(run_id, "KILLED")
+    return lost
 
 
 def keep_rows(run: str, name: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -101,5 +122,8 @@ def _read(client: MlflowClient, run: str, path: str) -> dict[str, Any] | None:
 def _absent(error: Exception) -> bool:
     """Whether this is how a store says that it has no such artifact: a folder, a server, a server's own storage."""
     answer = getattr(getattr(error, "response", None), "status_code", None)
-    said = ("RESOURCE_DOES_NOT_EXIST", "No such file or directory", "404")
-    return refused(error) or answer == 404 or any(words in str(error) for words in said)
+    if answer is not None:
+        return bool(answer == 404)
+    # Not `404` alone: the ids of runs, ports and sizes have it too, in the message of a server that is away.
+    said = r"RESOURCE_DOES_NOT_EXIST|No such file or directory|\b404 Client Error\b|\(404\)"
+    return refused(error) or re.search(said, str(error)) is not None

@@ -237,9 +237,9 @@ def started_run(reader: Reader, deployment: str) -> dict[str, Any] | None:
 
 
 def ended_run(reader: Reader, deployment: str) -> dict[str, Any] | None:
-    """The newest run that was begun, if it is over."""
+    """The newest run that was begun, if it is over. A machine that stood still makes it Crashed for a while."""
     run = started_run(reader, deployment)
-    return run if run and run["end_time"] else None
+    return run if run and run["state_name"] in ("Completed", "Failed", "Cancelled") else None
 
 
 def process_of(reader: Reader, word: str) -> psutil.Process | None:

@@ -84,7 +84,7 @@ HOME = {
     "prefect": "flows/",
     "dvc": "flows/",
     "mlflow": "pipeline/tracking/",
-    "vl_convert": "pipeline/reporting/",
+    "vl_convert": ("pipeline/reporting/", "pipeline/sweep_page.py"),
     "jinja2": "pipeline/reporting/",
     "onnx": ("pruneonce/", "pipeline/tracking/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("transformers", "onnxruntime"), "pruneonce/"),

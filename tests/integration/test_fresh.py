@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from flows import fresh
+from flows import fresh, keeping
 from pruneonce.errors import PipelineError
 
 
@@ -66,3 +66,33 @@ def test_kernels_that_cannot_be_built_are_a_line(tmp_path, monkeypatch):
     assert said.startswith("The sparse kernels are not measured: ")
     assert "kernels" in said.partition(": ")[2]
     assert not (tmp_path / "kept").exists()
+
+
+PIPELINE = """
+stages:
+  report:
+    cmd: echo once >> ../ran && echo page > page.md && echo data > data.txt
+    deps: [seed]
+    outs:
+      - data.txt
+      - page.md: {cache: false}
+"""
+
+
+def test_a_stage_with_a_page_that_git_keeps_is_restored_in_another_clone(clone, monkeypatch):
+    """DVC itself leaves such a stage out of its run cache."""
+    for folder in (clone, clone.with_name("other")):
+        folder.mkdir(exist_ok=True)
+        (folder / "dvc.yaml").write_text(PIPELINE)
+        (folder / "seed").write_text("seed")
+        monkeypatch.chdir(folder)
+        if folder != clone:
+            subprocess.run(["git", "init", "-q"], check=True)
+            Repo.init().close()
+        with Repo() as repo:
+            repo.reproduce("report")
+        with Repo() as repo:
+            keeping.remember(repo, "report")
+        assert (folder / "page.md").read_text() == "page\n"
+        assert (folder / "data.txt").read_text() == "data\n"
+    assert (clone.parent / "ran").read_text() == "once\n"

@@ -3,18 +3,24 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
+import requests
+import yaml
 from dvc.repo import Repo
+from mlflow.exceptions import MlflowException
 from prefect import states
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import branch, commits, handing, merging, order, restoring, units, workers
+from flows import branch, commits, handing, merging, order, restoring, showing, sweep, units, workers
 from flows.order import COMPRESS
 from flows.repro import Outcome
 from flows.trouble import StageFailed
@@ -22,7 +28,7 @@ from flows.units import RanOn, Team, Unit
 from pipeline.tracking import handover
 from pipeline.tracking.lock import locked
 from pruneonce import projects
-from pruneonce.errors import DataError, PipelineError, TrackerUnreachable
+from pruneonce.errors import ConfigError, DataError, PipelineError, TrackerUnreachable
 from tests.conftest import commit
 
 PIPELINE = """
@@ -144,6 +150,10 @@ def computed(unit: Unit) -> dict[str, dict]:
     return json.loads(json.dumps(found))  # as it comes out of MLflow
 
 
+def entries(lock: Path) -> dict[str, dict]:
+    return yaml.safe_load(lock.read_text())["stages"]
+
+
 def status(*stages: str) -> dict:
     with Repo() as repo:
         return repo.status(targets=list(stages) or None, with_deps=False)
@@ -233,6 +243,37 @@ def test_a_remote_that_lost_an_object_is_said_and_nothing_is_merged(home, monkey
     assert Path("dvc.lock").read_bytes() == before
 
 
+@pytest.mark.parametrize("was_there", [True, False])
+@pytest.mark.parametrize("ended", ["at its outs", "as dvc.lock is written"])
+def test_a_kill_while_a_result_is_taken_over_leaves_the_dvc_lock_before(home, monkeypatch, was_there, ended):
+    unit = unit_of(home)
+    result = {
+        "key": unit.key, "entry": {"cmd": "x", "outs": [{"path": "out/a", "md5": "0" * 32}]}, "files": {},
+        "result": "ran", "why": "new", "seconds": 1.0, "where": "w1",
+    }  # fmt: skip
+    if not was_there:
+        Path("dvc.lock").unlink()
+    before = Path("dvc.lock").read_bytes() if was_there else None
+
+    def stopped(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(merging, "_checked", lambda *words: {})
+    monkeypatch.setattr(merging, "_fetch" if ended == "at its outs" else "sync", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        merging.take_over("finetune@a", result)
+    assert (Path("dvc.lock").read_bytes() if Path("dvc.lock").exists() else None) == before
+    assert not Path("dvc.lock.part").exists()
+
+
+@pytest.mark.parametrize("change", [{"entry": None}, {"entry": {"outs": [{}]}}, {"files": []}, {"where": None}])
+def test_a_result_in_another_form_is_an_error_in_words(change):
+    whole = {"entry": {"outs": []}, "files": {}, "result": "ran", "why": "new", "seconds": 1, "where": "w1"}
+    assert units.recorded("finetune@a", whole) == {}
+    with pytest.raises(DataError, match=f"expected a result of finetune@a .* found another {next(iter(change))}"):
+        units.recorded("finetune@a", whole | change)
+
+
 def test_a_result_of_another_key_is_no_result(home, monkeypatch):
     unit = unit_of(home)
     elsewhere(home, monkeypatch)
@@ -261,9 +302,11 @@ def test_a_clone_that_differs_from_the_coordinators_folder_computes_nothing(home
     (other / "seed").write_text("other line ends\r\n")
     with pytest.raises(PipelineError, match="this clone is not what the coordinator has"):
         branch.lay_out(unit)
-    with pytest.raises(DataError, match="expected files of the project"):
-        branch.lay_out(dataclasses.replace(unit, files={"../outside": "x"}))
-    assert not (other.parent / "outside").exists()
+    for path in ("../outside", f"{other.parent}/outside", ".git/hooks/post-checkout", "seed", "out/a"):
+        before = Path(path).read_bytes() if Path(path).exists() else None
+        with pytest.raises(DataError, match="expected files of the project"):
+            branch.lay_out(dataclasses.replace(unit, files={path: "x"}))
+        assert (Path(path).read_bytes() if Path(path).exists() else None) == before
     with pytest.raises(PipelineError, match="expected the commit 1111"):
         branch.lay_out(dataclasses.replace(unit, team=dataclasses.replace(unit.team, commit="1" * 40)))
 
@@ -280,6 +323,19 @@ def test_a_branch_whose_outs_are_in_the_remote_alone_is_restored(home, monkeypat
     assert restoring.restored("finetune@b") is None
 
 
+def test_a_damaged_file_in_the_cache_is_not_restored(home):
+    repro(*BRANCHES["a"])
+    (out,) = [out for out in entries(Path("dvc.lock"))["finetune@a"]["outs"] if out["path"] == "out/a"]
+    cached = home / f".dvc/cache/files/md5/{out['md5'][:2]}/{out['md5'][2:]}"
+    cached.chmod(0o644)
+    cached.write_bytes(b"other\n" * 1000)
+    cached.chmod(0o444)  # DVC trusts such a file
+    Path("out/a").unlink()
+    with pytest.raises(DataError, match=r"found other bytes in out/a of finetune@a; DVC's cache has the same"):
+        restoring.restored("finetune@a")
+    assert not Path("out/a").exists()
+
+
 def test_signatures_tell_which_stages_two_settings_share(home):
     first = order.signatures()
     assert len(first) == 6
@@ -292,10 +348,11 @@ class Answers:
     """A worker's store and its runs, by hand: what MLflow and Prefect would say."""
 
     def __init__(self, monkeypatch, states: dict[str, list[str]]):
-        self.states, self.given, self.started, self.cancelled = states, [], [], []
+        self.states, self.given, self.started, self.closed = states, [], [], []
         self.results: dict[str, dict] = {}
         monkeypatch.setattr(handover, "give", lambda run, name, key, work: self.given.append(name))
         monkeypatch.setattr(handover, "results", lambda run, name: self.results.get(name, {}))
+        monkeypatch.setattr(handover, "close_runs", lambda parents, stages: self.closed.append(stages))
         monkeypatch.setattr(handing, "_at_work", lambda unit: None)
         monkeypatch.setattr(handing, "run_deployment", self.start)
         monkeypatch.setattr(handing, "_state", self.state)
@@ -308,9 +365,7 @@ class Answers:
     def state(self, flow_run):
         name, turn = flow_run
         kind = self.states[name][turn - 1]
-        return {"Completed": states.Completed, "Failed": states.Failed, "Crashed": states.Crashed}[kind](
-            message=f"{kind} of {name}"
-        )
+        return getattr(states, kind)(message=f"{kind} of {name}")
 
 
 def some(stages: list[str]) -> dict[str, dict]:
@@ -328,12 +383,12 @@ def two(home) -> list[Unit]:
     return [unit_of(home, name) for name in BRANCHES]
 
 
-def wait_for_all(two: list[Unit], tries: int) -> list[str]:
+def wait_for_all(two: list[Unit], tries: int, take=all_of) -> list[str]:
     done: list[str] = []
     with disable_run_logger():
         handed = [handing.hand_out(unit, "0" * 32, ready=set(), tries=tries) for unit in two]
         try:
-            handing.collect(handed, "0" * 32, all_of, lambda outcome: done.append(outcome.stage))
+            handing.collect(handed, take, lambda outcome: done.append(outcome.stage))
         finally:
             assert handed == []
     return done
@@ -354,6 +409,7 @@ def test_a_branch_whose_worker_died_is_handed_out_again(two, monkeypatch):
     monkeypatch.setattr(handing, "run_deployment", start)
     done = wait_for_all(two, tries=1)
     assert answers.started == ["a", "b", "a"]
+    assert answers.closed == [BRANCHES["a"]]  # the MLflow runs that the dead worker left open
     assert sorted(done) == sorted([*BRANCHES["a"], *BRANCHES["b"]])  # each once
 
 
@@ -382,6 +438,169 @@ def test_results_in_a_store_that_is_away_are_waited_for(two, monkeypatch):
     monkeypatch.setattr(handover, "results", results)
     assert sorted(wait_for_all(two, tries=0)) == sorted([*BRANCHES["a"], *BRANCHES["b"]])
     assert answers.started == ["a", "b"]
+
+
+def test_an_error_of_one_branch_does_not_end_the_others(two, monkeypatch):
+    """Such as one of a remote's library, or of a result that is no result."""
+    answers = Answers(monkeypatch, {"a": ["Completed"], "b": ["Completed"]})
+    answers.results = {name: some(stages) for name, stages in BRANCHES.items()}
+    came = []
+
+    def take(unit, results, ready):
+        if unit.name == "a":
+            raise KeyError("outs of http://me:s3cret@host")
+        came.append(unit.name)
+        return all_of(unit, results, ready)
+
+    with pytest.raises(StageFailed, match=r"a failed on its worker: KeyError: .*http://host.* All else") as caught:
+        wait_for_all(two, tries=0, take=take)
+    assert "b failed" not in str(caught.value)
+    assert came == ["b"]
+
+
+def test_a_server_that_is_away_when_a_branch_is_to_be_handed_out_again_is_asked_again(two, monkeypatch):
+    answers = Answers(monkeypatch, {"a": ["Crashed", "Completed"], "b": ["Completed"]})
+    whole = {name: some(stages) for name, stages in BRANCHES.items()}
+    answers.results, original, away = {"b": whole["b"]}, answers.start, [0]
+
+    def start(deployment, **words):
+        if "a" in answers.started and words["parameters"]["name"] == "a":
+            away[0] += 1
+            if away[0] < 4:
+                raise httpx.ConnectError("away")
+            answers.results = whole
+        return original(deployment, **words)
+
+    monkeypatch.setattr(handing, "run_deployment", start)
+    done = wait_for_all(two, tries=1)
+    assert away == [4]
+    assert sorted(done) == sorted([*BRANCHES["a"], *BRANCHES["b"]])
+    answers.states, answers.started, away[0] = {"a": ["Crashed"], "b": ["Completed"]}, [], -1000
+    answers.results = {"b": whole["b"]}
+    with pytest.raises(StageFailed, match="a failed on its worker: ConnectError: away") as caught:
+        wait_for_all(two, tries=1)
+    assert "b failed" not in str(caught.value)
+
+
+def test_a_branch_that_cannot_be_handed_out_does_not_end_the_others(home, monkeypatch):
+    answers = Answers(monkeypatch, {"b": ["Completed"]})
+    answers.results = {"b": some(BRANCHES["b"])}
+    original = answers.start
+
+    def start(deployment, **words):
+        if words["parameters"]["name"] == "a":
+            raise httpx.ConnectError("away")
+        return original(deployment, **words)
+
+    monkeypatch.setattr(handing, "run_deployment", start)
+    monkeypatch.setattr(workers, "without_computing", lambda *words: iter(()))
+    monkeypatch.setattr(merging, "merge", all_of)
+    done = []
+    with disable_run_logger(), pytest.raises(StageFailed, match=r"^a was not handed out: ConnectError: away\. All else"):
+        workers.work_off(BRANCHES, "0" * 32, unit_of(home).team, retries=0, done=lambda outcome: done.append(outcome.stage))
+    assert done == BRANCHES["b"]
+
+
+def of_another(monkeypatch, name: str) -> None:
+    """Another coordinator has this unit at a worker already, in its MLflow run `theirs`."""
+    theirs = SimpleNamespace(id=(name, 1), parameters={"run": "theirs"})
+    known = iter([theirs])
+    monkeypatch.setattr(handing, "_at_work", lambda unit: next(known, None) if unit.name == name else None)
+
+
+def test_a_branch_that_another_coordinator_cancelled_is_handed_out_again(two, monkeypatch):
+    answers = Answers(monkeypatch, {"a": ["Cancelled"], "b": ["Completed"]})
+    answers.results = {"b": some(BRANCHES["b"])}
+    of_another(monkeypatch, "a")
+    given, original = [], answers.start
+
+    def start(deployment, **words):
+        if words["parameters"]["name"] == "a":
+            given.append(words["parameters"]["run"])
+            answers.states["a"], answers.results["a"] = ["Completed"], some(BRANCHES["a"])
+        return original(deployment, **words)
+
+    monkeypatch.setattr(handing, "run_deployment", start)
+    assert sorted(wait_for_all(two, tries=0)) == sorted([*BRANCHES["a"], *BRANCHES["b"]])
+    assert given == ["theirs"]  # where the stages are that came back
+    answers.states = {"a": ["Completed"], "b": ["Cancelled"] * 2}
+    answers.started, answers.results = ["a"], {"a": some(BRANCHES["a"])}
+    with pytest.raises(StageFailed, match="b failed on its worker: Cancelled of b"):  # somebody wanted this one to end
+        wait_for_all(two[1:], tries=3)
+
+
+def test_ctrl_c_cancels_the_own_branches_alone(two, monkeypatch):
+    Answers(monkeypatch, {})
+    of_another(monkeypatch, "a")
+    cancelled, closed = [], []
+    client = SimpleNamespace(set_flow_run_state=lambda flow_run, state: cancelled.append((flow_run, state.type.value)))
+    monkeypatch.setattr(handing, "get_client", lambda **words: nullcontext(client))
+
+    def stopped() -> None:
+        with handing.cancelled_at_the_end(lambda: closed.append(True)) as handed:
+            handed += [handing.hand_out(unit, "0" * 32, ready=set(), tries=0) for unit in two]
+            raise KeyboardInterrupt
+
+    with disable_run_logger(), pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert cancelled == [(("b", 1), "CANCELLING")]
+    assert closed == [True]
+
+
+@pytest.mark.parametrize(("others", "given_up"), [(["OFFLINE"], True), (["OFFLINE", "ONLINE"], False)])
+def test_a_run_that_holds_the_only_worker_does_not_wait_for_ever(two, monkeypatch, others, given_up):
+    Answers(monkeypatch, {})
+    monkeypatch.setattr(handing, "_state", lambda flow_run: states.Scheduled())
+    monkeypatch.setattr(handing, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(handing, "ALONE_SECONDS", 0.0)
+    online = [SimpleNamespace(name="w1", status="ONLINE")]
+    online += [SimpleNamespace(name=f"x{i}", status=status) for i, status in enumerate(others)]
+    cancelled = []
+    client = SimpleNamespace(
+        read_deployment_by_name=lambda name: SimpleNamespace(work_pool_name="pruneonce"),
+        read_workers_for_work_pool=lambda pool: online,
+        set_flow_run_state=lambda flow_run, state: cancelled.append(flow_run),
+    )
+    monkeypatch.setattr(handing, "get_client", lambda **words: nullcontext(client))
+    with disable_run_logger():
+        handed = [handing.hand_out(unit, "0" * 32, ready=set(), tries=0) for unit in two]
+        monkeypatch.delenv("PREFECT__WORKER_NAME", raising=False)
+        assert handing.Idle().look(handed) == []  # not on a worker: somebody may start one at any time
+        monkeypatch.setenv("PREFECT__WORKER_NAME", "w1")
+        if not given_up:
+            assert handing.Idle().look(handed) == []
+            return
+        with pytest.raises(StageFailed, match=r"a was not computed: expected a second worker .*b was not computed"):
+            handing.collect(handed, all_of, lambda outcome: None)
+    assert cancelled == [("a", 1), ("b", 1)]
+
+
+def test_a_store_that_is_away_is_not_one_that_has_no_such_artifact():
+    def answer(status: int) -> requests.HTTPError:
+        response = requests.Response()
+        response.status_code = status
+        return requests.HTTPError(f"{status} for url: http://host:4040/run-404404", response=response)
+
+    lost = MlflowException("failures occurred: HTTPConnectionPool(host='x', port=4040): /artifacts/ab404c/done: refused")
+    away = [
+        requests.ConnectionError("/artifacts/404"),
+        requests.Timeout("404"),
+        answer(503),
+        answer(500),
+        lost,
+        OSError(5, "EIO"),
+    ]
+    assert [error for error in away if handover._absent(error)] == []
+    said = "failures occurred: ##### File done/a.json ##### 404 Client Error: NOT FOUND for url: http://x"
+    boto = "An error occurred (404) when calling the HeadObject operation: Not Found"
+    missing = [answer(404), MlflowException(said), Exception(boto), FileNotFoundError(2, "No such file or directory")]
+    assert [error for error in missing if not handover._absent(error)] == []
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", ".hidden", "a/b", "a\nb", "x" * 101, "-x"])
+def test_a_sweep_writes_into_a_folder_of_its_own(name):
+    with pytest.raises(ConfigError, match="expected a name of letters"):
+        sweep.check([], None, [], name)
 
 
 def test_a_branch_that_dies_again_and_again_is_given_up(two, monkeypatch):
@@ -435,5 +654,32 @@ def test_a_commit_that_origin_does_not_have_must_be_pushed(home, monkeypatch):
         commits.repository(commits.head())
     subprocess.run(["git", "push", "-q", "origin", "HEAD"], check=True)
     assert commits.repository(commits.head()) == str(origin)
-    monkeypatch.setenv(commits.REPOSITORY, "https://example.org/team.git")
-    assert commits.repository(commits.head()) == "https://example.org/team.git"
+    for address in ("https://example.org/team.git", "git@example.org:team.git", "ssh://git@example.org:22/team.git"):
+        monkeypatch.setenv(commits.REPOSITORY, address)
+        assert commits.repository(commits.head()) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://me:s3cret@example.org/x.git", "https://s3cret@example.org/x.git", "ssh://me:s3cret@example.org/x.git"],
+)
+def test_a_repository_with_a_password_is_refused_and_that_of_origin_is_handed_over_without_it(home, monkeypatch, address):
+    monkeypatch.setenv(commits.REPOSITORY, address)
+    with pytest.raises(PipelineError, match=r"without user and password in PRUNEONCE_REPOSITORY.*credential") as caught:
+        commits.repository(head(home))
+    assert "s3cret" not in str(caught.value)
+    monkeypatch.delenv(commits.REPOSITORY)
+    subprocess.run(["git", "remote", "add", "origin", address], check=True)
+    subprocess.run(["git", "update-ref", "refs/remotes/origin/main", "HEAD"], check=True)
+    assert commits.repository(head(home)) == f"{address.partition('://')[0]}://example.org/x.git"
+
+
+def test_gits_index_is_not_written_by_what_a_run_says_at_its_end(home):
+    """A kill in that moment would leave its lock behind."""
+    os.utime("params.yaml", (1, 1))  # git would note that its content is the same
+    index = home / ".git/index"
+    before = index.stat().st_ino, index.stat().st_mtime_ns
+    showing.to_commit()
+    assert (index.stat().st_ino, index.stat().st_mtime_ns) == before
+    subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True)
+    assert (index.stat().st_ino, index.stat().st_mtime_ns) != before, "git has no reason to write: this tests nothing"

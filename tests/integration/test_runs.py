@@ -20,7 +20,7 @@ from flows import compress
 from pipeline import cli, hashing, stopping
 from pipeline.history import Log
 from pipeline.lineage import trace
-from pipeline.tracking import address, database, flow_runs, lock, registry, runs, store
+from pipeline.tracking import address, database, flow_runs, handover, lock, registry, runs, store
 from pipeline.tracking.lock import Stage
 from pruneonce.errors import TrackerUnreachable
 from tests.conftest import ROOT, copy_store
@@ -177,6 +177,22 @@ def test_a_lost_run_that_cannot_be_closed_stops_nobody(folder, killed, monkeypat
     with runs.stage_run("report", {}, {}) as tracked:
         assert [status(run_id) for run_id in killed] == ["RUNNING", "KILLED"]
     assert status(tracked.run_id) == "FINISHED"
+
+
+def test_the_open_runs_of_a_dead_machine_are_closed_before_its_work_goes_to_another(folder):
+    client, parent = MlflowClient(address.uri()), flow_runs.start_flow("compress", {})
+
+    def open_run(stage: str, below: str) -> str:
+        tags = {"pruneonce.stage": stage, "mlflow.parentRunId": below, runs.HOST: "dead", runs.PROCESS: "1 1.0"}
+        return client.create_run("1", tags=tags).info.run_id
+
+    lost, of_another_branch, of_another_run = open_run("a", parent), open_run("b", parent), open_run("a", "f" * 32)
+    finished = open_run("a", parent)
+    client.set_terminated(finished, "FINISHED")
+    assert handover.close_runs({parent, "0" * 32}, ["a"]) == [lost]
+    assert status(lost) == "KILLED"
+    assert status(finished) == "FINISHED"
+    assert {status(run_id) for run_id in (parent, of_another_branch, of_another_run)} == {"RUNNING"}
 
 
 def test_what_a_killed_process_left_open_is_closed(folder, killed):

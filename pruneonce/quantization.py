@@ -10,7 +10,6 @@ Source: Zafrir et al. 2019, arXiv:1910.06188 (Q8BERT), and 2021, arXiv:2111.0575
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -253,15 +252,16 @@ def _read(path: Path) -> tuple[int, dict[str, tuple[float, float]]]:
     if not path.exists():
         raise ModelError(f"expected {path.name} in {path.parent}, found none: this model did not go through `quantize`.")
     try:
-        found = json.loads(path.read_text())
-        bits, ranges = found["weight_bits"], {name: (low, high) for name, (low, high) in found["ranges"].items()}
+        found, most = json.loads(path.read_text()), torch.finfo(torch.float32).max
+        bits = found["weight_bits"]
+        ranges = {name: (low * 1.0, high * 1.0) for name, (low, high) in found["ranges"].items()}  # not of integers
         if bits not in (7, 8):
             raise ValueError(f"weight_bits {bits}, not 7 or 8")
         if not ranges:
             raise ValueError("no layer")
-        if empty := [name for name, (low, high) in ranges.items() if not -math.inf < low <= high < math.inf]:
+        if empty := [name for name, (low, high) in ranges.items() if not -most <= low <= high <= most]:
             raise ValueError(f"no range of numbers for {empty[0]}")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise ModelError(
             f"expected ranges of quantized layers in {path}, found {type(error).__name__}: {error}. Run `quantize` again."
         ) from None

@@ -152,7 +152,7 @@ class Params(Section):
         except ValidationError as error:
             raise ConfigError(
                 f"expected {section}.sparsities that sparsify can reach, found {changes['sparsity']}: "
-                f"{_lines(error, 'sparsify')}. Change {section}.sparsities, or the section sparsify, in params.yaml."
+                f"{in_words(error, 'sparsify')}. Change {section}.sparsities, or the section sparsify, in params.yaml."
             ) from None
 
     def check_lengths(self, positions: int) -> None:
@@ -184,7 +184,7 @@ class Params(Section):
                 try:
                     self.gates_of(task) if stage == GATES else self.section(stage, task)
                 except ValidationError as error:
-                    raise ValueError(f"in {stage} with tasks.{task}.{stage}: {_lines(error)}") from None
+                    raise ValueError(f"in {stage} with tasks.{task}.{stage}: {in_words(error)}") from None
             self._windows_are_whole(task)
         return self
 
@@ -237,7 +237,7 @@ def merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return {**recipe, **{key: value(key, new) for key, new in changes.items()}}
 
 
-def _lines(error: ValidationError, whole: str = "file") -> str:
+def in_words(error: ValidationError, whole: str = "file") -> str:
     """pydantic's errors, each as `key: what was expected, found value`. whole: the key of what is wrong between keys."""
     found = []
     for e in error.errors():
@@ -253,7 +253,7 @@ def parse(document: Any, name: str) -> Params:
         return Params.model_validate(document)
     except ValidationError as error:
         raise ConfigError(
-            f"{name} is not valid. {_lines(error)}. Correct the file; profiles/ holds files that work."
+            f"{name} is not valid. {in_words(error)}. Correct the file; profiles/ holds files that work."
         ) from None
 
 

@@ -8,9 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap
 
-from pipeline.params.document import GATES, Params, merged
+from pipeline.params.document import GATES, Params, in_words, merged
 from pipeline.params.sections import METRICS, PrepareTask
 from pruneonce import columns
 from pruneonce.errors import ConfigError, DataError
@@ -109,8 +110,14 @@ class Survey:
 
 
 def survey(chosen: Chosen, recipe: Mapping[str, Any], *, seed: int) -> Survey:
-    """Read and split the rows as the stage will. Raises DataError for what the stage would refuse."""
-    settings = PrepareTask.model_validate(merged(recipe, section(chosen)))
+    """Read and split the rows as the stage will. Raises ConfigError, DataError for what the stage would refuse."""
+    try:
+        settings = PrepareTask.model_validate(merged(recipe, section(chosen)))
+    except ValidationError as error:
+        raise ConfigError(
+            f"expected a {chosen.kind} of the columns of {chosen.path}, found: {in_words(error, 'its section')}. Give "
+            "--kind, or --pair with the column of the second text."
+        ) from None
     family = kinds.KINDS[settings.kind]
     wanted = [settings.text, *([settings.pair] if settings.pair else []), settings.label]
     rows = [*tables.read_as(chosen.path, wanted, family.example, skip_rows=settings.skip_rows)]

@@ -56,12 +56,13 @@ def content(model: Path | bytes) -> Content:
     """What a file holds. model: an ONNX file, or its bytes. Raises PackError if it cannot be read."""
     try:
         proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+        said = {entry.key: entry.value for entry in proto.metadata_props}
+        layers = list(_layers(proto.graph, _mapping(said.get(PRUNABLE)) or {}))
     except Exception as error:  # protobuf's and onnx' errors have no common base
         raise PackError(f"expected an ONNX file, found: {error}. Get the file again.") from None
-    said = {entry.key: entry.value for entry in proto.metadata_props}
     return Content(
         about=_mapping(said.get(ABOUT)),
-        layers=list(_layers(proto.graph, _mapping(said.get(PRUNABLE)) or {})),
+        layers=layers,
         parameters=_parameters(proto.graph),
         operators=sum(node.domain == "pruneonce" for node in proto.graph.node),
     )

@@ -73,6 +73,7 @@ def make(draw: Random) -> Files:
         if draw.random() < 0.2 and (option != "--model" or words[0] == "init"):
             words.append(f"{option}={draw.choice(WORDS if option not in ('--kind',) else (*CELLS, 'x'))}")
     words += ["--yes"] * draw.randrange(2) + ["--own-texts"] * (words[0] == "init" and draw.random() < 0.2)
+    words = [word.replace("\0", "") for word in words]  # the system gives no program an argument with one
     return {name: content, "argv.json": json.dumps(words).encode()}
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError
+from dvc_data.hashfile.hash_info import HashInfo
 
 from flows import keeping, trouble
 from flows.repro import Outcome, repro
@@ -63,6 +64,8 @@ def _in_run_cache(stage: str) -> bool:
         (found,) = repo.stage.collect(stage)
         try:
             found.save_deps()
+            for out in found.outs:
+                out.hash_info = HashInfo()  # else DVC takes the outs in dvc.lock for those of the deps as they are now
             repo.stage_cache.restore(found, dry=True)
         except (RunCacheNotFoundError, DvcException):
             return False

@@ -151,7 +151,10 @@ def test_a_sweep_has_a_row_for_each_cell_and_leaves_the_folder_alone(team: Team)
     assert len(table) == 1 + 2 * len(TASKS) * 3
     assert (folder / "plot.svg").read_text().startswith("<svg")
     assert [(team.home / name).read_bytes() for name in ("params.yaml", "dvc.lock")] == before
+    cells = [run for run in team.branches() if run["name"].startswith("title=")]
+    assert {(run["name"], run["state_name"]) for run in cells} == {("title=one", "Completed"), ("title=two", "Completed")}
     again = team.flow(*words)
+    assert len(team.branches()) == len(TASKS) + 2
     assert again.count("finished by an earlier sweep") == 2
     assert (folder / "table.csv").read_text().splitlines() == table
 

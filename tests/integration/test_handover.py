@@ -41,6 +41,7 @@ stages:
       - rate
     outs:
       - out/sparsify
+    metrics:
       - out/sparsify.json:
           cache: false
   finetune:
@@ -321,6 +322,21 @@ def test_a_branch_whose_outs_are_in_the_remote_alone_is_restored(home, monkeypat
     assert Path("out/a").exists()
     assert restoring.restored("evaluate@a").result in ("unchanged", "restored from cache")
     assert restoring.restored("finetune@b") is None
+
+
+@pytest.mark.parametrize("change", ["rate: 2", "seed"])
+def test_a_stage_that_changed_since_it_ran_must_run(home, change):
+    """Its old outs are in the cache, and its entry in dvc.lock: neither is what it would make now."""
+    file = home / ("params.yaml" if ":" in change else change)
+    before = file.read_text()
+    after = before.replace("rate: 1", change) if ":" in change else before + "more\n"
+    file.write_text(after)
+    assert restoring.restored("sparsify") is None
+    for text in (after, before):
+        file.write_text(text)
+        repro("sparsify")
+    file.write_text(after)
+    assert restoring.restored("sparsify").result == "restored from cache", "an earlier run was with these values"
 
 
 def test_a_damaged_file_in_the_cache_is_not_restored(home):

@@ -28,6 +28,9 @@ from tests.e2e.conftest import environment, free_port, started
 
 POOL = "pruneonce"
 BUCKET = "pruneonce"
+NO_FILE = (
+    "/nowhere/aws"  # the settings of a person at this machine are not read. DVC wants no file, or one that is not /dev/null
+)
 USER, PASSWORD = "team", "kept-to-oneself"
 START_SECONDS = 180
 # Nothing has to outlive the test: five times faster than with the defaults.
@@ -170,7 +173,7 @@ class S3:
     @property
     def env(self) -> dict[str, str]:
         keys = {"AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": PASSWORD, "AWS_DEFAULT_REGION": "us-east-1"}
-        return {"AWS_ENDPOINT_URL": self.url, "AWS_CONFIG_FILE": os.devnull, **keys}
+        return {"AWS_ENDPOINT_URL": self.url, "AWS_CONFIG_FILE": NO_FILE, **keys}
 
     def keys(self, prefix: str = "") -> list[str]:
         """What the bucket holds."""

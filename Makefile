@@ -71,7 +71,7 @@ faults: install  ## what kills, full disks, lost servers and a jumping clock cos
 	$(BIN)/python -m tests.faults $(SUITE) --seed $(SEED) --kills $(KILLS)
 
 cluster: install  ## one run on three workers with four tasks, for real: PostgreSQL, S3, a worker that is killed; minutes
-	CLUSTER_TASKS=4 CLUSTER_WORKERS=3 $(BIN)/pytest -s tests/e2e/test_cluster.py
+	CLUSTER_TASKS=4 CLUSTER_WORKERS=3 $(BIN)/pytest -s tests/e2e/test_cluster.py tests/e2e/test_machines.py
 
 # pip-audit is installed apart, because what it needs is no part of what it audits. Without a network the program says so.
 audit: install  ## known vulnerabilities of the exact versions; without a network: ADVISORIES=FOLDER, a copy of a database

@@ -1,9 +1,11 @@
-"""docs/machines.md for real, on one machine: a server, two workers that start in another clone, two tasks, a sweep.
+"""docs/machines.md for real, on one machine: a server, two workers that start in another clone, two tasks.
 
-The tests are steps: each needs the ones above it.
+The tests are steps: each needs the ones above it. They take minutes, so they run with `make cluster`. That two workers share
+a run, and the cells of a sweep, is told by test_workers.py as well.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +21,10 @@ from pipeline.tracking import lock
 from tests.conftest import ROOT, commit, copy_project, wait_for
 from tests.e2e.conftest import environment, free_port, started
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("CLUSTER_TASKS" not in os.environ, reason="takes minutes: make cluster"),
+]
 
 WORD = "of this very commit"
 TASKS = ("other", "topic")
@@ -139,24 +144,6 @@ def test_mlflow_has_the_runs_of_all_machines_below_one(team: Team):
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.data.tags["pruneonce.stage"] for run in children} == set(lock.locked(team.home))
     assert {run.info.status for run in runs} == {"FINISHED"}
-
-
-def test_a_sweep_has_a_row_for_each_cell_and_leaves_the_folder_alone(team: Team):
-    before = [(team.home / name).read_bytes() for name in ("params.yaml", "dvc.lock")]
-    words = ("flows.sweep", "--grid", "report.title=one,two", "--workers", "--name", "titles")
-    said = team.flow(*words)
-    assert "report.title" in said
-    folder = team.home / ".pruneonce/sweeps/titles"
-    table = (folder / "table.csv").read_text().splitlines()
-    assert len(table) == 1 + 2 * len(TASKS) * 3
-    assert (folder / "plot.svg").read_text().startswith("<svg")
-    assert [(team.home / name).read_bytes() for name in ("params.yaml", "dvc.lock")] == before
-    cells = [run for run in team.branches() if run["name"].startswith("title=")]
-    assert {(run["name"], run["state_name"]) for run in cells} == {("title=one", "Completed"), ("title=two", "Completed")}
-    again = team.flow(*words)
-    assert len(team.branches()) == len(TASKS) + 2
-    assert again.count("finished by an earlier sweep") == 2
-    assert (folder / "table.csv").read_text().splitlines() == table
 
 
 def test_a_cell_that_cannot_be_stops_the_sweep_before_it_starts(team: Team):

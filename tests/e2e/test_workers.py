@@ -209,6 +209,24 @@ def test_a_second_run_finds_nothing_to_do(reader: Reader) -> None:
     assert len(reader.runs("branch")) == 2
 
 
+def test_each_cell_of_a_sweep_is_a_run_of_a_worker_and_the_folder_stays_as_it_is(reader: Reader) -> None:
+    """docs/machines.md: what all cells share is there already, and each has one stage of its own."""
+    before = [(reader.project / name).read_bytes() for name in ("params.yaml", "dvc.lock")]
+    sweep = "python -m flows.sweep --grid report.title=one,two --workers --name titles"
+    assert "report.title" in reader.bash(sweep)
+    folder = reader.project / ".pruneonce/sweeps/titles"
+    table = (folder / "table.csv").read_text().splitlines()
+    assert len(table) == 1 + 2 * 2 * 3, "a row for each cell, task and variant"
+    assert (folder / "plot.svg").read_text().startswith("<svg")
+    assert [(reader.project / name).read_bytes() for name in ("params.yaml", "dvc.lock")] == before
+    cells = {(run["name"], run["state_name"]) for run in reader.runs("branch") if run["name"].startswith("title=")}
+    assert cells == {("title=one", "Completed"), ("title=two", "Completed")}
+    runs = len(reader.runs("branch"))
+    reader.bash(sweep)
+    assert len(reader.runs("branch")) == runs, "an earlier sweep has finished them"
+    assert (folder / "table.csv").read_text().splitlines() == table
+
+
 def test_a_cancelled_run_leaves_no_process_behind(reader: Reader) -> None:
     reader.bash(reader.blocks["7. Run now"][1])
     reader.done.append("7. Run now")

@@ -16,8 +16,8 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
+from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
@@ -33,7 +33,7 @@ DEPLOYMENT = "branch/branch"
 LOOK_SECONDS = 2.0
 ASK_AGAIN = 30  # times, for results in a store that does not answer; each takes some seconds
 IDLE_SECONDS = 60.0  # after which a unit that nobody took is worth a line
-ALONE_SECONDS = 600.0  # for a second worker, where the coordinator's own run holds the first
+HELD_SECONDS = 600.0  # for another worker, where runs that hand out work hold all there are
 Take = Callable[[Unit, Mapping[str, Mapping[str, Any]], Collection[str]], list[RanOn]]
 
 
@@ -173,10 +173,10 @@ class Idle:
     """How long nothing came back. Says now and then that units wait for a worker."""
 
     since: float = field(default_factory=time.monotonic)
-    alone_since: float | None = None  # since when all units wait, and no other worker is there
+    held_since: float | None = None  # since when all units wait, and every place of the pool is held by such runs
 
     def look(self, handed: list[Handed]) -> list[tuple[Handed, str]]:
-        """Returns the units that are given up, and why: this run holds the only worker there is."""
+        """Returns the units that are given up, and why: runs like this one hold all workers that there are."""
         if not handed or time.monotonic() - self.since < IDLE_SECONDS:
             return []
         self.since = time.monotonic()
@@ -186,29 +186,32 @@ class Idle:
                 "no worker took %s yet. One with --limit 1 takes one at a time: prefect worker start --pool pruneonce",
                 ", ".join(one.unit.name for one in waiting),
             )
-        if len(waiting) < len(handed) or not _alone():
-            self.alone_since = None
+        if len(waiting) < len(handed) or not _held():
+            self.held_since = None
             return []
-        self.alone_since = self.alone_since or time.monotonic()
-        if time.monotonic() - self.alone_since < ALONE_SECONDS:
+        self.held_since = self.held_since or time.monotonic()
+        if time.monotonic() - self.held_since < HELD_SECONDS:
             return []
         cancel(waiting)
         why = (
-            f"expected a second worker within {ALONE_SECONDS / 60:.0f} minutes, for this run keeps one busy, found none. "
-            "Start one: prefect worker start --pool pruneonce; or give this one a higher --limit. Run again."
+            f"expected a worker within {HELD_SECONDS / 60:.0f} minutes that no run like this one keeps busy, found none. "
+            "Start one more: prefect worker start --pool pruneonce; or give one a higher --limit. Run again."
         )
         return [(one, why) for one in waiting]
 
 
-def _alone() -> bool:
-    """Whether this run is on a worker of the pool, and no other one is online. False while the server does not answer."""
-    own = os.environ.get("PREFECT__WORKER_NAME")
-    if not own:
+def _held() -> bool:
+    """Whether this run is on a worker, and all that runs in the pool hands out work and waits, as it does. Then nobody
+    computes. False while the server does not answer."""
+    if not os.environ.get("PREFECT__WORKER_NAME"):
         return False  # a person's run: the workers may be started at any time
     with suppress(Exception), get_client(sync_client=True) as client:
         pool = client.read_deployment_by_name(DEPLOYMENT).work_pool_name
-        workers = client.read_workers_for_work_pool(pool) if pool else []
-        return not any(worker.status == WorkerStatus.ONLINE and worker.name != own for worker in workers)
+        at_work = client.read_flow_runs(
+            work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [pool]}}),
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}),
+        )
+        return bool(at_work) and all(run.parameters.get("workers") for run in at_work)  # of `team`, `spread` and `sweep`
     return False
 
 

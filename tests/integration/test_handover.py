@@ -564,18 +564,23 @@ def test_ctrl_c_cancels_the_own_branches_alone(two, monkeypatch):
     assert closed == [True]
 
 
-@pytest.mark.parametrize(("others", "given_up"), [(["OFFLINE"], True), (["OFFLINE", "ONLINE"], False)])
-def test_a_run_that_holds_the_only_worker_does_not_wait_for_ever(two, monkeypatch, others, given_up):
+COORDINATOR, BRANCH = {"profile": "tiny", "workers": True}, {"run": "0" * 32, "name": "a"}
+
+
+@pytest.mark.parametrize(
+    ("others", "given_up"), [([], True), ([COORDINATOR], True), ([BRANCH], False), ([{"profile": "default"}], False)]
+)
+def test_runs_that_hold_all_workers_do_not_wait_for_ever(two, monkeypatch, others, given_up):
+    """others: the parameters of what else runs in the pool."""
     Answers(monkeypatch, {})
     monkeypatch.setattr(handing, "_state", lambda flow_run: states.Scheduled())
     monkeypatch.setattr(handing, "IDLE_SECONDS", 0.0)
-    monkeypatch.setattr(handing, "ALONE_SECONDS", 0.0)
-    online = [SimpleNamespace(name="w1", status="ONLINE")]
-    online += [SimpleNamespace(name=f"x{i}", status=status) for i, status in enumerate(others)]
+    monkeypatch.setattr(handing, "HELD_SECONDS", 0.0)
+    at_work = [SimpleNamespace(parameters=parameters) for parameters in (COORDINATOR, *others)]
     cancelled = []
     client = SimpleNamespace(
         read_deployment_by_name=lambda name: SimpleNamespace(work_pool_name="pruneonce"),
-        read_workers_for_work_pool=lambda pool: online,
+        read_flow_runs=lambda **filters: at_work,
         set_flow_run_state=lambda flow_run, state: cancelled.append(flow_run),
     )
     monkeypatch.setattr(handing, "get_client", lambda **words: nullcontext(client))
@@ -587,7 +592,7 @@ def test_a_run_that_holds_the_only_worker_does_not_wait_for_ever(two, monkeypatc
         if not given_up:
             assert handing.Idle().look(handed) == []
             return
-        with pytest.raises(StageFailed, match=r"a was not computed: expected a second worker .*b was not computed"):
+        with pytest.raises(StageFailed, match=r"a was not computed: expected a worker .*b was not computed"):
             handing.collect(handed, all_of, lambda outcome: None)
     assert cancelled == [("a", 1), ("b", 1)]
 

@@ -6,6 +6,7 @@ one task and two workers must do; that workers share a run is then told by test_
 
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
+from flows.units import KERNELS
 from pipeline.tracking import lock
 from tests.conftest import ROOT, wait_for
 from tests.e2e.cluster import PASSWORD, Cluster, Worker, cluster
@@ -141,6 +143,8 @@ def test_tasks_on_workers_make_the_same_bytes_though_one_is_killed(team: Team, c
     """No machine shares a cache here: all goes through S3 and MLflow."""
     servers = team.servers
     coordinator = servers.clone("coordinator")
+    if (built := ROOT / KERNELS).exists():  # by `make install`; a worker of `fresh` builds them by itself
+        shutil.copy(built, coordinator / KERNELS)
     servers.run(["prefect", "deploy", "--name", "branch"], cwd=coordinator)
     workers = [servers.worker(clone, **alone(team, clone)) for clone in clones]
     log = servers.folder / "coordinator.log"

@@ -53,7 +53,7 @@ class Reader:
         self.done.append(heading)
         return "\n".join(said)
 
-    def bash(self, block: str) -> str:
+    def bash(self, block: str, *, seconds: float = 200) -> str:
         ended = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=self.project,
@@ -61,7 +61,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=seconds,
         )
         assert ended.returncode == 0, f"{block}\n{ended.stdout}\n{ended.stderr}\n{self.ends()}"
         return ended.stdout
@@ -213,7 +213,7 @@ def test_each_cell_of_a_sweep_is_a_run_of_a_worker_and_the_folder_stays_as_it_is
     """docs/machines.md: what all cells share is there already, and each has one stage of its own."""
     before = [(reader.project / name).read_bytes() for name in ("params.yaml", "dvc.lock")]
     sweep = "python -m flows.sweep --grid report.title=one,two --workers --name titles"
-    assert "report.title" in reader.bash(sweep)
+    assert "report.title" in reader.bash(sweep, seconds=900)
     folder = reader.project / ".pruneonce/sweeps/titles"
     table = (folder / "table.csv").read_text().splitlines()
     assert len(table) == 1 + 2 * 2 * 3, "a row for each cell, task and variant"
@@ -222,7 +222,7 @@ def test_each_cell_of_a_sweep_is_a_run_of_a_worker_and_the_folder_stays_as_it_is
     cells = {(run["name"], run["state_name"]) for run in reader.runs("branch") if run["name"].startswith("title=")}
     assert cells == {("title=one", "Completed"), ("title=two", "Completed")}
     runs = len(reader.runs("branch"))
-    reader.bash(sweep)
+    reader.bash(sweep, seconds=300)
     assert len(reader.runs("branch")) == runs, "an earlier sweep has finished them"
     assert (folder / "table.csv").read_text().splitlines() == table
 

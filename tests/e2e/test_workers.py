@@ -3,6 +3,7 @@
 The tests are the page's steps: each needs the ones above it.
 """
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -216,7 +217,8 @@ def test_each_cell_of_a_sweep_is_a_run_of_a_worker_and_the_folder_stays_as_it_is
     assert "report.title" in reader.bash(sweep, seconds=900)
     folder = reader.project / ".pruneonce/sweeps/titles"
     table = (folder / "table.csv").read_text().splitlines()
-    assert len(table) == 1 + 2 * 2 * 3, "a row for each cell, task and variant"
+    rows = json.loads((reader.project / "data/report/report.json").read_text())
+    assert len(table) == 1 + 2 * len(rows) >= 1 + 2 * 2 * 3, "a row for each cell, task and variant"
     assert (folder / "plot.svg").read_text().startswith("<svg")
     assert [(reader.project / name).read_bytes() for name in ("params.yaml", "dvc.lock")] == before
     cells = {(run["name"], run["state_name"]) for run in reader.runs("branch") if run["name"].startswith("title=")}

@@ -38,10 +38,10 @@ def main() -> None:
                 print(case.line(), flush=True)
                 cases.append({key: value for key, value in asdict(case).items() if key != "suite"})
                 lost += bool(case.lost)
-            date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-            where = f"{machine.processor()}, {machine.cores()} cores"
-            found = figures.merged(figures.read(), name, cases, date=date, machine=where)
-            figures.FILE.write_text(json.dumps(found, indent=1) + "\n")
+                date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+                where = f"{machine.processor()}, {machine.cores()} cores"
+                found = figures.merged(figures.read(), name, cases, date=date, machine=where)
+                figures.FILE.write_text(json.dumps(found, indent=1) + "\n")  # after each one: a suite may take hours
             print(f"{name}: {len(cases)} cases in {time.monotonic() - began:.0f} s, seed {args.seed}", flush=True)
     print("", *figures.table(found), sep="\n")
     sys.exit(lost > 0)

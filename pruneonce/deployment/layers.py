@@ -57,15 +57,14 @@ def content(model: Path | bytes) -> Content:
     try:
         proto = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model)
         said = {entry.key: entry.value for entry in proto.metadata_props}
-        layers = list(_layers(proto.graph, _mapping(said.get(PRUNABLE)) or {}))
+        return Content(
+            about=_mapping(said.get(ABOUT)),
+            layers=list(_layers(proto.graph, _mapping(said.get(PRUNABLE)) or {})),
+            parameters=_parameters(proto.graph),
+            operators=sum(node.domain == "pruneonce" for node in proto.graph.node),
+        )
     except Exception as error:  # protobuf's and onnx' errors have no common base
         raise PackError(f"expected an ONNX file, found: {error}. Get the file again.") from None
-    return Content(
-        about=_mapping(said.get(ABOUT)),
-        layers=layers,
-        parameters=_parameters(proto.graph),
-        operators=sum(node.domain == "pruneonce" for node in proto.graph.node),
-    )
 
 
 def _mapping(text: str | None) -> dict[str, Any] | None:

@@ -28,9 +28,7 @@ from tests.e2e.conftest import environment, free_port, started
 
 POOL = "pruneonce"
 BUCKET = "pruneonce"
-NO_FILE = (
-    "/nowhere/aws"  # the settings of a person at this machine are not read. DVC wants no file, or one that is not /dev/null
-)
+NO_FILE = "/nowhere/aws"  # so the settings of the person at this machine are not read; DVC refuses /dev/null
 USER, PASSWORD = "team", "kept-to-oneself"
 START_SECONDS = 180
 # Nothing has to outlive the test: five times faster than with the defaults.

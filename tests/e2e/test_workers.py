@@ -224,8 +224,9 @@ def test_each_cell_of_a_sweep_is_a_run_of_a_worker_and_the_folder_stays_as_it_is
     cells = {(run["name"], run["state_name"]) for run in reader.runs("branch") if run["name"].startswith("title=")}
     assert cells == {("title=one", "Completed"), ("title=two", "Completed")}
     runs = len(reader.runs("branch"))
-    reader.bash(sweep, seconds=300)
-    assert len(reader.runs("branch")) == runs, "an earlier sweep has finished them"
+    again = reader.bash(f"{sweep} 2>&1", seconds=300)  # what it logs, too
+    assert again.count("finished by an earlier sweep") == 2
+    assert len(reader.runs("branch")) == runs
     assert (folder / "table.csv").read_text().splitlines() == table
 
 

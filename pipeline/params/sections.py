@@ -73,7 +73,8 @@ class MaskedLM(Training):
 
     steps: Count  # optimizer steps
     warmup_steps: Steps  # steps in which the learning rate rises
-    masking_probability: Annotated[float, Field(gt=0, lt=1)]  # share of the tokens that the model predicts
+    # share of the tokens that the model predicts; sparsify: 0.0 for plain text, where no loss reads predicted tokens
+    masking_probability: Share
     gradient_checkpointing: bool  # compute activations again in the backward pass: less memory, a third more time
     held_out_batches: Count  # at most this number of held-out batches for the closing metric
 
@@ -105,6 +106,12 @@ class PrepareTeacher(MaskedLM):
     # random: begin with random weights; the source needs a configuration and a tokenizer only
     weights: Literal["pretrained", "random"]
 
+    @model_validator(mode="after")
+    def _predicts(self) -> Self:
+        if not self.masking_probability:
+            raise ValueError("need masking_probability above 0: a masked language model learns from the tokens it predicts")
+        return self
+
 
 class Sparsify(MaskedLM):
     # which matrices are pruned: a regular expression over names; null: the linears of the layers, and of the pooler if any
@@ -114,9 +121,12 @@ class Sparsify(MaskedLM):
     # AxB: blocks of A outputs x B inputs; N:M: N of every M inputs keep their weight
     pattern: Literal["unstructured", "1x4", "4x1", "2:4", "4:8"]
     scope: Literal["uniform", "global"]  # uniform: every matrix has the same sparsity; global: all matrices compete
-    first_criterion: Literal["magnitude", "second_order"]  # what a weight is worth at the first jump
-    criterion: Literal["magnitude", "movement", "second_order"]  # what a weight is worth at every later pruning step
-    calibration_batches: Count  # second_order: batches whose activations are measured at each pruning step
+    # what a weight is worth at the first jump. Best at a jump to the target: least_squares, which takes the longest
+    first_criterion: Literal["magnitude", "second_order", "least_squares"]
+    # what a weight is worth at every later pruning step
+    criterion: Literal["magnitude", "movement", "second_order", "least_squares"]
+    # second_order and least_squares: batches whose activations are measured at each pruning step
+    calibration_batches: Count
     prune_begin_steps: Steps  # sparsity rises from this step
     prune_end_steps: Steps  # sparsity is reached at this step; masks may still move
     freeze_masks_steps: Steps  # masks no longer move from this step
@@ -149,17 +159,34 @@ class Sparsify(MaskedLM):
         return self
 
     @model_validator(mode="after")
+    def _predicts(self) -> Self:
+        d = self.distillation
+        if not self.masking_probability and (d.hard_weight or (d.soft_weight and self.soft_positions == "masked")):
+            raise ValueError(
+                "need masking_probability above 0 with hard_weight, and with soft_weight at masked positions: without a "
+                "masked token these losses have nothing to read"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _choices_agree(self) -> Self:
         kept, colon, group = self.pattern.partition(":")
         if colon and self.sparsity != 1 - int(kept) / int(group):
             raise ValueError(f"pattern {self.pattern} is sparsity {1 - int(kept) / int(group)}, found {self.sparsity}")
         if colon and self.scope == "global":
             raise ValueError(f"need scope uniform with pattern {self.pattern}: every group of a matrix has its own count")
-        if "second_order" in (self.first_criterion, self.criterion) and self.scope == "global":
-            raise ValueError("need scope uniform with second_order: each layer's costs are in the units of its own outputs")
-        if self.criterion == "movement" and self.first_criterion == "second_order":
+        criteria = (self.first_criterion, self.criterion)
+        if fitted := next((c for c in ("second_order", "least_squares") if c in criteria), None):
+            if self.scope == "global":
+                raise ValueError(f"need scope uniform with {fitted}: each layer's costs are in the units of its own outputs")
+            if self.criterion == "movement":
+                raise ValueError(
+                    f"need first_criterion magnitude with movement: what {fitted} prunes is set to 0, and 0 stays"
+                )
+        if "least_squares" in criteria and self.pattern != "unstructured":
             raise ValueError(
-                "need first_criterion magnitude with movement: what second_order prunes is set to 0, and 0 stays"
+                f"need pattern unstructured with least_squares, found {self.pattern}: it chooses weights one by one. For "
+                "blocks and N:M take second_order"
             )
         return self
 
@@ -171,17 +198,19 @@ METRICS = {
     "multi_label": ("micro_f1", "macro_f1", "accuracy"),
     "token_classification": ("entity_f1", "token_accuracy"),
     "question_answering": ("f1", "exact_match"),
+    "embedding": ("spearman", "ndcg", "recall", "neighbour"),
 }
 
 
 class PrepareTask(Section):
     source: Name  # a source of `fetch` or `fetch_local`
     # what is decided
-    kind: Literal["classification", "regression", "multi_label", "token_classification", "question_answering"]
+    kind: Literal["classification", "regression", "multi_label", "token_classification", "question_answering", "embedding"]
     metric: str  # what `score` is; each kind has its own metrics: see docs/tasks.md
     text: str  # column of the text, or of the question
     pair: str | None  # column of a second text, or of the context of a question; null: none
-    label: str  # column of the label
+    # column of the label. embedding: of a class, whose texts should be neighbours, or null
+    label: str | None
     # the classes in order; of two, the second is the positive one; null: the classes of the training rows, sorted
     labels: Annotated[list[str], Field(min_length=2)] | None
     more_tests: list[Name]  # further test splits: files test-<name>.* of the source
@@ -191,6 +220,9 @@ class PrepareTask(Section):
     validation_ratio: Annotated[float, Field(gt=0, lt=1)]
     # share of the rows of train that is taken for the test, if the source has no test split
     test_ratio: Annotated[float, Field(gt=0, lt=1)]
+    # embedding, of a model whose folder has no files of sentence-transformers: how its tokens' states become one vector
+    pooling: Literal["mean", "cls", "max"]
+    normalize: bool  # embedding, of the same: the vector is scaled to length 1
     stride_tokens: Count  # question_answering: tokens that a window of a long context shares with the one before
     max_answer_tokens: Count  # question_answering: longest answer
     n_best: Count  # question_answering: this many best starts of a window are paired with as many best ends
@@ -214,6 +246,12 @@ class PrepareTask(Section):
             raise ValueError(f"metric of {self.kind} is one of {', '.join(METRICS[self.kind])}, found {self.metric!r}")
         if self.kind == "question_answering" and self.pair is None:
             raise ValueError("question_answering needs `pair`, the column of the context")
+        if self.kind != "embedding" and self.label is None:
+            raise ValueError(f"{self.kind} needs `label`, the column of the label")
+        if self.kind == "embedding" and self.label is not None and self.pair is not None:
+            raise ValueError(
+                "embedding reads `label`, the column of a class, or `pair`, the column of a second text; not both"
+            )
         if self.kind == "token_classification" and self.pair is not None:
             raise ValueError(f"token_classification reads one text, found pair {self.pair!r}")
         if self.kind == "question_answering" and self.stride_tokens >= self.max_tokens // 2 - 4:

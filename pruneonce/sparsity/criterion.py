@@ -1,12 +1,13 @@
 """Which weights a pruning step removes: the interface of a criterion, and the paper's one, magnitude."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from accelerate import Accelerator
-from torch import nn
+from accelerate.utils import broadcast
+from torch import nn, uint8
 
 from pruneonce.batch import Batch
 from pruneonce.sparsity import masks
@@ -47,3 +48,16 @@ class Magnitude(Criterion):
 
     def prune(self, model: nn.Module, sparsity: float) -> None:
         masks.prune(model, sparsity, score=masks.magnitude, select=self.placement.select)
+
+
+def share(linears: Iterable[MaskedLinear]) -> None:
+    """Give every process the weights, biases and masks of the first one, where a pruning sets them.
+
+    All processes prune the same weights on the same batches, but another processor may round otherwise. Later steps share
+    gradients and not weights, so such a difference would stay.
+    """
+    for linear in linears:
+        broadcast(linear.weight.data)
+        if linear.bias is not None:
+            broadcast(linear.bias.data)
+        broadcast(linear.mask.view(uint8))  # gloo sends no booleans

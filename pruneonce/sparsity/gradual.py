@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from pruneonce.sparsity import masks, patterns
 from pruneonce.sparsity.criterion import Calibration, Criterion, Magnitude
+from pruneonce.sparsity.least_squares import LeastSquares
 from pruneonce.sparsity.movement import Movement
 from pruneonce.sparsity.second_order import SecondOrder
 
 CRITERIA: dict[str, type[Criterion]] = {
+    "least_squares": LeastSquares,
     "magnitude": Magnitude,
     "movement": Movement,
     "second_order": SecondOrder,

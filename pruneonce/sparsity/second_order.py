@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from pruneonce.batch import Batch, inputs, pieces
-from pruneonce.sparsity.criterion import Criterion
+from pruneonce.sparsity.criterion import Criterion, share
 from pruneonce.sparsity.masks import MaskedLinear, body, masked_linears, pruned_count
 from pruneonce.sparsity.patterns import UNSTRUCTURED, Pattern
 
@@ -33,8 +32,7 @@ def input_moments(
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach()
-            x = (x[tokens] if x.shape[:-1] == tokens.shape else x.flatten(0, -2)).float()  # else: of a pooler, one a row
+            x = rows_of_tokens(inputs[0].detach(), tokens)
             sums[name].addmm_(x.T, x)
             rows[name] += x.shape[0]
 
@@ -49,6 +47,11 @@ def input_moments(
         for handle in handles:
             handle.remove()
     return {name: total / max(1, rows[name]) for name, total in sums.items()}
+
+
+def rows_of_tokens(x: Tensor, tokens: Tensor) -> Tensor:
+    """float[rows, in] of x, a layer's input: its rows at `tokens`, bool[batch, length]; of a pooler, one of each text."""
+    return (x[tokens] if x.shape[:-1] == tokens.shape else x.flatten(0, -2)).float()
 
 
 @torch.no_grad()
@@ -78,11 +81,7 @@ def prune(
     for name, moments in input_moments(linears, read, on_device).items():
         prune_second_order(linears[name], moments, sparsity, pattern=pattern)
     model.train(was_training)
-    # All processes prune the same weights on the same batches, but another processor may round otherwise. Later steps
-    # share gradients and not weights, so such a difference would stay.
-    for linear in linears.values():
-        broadcast(linear.weight.data)
-        broadcast(linear.mask.view(torch.uint8))  # gloo sends no booleans
+    share(linears.values())
 
 
 @torch.no_grad()

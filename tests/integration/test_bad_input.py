@@ -70,7 +70,7 @@ BAD_PARAMS = {
     "yes for a number": (put("common.seed", True), "common.seed: Input should be a valid integer, found True"),
     "no such choice": (
         put("sparsify.criterion", "random"),
-        "sparsify.criterion: Input should be 'magnitude', 'movement' or 'second_order'",
+        "sparsify.criterion: Input should be 'magnitude', 'movement', 'second_order' or 'least_squares'",
     ),
     "end after freeze": (
         put("sparsify.prune_end_steps", 30),

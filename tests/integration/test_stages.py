@@ -22,7 +22,7 @@ from pruneonce import quantization
 from pruneonce.deployment import audit, execution, inspect, runtime
 from pruneonce.errors import DataError, ExportError, ModelError, PatternBroken
 from pruneonce.sources import tables
-from pruneonce.sparsity import gradual, masks, movement, second_order
+from pruneonce.sparsity import gradual, least_squares, masks, movement, second_order
 from pruneonce.tasks import examples
 from pruneonce.tasks.splits import read_split
 from tests.integration import tiny
@@ -464,7 +464,14 @@ def test_the_paper_s_recipe_runs_too(first, tmp_path):
 
 @pytest.mark.parametrize(
     ("first_criterion", "criterion"),
-    [("magnitude", "magnitude"), ("magnitude", "second_order"), ("magnitude", "movement"), ("second_order", "magnitude")],
+    [
+        ("magnitude", "magnitude"),
+        ("magnitude", "second_order"),
+        ("magnitude", "movement"),
+        ("second_order", "magnitude"),
+        ("least_squares", "magnitude"),
+        ("magnitude", "least_squares"),
+    ],
 )
 def test_what_prunes_and_when(first, tmp_path, monkeypatch, first_criterion, criterion):
     """The first jump by its own criterion, the rest by the other; masks move on at the target until they are frozen."""
@@ -479,6 +486,7 @@ def test_what_prunes_and_when(first, tmp_path, monkeypatch, first_criterion, cri
 
     monkeypatch.setattr(masks, "prune", spied("magnitude", masks.prune))
     monkeypatch.setattr(second_order, "prune", spied("second_order", second_order.prune))
+    monkeypatch.setattr(least_squares, "prune", spied("least_squares", least_squares.prune))
     changes = {"first_criterion": first_criterion, "criterion": criterion, "steps": 24}
     changes |= {"prune_every_steps": 4, "prune_end_steps": 8, "freeze_masks_steps": 16, "held_out_batches": 1}
     again(first, tmp_path, "sparsify", "data/prepare_teacher", "data/prepare_corpus", sparsify=changes)

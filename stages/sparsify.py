@@ -14,6 +14,7 @@ from pipeline.params.sections import Common, Sparsify
 from pipeline.stage import Dep, Metrics, Out, Record, launch
 from pruneonce.engine import accelerator
 from pruneonce.language import masked_lm
+from pruneonce.language.likeness import likeness
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks, matrices
 from pruneonce.sparsity.criterion import Calibration
@@ -56,7 +57,9 @@ def run(
     student.config.pruned = list(pattern)  # the layers whose zeros all further stages lock
     checkpoint.save(student, tokenizer, model_folder)
     log.write_history(history)
-    scores = masked_lm.held_out(student, held_out, engine=engine, limit=p.held_out_batches)
+    scores = likeness(student, teacher, held_out.first(p.held_out_batches), engine=engine)
+    if p.masking_probability:
+        scores |= masked_lm.held_out(student, held_out, engine=engine, limit=p.held_out_batches)
     return {**scores, "sparsity": masks.sparsity(pattern)}
 
 

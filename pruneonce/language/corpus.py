@@ -1,5 +1,6 @@
 """Blocks of tokens as batches for masked language modelling."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -58,6 +59,10 @@ class MaskedBlocks:
     def __len__(self) -> int:
         """Return the batches in one epoch."""
         return max(1, len(self.blocks) // self.batch_size)
+
+    def first(self, limit: int) -> Iterator[Batch]:
+        """Return at most `limit` batches, each row at most once."""
+        return map(self, range(min(limit, len(self))))
 
     @property
     def columns(self) -> list[str]:

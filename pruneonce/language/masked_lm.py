@@ -139,17 +139,18 @@ class Recipe(Protocol):
 def read_batches(
     folder: Path, tokenizer: Any, recipe: Recipe, *, train_seed: int, held_out_seed: int
 ) -> tuple[MaskedBlocks, MaskedBlocks]:
-    """Return the masked batches of the corpus in `folder`: train, held out.
+    """Return the batches of the corpus in `folder`: train, held out. With masking_probability 0 they are plain text.
 
-    Raises DataError if no token of one of them would be masked.
+    Raises DataError if tokens are to be masked, and none of one of them would be.
     """
     batches = partial(
         MaskedBlocks, tokenizer=tokenizer, batch_size=recipe.batch_size, probability=recipe.masking_probability
     )
     train = batches(read_blocks(folder / "train.arrow"), seed=train_seed)
     held_out = batches(read_blocks(folder / "held_out.arrow"), seed=held_out_seed)
-    check_masked(train, limit=recipe.steps, part="train")
-    check_masked(held_out, limit=recipe.held_out_batches, part="held-out")
+    if recipe.masking_probability:
+        check_masked(train, limit=recipe.steps, part="train")
+        check_masked(held_out, limit=recipe.held_out_batches, part="held-out")
     return train, held_out
 
 
@@ -159,7 +160,7 @@ def check_masked(batches: MaskedBlocks, *, limit: int, part: str) -> None:
     part: name of the part of the corpus, for the message. Call it before a training: the masks depend on the step alone.
     """
     steps = min(limit, len(batches))
-    if not any(masked_tokens(batches(step)).any() for step in range(steps)):
+    if not any(masked_tokens(batch).any() for batch in batches.first(limit)):
         raise DataError(
             f"expected a masked token in {steps} batches of {part} blocks, found none: {len(batches.blocks)} blocks and "
             f"masking_probability {batches.probability:g} are too little. Raise masking_probability, prepare_corpus."
@@ -178,7 +179,7 @@ def held_out(model: nn.Module, batches: MaskedBlocks, *, engine: Accelerator, li
     was_training = model.training
     model.eval().to(engine.device)
     total, count, right, rows = 0.0, 0, 0, 0
-    parts = (piece for step in range(min(limit, len(batches))) for piece in pieces(batches(step), engine))
+    parts = (piece for batch in batches.first(limit) for piece in pieces(batch, engine))
     for batch in ({k: v.to(engine.device) for k, v in piece.items()} for piece in parts):
         chosen = masked_tokens(batch)
         with engine.autocast():

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from pruneonce.tasks.answering import QuestionAnswering
 from pruneonce.tasks.classification import Classification, MultiLabel, Regression
+from pruneonce.tasks.embedding import Embedding, cosine
 from pruneonce.tasks.protocol import Kind
 from pruneonce.tasks.tagging import TokenClassification
 
@@ -50,9 +51,11 @@ def _classes(labels: list[int] | None, logits: Logits) -> dict[str, Any]:
 
 
 def _disagreements(kind: Kind, split: Dataset, first: Logits, second: Logits, pair: tuple[str, str]) -> list[dict[str, Any]]:
-    """The rows in which two variants answer differently, as words; of numbers, the rows in which they differ most."""
+    """The rows in which two variants answer differently, as words; of numbers and vectors, those that differ most."""
     said, also = words(kind, split, first), words(kind, split, second)
-    if isinstance(kind, Regression):
+    if isinstance(kind, Embedding):
+        chosen = np.argsort([cosine(one, other) for one, other in zip(first, second, strict=True)], kind="stable").tolist()
+    elif isinstance(kind, Regression):
         distances = [-abs(float(one[0]) - float(other[0])) for one, other in zip(first, second, strict=True)]
         chosen = np.argsort(distances, kind="stable").tolist()
     else:
@@ -67,13 +70,15 @@ def _disagreements(kind: Kind, split: Dataset, first: Logits, second: Logits, pa
 
 
 def words(kind: Kind, split: Dataset, logits: Logits) -> list[str]:
-    """The answer to every example in words: class, labels, number, tags or span."""
+    """The answer to every example in words: class, labels, number, tags, span, or a vector's cosine with the dense one."""
     if isinstance(kind, Classification):
         return [kind.classes[int(row.argmax())] for row in logits]
     if isinstance(kind, MultiLabel):
         return [_joined(kind.classes, np.flatnonzero(row > 0)) for row in logits]
     if isinstance(kind, Regression):
         return [f"{float(row[0]):.4g}" for row in logits]
+    if isinstance(kind, Embedding):
+        return [f"{cosine(row, label):.4f}" for row, label in zip(logits, split["label"][:], strict=True)]
     if isinstance(kind, TokenClassification):
         return [" ".join(tags) for tags in kind.predictions(split, logits)]
     assert isinstance(kind, QuestionAnswering)
@@ -85,6 +90,8 @@ def _expected(kind: Kind, split: Dataset) -> list[str]:
     if isinstance(kind, QuestionAnswering):
         return [" / ".join(dict.fromkeys(split[i]["answers"])) for i in _example_rows(kind, split)]
     labels = split["label"][:]
+    if isinstance(kind, Embedding):
+        return ["1.0000"] * len(labels)
     if isinstance(kind, Classification):
         return [kind.classes[label] for label in labels]
     if isinstance(kind, Regression):

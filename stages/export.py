@@ -78,7 +78,7 @@ def run(
             "variant": variant,
             "kind": json.loads((splits / kinds.FILE).read_text()),
             "columns": {"text": prepare_task.text, "pair": prepare_task.pair},
-            "max_tokens": prepare_task.max_tokens,
+            "max_tokens": getattr(kind, "max_tokens", prepare_task.max_tokens),
             "score": {"metric": kind.metric, "split": "validation", "value": value},
             "sparsity": inspect.sparsity(path)["sparsity"],
             "pattern": patterns[variant],

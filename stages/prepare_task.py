@@ -7,6 +7,7 @@ writes  splits     train, validation, test: texts, label, input_ids; task.json: 
 
 from pipeline.params.sections import Common, PrepareTask
 from pipeline.stage import Dep, Item, Metrics, Out, main
+from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint, configuration
 from pruneonce.sources import tables
 from pruneonce.tasks import classes, examples, kinds
@@ -15,11 +16,11 @@ from pruneonce.tasks.splits import cut_remark, write_split
 
 def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask) -> Metrics:
     p, family = prepare_task, kinds.KINDS[prepare_task.kind]
-    columns = [p.text, *([p.pair] if p.pair else []), p.label]
+    columns = [name for name in (p.text, p.pair, p.label) if name is not None]
 
     def read(split: str) -> list[examples.Example] | None:
         path = (tables.find_split if split in ("validation", "test") else tables.need_split)(source, split)
-        return None if path is None else [*tables.read_as(path, columns, family.example, skip_rows=p.skip_rows)]
+        return None if path is None else [*tables.read_as(path, columns, family.reader(p), skip_rows=p.skip_rows)]
 
     source_rows = {split: read(split) for split in (*examples.SPLITS, *p.further_tests)}
     ratios = {"validation_ratio": p.validation_ratio, "test_ratio": p.test_ratio}
@@ -38,6 +39,8 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     setting = f"prepare_task.max_tokens, or that of tasks.{item}"
     configuration.check_tokens(model, p.max_tokens, setting=setting)  # now, before anything is trained
     splits.mkdir(parents=True, exist_ok=True)
+    engine = accelerator(common)
+    kind, rows = kind.taught(rows, model, tokenizer, splits, device=engine.device)
     kinds.save(kind, splits)
     sizes = {}
     for name, split in rows.items():

@@ -2,6 +2,7 @@
 
 reads   base_folder   dense masked LM                           prepare_teacher
         splits        tokenised train, validation, test         prepare_task
+                      and a dense model that can do the task already, such as a sentence encoder
 writes  model_folder  dense task model
         history       loss by step
 """
@@ -31,7 +32,8 @@ def run(
     p = teach_task
     engine = accelerator(common, micro_batches=p.micro_batches)
     task = Task.read(splits, base_folder, engine)
-    teacher = task.model(base_folder, attention=common.attention, dropout=p.dropout, **task.kind.config)
+    start, epochs = (base_folder, p.epochs) if task.kind.dense is None else (splits / task.kind.dense, 0)
+    teacher = task.model(start, attention=common.attention, dropout=p.dropout, **task.kind.config)
     batches = task.batches(p, seed=common.seed)
 
     task.fit(
@@ -39,7 +41,7 @@ def run(
         batches,
         hard_loss(task.kind),
         recipe=p,
-        steps=batches.steps(p.epochs),
+        steps=batches.steps(epochs),
         log=log,
         name=f"teach_task {item}",
         checkpoints=log.checkpoints(),

@@ -174,8 +174,11 @@ class Cpu:
 class Settings:
     """The settings of a task (`tasks.protocol.TaskSettings`)."""
 
-    metric: str
+    metric: str = "spearman"
+    pair: str | None = None
     labels: list[str] | None = None
+    pooling: str = "mean"
+    normalize: bool = True
     max_tokens: int = 40
     stride_tokens: int = 8
     max_answer_tokens: int = 10

@@ -58,7 +58,8 @@ def choose(given: Given, ask: Ask | None) -> Iterator[str | Chosen]:
     shown = ", ".join(f"{c.name} ({c.distinct:,} different)" for c in found.columns.values())
     yield f"{given.path} has columns {shown}"
     if chosen:
-        yield f"Guessed: text {chosen.text!r}, label {chosen.label!r}, kind {chosen.kind}"
+        label_said = "" if chosen.label is None else f"label {chosen.label!r}, "
+        yield f"Guessed: text {chosen.text!r}, {label_said}kind {chosen.kind}"
         if ask is None or ask("Is that right? [Y/n] ").strip().lower() in ("", "y", "yes"):
             yield chosen
             return

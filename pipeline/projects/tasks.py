@@ -38,7 +38,7 @@ class Chosen:
     name: str
     path: Path
     text: str
-    label: str
+    label: str | None  # None: an embedding needs none
     kind: str
     pair: str | None = None
 
@@ -119,8 +119,8 @@ def survey(chosen: Chosen, recipe: Mapping[str, Any], *, seed: int) -> Survey:
             "--kind, or --pair with the column of the second text."
         ) from None
     family = kinds.KINDS[settings.kind]
-    wanted = [settings.text, *([settings.pair] if settings.pair else []), settings.label]
-    rows = [*tables.read_as(chosen.path, wanted, family.example, skip_rows=settings.skip_rows)]
+    wanted = [name for name in (settings.text, settings.pair, settings.label) if name is not None]
+    rows = [*tables.read_as(chosen.path, wanted, family.reader(settings), skip_rows=settings.skip_rows)]
     ratios = {"validation_ratio": settings.validation_ratio, "test_ratio": settings.test_ratio}
     splits, dropped = examples.make_splits({"train": rows, "validation": None, "test": None}, **ratios, seed=seed)
     kind = family.from_rows(settings, *splits.values())
@@ -176,6 +176,8 @@ def choose(
     if pair is not None and pair not in found.columns:
         raise DataError(f"expected column {pair!r} in {path}, found columns {list(found.columns)}.")
     kind = kind or found.kind
+    if kind == "embedding" and found.text is not None:  # of plain text: no column is taken for a class unless it is given
+        return Chosen(name or name_of(path), path, found.text, label, kind, pair), found
     if found.text is None or found.label is None or kind is None:
         return None, found
     return Chosen(name or name_of(path), path, found.text, found.label, kind, pair), found

@@ -19,6 +19,7 @@ HUB = {
     "multi_label": ("text-classification", "Multi-label Classification"),
     "token_classification": ("token-classification", "Token Classification"),
     "question_answering": ("question-answering", "Question Answering"),
+    "embedding": ("sentence-similarity", "Sentence Similarity"),
 }
 METRIC_TYPES = {  # of those that the Hub has under another name
     "pearson": "pearsonr",

@@ -32,6 +32,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "classification": {"label": DataType.string, "probability": DataType.double, "probabilities": SHARES},
     "multi_label": {"labels": Array(DataType.string), "probabilities": SHARES},
     "regression": {"number": DataType.double},
+    "embedding": {"embedding": Array(DataType.double)},
     "token_classification": {
         "words": Array(DataType.string),
         "tags": Array(DataType.string),

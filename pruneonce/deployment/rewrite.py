@@ -18,6 +18,15 @@ def simplify(model: ir.Model) -> None:
     _sum_terms(model.graph)
     _sum_biases(model.graph)
     RemoveUnusedNodesPass()(model)
+    _free_names(model.graph)
+
+
+def _free_names(graph: ir.Graph) -> None:
+    """Rename each inner value with the name of an output: the exporter calls a look-up `embedding`, as a task may too."""
+    taken = {value.name for value in graph.outputs}
+    for value in (value for node in graph for value in node.outputs):
+        if value.name in taken and not value.is_graph_output():
+            value.name = f"inner_{value.name}"
 
 
 def _fix_shapes(graph: ir.Graph) -> None:

@@ -33,6 +33,11 @@ def number(logits: np.ndarray) -> Answer:
     return {"number": float(logits[0])}
 
 
+def vector(embedding: np.ndarray) -> Answer:
+    """embedding: float[width]."""
+    return {"embedding": embedding.astype(float).tolist()}
+
+
 def tags(logits: np.ndarray, classes: Sequence[str], row: Row, words: Sequence[str]) -> Answer:
     """logits: float[tokens, classes] of the words joined by spaces. The tag of each word is that of its first token."""
     word_at = [i for i, word in enumerate(words) for _ in f" {word}"][1:]

@@ -24,6 +24,7 @@ KINDS: dict[str, set[str]] = {  # what the metadata says of each kind of task, a
     "multi_label": {"classes"},
     "regression": set(),
     "token_classification": {"classes"},
+    "embedding": set(),
     "question_answering": {"stride_tokens", "n_best", "max_answer_tokens", "null_threshold"},
 }
 
@@ -32,7 +33,8 @@ def input_names(about: Mapping[str, Any]) -> tuple[str, ...]:
     """What the model reads in a row. about: what its file says of itself."""
     if about["kind"]["kind"] == "question_answering":
         return "question", "context"
-    return ("text", "pair") if about["columns"]["pair"] else ("text",)
+    # A pair of an embedding task is two texts that each have a vector.
+    return ("text", "pair") if about["columns"]["pair"] and about["kind"]["kind"] != "embedding" else ("text",)
 
 
 def _check(about: Mapping[str, Any], path: Path) -> None:
@@ -147,8 +149,11 @@ class Predictor:
             )
         words = text.split()
         row = self.texts.row(" ".join(words) if kind == "token_classification" else text, pair)
-        logits: Any = self.session.run(["logits"], row.feeds(self.inputs))[0][0]
+        output = "embedding" if kind == "embedding" else "logits"
+        logits: Any = self.session.run([output], row.feeds(self.inputs))[0][0]
         match kind:
+            case "embedding":
+                return answers.vector(logits)
             case "classification":
                 return answers.label(logits, classes)
             case "multi_label":

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from pruneonce.errors import DataError
 from pruneonce.tasks.answering import QuestionAnswering
 from pruneonce.tasks.classification import Classification, MultiLabel, Regression
+from pruneonce.tasks.embedding import Embedding
 from pruneonce.tasks.protocol import Kind
 from pruneonce.tasks.tagging import TokenClassification
 
@@ -19,6 +20,7 @@ KINDS: dict[str, Any] = {
     "multi_label": MultiLabel,
     "token_classification": TokenClassification,
     "question_answering": QuestionAnswering,
+    "embedding": Embedding,
 }
 FILE = "task.json"
 

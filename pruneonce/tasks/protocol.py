@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, device
 
 from pruneonce.batch import Batch
 from pruneonce.tasks.examples import Example
@@ -20,7 +21,13 @@ class TaskSettings(Protocol):
     @property
     def metric(self) -> str: ...
     @property
+    def pair(self) -> str | None: ...
+    @property
     def labels(self) -> list[str] | None: ...
+    @property
+    def pooling(self) -> Literal["mean", "cls", "max"]: ...
+    @property
+    def normalize(self) -> bool: ...
     @property
     def max_tokens(self) -> int: ...
     @property
@@ -47,6 +54,13 @@ class Kind(ABC):
     outputs: ClassVar[tuple[str, ...]] = ("logits",)  # of the model, and of its ONNX file
     columns: ClassVar[dict[str, pa.DataType]]  # of a split, in addition to `splits.COLUMNS`
     targets: ClassVar[tuple[str, ...]] = ("label",)  # the columns that `labels` reads
+    # folder below the splits' with the dense model, if that does the task as it was pre-trained; None: it is to learn it
+    dense: ClassVar[str | None] = None
+
+    @classmethod
+    def reader(cls, settings: TaskSettings) -> Callable[..., Example]:
+        """Return what makes an example of a row's cells."""
+        return cls.example
 
     @classmethod
     @abstractmethod
@@ -62,6 +76,18 @@ class Kind(ABC):
     @abstractmethod
     def from_rows(cls, settings: TaskSettings, train: Sequence[Example], *others: Sequence[Example]) -> Self:
         """Return the task of these splits. Raises DataError if the rows do not fit the settings."""
+
+    def taught(
+        self,
+        rows: Mapping[str, Sequence[Example]],
+        model_folder: Path,
+        tokenizer,
+        splits_folder: Path,
+        *,
+        device: device,
+    ) -> tuple["Kind", Mapping[str, Sequence[Example]]]:
+        """Return the task, and the rows of every split with the labels that the dense model gives them, if it does."""
+        return self, rows
 
     @property
     @abstractmethod

@@ -70,7 +70,7 @@ ROOMS = {
     "sources": set(),
     "quantization": {"sparsity"},
     "language": {"distillation", "sparsity"},
-    "tasks": {"distillation", "sources"},
+    "tasks": {"distillation", "sources", "models"},
     "models": {"sparsity", "language", "distillation"},
     "training": {"tasks", "models", "sparsity", "distillation"},
     "deployment": {"models", "quantization"},

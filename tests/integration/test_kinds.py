@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer
 
 from pipeline.params.sections import METRICS
 from pipeline.tracking import packaging
@@ -36,6 +37,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "labels": {"kind": "multi_label", "metric": "micro_f1", "text": "text", "label": "labels"},
     "tags": {"kind": "token_classification", "metric": "entity_f1", "text": "words", "label": "tags"},
     "answers": {"kind": "question_answering", "metric": "f1", "text": "question", "pair": "context", "label": "answers"},
+    "vectors": {"kind": "embedding", "metric": "spearman", "text": "text", "label": "topic"},
 }
 
 
@@ -52,6 +54,8 @@ def write_sources(folder: Path) -> None:
     shutil.copytree(TINY / "model", folder / "model")
     config = json.loads((folder / "model/config.json").read_text())
     (folder / "model/config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    torch.manual_seed(3)
+    checkpoint.random_masked_lm(folder / "model", attention="eager").save_pretrained(folder / "model")  # its own teacher
     draw = random.Random(7)
     texts = [words(draw, draw.randint(5, 12)) for _ in range(120)]
     lines = [" ".join(text) for text in texts]
@@ -68,6 +72,8 @@ def write_sources(folder: Path) -> None:
     write_csv(
         folder / "labels.csv", "text,labels", [(a, f'"{b.replace(";", ",")}"') for a, b in zip(lines, found, strict=True)]
     )
+    topics = ["weather" if sum(w in WEATHER for w in t) > sum(w in KITCHEN for w in t) else "other" for t in texts]
+    write_csv(folder / "vectors.csv", "text,topic", [*zip(lines, topics, strict=True)])
     tags = [["B-W" if w in WEATHER else "B-K" if w in KITCHEN else "O" for w in text] for text in texts]
     table = [json.dumps({"words": a, "tags": b}) for a, b in zip(texts, tags, strict=True)]
     (folder / "tags.jsonl").write_text("\n".join(table) + "\n")
@@ -123,7 +129,7 @@ def done(tmp_path_factory) -> tiny.Result:
 
 def test_every_kind_has_a_task():
     assert {block["kind"] for block in BLOCKS.values()} == set(kinds.KINDS) == set(METRICS)
-    assert len(kinds.KINDS) == 5
+    assert len(kinds.KINDS) == 6
 
 
 @pytest.mark.parametrize("task", BLOCKS)
@@ -165,7 +171,7 @@ def test_the_int8_file_has_the_inputs_and_outputs_of_its_kind(done, task):
     graph = onnx.load(done[f"export/{task}/int8.onnx"]).graph
     types = ["token_type_ids"] if "pair" in BLOCKS[task] else []
     assert [i.name for i in graph.input] == ["input_ids", "attention_mask", *types]
-    assert [o.name for o in graph.output] == (["start_logits", "end_logits"] if task == "answers" else ["logits"])
+    assert [o.name for o in graph.output] == list(kinds.load(done[f"tasks/{task}"]).outputs)
     found = done.metrics[f"export@{task}"]["int8"]
     assert set(found["kernels"]) <= set(audit.INTEGER_KERNELS)
     assert sum(found["kernels"].values()) == 6
@@ -232,10 +238,32 @@ def test_a_file_alone_answers_text_as_it_was_measured(done, name):
     packing.pack(path, done[f"export/{name}"] / "int8.packed")
     predictor = Predictor(done[f"export/{name}/int8.packed"], threads=1, execution="stock")
     answered = predictor(rows)
-    assert [said(answer) for answer in answered] == answers.words(kind, split, logits)
+    if name == "vectors":
+        assert np.allclose([answer["embedding"] for answer in answered], logits, rtol=0, atol=1e-6)
+    else:
+        assert [said(answer) for answer in answered] == answers.words(kind, split, logits)
     assert answered[:3] == [predictor([row])[0] for row in rows[:3]], "one alone, and among others"
-    if kind.outputs != ("logits",):
+    if name == "answers":
         assert all(row["pair"][a["begin"] : a["end"]] == a["answer"] for row, a in zip(examples, answered, strict=True))
+
+
+def test_the_dense_file_answers_as_the_encoder_it_is_made_of(done):
+    """The oracle is written as the model cards of sentence encoders have it: mean over tokens, then length 1."""
+    folder = done["raw/tiny-bert"]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, attn_implementation="eager")
+    split = splits.read_split(done["tasks/vectors/test.arrow"])
+    predictor = Predictor(done["export/vectors/dense.onnx"], threads=1)
+    for row in split:
+        batch = tokenizer([row["text"]], return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            states = model.eval()(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1).expand(states.size()).float()
+        vector = torch.sum(states * mask, 1) / torch.clamp(mask.sum(1), min=1e-9)
+        vector = torch.nn.functional.normalize(vector, p=2, dim=1)[0].numpy()
+        (answer,) = predictor([row["text"]])
+        assert np.abs(np.array(answer["embedding"]) - vector).max() < 1e-5
+        assert np.abs(np.array(row["label"]) - vector).max() < 1e-5
+    assert done.metrics["evaluate@vectors"]["dense"]["score"] == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -266,4 +294,4 @@ def test_answers_are_kept_for_comparisons(done, name):
             assert np.mean(right) == scores[variant]["metrics"]["accuracy"]
     assert (kept["labels"] is None) == (name != "pairs")
     for row in kept["disagreements"]:
-        assert row["dense"] != row["int8"] or name == "number"
+        assert row["dense"] != row["int8"] or name in ("number", "vectors")

@@ -1,0 +1,92 @@
+"""Sentence encoders: pooling by its definition, the files of sentence-transformers, loading and saving."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from pruneonce.errors import ModelError
+from pruneonce.models import checkpoint
+from pruneonce.tasks import encoder
+from pruneonce.tasks.encoder import Pooling, Stated
+from tests.conftest import TINY
+
+MODULES = ["Transformer", "Pooling", "Normalize"]
+
+
+def folder(path, modules=MODULES, **pooling):
+    """A model's folder that says of itself how it pools."""
+    (path / "1_Pooling").mkdir()
+    entries = [
+        {"type": f"sentence_transformers.models.{name}", "path": f"{i}_{name}" if i else ""}
+        for i, name in enumerate(modules)
+    ]
+    (path / "modules.json").write_text(json.dumps(entries))
+    (path / "1_Pooling/config.json").write_text(json.dumps({f"pooling_mode_{k}": v for k, v in pooling.items()}))
+    (path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 200}))
+    return path
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_padding_is_no_part_of_a_vector(normalize):
+    states, mask = torch.randn(2, 5, 4), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    wanted = {"mean": lambda s: s.mean(0), "cls": lambda s: s[0], "max": lambda s: s.amax(0)}
+    assert set(wanted) == set(encoder.KEYS)
+    for mode, of in wanted.items():
+        got = Pooling(mode, normalize)(states, mask)
+        rows = torch.stack([of(states[0]), of(states[1, :3])])
+        assert torch.allclose(got, torch.nn.functional.normalize(rows) if normalize else rows, atol=1e-6)
+
+
+def test_a_folder_says_how_it_pools(tmp_path):
+    assert encoder.stated(tmp_path) is None
+    folder(tmp_path, cls_token=False, mean_tokens=True)
+    assert encoder.stated(tmp_path) == Stated(Pooling("mean", True), 200)
+
+
+@pytest.mark.parametrize(
+    ("modules", "pooling"),
+    [
+        (["Transformer", "Pooling", "Dense", "Normalize"], {"mean_tokens": True}),
+        (["Transformer"], {"mean_tokens": True}),
+        (MODULES, {"mean_tokens": True, "cls_token": True}),  # both, side by side
+        (MODULES, {"weightedmean_tokens": True}),
+        (MODULES, {}),
+    ],
+)
+def test_another_encoder_is_one_error(tmp_path, modules, pooling):
+    folder(tmp_path, modules, **pooling)
+    with pytest.raises(ModelError, match="expected a sentence encoder with the mean, the first token or the largest values"):
+        encoder.stated(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["modules.json", "1_Pooling/config.json"])
+@pytest.mark.parametrize("content", ["", "[", "7", "[[]]", '[{"type": 1}]', "[" * 100_000, "null"])
+def test_damaged_files_are_one_error(tmp_path, damage, content):
+    folder(tmp_path, mean_tokens=True)
+    (tmp_path / damage).write_text(content)
+    with pytest.raises(ModelError, match=r"expected a sentence encoder .*, found "):
+        encoder.stated(tmp_path)
+
+
+def test_an_encoder_is_its_body_and_its_pooling_and_is_saved_as_the_body(tmp_path):
+    torch.manual_seed(1)
+    body = checkpoint.random_masked_lm(TINY / "model", attention="eager")
+    body.save_pretrained(tmp_path / "lm")
+    kind = encoder.with_pooling(Pooling("mean", True))
+    assert kind is encoder.with_pooling(Pooling("mean", True))
+    model = checkpoint.load_task_model(kind, tmp_path / "lm", attention="eager", dropout=0.0).eval()
+    ids, mask = torch.tensor([[5, 6, 7, 0]]), torch.tensor([[1, 1, 1, 0]])
+    plain = AutoModel.from_pretrained(tmp_path / "lm", attn_implementation="eager").eval()
+    with torch.no_grad():
+        out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        states = plain(input_ids=ids, attention_mask=mask).last_hidden_state
+        additive = model(input_ids=ids, attention_mask=(1.0 - mask[:, None, None].float()) * torch.finfo(torch.float32).min)
+    assert torch.allclose(out["embedding"], Pooling("mean", True)(states, mask), atol=1e-6)
+    assert torch.allclose(out["embedding"], additive["embedding"], atol=1e-6)
+    assert len(out.hidden_states) == plain.config.num_hidden_layers + 1
+    model.save_pretrained(tmp_path / "saved")
+    again = AutoModel.from_pretrained(tmp_path / "saved", attn_implementation="eager").eval()
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids, attention_mask=mask).last_hidden_state, states)

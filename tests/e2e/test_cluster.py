@@ -1,7 +1,7 @@
 """A team's machines, for real on this one: servers on PostgreSQL, S3, workers in clones, workers that are killed.
 
-The tests are one story, in this order. `make cluster` tells the whole of it, with four tasks and three workers. Without it,
-one task and two workers must do; that workers share a run is then told by test_workers.py.
+The tests are one story, in this order. They take minutes, so they run with `make cluster`. That two workers share a run is
+told by test_workers.py too; that a killed stage goes on from its last step, by tests/integration/test_killed_stage.py.
 """
 
 import os
@@ -25,7 +25,10 @@ from tests.conftest import ROOT, wait_for
 from tests.e2e.cluster import PASSWORD, Cluster, Worker, cluster
 from tests.e2e.conftest import started
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("CLUSTER_TASKS" not in os.environ, reason="takes minutes: make cluster"),
+]
 
 PAGE = ROOT / "docs/workers.md"
 TASKS = int(os.environ.get("CLUSTER_TASKS", "1"))
@@ -138,7 +141,6 @@ def test_the_same_commit_with_the_same_cache_computes_nothing(team: Team) -> Non
     team.seen["outs"] = outs(folder)
 
 
-@pytest.mark.skipif(TASKS == 1, reason="takes minutes: make cluster")
 def test_tasks_on_workers_make_the_same_bytes_though_one_is_killed(team: Team, clones: list[Path]) -> None:
     """No machine shares a cache here: all goes through S3 and MLflow."""
     servers = team.servers

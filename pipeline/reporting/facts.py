@@ -44,11 +44,14 @@ class TaskFacts:
 
     @property
     def kind(self) -> str:
-        """The kind of the task. The metrics of the kinds without classes are of one kind each."""
+        """The kind of the task. A kind without classes is told by what was measured: its first metric always is."""
         if self.answers["labels"] is not None:
             return "classification"
+        measured = set(self.scores["dense"]["metrics"])
         return next(
-            kind for kind, metrics in METRICS.items() if kind != "classification" and self.answers["metric"] in metrics
+            kind
+            for kind, metrics in METRICS.items()
+            if kind != "classification" and metrics[0] in measured and measured <= set(metrics)
         )
 
     @property

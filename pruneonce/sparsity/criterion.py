@@ -1,17 +1,18 @@
 """Which weights a pruning step removes: the interface of a criterion, and the paper's one, magnitude."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import nn, uint8
+from torch import Tensor, nn, uint8
 
-from pruneonce.batch import Batch
+from pruneonce.batch import Batch, inputs, pieces
 from pruneonce.sparsity import masks
-from pruneonce.sparsity.masks import MaskedLinear
+from pruneonce.sparsity.masks import MaskedLinear, body
 from pruneonce.sparsity.patterns import Placement
 
 
@@ -25,6 +26,17 @@ class Calibration:
     sample: Callable[[int], Batch]
     batches: int
     engine: Accelerator
+
+    def pieces(self) -> Iterator[Batch]:
+        """What a model reads of the batches, in pieces as small as in training, on the engine's device."""
+        for step in range(self.batches):
+            for piece in pieces(inputs(self.sample(step)), self.engine):
+                yield {name: tensor.to(self.engine.device) for name, tensor in piece.items()}
+
+    def read(self, model: nn.Module, batch: Batch) -> None:
+        """Run the model's body on a batch."""
+        with self.engine.autocast():
+            body(model)(**batch)
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,26 @@ class Magnitude(Criterion):
 
     def prune(self, model: nn.Module, sparsity: float) -> None:
         masks.prune(model, sparsity, score=masks.magnitude, select=self.placement.select)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout is off inside, so that what a criterion measures is what the model computes when it is used."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def watching(linears: Mapping[str, nn.Linear], see: Callable[[str, Tensor], object]) -> Iterator[None]:
+    """Inside, see(name, x) is called before a linear of `linears` runs on x."""
+    with ExitStack() as hooks:
+        for name, linear in linears.items():
+            hooks.callback(linear.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]) and None).remove)
+        yield
 
 
 def share(linears: Iterable[MaskedLinear]) -> None:

@@ -13,14 +13,14 @@ Source: Chen, Billings & Luo 1989 (orthogonal least squares, forward selection);
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruneonce.batch import Batch, inputs, pieces
-from pruneonce.sparsity.criterion import Criterion, share
+from pruneonce.batch import Batch
+from pruneonce.sparsity.criterion import Criterion, evaluating, share, watching
 from pruneonce.sparsity.masks import MaskedLinear, body, masked_linears, pruned_count, smallest
 from pruneonce.sparsity.second_order import rows_of_tokens
 
@@ -126,14 +126,8 @@ class Moments:
 def groups(model: nn.Module, linears: Mapping[str, nn.Linear], read: Read, batch: Batch) -> list[list[str]]:
     """The names in the order in which the linears run. Those that read one tensor, as query, key and value, are together."""
     ran: list[tuple[str, Tensor]] = []
-    watch = [
-        m.register_forward_pre_hook(lambda _, args, name=name: ran.append((name, args[0]))) for name, m in linears.items()
-    ]
-    try:
+    with watching(linears, lambda *seen: ran.append(seen)):
         read(model, batch)
-    finally:
-        for handle in watch:
-            handle.remove()
     found: dict[int, list[str]] = {}
     for name, x in ran:  # which holds every x, so no two of them share an id
         if not any(name in names for names in found.values()):
@@ -148,12 +142,13 @@ def prune(model: nn.Module, sparsity: float, *, read: Read, batches: Callable[[]
     batches: what is read, the same each time it is called. Costs two passes over it for each group of linears.
     """
     dense, linears = copy.deepcopy(model), masked_linears(model)
+    wanted = {name: linear.effective_weight.float() for name, linear in masked_linears(dense).items()}
     for names in groups(model, linears, read, next(batches())):
         seen = Moments()
         for batch in batches():
             seen.add(*(_rows(m, names[0], read, batch) for m in (model, dense)))
         for name in names:
-            fit(linears[name], masked_linears(dense)[name].effective_weight.float(), seen, sparsity)
+            fit(linears[name], wanted[name], seen, sparsity)
 
 
 def _rows(model: nn.Module, name: str, read: Read, batch: Batch) -> Tensor:
@@ -161,11 +156,8 @@ def _rows(model: nn.Module, name: str, read: Read, batch: Batch) -> Tensor:
     found: list[Tensor] = []
     tokens = batch["attention_mask"].bool()
     linear = body(model).get_submodule(name)
-    handle = linear.register_forward_pre_hook(lambda _, args: found.append(rows_of_tokens(args[0], tokens)))
-    try:
+    with watching({name: linear}, lambda _, x: found.append(rows_of_tokens(x, tokens))):
         read(model, batch)
-    finally:
-        handle.remove()
     return torch.cat(found)
 
 
@@ -173,18 +165,6 @@ class LeastSquares(Criterion):
     """The weights stay by which a layer's outputs can be met best, and are fitted to them. Of unstructured patterns only."""
 
     def prune(self, model: nn.Module, sparsity: float) -> None:
-        c, was_training = self.calibration, model.training
-        device = c.engine.device
-
-        def batches() -> Iterator[Batch]:
-            parts: Iterable[Batch] = (p for step in range(c.batches) for p in pieces(inputs(c.sample(step)), c.engine))
-            return ({name: tensor.to(device) for name, tensor in part.items()} for part in parts)
-
-        def read(model: nn.Module, batch: Batch) -> None:
-            with c.engine.autocast():
-                body(model)(**batch)
-
-        model.eval()
-        prune(model, sparsity, read=read, batches=batches)
-        model.train(was_training)
+        with evaluating(model):
+            prune(model, sparsity, read=self.calibration.read, batches=self.calibration.pieces)
         share(masked_linears(model).values())

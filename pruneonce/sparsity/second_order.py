@@ -6,14 +6,14 @@ Source: Frantar & Alistarh 2023, arXiv:2301.00774 (SparseGPT), algorithm 1.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from pruneonce.batch import Batch, inputs, pieces
-from pruneonce.sparsity.criterion import Criterion, share
-from pruneonce.sparsity.masks import MaskedLinear, body, masked_linears, pruned_count
+from pruneonce.batch import Batch
+from pruneonce.sparsity.criterion import Calibration, Criterion, evaluating, share, watching
+from pruneonce.sparsity.masks import MaskedLinear, masked_linears, pruned_count
 from pruneonce.sparsity.patterns import UNSTRUCTURED, Pattern
 
 BLOCK = 128  # columns among which a block's weights compete: the source's B_s
@@ -30,22 +30,15 @@ def input_moments(
     sums = {name: torch.zeros(m.in_features, m.in_features, device=m.weight.device) for name, m in linears.items()}
     rows = dict.fromkeys(linears, 0)
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = rows_of_tokens(inputs[0].detach(), tokens)
-            sums[name].addmm_(x.T, x)
-            rows[name] += x.shape[0]
+    def see(name: str, x: Tensor) -> None:
+        x = rows_of_tokens(x.detach(), tokens)
+        sums[name].addmm_(x.T, x)
+        rows[name] += x.shape[0]
 
-        return hook
-
-    handles = [linear.register_forward_pre_hook(watch(name)) for name, linear in linears.items()]
-    try:
+    with watching(linears, see):
         for batch in batches:
             tokens = batch["attention_mask"].bool()
             read(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: total / max(1, rows[name]) for name, total in sums.items()}
 
 
@@ -58,29 +51,19 @@ def rows_of_tokens(x: Tensor, tokens: Tensor) -> Tensor:
 def prune(
     model: nn.Module,
     linears: Mapping[str, MaskedLinear],
-    sample: Callable[[int], Batch],
+    calibration: Calibration,
     sparsity: float,
     *,
-    batches: int,
-    engine: Accelerator,
     pattern: Pattern = UNSTRUCTURED,
 ) -> None:
-    """Prune every linear, in place, on the inputs it gets while the model reads the first `batches` of `sample`.
+    """Prune every linear, in place, on the inputs it gets while the model reads the calibration's batches.
 
-    Dropout is off, so that the weights that stay make up for those that go. Every process takes the result of the first.
+    Every process takes the result of the first.
     """
-    was_training = model.training
-    model.eval()
-
-    def read(batch: Batch) -> None:
-        with engine.autocast():
-            body(model)(**batch)
-
-    parts = (piece for step in range(batches) for piece in pieces(inputs(sample(step)), engine))
-    on_device = ({name: tensor.to(engine.device) for name, tensor in piece.items()} for piece in parts)
-    for name, moments in input_moments(linears, read, on_device).items():
-        prune_second_order(linears[name], moments, sparsity, pattern=pattern)
-    model.train(was_training)
+    with evaluating(model):
+        moments = input_moments(linears, partial(calibration.read, model), calibration.pieces())
+    for name, linear in linears.items():
+        prune_second_order(linear, moments[name], sparsity, pattern=pattern)
     share(linears.values())
 
 
@@ -125,6 +108,4 @@ class SecondOrder(Criterion):
     """The weights that cost the layer's output least go; the others are updated to make up for them."""
 
     def prune(self, model: nn.Module, sparsity: float) -> None:
-        c = self.calibration
-        linears = masked_linears(model)
-        prune(model, linears, c.sample, sparsity, batches=c.batches, engine=c.engine, pattern=self.placement.pattern)
+        prune(model, masked_linears(model), self.calibration, sparsity, pattern=self.placement.pattern)

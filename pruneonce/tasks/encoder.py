@@ -106,11 +106,13 @@ class SentenceEncoder(nn.Module):
         self.body, self.config = body, body.config
 
     @classmethod
-    def from_pretrained(cls, folder: Path, *, config: PretrainedConfig, **options: Any) -> tuple[Self, dict[str, Any]]:
+    def from_pretrained(
+        cls, folder: Path, *, config: PretrainedConfig, trust_remote_code: Literal[False], **options: Any
+    ) -> tuple[Self, dict[str, Any]]:
         """The encoder of a folder, and what transformers reports of the loading."""
         kind: Any = MODEL_MAPPING[type(config)]
         pooler = {"add_pooling_layer": False} if "add_pooling_layer" in signature(kind).parameters else {}
-        body, info = kind.from_pretrained(folder, config=config, **pooler, **options)
+        body, info = kind.from_pretrained(folder, config=config, trust_remote_code=False, **pooler, **options)
         named = {
             "missing_keys": {f"body.{name}" for name in info["missing_keys"]},
             "mismatched_keys": [(f"body.{name}", *shapes) for name, *shapes in info["mismatched_keys"]],

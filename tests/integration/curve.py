@@ -17,6 +17,7 @@ from pruneonce.batch import Batch
 from pruneonce.engine import accelerator
 from pruneonce.language import masked_lm
 from pruneonce.sparsity import masks, movement, second_order
+from pruneonce.sparsity.criterion import Calibration
 from pruneonce.training import loop
 from tests.conftest import PRUNABLE, Cpu, distillation, random_masked_lm, token_batch
 
@@ -52,7 +53,7 @@ def main(folder: Path) -> None:
     def before_step(step: int) -> dict[str, float]:
         movement.share_scores(student, engine)
         if step == 0:
-            second_order.prune(student, linears, calibration, 0.2, batches=2, engine=engine)
+            second_order.prune(student, linears, Calibration(sample=calibration, batches=2, engine=engine), 0.2)
         else:
             masks.prune(student, 0.08 * step, score=movement.score if step % 3 == 0 else masks.magnitude)
         return {}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pruneonce.sparsity import masks, patterns, second_order
+from pruneonce.sparsity.criterion import Calibration
 from pruneonce.sparsity.patterns import PATTERNS
 from tests.conftest import token_batch
 from tests.unit.test_patterns import allowed
@@ -165,7 +166,7 @@ def test_a_language_model_is_pruned_on_what_it_reads(masked_lm, engine):
         read.append(step)
         return token_batch(step)
 
-    second_order.prune(masked_lm, linears, sample, 0.6, batches=3, engine=engine)
+    second_order.prune(masked_lm, linears, Calibration(sample=sample, batches=3, engine=engine), 0.6)
     assert read == [0, 1, 2]
     assert len(linears) == 12
     for linear in linears.values():
@@ -178,7 +179,8 @@ def test_no_more_is_read_at_a_time_than_training_does(masked_lm, make_engine):
         model = copy.deepcopy(masked_lm)
         model.get_input_embeddings().register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
         linears = masks.mask_linears(model, r"^encoder\.")
-        second_order.prune(model, linears, token_batch, 0.6, batches=2, engine=make_engine(micro_batches))
+        calibration = Calibration(sample=token_batch, batches=2, engine=make_engine(micro_batches))
+        second_order.prune(model, linears, calibration, 0.6)
         found.append({name: linear.effective_weight.detach() for name, linear in linears.items()})
     assert rows == [4] * 2 + [2] * 4
     assert len(found[0]) == 12
@@ -193,7 +195,8 @@ def test_inputs_are_measured_without_dropout_and_the_model_goes_on_with_it(maske
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = rate
-        second_order.prune(model, masks.mask_linears(model, r"^encoder\."), token_batch, 0.6, batches=2, engine=engine)
+        calibration = Calibration(sample=token_batch, batches=2, engine=engine)
+        second_order.prune(model, masks.mask_linears(model, r"^encoder\."), calibration, 0.6)
         assert model.training
         weights.append(masks.zeros(model, r"^encoder\."))
     assert len(weights[0]) == 12

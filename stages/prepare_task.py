@@ -16,11 +16,10 @@ from pruneonce.tasks.splits import cut_remark, write_split
 
 def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, prepare_task: PrepareTask) -> Metrics:
     p, family = prepare_task, kinds.KINDS[prepare_task.kind]
-    columns = [name for name in (p.text, p.pair, p.label) if name is not None]
 
     def read(split: str) -> list[examples.Example] | None:
         path = (tables.find_split if split in ("validation", "test") else tables.need_split)(source, split)
-        return None if path is None else [*tables.read_as(path, columns, family.reader(p), skip_rows=p.skip_rows)]
+        return None if path is None else [*tables.read_as(path, p.columns, family.reader(p), skip_rows=p.skip_rows)]
 
     source_rows = {split: read(split) for split in (*examples.SPLITS, *p.further_tests)}
     ratios = {"validation_ratio": p.validation_ratio, "test_ratio": p.test_ratio}

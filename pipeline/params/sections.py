@@ -234,6 +234,11 @@ class PrepareTask(Section):
         """`more_tests` by the names of their splits."""
         return [f"test-{name}" for name in self.more_tests]
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a row that are read, in the order of `text`, `pair` and `label`."""
+        return [name for name in (self.text, self.pair, self.label) if name is not None]
+
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
         if self.validation_ratio + self.test_ratio >= 1:

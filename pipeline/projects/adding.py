@@ -42,7 +42,7 @@ def lay(task: Chosen, document: CommentedMap, folder: Path) -> Iterator[str]:
         )
     found = tasks.survey(task, document["prepare_task"], seed=document["common"]["seed"])
     gates = tasks.gates(len(found.splits["test"]))
-    over = tasks.blocks(task, parameters.place(task.path, folder), tasks.epochs(document, found.train), gates)
+    over = tasks.blocks(task, parameters.place(task.path, folder), tasks.training(task, document, found.train), gates)
     checked = parameters.lay(document, over)
     yield from tasks.findings(task, found, checked)
     yield tasks.cost(checked, task.name, found)

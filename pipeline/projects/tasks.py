@@ -20,6 +20,7 @@ from pruneonce.tasks import classes, examples, kinds
 
 NAME = re.compile("[^A-Za-z0-9_-]+")
 STEPS = {"teach_task": 300, "finetune": 320, "quantize": 70}  # as of the default tasks, about
+PAIR_STEPS = {"teach_task": 600, "finetune": 750, "quantize": 150}  # to compare two texts is harder to learn: docs/tasks.md
 MOST_EPOCHS = 10.0
 FEW_ROWS = 20  # of a class: with fewer, a split has one or two of them
 DROP, DROP_ROWS = 0.03, 900  # of gates.most_score_drop: with so many test rows, about that of the default tasks
@@ -64,11 +65,11 @@ def gates(test_rows: int) -> dict[str, Any]:
     return {"least_score": None, "most_score_drop": round(drop, 2)}
 
 
-def blocks(chosen: Chosen, place: str, epochs: dict[str, float], gates: dict[str, Any]) -> CommentedMap:
+def blocks(chosen: Chosen, place: str, training: dict[str, dict[str, Any]], gates: dict[str, Any]) -> CommentedMap:
     """The sections `fetch_local` and `tasks` with this one entry. place: the path of the file from the project's folder."""
     task = CommentedMap({"prepare_task": _braces(section(chosen))})
     for stage in STEPS:
-        task[stage] = _braces({"epochs": epochs[stage]} if stage in epochs else {})
+        task[stage] = _braces(training[stage])
     task[GATES] = _braces(gates)
     source = {"path": place, "members": _braces({f"train{chosen.path.suffix}": "."}), "sha256": None}
     return CommentedMap(
@@ -85,12 +86,17 @@ def _braces(keys: dict[str, Any]) -> CommentedMap:
     return written
 
 
-def epochs(recipes: Mapping[str, Any], train_rows: int) -> dict[str, float]:
-    """Epochs for about STEPS steps each; a file of few rows is read MOST_EPOCHS times at most. recipes: by their stages."""
-    found = {}
-    for stage, steps in STEPS.items():
-        batch = recipes[stage]["batch_size"]
-        found[stage] = max(0.01, float(f"{min(MOST_EPOCHS, steps * batch / train_rows):.2g}"))
+def training(chosen: Chosen, recipes: Mapping[str, Any], train_rows: int) -> dict[str, dict[str, Any]]:
+    """The keys of each stage that trains: epochs for about STEPS or PAIR_STEPS steps, and for pairs room for both texts.
+
+    A file of few rows is read MOST_EPOCHS times at most. recipes: by their stages, and `prepare_task`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for stage, steps in (PAIR_STEPS if chosen.pair else STEPS).items():
+        epochs = min(MOST_EPOCHS, steps * recipes[stage]["batch_size"] / train_rows)
+        found[stage] = {"epochs": max(0.01, float(f"{epochs:.2g}"))}
+        if chosen.pair:
+            found[stage]["max_tokens"] = max(recipes[stage]["max_tokens"], recipes["prepare_task"]["max_tokens"])
     return found
 
 
@@ -119,8 +125,7 @@ def survey(chosen: Chosen, recipe: Mapping[str, Any], *, seed: int) -> Survey:
             "--kind, or --pair with the column of the second text."
         ) from None
     family = kinds.KINDS[settings.kind]
-    wanted = [name for name in (settings.text, settings.pair, settings.label) if name is not None]
-    rows = [*tables.read_as(chosen.path, wanted, family.reader(settings), skip_rows=settings.skip_rows)]
+    rows = [*tables.read_as(chosen.path, settings.columns, family.reader(settings), skip_rows=settings.skip_rows)]
     ratios = {"validation_ratio": settings.validation_ratio, "test_ratio": settings.test_ratio}
     splits, dropped = examples.make_splits({"train": rows, "validation": None, "test": None}, **ratios, seed=seed)
     kind = family.from_rows(settings, *splits.values())

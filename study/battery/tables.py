@@ -87,7 +87,7 @@ def follows(tales: Sequence[str], draw: random.Random) -> list[Row]:
     return rows
 
 
-def similarity(messages: Sequence[tuple[str, str]], draw: random.Random) -> list[Row]:
+def alike(messages: Sequence[tuple[str, str]], draw: random.Random) -> list[Row]:
     """How many telling words do two passages share? The cosine of their TF-IDF vectors, times 5. Half are of one message."""
     rows = same_message([text for text, _ in messages], draw)
     vectors = TfidfVectorizer(sublinear_tf=True).fit([row[key] for row in rows for key in ("text", "other")])
@@ -147,7 +147,7 @@ def every(folder: Path) -> dict[str, list[Row]]:
         "same-message": lambda draw: same_message([text for text, _ in messages], draw),
         "same-group": lambda draw: same_group(messages, draw),
         "follows": lambda draw: follows([text for text, _ in tales], draw),
-        "similarity": lambda draw: similarity(messages, draw),
+        "alike": lambda draw: alike(messages, draw),
         "mentions": lambda draw: mentions([text for (text,) in read("tweets", "Content")]),
         "speaker": lambda draw: speaker(lines, draw),
     }

@@ -108,10 +108,10 @@ def page(profile: str) -> str:
 @pytest.mark.parametrize(
     ("profile", "tasks", "says"),
     [
-        ("reviews", "r8 tweets reviews", ["reviews +train +40 "]),
-        ("duplicates", "r8 tweets duplicates", ["duplicates +train +50 "]),
-        ("my-model", "r8 tweets", ["Model my-model: 3 layers of 384", r"my-model +\(model\)"]),
-        ("bert", "r8 tweets", ["Model bert: 12 layers of 768", r"prunable: 84\.93 M"]),
+        ("reviews", "r8 tweets sentences reviews", ["reviews +train +40 "]),
+        ("duplicates", "r8 tweets sentences duplicates", ["duplicates +train +50 "]),
+        ("my-model", "r8 tweets sentences", ["Model my-model: 3 layers of 384", r"my-model +\(model\)"]),
+        ("bert", "r8 tweets sentences", ["Model bert: 12 layers of 768", r"prunable: 84\.93 M"]),
     ],
 )
 def test_a_profile_of_the_pages_is_planned_as_it_was_pasted(project, profile, tasks, says):
@@ -124,7 +124,7 @@ def test_a_profile_of_the_pages_is_planned_as_it_was_pasted(project, profile, ta
 
 def test_a_profile_leaves_an_inherited_task_out_by_null(project):
     (project / "profiles/fewer.yaml").write_text("extends: reviews\ntasks:\n  r8: null\n")
-    assert "\nTasks: tweets reviews\n" in page("fewer")
+    assert "\nTasks: tweets sentences reviews\n" in page("fewer")
 
 
 def test_the_pages_show_what_their_commands_print(tmp_path, monkeypatch):

@@ -54,14 +54,14 @@ def test_a_passage_follows_if_the_label_says_so():
 
 
 def test_similar_passages_share_words():
-    rows = tables.similarity(MESSAGES, random.Random(1))
+    rows = tables.alike(MESSAGES, random.Random(1))
     for row in rows:
         assert 0 <= row["label"] <= 5
         shared = set(row["text"].split()) & set(row["other"].split())
         assert (row["label"] > 0) == bool(shared)
     texts = [("rain on the roof " * 40, "a"), ("snow on the hill " * 40, "a")]
     same, other = (
-        [row["label"] for row in tables.similarity(texts, random.Random(2)) if (row["text"] == row["other"]) == equal]
+        [row["label"] for row in tables.alike(texts, random.Random(2)) if (row["text"] == row["other"]) == equal]
         for equal in (True, False)
     )
     assert min(same) == pytest.approx(5, abs=1e-3)

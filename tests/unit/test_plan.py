@@ -48,7 +48,7 @@ PRUNABLE = {
 # Tables of the battery: one row each.
 MADE = {
     "others": [{"text": "a b", "other": "c d", "label": "yes"}],
-    "similarity": [{"text": "a b", "other": "c d", "label": 2.5}],
+    "alike": [{"text": "a b", "other": "c d", "label": 2.5}],
     "tale": [{"text": "a b", "label": "yes"}],
     "mentions": [{"text": "a b", "label": "O B-TAG"}],
     "speaker": [{"question": "who?", "context": "a b", "label": {"text": ["a"], "answer_start": [0]}}],

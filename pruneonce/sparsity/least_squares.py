@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pruneonce.batch import Batch
 from pruneonce.sparsity.criterion import Criterion, evaluating, share, watching
-from pruneonce.sparsity.masks import MaskedLinear, body, masked_linears, pruned_count, smallest
+from pruneonce.sparsity.masks import MaskedLinear, masked_linears, pruned_count, smallest
 from pruneonce.sparsity.second_order import rows_of_tokens
 
 NUMBERS = 2**27  # in the largest tensor: so many rows choose together
@@ -155,8 +155,7 @@ def _rows(model: nn.Module, name: str, read: Read, batch: Batch) -> Tensor:
     """float[rows, in]: what the linear of that name reads at the tokens of a batch, each time it runs."""
     found: list[Tensor] = []
     tokens = batch["attention_mask"].bool()
-    linear = body(model).get_submodule(name)
-    with watching({name: linear}, lambda _, x: found.append(rows_of_tokens(x, tokens))):
+    with watching({name: masked_linears(model)[name]}, lambda _, x: found.append(rows_of_tokens(x, tokens))):
         read(model, batch)
     return torch.cat(found)
 

@@ -67,9 +67,11 @@ def read(recipe: str) -> list[Result]:
         measured = gates.read(task)
         scores = measured.scores
         each = {name: kept(scores, measured.answers, name) for name in VARIANTS}
-        kind = str(p.section("prepare_task", task).kind)
+        settings: Any = p.section("prepare_task", task)
         name, rows, dense = scores["dense"]["metric"], scores["dense"]["rows"], scores["dense"]["score"]
-        found.append(Result(recipe, p.common.seed, tokens, p.sparsify.sparsity, task, kind, name, rows, dense, **each))
+        found.append(
+            Result(recipe, p.common.seed, tokens, p.sparsify.sparsity, task, settings.kind, name, rows, dense, **each)
+        )
     return found
 
 

@@ -136,7 +136,8 @@ def speaker(lines: Sequence[tuple[str, str, str]], draw: random.Random) -> list[
 def every(folder: Path) -> dict[str, list[Row]]:
     """task -> its rows, ROWS at most, in an order of chance. folder: of the texts, as they were fetched."""
 
-    def read(name: str, *columns: str) -> list[tuple[str, ...]]:
+    def read(name: str, *columns: str) -> list[Any]:
+        """The rows, as tuples of the columns, without those in which one is empty."""
         rows = tables.read_as(folder / f"{name}.tab", columns, lambda *cells: tuple(c or "" for c in cells), skip_rows=2)
         return [row for row in rows if all(cell.strip() for cell in row)]
 

@@ -34,7 +34,7 @@ def _enough(free: float, needs: float) -> Finding:
         return Finding(
             "disk",
             OK if free > FIRST else NOTE,
-            f"{said}; a first run of MiniLM-L6 for two tasks writes {FIRST / GB:.0f} GB",
+            f"{said}; a first run of MiniLM-L6 writes {FIRST / GB:.0f} GB",
         )
     said += f"; a run that computes everything anew writes up to {needs / GB:.1f} GB"
     return Finding("disk", OK, said) if free > needs else Finding("disk", PROBLEM, said, ADVICE)

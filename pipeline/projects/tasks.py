@@ -20,7 +20,8 @@ from pruneonce.tasks import classes, examples, kinds
 
 NAME = re.compile("[^A-Za-z0-9_-]+")
 STEPS = {"teach_task": 300, "finetune": 320, "quantize": 70}  # as of the default tasks, about
-PAIR_STEPS = {"teach_task": 600, "finetune": 750, "quantize": 150}  # to compare two texts is harder to learn: docs/tasks.md
+# To compare two texts is harder to learn: docs/generality.md, "Pairs of texts".
+PAIR_STEPS = {"teach_task": 600, "finetune": 750, "quantize": 150}
 MOST_EPOCHS = 10.0
 FEW_ROWS = 20  # of a class: with fewer, a split has one or two of them
 DROP, DROP_ROWS = 0.03, 900  # of gates.most_score_drop: with so many test rows, about that of the default tasks
@@ -28,6 +29,7 @@ MUCH = 0.05  # share of texts that are cut
 BYTES_PER_TOKEN = 4  # of short texts, about, special tokens counted
 # Seconds of a step of MiniLM-L6 at 16 rows of 64 tokens, and of export and evaluation; on two cores with AMX, see the
 # quickstart's costs.
+STEP_TOKENS = 64
 STEP_SECONDS = {"teach_task": 0.22, "finetune": 0.28, "quantize": 0.5}
 CLOSING_SECONDS = 100
 
@@ -92,10 +94,12 @@ def training(chosen: Chosen, recipes: Mapping[str, Any], train_rows: int) -> dic
     A file of few rows is read MOST_EPOCHS times at most. recipes: by their stages, and `prepare_task`.
     """
     found: dict[str, dict[str, Any]] = {}
-    for stage, steps in (PAIR_STEPS if chosen.pair else STEPS).items():
-        epochs = min(MOST_EPOCHS, steps * recipes[stage]["batch_size"] / train_rows)
+    compared = chosen.pair is not None and chosen.kind != "embedding"  # which reads both texts of a pair alone
+    rows = train_rows if chosen.pair is None or compared else 2 * train_rows
+    for stage, steps in (PAIR_STEPS if compared else STEPS).items():
+        epochs = min(MOST_EPOCHS, steps * recipes[stage]["batch_size"] / rows)
         found[stage] = {"epochs": max(0.01, float(f"{epochs:.2g}"))}
-        if chosen.pair:
+        if compared:
             found[stage]["max_tokens"] = max(recipes[stage]["max_tokens"], recipes["prepare_task"]["max_tokens"])
     return found
 
@@ -163,12 +167,12 @@ def findings(chosen: Chosen, found: Survey, p: Params) -> Iterator[str]:
 
 def cost(p: Params, name: str, found: Survey) -> str:
     """One line: steps, and for the default model about how long they take."""
-    steps = {}
+    steps, seconds = {}, float(CLOSING_SECONDS)
     for stage in STEPS:
         training: Any = p.section(stage, name)
         steps[stage] = max(training.epochs > 0, round(training.epochs * -(-found.train // training.batch_size)))
+        seconds += steps[stage] * STEP_SECONDS[stage] * training.max_tokens / STEP_TOKENS
     said = ", ".join(f"{stage} {count}" for stage, count in steps.items())
-    seconds = sum(count * STEP_SECONDS[stage] for stage, count in steps.items()) + CLOSING_SECONDS
     time = f"; about {max(1, round(seconds / 60))} minutes on two cores with AMX" if p.common.model == "minilm-l6" else ""
     return f"Steps of the task: {said}{time}."
 

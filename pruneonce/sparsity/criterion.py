@@ -76,9 +76,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def watching(linears: Mapping[str, nn.Linear], see: Callable[[str, Tensor], object]) -> Iterator[None]:
     """Inside, see(name, x) is called before a linear of `linears` runs on x."""
+
+    def hook(name: str) -> Callable[..., None]:
+        def seen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            see(name, args[0])
+
+        return seen
+
     with ExitStack() as hooks:
         for name, linear in linears.items():
-            hooks.callback(linear.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]) and None).remove)
+            hooks.callback(linear.register_forward_pre_hook(hook(name)).remove)
         yield
 
 

@@ -1,1 +1,1 @@
-"""How general is the sparse model? Tasks that no recipe was tuned on, made from texts that the corpus does not have."""
+"""How general is the sparse model? Tasks made from texts, beside those of the default profile."""

@@ -115,9 +115,13 @@ def draw(path: Path, found: Sequence[Result]) -> None:
         panel = figure.subplots()
         for i, task in enumerate(dict.fromkeys(row.task for row in found)):
             rows = [row for row in found if row.task == task]
-            points = sorted({row.tokens for row in rows})
-            means = [statistics.fmean(row.int8.percent for row in rows if row.tokens == point) for point in points]
-            panel.plot(points, means, marker="os^Dv<>"[i % 7], markersize=5, linewidth=1, label=task)
+            points = sorted({(row.tokens, row.recipe) for row in rows})
+            means = [
+                statistics.fmean(row.int8.percent for row in rows if (row.tokens, row.recipe) == point) for point in points
+            ]
+            panel.plot(
+                [tokens for tokens, _ in points], means, marker="os^Dv<>"[i % 7], markersize=5, linewidth=1, label=task
+            )
         panel.set(xscale="log", xlabel="tokens that pruning read", ylabel="int8 score, % of dense")
         panel.axhline(100, color="grey", linewidth=0.8)
         panel.grid(alpha=0.3)

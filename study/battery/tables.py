@@ -1,8 +1,8 @@
 """The tables of the battery's tasks, made from plain texts: `python -m study.battery.tables`.
 
 Texts are fetched once, verified by their checksum, to `study/battery/data/texts`. The tables are written beside them. The
-same texts give the same tables, to the last byte. `profiles/battery.yaml` has a task for each. No text of them is in the
-corpus of the default profile, except the lines of `speaker`: the corpus has each line, but no context of several lines.
+same texts give the same tables, to the last byte. `profiles/battery.yaml` has a task for each. Their texts are not in the
+corpus of the default profile, except those of `speaker`: the corpus has these lines, without the names of the speakers.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def mentions(tweets: Iterable[str]) -> list[Row]:
 def speaker(lines: Sequence[tuple[str, str, str]], draw: random.Random) -> list[Row]:
     """Who says a line? The answer is a name in a context of CONTEXT lines of a script. lines: (episode, name, text)."""
     rows = []
-    for start in range(0, len(lines) - CONTEXT, CONTEXT):
+    for start in range(0, len(lines) - CONTEXT + 1, CONTEXT):
         part = [(name, " ".join(text.split()[:20])) for _, name, text in lines[start : start + CONTEXT]]
         if len({episode for episode, *_ in lines[start : start + CONTEXT]}) > 1:
             continue

@@ -111,9 +111,7 @@ def test_what_is_kept_is_a_share_of_the_dense_score_on_the_same_rows():
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A project after a run of the default profile, and the battery's folder."""
-    for task in (
-        document.parse_file(ROOT / "params.yaml").tasks if hasattr(document, "parse_file") else document.load().tasks
-    ):
+    for task in document.load(ROOT / "params.yaml").tasks:
         known = measured(task)
         for name, path in gates.files(task).items():
             path = tmp_path / path

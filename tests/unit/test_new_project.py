@@ -161,6 +161,16 @@ def test_pairs_learn_for_more_steps_and_with_room_for_both_texts():
     }
 
 
+def test_an_embedding_reads_the_texts_of_a_pair_one_by_one():
+    recipes = {stage: {"batch_size": 16, "max_tokens": 64} for stage in tasks.STEPS} | {"prepare_task": {"max_tokens": 128}}
+    task = tasks.Chosen("pairs", Path("pairs.csv"), "one", None, "embedding", pair="other")
+    assert tasks.training(task, recipes, 800) == {
+        "teach_task": {"epochs": 3.0},
+        "finetune": {"epochs": 3.2},
+        "quantize": {"epochs": 0.7},
+    }
+
+
 def answers(*typed):
     """What a person types, line by line."""
     waiting = list(typed)

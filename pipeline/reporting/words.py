@@ -72,7 +72,10 @@ def limits(facts: Facts, tasks: Iterable[TaskFacts]) -> list[str]:
     """What a reader must not take from the numbers of these tasks."""
     tasks = list(tasks)
     few = [task for task in tasks if task.rows[0]["rows"] < 1000]
-    cut = sorted({found for task in tasks if (found := task.recipes["prepare_task"].get("max_tokens"))})
+    encoders = any(task.kind == "embedding" for task in tasks)
+    cut = sorted(
+        {found for task in tasks if task.kind != "embedding" and (found := task.recipes["prepare_task"].get("max_tokens"))}
+    )
     inside = [task.name for task in tasks if _inside(task)]
     said = [
         f"One seed ({facts.common.seed}). Another one gives other weights, and scores some tenths of a point away.",
@@ -91,6 +94,8 @@ def limits(facts: Facts, tasks: Iterable[TaskFacts]) -> list[str]:
     )
     if cut:
         said.append(f"A text is cut after {' or '.join(map(str, cut))} tokens; what comes later is not read.")
+    if encoders:
+        said.append("A sentence encoder cuts a text where its dense model does; `pruneonce inspect` says where.")
     said += [
         "Nothing here measures bias, safety, calibration of the probabilities, or texts written to mislead.",
         "No licence is given. The base model and the data have licences of their own, which bind what you may do.",

@@ -319,6 +319,15 @@ def test_limits_name_short_tests_and_differences_that_may_be_noise():
     assert "cut after 64 tokens" in said
 
 
+def test_an_encoder_has_the_length_and_the_weights_of_its_dense_model():
+    known = made.facts(made.measured("vectors", "embedding"))
+    assert "cut after" not in "\n".join(words.limits(known, known.tasks))
+    assert "cuts a text where its dense model does" in "\n".join(words.limits(known, known.tasks))
+    shown = card.render(known, known.tasks[0])
+    assert "The dense model is the sentence encoder as it is." in shown
+    assert "The dense model learned the task" not in shown
+
+
 def test_machines_are_named_once_each():
     known = made.facts(made.measured("a"), made.measured("b"))
     assert words.machines(known) == [(made.MACHINE, ["a", "b"])]

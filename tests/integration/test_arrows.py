@@ -89,9 +89,9 @@ HOME = {
     "onnx": ("pruneonce/", "pipeline/tracking/registry.py"),  # MLflow's registry takes a model of it
     **dict.fromkeys(("transformers", "onnxruntime"), "pruneonce/"),
     "torch": ("pruneonce/", "study/"),
-    **dict.fromkeys(("accelerate", "datasets", "safetensors", "onnxscript", "pyarrow", "numpy"), "pruneonce/"),
-    **dict.fromkeys(("seqeval", "sklearn"), "pruneonce/"),
-    **dict.fromkeys(("matplotlib", "scipy"), ("pruneonce/", "study/")),
+    **dict.fromkeys(("accelerate", "datasets", "safetensors", "onnxscript", "pyarrow"), "pruneonce/"),
+    "seqeval": "pruneonce/",
+    **dict.fromkeys(("matplotlib", "numpy", "scipy", "sklearn"), ("pruneonce/", "study/")),
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in MAY for path in (ROOT / package).rglob("*.py"))
 

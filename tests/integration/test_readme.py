@@ -61,6 +61,7 @@ PYTHON = {
         "tests/e2e/test_compress.py",
         "tests/integration/test_accelerated.py",
     ],
+    "docs/embeddings.md": ["tests/integration/test_kinds.py"],
     "docs/serving.md": ["tests/integration/test_serving.py"],
     "docs/library.md": ["tests/integration/test_packaging.py"],
 }

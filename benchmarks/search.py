@@ -20,6 +20,7 @@ from pruneonce.serving.predictor import Predictor
 from pruneonce.sources import tables
 
 NEAREST = 10
+TOKENS = 128  # of a call whose time is measured, or as many as the model takes
 SIDES = {"dense fp32": ("dense", "stock"), "int8, stock": ("int8", "stock"), "int8, sparse": ("int8", "sparse")}
 
 
@@ -59,7 +60,7 @@ def measure(export: Path, rows: Sequence[tuple[str, str]], *, queries: int, thre
         return seconds
 
     def called(name: str) -> Callable[[], float]:
-        ids = np.full((1, 128), 2000, dtype=np.int64)
+        ids = np.ones((1, min(TOKENS, models[name].about["max_tokens"])), dtype=np.int64)  # which words, takes no time
         batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
         def seconds() -> float:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from pipeline.kept import Kept
@@ -47,31 +48,28 @@ def tale(tales: Sequence[tuple[str, str]]) -> list[Row]:
     return [{"text": passage, "label": kind} for text, kind in tales for passage in passages(text)]
 
 
-def same_message(messages: Sequence[str], draw: random.Random) -> list[Row]:
-    """Are two passages of one message? Else the second is of another one."""
-    long = [found for found in map(passages, messages) if len(found) > 1]
+def same_pool(pools: Sequence[Sequence[str]], draw: random.Random) -> list[Row]:
+    """Are two texts of one pool? Else the second is of another one. A pool has two texts or more."""
     rows = []
     for _ in range(ROWS):
-        one, other = draw.sample(long, 2)
+        one, other = draw.sample(pools, 2)
         same = draw.random() < 0.5
         first, second = draw.sample(one, 2) if same else (draw.choice(one), draw.choice(other))
         rows.append({"text": first, "other": second, "label": "yes" if same else "no"})
     return rows
 
 
+def same_message(messages: Sequence[str], draw: random.Random) -> list[Row]:
+    """Are two passages of one message?"""
+    return same_pool([found for found in map(passages, messages) if len(found) > 1], draw)
+
+
 def same_group(messages: Sequence[tuple[str, str]], draw: random.Random) -> list[Row]:
-    """Were two messages sent to one newsgroup? messages: (text, group)."""
+    """Were two messages sent to one newsgroup? Of each its first passage. messages: (text, group)."""
     groups: dict[str, list[str]] = {}
     for text, group in messages:
         groups.setdefault(group, []).extend(passages(text)[:1])
-    groups = {group: texts for group, texts in groups.items() if len(texts) > 1}
-    rows = []
-    for _ in range(ROWS):
-        one, other = draw.sample(sorted(groups), 2)
-        same = draw.random() < 0.5
-        first, second = draw.sample(groups[one], 2) if same else (draw.choice(groups[one]), draw.choice(groups[other]))
-        rows.append({"text": first, "other": second, "label": "yes" if same else "no"})
-    return rows
+    return same_pool([texts for _, texts in sorted(groups.items()) if len(texts) > 1], draw)
 
 
 def follows(tales: Sequence[str], draw: random.Random) -> list[Row]:
@@ -92,10 +90,10 @@ def alike(messages: Sequence[tuple[str, str]], draw: random.Random) -> list[Row]
     rows = same_message([text for text, _ in messages], draw)
     vectors = TfidfVectorizer(sublinear_tf=True).fit([row[key] for row in rows for key in ("text", "other")])
     first, second = (vectors.transform([row[key] for row in rows]) for key in ("text", "other"))
-    cosines = first.multiply(second).sum(1)
+    cosines = np.asarray(first.multiply(second).sum(1)).ravel()
     return [
         {"text": row["text"], "other": row["other"], "label": round(5 * float(cosine), 4)}
-        for row, cosine in zip(rows, cosines.A1 if hasattr(cosines, "A1") else cosines, strict=True)
+        for row, cosine in zip(rows, cosines, strict=True)
     ]
 
 

@@ -1,9 +1,9 @@
-"""A cell of the study: one variant at one sparsity on one task, for several learning rates and seeds.
+"""A cell of the study: one variant by one criterion at one sparsity on one task, for several learning rates and seeds.
 
-The first seed tries every rate, validation chooses one, and the other seeds train with it. Every variant begins with the
-head of the task's teacher, and takes the same number of steps on the same batches. Test scores are PyTorch's. The int8
-score is that of the fake-quantized model. One process trains all models of a cell. Only metrics are an
-out. Finished models stay in the scratch folder until the cell is finished.
+The first seed tries rates until the best one on validation has tried neighbours on both sides. The other seeds train with
+the best. Every variant begins with the head of the task's teacher, and takes the same number of steps on the same batches.
+Test scores are PyTorch's. The int8 score is that of the fake-quantized model. One process trains all models of a cell. Only
+metrics are an out. Finished models stay in the scratch folder until the cell is finished.
 
 reads   start_folder    masked LM, dense or sparse              prepare_teacher, study_sparsify
         teacher_folder  dense task model                        teach_task
@@ -11,7 +11,9 @@ reads   start_folder    masked LM, dense or sparse              prepare_teacher,
 source  Zafrir et al. 2021, arXiv:2111.05754, table 1
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.history import Log
 from pipeline.params.sections import Common, Finetune, Quantize, Sparsify
@@ -27,6 +29,7 @@ from study import sizes, trials
 def run(
     item: Item,
     variant: Item,
+    criterion: Item,
     sparsity: Item,
     start_folder: Dep,
     teacher_folder: Dep,
@@ -39,46 +42,60 @@ def run(
     study: Study,
     log: Log,
 ) -> Metrics:
-    chosen, steps, recipe, (first, *others) = study.variants[variant], study.steps[item], study.recipe, study.recipe.seeds
+    chosen, recipe, (first, *others) = study.variants[variant], study.recipe, study.recipe.seeds
     task = Task.read(splits, teacher_folder, accelerator(common, micro_batches=finetune.micro_batches))
     teacher = task.teacher(teacher_folder, attention=common.attention)
-    cell = trials.Trials(task, teacher, attention=common.attention, log=log, name=f"{item} {variant} {sparsity}")
+    cell = trials.Trials(task, teacher, attention=common.attention, log=log, name=f"{item} {variant} {criterion} {sparsity}")
     pruned = checkpoint.prunable_in(start_folder, teacher, sparsify.prunable)
-    schedule = trials.MagnitudePruning(
-        prunable=pruned,
-        pattern=sparsify.pattern,
-        scope=sparsify.scope,
-        sparsity=float(sparsity),
-        prune_end_steps=trials.prune_end_steps(chosen.pruning, recipe.prune_end_ratio, steps=steps),
-        prune_every_steps=recipe.prune_every_steps,
-    )
     distillation = trials.weighted(finetune.distillation, chosen)
 
-    def finetuned(*, rate: float, seed: int) -> Path:
+    def finetuned(rate: float, seed: int, steps: int) -> Path:
+        schedule = trials.LatePruning(
+            prunable=pruned,
+            pattern=sparsify.pattern,
+            scope=sparsify.scope,
+            sparsity=float(sparsity),
+            criterion="magnitude" if chosen.pruning == "none" else criterion,
+            calibration_batches=sparsify.calibration_batches,
+            prune_end_steps=trials.prune_end_steps(chosen.pruning, recipe.prune_end_ratio, steps=steps),
+            prune_every_steps=recipe.prune_every_steps,
+        )
         p = finetune.model_copy(update={"learning_rate": rate, "distillation": distillation})
-        return cell.finetuned(start_folder, chosen.pruning, schedule, p, steps=steps, seed=seed)
+        name = f"{rate:g}-{seed}-{steps}"
+        return cell.finetuned(start_folder, chosen.pruning, schedule, p, steps=steps, seed=seed, name=name)
 
-    tried = {rate: finetuned(rate=rate, seed=first) for rate in recipe.learning_rates}
-    validation = {rate: task.score(cell.load(folder), "validation") for rate, folder in tried.items()}
+    def scored(models: Mapping[int, Path]) -> dict[str, float]:
+        return {str(seed): task.score(cell.load(folder), "test") for seed, folder in models.items()}
+
+    steps = study.steps[item]
+    validation = trials.climb(
+        recipe.learning_rates,
+        recipe.first_learning_rate,
+        lambda rate: task.score(cell.load(finetuned(rate, first, steps)), "validation"),
+    )
     rate = trials.best_rate(validation)
-    models = {first: tried[rate], **{seed: finetuned(rate=rate, seed=seed) for seed in others}}
-    pattern = masks.zeros(cell.load(tried[rate]), pruned)
-    metrics = {
+    models = {seed: finetuned(rate, seed, steps) for seed in (first, *others)}
+    pattern = masks.zeros(cell.load(models[first]), pruned)
+    metrics: dict[str, Any] = {
         "learning_rate": rate,
-        "validation": {f"{rate:g}": score for rate, score in validation.items()},
-        "test": {str(seed): task.score(cell.load(folder), "test") for seed, folder in models.items()},
+        "bracketed": len(trials.around(recipe.learning_rates, rate)) == 3,
+        "validation": {f"{rate:g}": score for rate, score in sorted(validation.items())},
+        "test": scored(models),
         "steps": steps,
         "sparsity": masks.sparsity(pattern),
         "encoder_bytes": sizes.pattern_bytes(pattern, bits=32),
     }
-    if not chosen.int8:
-        return metrics
-    int8 = {
-        "test": {str(seed): cell.int8_score(folder, pruned, quantize, seed=seed) for seed, folder in models.items()},
-        "steps": steps + task.batches(quantize, seed=first).steps(quantize.epochs),
-        "encoder_bytes": sizes.pattern_bytes(pattern, bits=8),
-    }
-    return {**metrics, "int8": int8}
+    if chosen.int8:
+        metrics["int8"] = {
+            "test": {str(seed): cell.int8_score(folder, pruned, quantize, seed=seed) for seed, folder in models.items()},
+            "steps": steps + task.batches(quantize, seed=first).steps(quantize.epochs),
+            "encoder_bytes": sizes.pattern_bytes(pattern, bits=8),
+        }
+    more = study.longer
+    if (item, criterion, float(sparsity)) == (more.task, more.criterion, more.sparsity) and variant in more.variants:
+        trained = {seed: finetuned(rate, seed, more.steps) for seed in models}
+        metrics["longer"] = {"test": scored(trained), "steps": more.steps}
+    return metrics
 
 
 if __name__ == "__main__":

@@ -1,43 +1,62 @@
-"""The cells of the study as rows of one table, and a verdict on each claim about two variants.
+"""The cells of the study as rows of one table, and a verdict on each claim about two of them.
 
-A cell is one variant at one sparsity on one task; it has one score for each seed.
+A cell is one variant by one criterion at one sparsity on one task; it has one score for each seed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-Cell = Mapping[str, Any]  # metrics of a cell: test, learning_rate, steps, encoder_bytes; int8 if the variant has it
+from pipeline.params.study import Claims
+
+Cell = Mapping[str, Any]  # metrics of a cell, as `study.cell` returns them
+Key = tuple[str, str, float]  # of a cell: variant, criterion, sparsity
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the table. By task: scores (one for each seed, in [0, 1]), learning rates, steps of one model.
 
-    once_steps: steps of pre-training, paid once for all tasks. encoder_bytes: bytes of the prunable matrices.
-    times_smaller: dense encoder_bytes / encoder_bytes.
+    longer: the steps of a row that learns the task in more of them; 0: those of all other rows. bits: of a weight.
+    bracketed: by task, whether a lower and a higher learning rate were tried. once_steps: steps of pre-training, paid once.
+    encoder_bytes: bytes of the prunable matrices. times_smaller: dense encoder_bytes / encoder_bytes.
     """
 
     variant: str
+    criterion: str
     sparsity: float
+    longer: int
+    bits: int
     scores: dict[str, list[float]]
     learning_rates: dict[str, float]
+    bracketed: dict[str, bool]
     steps: dict[str, int]
     once_steps: int
     encoder_bytes: float
     times_smaller: float
 
+    @property
+    def name(self) -> str:
+        """The variant, and what sets it apart from the other rows of this variant."""
+        return self.variant + ("-int8" if self.bits == 8 else "") + ("-longer" if self.longer else "")
+
+    @property
+    def key(self) -> str:
+        """Of the row in a file of metrics."""
+        return f"{self.name}-{self.criterion}-{self.sparsity:g}"
+
 
 class Scored(Protocol):
-    """What a verdict reads of a row."""
+    """What a comparison reads of a row."""
 
     @property
-    def variant(self) -> str: ...
-    @property
-    def sparsity(self) -> float: ...
-    @property
     def scores(self) -> Mapping[str, Sequence[float]]: ...  # by task, one for each seed
+    @property
+    def key(self) -> str: ...
+
+
+S = TypeVar("S", bound=Scored)
 
 
 def spread(scores: Sequence[float]) -> float:
@@ -45,31 +64,42 @@ def spread(scores: Sequence[float]) -> float:
     return (max(scores) - min(scores)) / 2
 
 
-def rows(cells: Mapping[tuple[str, float], Mapping[str, Cell]], *, once_steps: Mapping[str, int]) -> list[Row]:
-    """One row for each variant and sparsity; one more, named variant-int8, where every cell has an int8 model.
+def rows(cells: Mapping[Key, Mapping[str, Cell]], *, once_steps: Mapping[str, int]) -> list[Row]:
+    """A row for each key, one more where every cell has an int8 model, and one more where a cell has models of more steps.
 
-    cells: (variant, sparsity) -> task -> cell; exactly one of them is dense (sparsity 0). once_steps: by variant.
+    cells: key -> task -> cell; exactly one of them is dense (sparsity 0). once_steps: by variant.
     """
-    dense_bytes = _encoder_bytes(next(by_task for (_, sparsity), by_task in cells.items() if sparsity == 0))
+    dense_bytes = _encoder_bytes(next(by_task for (_, _, sparsity), by_task in cells.items() if sparsity == 0))
     table = []
-    for (variant, sparsity), by_task in cells.items():
-        models = {variant: by_task}
-        if all("int8" in cell for cell in by_task.values()):
-            models[f"{variant}-int8"] = {task: {**cell, **cell["int8"]} for task, cell in by_task.items()}
-        for name, by_task in models.items():
-            encoder_bytes = _encoder_bytes(by_task)
+    for (variant, criterion, sparsity), by_task in cells.items():
+        for of_task, bits, longer in _models(by_task):
+            encoder_bytes = _encoder_bytes(of_task)
             row = Row(
-                variant=name,
-                sparsity=sparsity,
-                scores={task: list(cell["test"].values()) for task, cell in by_task.items()},
-                learning_rates={task: cell["learning_rate"] for task, cell in by_task.items()},
-                steps={task: cell["steps"] for task, cell in by_task.items()},
+                variant,
+                criterion,
+                sparsity,
+                longer,
+                bits,
+                scores={task: list(cell["test"].values()) for task, cell in of_task.items()},
+                learning_rates={task: cell["learning_rate"] for task, cell in of_task.items()},
+                bracketed={task: cell["bracketed"] for task, cell in of_task.items()},
+                steps={task: cell["steps"] for task, cell in of_task.items()},
                 once_steps=once_steps[variant],
                 encoder_bytes=encoder_bytes,
                 times_smaller=dense_bytes / encoder_bytes,
             )
             table.append(row)
     return table
+
+
+def _models(by_task: Mapping[str, Cell]) -> Iterator[tuple[Mapping[str, Cell], int, int]]:
+    """Of the cells of one key, those of each row: with the row's bits, and its `longer`."""
+    yield by_task, 32, 0
+    if all("int8" in cell for cell in by_task.values()):
+        yield {task: {**cell, **cell["int8"]} for task, cell in by_task.items()}, 8, 0
+    for task, cell in by_task.items():
+        if "longer" in cell:
+            yield {task: {**cell, **cell["longer"]}}, 32, cell["longer"]["steps"]
 
 
 def _encoder_bytes(by_task: Mapping[str, Cell]) -> float:
@@ -79,32 +109,70 @@ def _encoder_bytes(by_task: Mapping[str, Cell]) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The claim that `better` scores no lower than `worse`, on one task at one sparsity.
+    """The claim that `better` scores no lower than `worse`, on one task. where: what both have in common.
 
-    difference: mean of `better` minus mean of `worse`. noise: sum of the two spreads.
+    difference: mean of `better` minus mean of `worse`. noise: sum of the two spreads. smaller: size of `worse` / size of
+    `better`, where the claim is of size as well; else 0.
     """
 
     better: str
     worse: str
+    where: str
     task: str
-    sparsity: float
     difference: float
     noise: float
+    smaller: float = 0.0
 
     @property
     def says(self) -> str:
         """ "holds", "reversed", or "within the spread" where the difference is not larger than the noise."""
+        if 0 < self.smaller <= 1:
+            return "reversed"
         if abs(self.difference) <= self.noise:
             return "within the spread"
         return "holds" if self.difference > 0 else "reversed"
 
 
-def verdicts(table: Sequence[Scored], claims: Sequence[Sequence[str]]) -> Iterator[Verdict]:
-    """A verdict for each claim (better, worse), each sparsity that both variants have, and each task."""
-    by_key = {(row.variant, row.sparsity): row.scores for row in table}
+def verdicts(table: Sequence[Row], claims: Claims) -> Iterator[Verdict]:
+    """When a model is pruned, how, and what int8 buys: each apart from the others."""
+    in_float = [row for row in table if row.bits == 32]
+
+    def setting(row: Row) -> str:
+        return f"{row.criterion}, {row.sparsity:.0%}" + (f", {row.longer} steps" if row.longer else "")
+
+    yield from compare(in_float, claims.when, what=lambda row: row.variant, where=setting)
+    yield from compare(
+        table, claims.how, what=lambda row: row.criterion, where=lambda row: f"{row.name}, {row.sparsity:.0%}"
+    )
+    yield from compare(
+        [row for row in table if not row.longer],
+        [(f"int8 at {one:.0%}", f"float at {other:.0%}") for one, other in claims.smaller],
+        what=lambda row: f"{'int8' if row.bits == 8 else 'float'} at {row.sparsity:.0%}",
+        where=lambda row: f"{row.variant}, {row.criterion}",
+        size=lambda row: row.encoder_bytes,
+    )
+
+
+def compare(
+    table: Sequence[S],
+    claims: Iterable[Sequence[str]],
+    *,
+    what: Callable[[S], str],
+    where: Callable[[S], str],
+    size: Callable[[S], float] | None = None,
+) -> Iterator[Verdict]:
+    """A verdict for each claim (better, worse), wherever there is a row of both, and each task.
+
+    what: of a row, the side that it takes in a claim. where: what rows must have in common to be compared. size: of a row,
+    where the better one must be the smaller one too.
+    """
+    by_key = {(what(row), where(row)): row for row in table}
     for better, worse in claims:
-        for sparsity in dict.fromkeys(row.sparsity for row in table):
-            high, low = by_key.get((better, sparsity), {}), by_key.get((worse, sparsity), {})
-            for task in high if low else ():
-                difference = fmean(high[task]) - fmean(low[task])
-                yield Verdict(better, worse, task, sparsity, difference, spread(high[task]) + spread(low[task]))
+        for place in dict.fromkeys(map(where, table)):
+            high, low = by_key.get((better, place)), by_key.get((worse, place))
+            if high is None or low is None:
+                continue
+            smaller = size(low) / size(high) if size else 0.0
+            for task in high.scores:
+                one, other = high.scores[task], low.scores[task]
+                yield Verdict(better, worse, place, task, fmean(one) - fmean(other), spread(one) + spread(other), smaller)

@@ -9,7 +9,6 @@ source  Zafrir et al. 2021, arXiv:2111.05754, table 1
 """
 
 import json
-from itertools import product
 from typing import Any
 
 from pipeline.params.sections import PrepareTeacher, Sparsify
@@ -29,24 +28,21 @@ def run(
     sparsify: Sparsify,
     study: Study,
 ) -> Metrics:
-    def read(variant: str, sparsity: float) -> dict[str, Any]:
-        files = {task: cells / f"{task}-{variant}-{sparsity:g}.json" for task in study.tasks}
+    def read(variant: str, criterion: str, sparsity: float) -> dict[str, Any]:
+        files = {task: cells / f"{task}-{variant}-{criterion}-{sparsity:g}.json" for task in study.tasks}
         return {task: json.loads(file.read_text()) for task, file in files.items()}
 
-    pruned = [name for name, variant in study.variants.items() if variant.pruning != "none"]
-    dense = [(name, 0.0) for name in study.variants if name not in pruned]
-    keys = [*dense, *((name, sparsity) for sparsity, name in product(study.sparsities, pruned))]
     once_steps = {
         name: prepare_teacher.steps + (sparsify.steps if variant.pruning == "once" else 0)
         for name, variant in study.variants.items()
     }
-    rows = comparison.rows({key: read(*key) for key in keys}, once_steps=once_steps)
+    rows = comparison.rows({key: read(*key) for key in study.cells()}, once_steps=once_steps)
     verdicts = list(comparison.verdicts(rows, study.claims))
     notes = results.NOTES.format(
         seeds=len(study.recipe.seeds),
         rates=", ".join(f"{rate:g}" for rate in study.recipe.learning_rates),
+        edge=results.at_edge(rows),
         hard=" and ".join(name for name, variant in study.variants.items() if not variant.soft_weight) or "none",
-        criterion=sparsify.criterion,
     )
     page.write_text(results.markdown(study.title, rows, verdicts, notes))
     table.write_text(json.dumps(results.as_json(rows, verdicts), indent=2) + "\n")

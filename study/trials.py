@@ -1,7 +1,7 @@
 """The models of one cell, trained as `finetune` and `quantize` train, each kept until the cell is finished."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,19 +20,27 @@ from study import finished
 
 
 @dataclass(frozen=True, kw_only=True)
-class MagnitudePruning:
-    """A `gradual.Schedule` from sparsity 0 at step 0. With prune_end_steps 0 it is one-shot pruning."""
+class LatePruning:
+    """A `gradual.Schedule` from sparsity 0 at step 0. With prune_end_steps 0 it is one-shot pruning.
+
+    calibration_batches: of the task, that a criterion reads.
+    """
 
     prunable: list[str]
     pattern: str
     scope: str
     sparsity: float
+    criterion: str
+    calibration_batches: int
     prune_end_steps: int
     prune_every_steps: int
     initial_sparsity: ClassVar[float] = 0.0
-    first_criterion: ClassVar[str] = "magnitude"
-    criterion: ClassVar[str] = "magnitude"
     prune_begin_steps: ClassVar[int] = 0
+
+    @property
+    def first_criterion(self) -> str:
+        """One-shot pruning is a first jump alone."""
+        return self.criterion
 
     @property
     def freeze_masks_steps(self) -> int:
@@ -58,6 +66,25 @@ def best_rate(validation: Mapping[float, float]) -> float:
     return min(validation, key=lambda rate: (-validation[rate], rate))
 
 
+def climb(rates: Sequence[float], first: float, score: Callable[[float], float]) -> dict[float, float]:
+    """The scores of the rates that were tried, until the best of them has both its neighbours in `rates` tried as well.
+
+    rates: rising. first: of them, where the search begins. score: of a rate, on validation.
+    """
+    tried: dict[float, float] = {}
+    best = first
+    while left := [rate for rate in around(rates, best) if rate not in tried]:
+        tried |= {rate: score(rate) for rate in left}
+        best = best_rate(tried)
+    return tried
+
+
+def around(rates: Sequence[float], rate: float) -> Sequence[float]:
+    """A rate and its neighbours, which are fewer than two at an end."""
+    place = list(rates).index(rate)
+    return rates[max(0, place - 1) : place + 2]
+
+
 @dataclass(frozen=True)
 class Trials:
     """What all models of a cell share. name: of the cell, in progress bars."""
@@ -73,21 +100,21 @@ class Trials:
         return self.task.model(folder, attention=self.attention, dropout=0.0)
 
     def finetuned(
-        self, start_folder: Path, pruning: str, schedule: MagnitudePruning, p: Finetune, *, steps: int, seed: int
+        self, start_folder: Path, pruning: str, schedule: LatePruning, p: Finetune, *, steps: int, seed: int, name: str
     ) -> Path:
         """The folder of a model of this variant; it is trained unless it is finished. pruning: as in `Variant.pruning`.
-        p.distillation: of `weighted`.
+        p.distillation: of `weighted`. name: of this model in the cell.
 
         Raises PatternBroken unless it has the sparsity of the schedule, and every zero that it began with.
         """
-        task, d, name = self.task, p.distillation, f"{p.learning_rate:g}-{seed}"
+        task, d = self.task, p.distillation
         folder = self.log.scratch / name
         if finished.is_finished(folder):
             return folder
         student = task.student(start_folder, self.teacher, attention=self.attention, dropout=p.dropout)
         zeros = masks.zeros(student, schedule.prunable)
         batches = task.batches(p, seed=seed)
-        calibration = Calibration(sample=batches, batches=0, engine=task.engine)  # magnitude reads no batch
+        calibration = Calibration(sample=batches, batches=schedule.calibration_batches, engine=task.engine)
         gradual = GradualPruning(student, schedule, calibration)
         options = self._options(name)
         if pruning == "once":

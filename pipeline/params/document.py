@@ -120,7 +120,7 @@ class Params(Section):
                 f"{sorted(self.study.variants)}. Change study.variants in params.yaml, or the variants in study/dvc.yaml, "
                 "which says what model each begins with."
             )
-        for sparsity in self.study.sparsities:
+        for sparsity in dict.fromkeys([*self.study.sparsities, *self.study.baselines.sparsities]):
             self._check_sparsity("study", sparsity=sparsity)
 
     def check_patterns(self) -> None:

@@ -1,10 +1,17 @@
 """The section `study`: the variants, their recipe and the claims. `make study` reads it; no stage of the pipeline does."""
 
-from typing import Annotated, Literal, Self
+from itertools import chain, product
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from pipeline.params.section import Count, Name, NonNegative, Positive, Ratio, Section, Seed
+
+Criterion = Literal["magnitude", "second_order", "least_squares"]
+Criteria = Annotated[list[Criterion], Field(min_length=1)]
+Sparsities = Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+T = TypeVar("T")
+Two = Annotated[list[T], Field(min_length=2, max_length=2)]
 
 
 class Variant(Section):
@@ -28,10 +35,47 @@ class Variant(Section):
 class StudyRecipe(Section):
     """What all cells of the study share."""
 
-    seeds: Annotated[list[Seed], Field(min_length=2)]  # the first one tries every learning rate; two or more give a spread
-    learning_rates: Annotated[list[Positive], Field(min_length=1)]  # every variant takes the one that is best on validation
+    seeds: Annotated[list[Seed], Field(min_length=2)]  # the first one chooses the learning rate; two or more give a spread
+    learning_rates: Annotated[list[Positive], Field(min_length=1)]  # that may be tried, rising
+    first_learning_rate: Positive  # of these: where the search begins; it ends where both neighbours of the best are tried
     prune_end_ratio: Ratio  # gradual: share of the steps after which the target sparsity is reached
     prune_every_steps: Count  # gradual: steps between two computations of the masks
+
+    @model_validator(mode="after")
+    def _ladder(self) -> Self:
+        if self.learning_rates != sorted(set(self.learning_rates)):
+            raise ValueError(f"learning_rates must rise, found {self.learning_rates}")
+        if self.first_learning_rate not in self.learning_rates:
+            raise ValueError(f"first_learning_rate must be of learning_rates, found {self.first_learning_rate:g}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, found {self.seeds}")
+        return self
+
+
+class Baselines(Section):
+    """Variants that a claim needs, but not at every sparsity and not by every criterion."""
+
+    variants: list[Name]  # of `variants`; study/dvc.yaml has them as well
+    sparsities: Sparsities
+    criteria: Criteria
+
+
+class Longer(Section):
+    """Models of one task that learn it in more steps: does the order of the variants stay?"""
+
+    task: Name
+    sparsity: float
+    criterion: Criterion
+    variants: list[Name]
+    steps: Count  # in place of those of `steps`, at the rate that these chose
+
+
+class Claims(Section):
+    """What is expected of the scores: of every two, the first one is no lower than the second one."""
+
+    when: list[Two[Name]]  # variants, by the same criterion at the same sparsity
+    how: list[Two[Criterion]]  # criteria, of the same variant at the same sparsity
+    smaller: list[Two[float]]  # sparsities: int8 at the first one, which is smaller, and float at the second one
 
 
 class Study(Section):
@@ -39,25 +83,44 @@ class Study(Section):
 
     title: str  # first line of the table
     tasks: Annotated[list[Name], Field(min_length=1)]  # tasks of `tasks`
-    sparsities: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]  # of every variant that prunes
+    sparsities: Sparsities  # of every variant that prunes, but for the baselines
+    criteria: Criteria  # by which these prune
+    baselines: Baselines  # fewer cells for the variants that need no more
     steps: dict[Name, Count]  # task: optimizer steps of learning it, the same for every variant
     recipe: StudyRecipe  # what all variants share; all other numbers are those of `finetune` and `quantize`
+    longer: Longer  # some cells learn the task once more, in more steps
     variants: dict[Name, Variant]  # the ways to a task model
-    # pairs of variants: the first one scores no lower than the second one
-    claims: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]
+    claims: Claims  # what is judged
+
+    @property
+    def dense(self) -> str:
+        """The variant that is not pruned."""
+        return next(name for name, variant in self.variants.items() if variant.pruning == "none")
+
+    def cells(self) -> list[tuple[str, str, float]]:
+        """Variant, criterion and sparsity of every cell of a task; the dense one is first, at sparsity 0 by "none"."""
+        found = [(self.dense, "none", 0.0)]
+        for name in self.variants:
+            of = self.baselines if name in self.baselines.variants else self
+            if name != self.dense:
+                found += [(name, *key) for key in product(of.criteria, of.sparsities)]
+        return found
 
     @model_validator(mode="after")
     def _named(self) -> Self:
         if set(self.steps) != set(self.tasks):
             raise ValueError(f"steps needs exactly the tasks {self.tasks}, found {list(self.steps)}")
-        unknown = sorted({name for claim in self.claims for name in claim} - set(self.variants))
-        if unknown:
-            raise ValueError(f"claims name variants {unknown}, found variants {list(self.variants)}")
+        named = {*chain(*self.claims.when), *self.baselines.variants, *self.longer.variants}
+        if unknown := sorted(named - set(self.variants)):
+            raise ValueError(f"claims, baselines and longer name variants {unknown}, found variants {list(self.variants)}")
         dense = [name for name, variant in self.variants.items() if variant.pruning == "none"]
         if len(dense) != 1:
             raise ValueError(f"need one variant with pruning none, which the others are measured against, found {dense}")
-        if any(dense[0] in claim for claim in self.claims):
-            raise ValueError(f"claims compare variants at one sparsity, found {dense[0]}, which has none")
-        if len(set(self.recipe.seeds)) < len(self.recipe.seeds):
-            raise ValueError(f"recipe.seeds must differ, found {self.recipe.seeds}")
+        if dense[0] in named:
+            raise ValueError(f"claims, baselines and longer name variants with a sparsity, found {dense[0]}, which has none")
+        if not self.longer.steps > self.steps.get(self.longer.task, 0):
+            raise ValueError(f"longer.steps must be more than those of steps, found {self.longer.steps}")
+        for name in self.longer.variants:
+            if (name, self.longer.criterion, self.longer.sparsity) not in self.cells() or self.longer.task not in self.tasks:
+                raise ValueError(f"longer needs a task, a criterion and a sparsity that {name} has, found {self.longer}")
         return self

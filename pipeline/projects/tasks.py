@@ -94,14 +94,19 @@ def training(chosen: Chosen, recipes: Mapping[str, Any], train_rows: int) -> dic
     A file of few rows is read MOST_EPOCHS times at most. recipes: by their stages, and `prepare_task`.
     """
     found: dict[str, dict[str, Any]] = {}
-    compared = chosen.pair is not None and chosen.kind != "embedding"  # which reads both texts of a pair alone
-    rows = train_rows if chosen.pair is None or compared else 2 * train_rows
+    compared = chosen.pair is not None and chosen.kind != "embedding"
+    rows = encoded(train_rows, chosen.kind, chosen.pair)
     for stage, steps in (PAIR_STEPS if compared else STEPS).items():
         epochs = min(MOST_EPOCHS, steps * recipes[stage]["batch_size"] / rows)
         found[stage] = {"epochs": max(0.01, float(f"{epochs:.2g}"))}
         if compared:
             found[stage]["max_tokens"] = max(recipes[stage]["max_tokens"], recipes["prepare_task"]["max_tokens"])
     return found
+
+
+def encoded(rows: int, kind: str, pair: str | None) -> int:
+    """How many rows the model is given: an embedding reads each text of a pair alone."""
+    return 2 * rows if pair is not None and kind == "embedding" else rows
 
 
 @dataclass(frozen=True)
@@ -167,10 +172,12 @@ def findings(chosen: Chosen, found: Survey, p: Params) -> Iterator[str]:
 
 def cost(p: Params, name: str, found: Survey) -> str:
     """One line: steps, and for the default model about how long they take."""
+    prepared: Any = p.section("prepare_task", name)
+    rows = encoded(found.train, prepared.kind, prepared.pair)
     steps, seconds = {}, float(CLOSING_SECONDS)
     for stage in STEPS:
         training: Any = p.section(stage, name)
-        steps[stage] = max(training.epochs > 0, round(training.epochs * -(-found.train // training.batch_size)))
+        steps[stage] = max(training.epochs > 0, round(training.epochs * -(-rows // training.batch_size)))
         seconds += steps[stage] * STEP_SECONDS[stage] * training.max_tokens / STEP_TOKENS
     said = ", ".join(f"{stage} {count}" for stage, count in steps.items())
     time = f"; about {max(1, round(seconds / 60))} minutes on two cores with AMX" if p.common.model == "minilm-l6" else ""

@@ -44,11 +44,13 @@ def run(
     teacher = task.teacher(teacher_folder, attention=common.attention)
     cell = Models(task, teacher, attention=common.attention, log=log, name=f"{item} {pattern} {sparsity}")
     pruned = checkpoint.load_pruned(sparse_folder)
-    reached = trials.MagnitudePruning(  # nothing is pruned here: it says what the zeros must be
+    reached = trials.LatePruning(  # nothing is pruned here: it says what the zeros must be
         prunable=pruned,
         pattern=pattern,
         scope=sparsify.scope,
         sparsity=float(sparsity),
+        criterion="magnitude",
+        calibration_batches=0,
         prune_end_steps=0,
         prune_every_steps=1,
     )
@@ -57,7 +59,9 @@ def run(
         "quantize": task.batches(quantize, seed=common.seed).steps(quantize.epochs),
     }
     sparse = {
-        seed: cell.finetuned(sparse_folder, "once", reached, finetune, steps=steps["finetune"], seed=seed)
+        seed: cell.finetuned(
+            sparse_folder, "once", reached, finetune, steps=steps["finetune"], seed=seed, name=f"finetune-{seed}"
+        )
         for seed in patterns.seeds
     }
     int8 = {seed: cell.quantized(folder, pruned, quantize, seed=seed) for seed, folder in sparse.items()}

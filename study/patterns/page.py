@@ -35,6 +35,11 @@ class Row:
     packed_bytes: dict[str, int]
     latencies_ms: dict[str, dict[str, float]]
 
+    @property
+    def key(self) -> str:
+        """Of the row in a file of metrics."""
+        return f"{self.variant}-{self.sparsity:g}"
+
 
 def markdown(title: str, table: Sequence[Row], verdicts: Sequence[Verdict], notes: str) -> str:
     """The table, what each pattern costs against the first one, and the notes on the columns."""

@@ -53,7 +53,8 @@ def run(
 
     rows = [row(*key) for key in product(patterns.patterns, patterns.sparsities)]
     first, *others = patterns.patterns
-    verdicts = list(comparison.verdicts(rows, [(first, other) for other in others]))
+    claims = [(first, other) for other in others]
+    verdicts = list(comparison.compare(rows, claims, what=lambda row: row.variant, where=lambda row: f"{row.sparsity:.0%}"))
     page.write_text(
         pages.markdown(patterns.title, rows, verdicts, pages.NOTES.format(seeds=len(patterns.seeds), **settings))
     )

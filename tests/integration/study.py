@@ -33,6 +33,7 @@ def document() -> dict[str, Any]:
     """The tiny profile with fewer steps: what the study promises does not hang on how much is learned."""
     tiny_document = tiny.document()
     tiny_document["study"]["steps"] = {tiny.TASK: 15}
+    tiny_document["study"]["longer"]["steps"] = 20
     tiny_document["quantize"]["epochs"] = 0.5
     return tiny_document
 

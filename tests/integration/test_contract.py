@@ -420,13 +420,17 @@ def test_the_params_of_a_cell_are_those_it_reads(stage):
     """A cell reads its own part of `study`, so that another variant, task or sparsity is no reason to run it again."""
     sections = set(wants("study.cell")["section"])
     source = (ROOT / "study/cell.py").read_text()
-    assert set(re.findall(r"\bstudy\.(\w+)(\[?)", source)) == {("recipe", ""), ("variants", "["), ("steps", "[")}
+    assert set(re.findall(r"\bstudy\.(\w+)(\[?)", source)) == {
+        *(("recipe", ""), ("longer", "")),
+        *(("variants", "["), ("steps", "[")),
+    }
     variant = flags(study_block(stage)["cmd"])["variant"]
-    parts = {"study.recipe", "study.steps.${item.task}", f"study.variants.{variant}"}
+    parts = {"study.longer", "study.recipe", "study.steps.${item.task}", f"study.variants.{variant}"}
     of_task = {f"tasks.${{item.task}}.{name}" for name in sections & set(TASK_STAGES)}
-    # Of student pruning, which the cells do not do, they read which matrices count and where zeros may lie.
+    # Of student pruning, which the cells do not do, they read which matrices count, where zeros may lie, and how much a
+    # criterion reads.
     pruned = set(re.findall(r"\bsparsify\.(\w+)", source))
-    assert pruned == {"pattern", "prunable", "scope"}
+    assert pruned == {"calibration_batches", "pattern", "prunable", "scope"}
     expected = (sections - {"study", "sparsify"}) | {f"sparsify.{key}" for key in pruned} | of_task | parts
     assert {file: set(keys) for file, keys in params_of(study_block(stage)).items()} == {PARAMS: expected}
 
@@ -437,11 +441,14 @@ def test_the_study_runs_every_variant_and_writes_no_path_twice(monkeypatch):
     variants = {variant for stage in cells for variant in study_stages()[stage]["matrix"]["variant"]}
     written = [path for block in study_stages().values() for path in listed(block, "outs", "metrics", "plots")]
     for profile in profiles.names():
-        rows = parse(parse_yaml(profiles.read(profile), profile), profile).study.variants
-        assert set(rows) == variants, profile
-        assert {name for name, row in rows.items() if row.pruning == "once"} == set(
-            study_stages()["study_once"]["matrix"]["variant"]
-        )
+        asked = parse(parse_yaml(profiles.read(profile), profile), profile).study
+        assert set(asked.variants) == variants, profile
+        for stage in cells:
+            matrix = study_stages()[stage]["matrix"]
+            begins_sparse = "sparsify" in flags(study_block(stage)["cmd"])["start_folder"]
+            for variant in matrix["variant"]:
+                assert (asked.variants[variant].pruning == "once") == begins_sparse
+                assert (variant in asked.baselines.variants) == ("baselines" in str(matrix["sparsity"]))
     assert len({path for stage in cells for path in listed(study_stages()[stage], "outs")}) == 1, "which the table reads"
     assert len(written) == len(set(written)) + len(cells) - 1
 

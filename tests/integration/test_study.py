@@ -24,11 +24,12 @@ from study import table, trials
 from tests.conftest import PRUNABLE
 from tests.integration import study, tiny
 
-CELLS = ["dense-0", "one_shot-0.9", "gradual-0.9", "once_hard-0.9", "once-0.9"]
-STOPPED = "study_once@topic-once-0.9"
+BY = "second_order"
+CELLS = ["dense-none-0", *(f"{variant}-{BY}-0.9" for variant in ("gradual", "one_shot", "once", "once_hard"))]
+STOPPED = f"study_once@topic-once-{BY}-0.9"
 STUDY = study.document()["study"]
-STEPS = STUDY["steps"]["topic"]
-MODELS = len(STUDY["recipe"]["learning_rates"]) + len(STUDY["recipe"]["seeds"]) - 1
+RATES = STUDY["recipe"]["learning_rates"]
+STEPS, LONGER = STUDY["steps"]["topic"], STUDY["longer"]["steps"]
 
 
 class Stopped(Exception):
@@ -56,28 +57,34 @@ def cells(done) -> dict[str, dict[str, Any]]:
 
 
 def test_every_command_of_the_study_ran(done):
-    names = [*(f"study_late@topic-{c}" for c in CELLS[1:3]), *(f"study_once@topic-{c}" for c in CELLS[3:])]
-    assert list(done[1]) == ["study_sparsify@0.9", "study_dense@topic-dense-0", *names, "study_table"]
+    names = ["study_dense", "study_late", "study_one_shot", "study_once", "study_once_hard"]
+    cells = [f"{name}@topic-{cell}" for name, cell in zip(names, CELLS, strict=True)]
+    assert list(done[1]) == [f"study_sparsify@{BY}-0.9", *cells, "study_table"]
 
 
 def test_every_variant_took_the_same_steps_and_the_rate_is_the_best_on_validation(cells):
     assert sorted(cells) == sorted(CELLS)
-    rates = STUDY["recipe"]["learning_rates"]
     for cell in cells.values():
         assert cell["steps"] == STEPS
-        assert cell["validation"].keys() == {f"{rate:g}" for rate in rates}
-        assert cell["learning_rate"] == trials.best_rate({rate: cell["validation"][f"{rate:g}"] for rate in rates})
+        rate, tried = cell["learning_rate"], {float(name): score for name, score in cell["validation"].items()}
+        assert rate == trials.best_rate(tried)
+        assert set(tried) >= set(trials.around(RATES, rate))
+        assert cell["bracketed"] == (rate not in (RATES[0], RATES[-1]))
         assert list(cell["test"]) == ["1", "2"]
         assert all(0 <= score <= 1 for score in [*cell["test"].values(), *cell["validation"].values()])
-    assert [name for name, cell in cells.items() if "int8" in cell] == ["once-0.9"]
+    assert [name for name, cell in cells.items() if "int8" in cell] == [f"once-{BY}-0.9"]
+    longer = {name.partition("-")[0]: cell["longer"] for name, cell in cells.items() if "longer" in cell}
+    assert set(longer) == set(STUDY["longer"]["variants"])
+    assert all((list(each["test"]), each["steps"]) == (["1", "2"], LONGER) for each in longer.values())
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done, cells, name):
-    variant, _, sparsity = name.partition("-")
+    variant, _, sparsity = name.split("-")
     (scratch,) = (done[0] / "scratch").glob(f"study_*@topic-{name}")
     folders = [path for path in scratch.iterdir() if path.is_dir()]
-    assert len(folders) == MODELS
+    more = 2 if "longer" in cells[name] else 0
+    assert len(folders) == len(cells[name]["validation"]) + 1 + more
     for folder in folders:
         pattern = masks.zeros(
             checkpoint.load_task_model(AutoModelForSequenceClassification, folder, attention="eager"), PRUNABLE
@@ -85,7 +92,7 @@ def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done
         for layer, zero in pattern.items():
             assert int(zero.sum()) == masks.pruned_count(float(sparsity), zero.numel()), layer
         if variant.startswith("once"):
-            begun = checkpoint.load_masked_lm(done[0] / "study/data/sparsify/0.9/model", attention="eager")
+            begun = checkpoint.load_masked_lm(done[0] / f"study/data/sparsify/{BY}-0.9/model", attention="eager")
             masks.check_pattern(masks.zeros(begun, PRUNABLE), pattern)
     assert cells[name]["sparsity"] == pytest.approx(float(sparsity), abs=1e-3)
 
@@ -93,9 +100,11 @@ def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done
 def test_sparsity_rises_while_the_task_is_learned(done):
     def course(name: str) -> list[float]:
         rows = [row for step, row in Log(done[0] / f"scratch/{name}").steps() if step % 5 == 0]
-        return [value for row in rows for key, value in row.items() if key == "0.002-1/sparsity"]
+        return [value for row in rows for key, value in row.items() if key == f"0.002-1-{STEPS}/sparsity"]
 
-    one_shot, gradual = course("study_late@topic-one_shot-0.9"), course("study_late@topic-gradual-0.9")
+    one_shot, gradual = (
+        course(f"study_{stage}@topic-{v}-{BY}-0.9") for stage, v in (("one_shot", "one_shot"), ("late", "gradual"))
+    )
     assert len(one_shot) == len(gradual) == STEPS // 5
     assert one_shot == pytest.approx([0.9] * len(one_shot), abs=1e-3)
     assert gradual[0] == 0
@@ -106,17 +115,20 @@ def test_sparsity_rises_while_the_task_is_learned(done):
 
 def test_the_table_says_what_the_cells_measured(done, cells):
     folder, metrics = done
-    rows = {row["variant"]: row for row in json.loads((folder / "study/table.json").read_text())["rows"]}
-    assert list(rows) == ["dense", "one_shot", "gradual", "once_hard", "once", "once-int8"]
-    assert rows["once-int8"]["scores"]["topic"] == list(cells["once-0.9"]["int8"]["test"].values())
-    assert rows["once-int8"]["times_smaller"] == pytest.approx(17.8, abs=0.1)
+    every = json.loads((folder / "study/table.json").read_text())["rows"]
+    rows = {row["variant"]: row for row in every if row["bits"] == 32 and not row["longer"]}
+    assert list(rows) == list(STUDY["variants"])
+    (int8,) = (row for row in every if row["bits"] == 8)
+    assert int8["scores"]["topic"] == list(cells[f"once-{BY}-0.9"]["int8"]["test"].values())
+    assert int8["times_smaller"] == pytest.approx(17.8, abs=0.1)
+    assert {row["longer"] for row in every} == {0, LONGER}
     assert rows["once"]["once_steps"] - rows["gradual"]["once_steps"] == study.document()["sparsify"]["steps"]
-    assert metrics["study_table"]["topic"]["dense-0"] == fmean(cells["dense-0"]["test"].values())
+    assert metrics["study_table"]["topic"]["dense-none-0"] == fmean(cells["dense-none-0"]["test"].values())
     page = (folder / "study/table.md").read_text()
-    assert page.count("\n| ") == 1 + len(rows)
+    assert page.count("\n| ") == 1 + len(every)
     assert "The ordering as a whole" in page
     with (folder / "study/sizes.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(rows)
+        assert len(list(csv.DictReader(file))) == len(every)
 
 
 def test_a_second_time_and_stopped_on_its_way_gives_the_same_bytes(done, first, tmp_path):
@@ -128,11 +140,10 @@ def test_a_second_time_and_stopped_on_its_way_gives_the_same_bytes(done, first, 
             went_on = stopped_and_resumed(commands[name], tmp_path)
         else:
             study.run(commands[name], tmp_path, study.document())
-    # Stopped in the third model's tenth step: two are not trained again, the third begins anew; then comes int8.
-    third, *int8 = went_on
-    assert third in ("0.002-2", "0.004-2")
-    assert went_on[third] == STEPS
-    assert int8 == ["int8-1", "int8-2"]
+    # Stopped in the third model's tenth step: two are not trained again, the third begins anew; then comes all else.
+    assert next(iter(went_on.values())) == STEPS
+    assert [name for name in went_on if name.startswith("int8")] == ["int8-1", "int8-2"]
+    assert [name.rpartition("-")[2] for name in went_on][-2:] == [str(LONGER)] * 2
     assert outs(tmp_path) == outs(done[0])
     assert len(outs(tmp_path)) >= 15
 
@@ -143,7 +154,7 @@ def stopped_and_resumed(command: study.Command, folder: Path) -> Counter[str]:
 
     def track(step: int, metrics: Any) -> None:
         seen[next(iter(metrics)).partition("/")[0]] += 1
-        if len(seen) == MODELS and step == 10:
+        if len(seen) == 3 and step == 10:
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -162,8 +173,9 @@ def test_a_cell_that_is_stopped_while_it_saves_a_model_goes_on(done, tmp_path, m
     shutil.copytree(done[0] / "data", tmp_path / "data")
     asked = study.document()
     asked["study"]["steps"] = {tiny.TASK: 21}
-    asked["study"]["recipe"] |= {"learning_rates": [2.0e-3], "prune_end_ratio": 1.0, "prune_every_steps": 5}
-    (command,) = [c for c in study.commands(asked) if c.name == "study_late@topic-gradual-0.9"]
+    recipe = {"learning_rates": [2.0e-3], "first_learning_rate": 2.0e-3, "prune_every_steps": 5}
+    asked["study"]["recipe"] |= recipe | {"prune_end_ratio": 1.0}
+    (command,) = [c for c in study.commands(asked) if c.name == f"study_late@topic-gradual-{BY}-0.9"]
 
     def stop(model: Any, tokenizer: Any, folder: Path) -> None:
         folder.mkdir()
@@ -175,7 +187,7 @@ def test_a_cell_that_is_stopped_while_it_saves_a_model_goes_on(done, tmp_path, m
         with pytest.raises(Stopped):
             study.run(command, tmp_path, asked, Log(scratch, checkpoint_seconds=0.0))
     states = sorted(path.name for path in scratch.glob("*.safetensors"))
-    assert states == ["0.002-1-00000019.safetensors", "0.002-1-00000020.safetensors"]
+    assert states == ["0.002-1-21-00000019.safetensors", "0.002-1-21-00000020.safetensors"]
     taken: list[int] = []
     found = study.run(command, tmp_path, asked, Log(scratch, lambda step, metrics: taken.append(step)))
     assert taken[0] == 20
@@ -197,7 +209,7 @@ def test_what_was_finished_and_is_damaged_is_made_again(done):
     folder, metrics = done
     (command,) = [c for c in study.commands(study.document()) if c.name == STOPPED]
     scratch = folder / "scratch" / command.name
-    weights = scratch / "0.002-1/model.safetensors"
+    weights = scratch / f"0.002-1-{STEPS}/model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-4000] + bytes(4000))
     (scored,) = scratch.glob("*-2.json")
@@ -205,7 +217,7 @@ def test_what_was_finished_and_is_damaged_is_made_again(done):
     taken: Counter[str] = Counter()
     log = Log(scratch, lambda step, metrics: taken.update([next(iter(metrics)).partition("/")[0]]))
     assert study.run(command, folder, study.document(), log) == metrics[STOPPED]
-    assert set(taken) == {"0.002-1", "int8-2"}
+    assert set(taken) == {f"0.002-1-{STEPS}", "int8-2"}
     assert weights.read_bytes() == content
 
 
@@ -265,8 +277,8 @@ def test_the_pipeline_passes_the_study_by_and_the_study_brings_what_it_stands_on
         *("fetch_local", "prepare_task", "list_tasks", "prepare_corpus", "prepare_teacher", "teach_task"),
     }
     for first, then in (
-        ("teach_task@topic", "study_dense@topic-dense-0"),
-        ("study_sparsify@0.9", "study_once@topic-once-0.9"),
+        ("teach_task@topic", "study_dense@topic-dense-none-0"),
+        (f"study_sparsify@{BY}-0.9", STOPPED),
     ):
         position = [next(i for i, name in enumerate(whole) if name.endswith(end)) for end in (first, then)]
         assert position == sorted(position)

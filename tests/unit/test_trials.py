@@ -24,6 +24,31 @@ def test_the_best_rate_is_that_of_the_highest_score_and_ties_go_to_the_lower(sco
     assert trials.best_rate(scores) == best
 
 
+RATES = [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3]
+
+
+@pytest.mark.parametrize(
+    ("peak", "first", "tried"),
+    [
+        (4e-4, 4e-4, [2e-4, 4e-4, 8e-4]),  # the first one is the best: its neighbours show it
+        (4e-4, 8e-4, [2e-4, 4e-4, 8e-4, 1.6e-3]),
+        (1e-4, 8e-4, RATES),  # down to the lowest, which has no lower one
+        (1.6e-3, 8e-4, [4e-4, 8e-4, 1.6e-3]),
+        (1.6e-3, 1.6e-3, [8e-4, 1.6e-3]),
+    ],
+)
+def test_rates_are_tried_until_the_best_has_worse_neighbours(peak, first, tried):
+    asked = []
+
+    def score(rate):
+        asked.append(rate)
+        return 1.0 / (1.0 + abs(RATES.index(rate) - RATES.index(peak)))
+
+    found = trials.climb(RATES, first, score)
+    assert sorted(found) == sorted(asked) == tried
+    assert trials.best_rate(found) == peak
+
+
 @pytest.mark.parametrize(
     ("pruning", "end"),
     [("none", 0), ("one_shot", 0), ("once", 0), ("gradual", 5)],
@@ -42,11 +67,13 @@ def test_a_variant_without_a_soft_loss_learns_from_the_labels_alone():
 
 
 def pruning(model, *, sparsity, end, every, pattern="unstructured"):
-    schedule = trials.MagnitudePruning(
+    schedule = trials.LatePruning(
         prunable=list(masks.prunable(model, PRUNABLE)),
         pattern=pattern,
         scope="uniform",
         sparsity=sparsity,
+        criterion="magnitude",
+        calibration_batches=0,
         prune_end_steps=end,
         prune_every_steps=every,
     )

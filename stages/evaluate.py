@@ -89,7 +89,7 @@ def run(
         for variant, (path, _) in variants.items()
     }
     if "int8_sparse" in variants:
-        texts = parity.Texts(batches["test"], kind.outputs, kind.decisions)
+        texts = parity.Texts(batches["test"], kind.outputs, kind.decisions, kind.compared)
         stock, sparse = ([logits for _, logits in answered[variant]] for variant in ("int8", "int8_sparse"))
         found = parity.differences(parity.Reference(texts, stock), sparse)
         least = p.sparse_same_decision_ratio

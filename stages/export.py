@@ -45,7 +45,7 @@ def run(
     kind, tokenizer = kinds.load(splits), checkpoint.load_tokenizer(dense_folder)
     validation = read_split(splits / "validation.arrow")
     rows = validation.select(range(min(export.parity_texts, len(validation))))
-    texts = Texts(list(evaluation_batches(rows, kind, tokenizer)), kind.outputs, kind.decisions)
+    texts = Texts(list(evaluation_batches(rows, kind, tokenizer)), kind.outputs, kind.decisions, kind.compared)
     pruned = checkpoint.load_pruned(sparse_folder)  # the dense model too: its matrices are compared with the others by name
     # Eager attention: the fused one exports as a longer graph of the same function.
     load = partial(checkpoint.load_task_model, kind.architecture, attention="eager", dropout=0.0)

@@ -16,7 +16,7 @@ from pruneonce.errors import ExportError
 
 EXACT_SUMS = {"session.x64quantprecision": "1"}  # no 16-bit sums on processors without VNNI, slower; others ignore it
 
-Decide = Callable[[np.ndarray, Batch], np.ndarray]  # logits of a batch -> its decisions
+Read = Callable[[np.ndarray, Batch], np.ndarray]  # logits of a batch -> what is read of them
 
 
 def largest(logits: np.ndarray, batch: Batch) -> np.ndarray:
@@ -24,16 +24,23 @@ def largest(logits: np.ndarray, batch: Batch) -> np.ndarray:
     return logits.argmax(-1)
 
 
+def whole(logits: np.ndarray, batch: Batch) -> np.ndarray:
+    """All logits."""
+    return logits
+
+
 @dataclass(frozen=True)
 class Texts:
     """Batches on which a file is compared with its model.
 
-    outputs: of the model, by name; several are stacked behind the batch axis.
+    outputs: of the model, by name; several are stacked behind the batch axis. decide: the decisions of a batch.
+    compared: the logits that must be near.
     """
 
     batches: Sequence[Batch]
     outputs: Sequence[str] = ("logits",)
-    decide: Decide = largest
+    decide: Read = largest
+    compared: Read = whole
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,13 @@ def differences(expected: Reference, found: Sequence[np.ndarray]) -> dict[str, f
 
     found: as `expected.logits`.
     """
-    decide = expected.texts.decide
+    decide, compared = expected.texts.decide, expected.texts.compared
     distances, sizes, same = [], [], []
     for wanted, given, batch in zip(expected.logits, found, expected.texts.batches, strict=True):
-        distances.append(np.abs(wanted - given).max())
-        sizes.append(np.abs(wanted).max())
         same.append(decide(wanted, batch) == decide(given, batch))
+        one, other = compared(wanted, batch), compared(given, batch)
+        distances.append(np.abs(one - other).max(initial=0.0))
+        sizes.append(np.abs(one).max(initial=0.0))  # a batch may have no word at all
     return {
         "max_difference": float(np.max(distances)),  # nan stays nan
         "max_logit": float(np.max(sizes)),

@@ -140,8 +140,13 @@ class QuestionAnswering(Kind):
         """
         return soft_loss(_no_padding(student, batch), _no_padding(teacher, batch), temperature)
 
+    def compared(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        """Return float[tokens, 2]: start and end at every token but padding."""
+        return logits.swapaxes(1, 2)[batch["attention_mask"].numpy().astype(bool)]
+
     def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
-        return logits.argmax(-1).ravel()
+        tokens = batch["attention_mask"].numpy().astype(bool)
+        return np.where(tokens[:, None], logits, -np.inf).argmax(-1).ravel()
 
     def predictions(self, split: Dataset, logits: Sequence[np.ndarray]) -> list[str]:
         """Return the answer to every question: the best span of all its windows, or "" for no answer.

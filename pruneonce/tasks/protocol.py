@@ -110,6 +110,13 @@ class Kind(ABC):
     def soft(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         """Return the loss against the teacher's logits, a scalar."""
 
+    def compared(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        """Return the logits of a batch that an answer is read from: two runtimes must agree on these.
+
+        The other ones, such as those of padding, are by chance: no loss has ever reached them.
+        """
+        return logits
+
     @abstractmethod
     def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
         """Return the decisions that a batch's logits make, one value each."""

@@ -104,8 +104,12 @@ class TokenClassification(ClassKind):
         words = batch["labels"] != IGNORED
         return soft_loss(student[words], teacher[words], temperature) if words.any() else student.sum() * 0.0
 
+    def compared(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
+        """Return float[words, tags]: those of the first token of each word."""
+        return logits[batch["labels"].numpy() != IGNORED]
+
     def decisions(self, logits: np.ndarray, batch: Batch) -> np.ndarray:
-        return logits.argmax(-1)[batch["labels"].numpy() != IGNORED]
+        return self.compared(logits, batch).argmax(-1)
 
     def predictions(self, split: Dataset, logits: Sequence[np.ndarray]) -> list[list[str]]:
         """Return the tag of every word; OUTSIDE for one that was cut."""

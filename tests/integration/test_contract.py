@@ -43,7 +43,9 @@ STUDY = {
     "study_sparsify": "stages.sparsify",
     "study_dense": "study.cell",
     "study_late": "study.cell",
+    "study_one_shot": "study.cell",
     "study_once": "study.cell",
+    "study_once_hard": "study.cell",
     "study_table": "study.table",
 }
 # The same of study/patterns/dvc.yaml.
@@ -280,9 +282,9 @@ def test_params_are_the_sections_that_run_takes(stage):
 
 
 def test_no_shell_reads_what_a_person_may_write_freely():
-    """What dvc.yaml puts into a command is the name of a task, a source or a variant, or a number: letters and digits."""
+    """What dvc.yaml puts into a command is the name of a task, a source, a variant or a criterion, or a number."""
     named = {"key", "common.model", "item.prepare_task.source", "item.task", "item.variant", "item.sparsity"}
-    named |= {"item.pattern", "patterns.tasks[0]"}
+    named |= {"item.criterion", "item.pattern", "patterns.tasks[0]"}
     blocks = [*stages().values(), *study_stages().values(), *study_stages("study/patterns").values()]
     assert {name for block in blocks for name in re.findall(r"\$\{(.*?)\}", block["cmd"])} == named
     for name in ("Common.model", "PrepareTask.source"):

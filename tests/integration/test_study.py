@@ -172,7 +172,8 @@ def test_a_cell_that_is_stopped_while_it_saves_a_model_goes_on(done, tmp_path, m
     """A training keeps its state after every step; to the last one, sparsity rises."""
     shutil.copytree(done[0] / "data", tmp_path / "data")
     asked = study.document()
-    asked["study"]["steps"] = {tiny.TASK: 21}
+    asked["study"]["steps"], asked["study"]["longer"]["variants"] = {tiny.TASK: 21}, []
+    asked["study"]["longer"]["steps"] = 22
     recipe = {"learning_rates": [2.0e-3], "first_learning_rate": 2.0e-3, "prune_every_steps": 5}
     asked["study"]["recipe"] |= recipe | {"prune_end_ratio": 1.0}
     (command,) = [c for c in study.commands(asked) if c.name == f"study_late@topic-gradual-{BY}-0.9"]

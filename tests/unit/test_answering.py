@@ -135,6 +135,18 @@ class TestLosses:
         assert float(KIND.soft(student, teacher, batch, temperature)) == pytest.approx(4 * np.mean(soft), rel=1e-5)
         assert KIND.decisions(student.numpy(), batch).shape == (2 * rows,)
 
+    def test_the_logits_of_padding_are_neither_compared_nor_decided_upon(self, split, tokenizer):
+        (batch,) = batches.evaluation_batches(split, KIND, tokenizer)
+        one = np.random.default_rng(0).normal(size=(len(batch["row"]), 2, batch["input_ids"].shape[1]))
+        padding = np.broadcast_to(batch["attention_mask"].numpy()[:, None] == 0, one.shape)
+        assert padding.any()
+        other = np.where(padding, 100.0, one)
+        assert (KIND.compared(one, batch) == KIND.compared(other, batch)).all()
+        assert KIND.compared(one, batch).size == (~padding).sum()
+        assert (KIND.decisions(one, batch) == KIND.decisions(other, batch)).all()
+        changed = one + np.eye(one.shape[-1])[1]  # the second token is no padding
+        assert (KIND.compared(one, batch) != KIND.compared(changed, batch)).any()
+
     def test_padding_gets_no_gradient(self, split, tokenizer):
         (batch,) = batches.evaluation_batches(split, KIND, tokenizer)
         student = torch.zeros(len(batch["row"]), 2, batch["input_ids"].shape[1], requires_grad=True)

@@ -169,9 +169,15 @@ def test_a_pattern_is_no_sexagesimal_number():
         ("prepare_corpus", {"short_ratio": 1.5}, "less than or equal to 1"),
         ("sparsify", {"prunable": "("}, "regular expression"),
         ("study", {"steps": {"other": 3}}, "exactly the tasks"),
-        ("study", {"claims": [["once", "twice"]]}, r"claims name variants \['twice'\]"),
+        ("study.claims", {"when": [["once", "twice"]]}, r"claims, baselines and longer name variants \['twice'\]"),
+        ("study.longer", {"variants": ["twice"]}, r"claims, baselines and longer name variants \['twice'\]"),
+        ("study.claims", {"how": [["magnitude", "movement"]]}, "'magnitude', 'second_order' or 'least_squares'"),
+        ("study.claims", {"smaller": [[0.9]]}, "at least 2 items"),
+        ("study.recipe", {"learning_rates": [2e-3, 1e-3]}, r"learning_rates must rise, found \[0\.002, 0\.001\]"),
+        ("study.recipe", {"first_learning_rate": 0.5}, "first_learning_rate must be of learning_rates, found 0.5"),
+        ("study.longer", {"steps": 40}, "longer.steps must be more than those of steps, found 40"),
         ("study", {"sparsities": [1.0]}, "less than 1"),
-        ("study", {"claims": [["dense", "once"]]}, "claims compare variants at one sparsity, found dense"),
+        ("study.claims", {"when": [["dense", "once"]]}, "name variants with a sparsity, found dense, which has none"),
         ("patterns", {"patterns": ["1x4", "1x4"]}, r"patterns must differ, found \['1x4', '1x4'\]"),
         ("patterns", {"seeds": [3]}, "at least 2 items"),
         ("patterns", {"more_tasks": ["topic"]}, r"each task once in tasks and more_tasks, found \['topic'\] twice"),
@@ -190,7 +196,7 @@ def test_what_is_out_of_range_or_order_is_an_error(document, section, changes, m
 
 
 @pytest.mark.parametrize(
-    ("seeds", "message"), [([1], "at least 2 items"), ([1, 1], r"recipe\.seeds must differ, found \[1, 1\]")]
+    ("seeds", "message"), [([1], "at least 2 items"), ([1, 1], r"recipe: seeds must differ, found \[1, 1\]")]
 )
 def test_a_spread_needs_two_seeds(document, seeds, message):
     document["study"]["recipe"]["seeds"] = seeds

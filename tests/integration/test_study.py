@@ -213,7 +213,7 @@ def test_what_was_finished_and_is_damaged_is_made_again(done):
     weights = scratch / f"0.002-1-{STEPS}/model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-4000] + bytes(4000))
-    (scored,) = scratch.glob("*-2.json")
+    (scored,) = scratch.glob(f"*-2-{STEPS}.json")
     scored.write_text("1.0")
     taken: Counter[str] = Counter()
     log = Log(scratch, lambda step, metrics: taken.update([next(iter(metrics)).partition("/")[0]]))

@@ -1,8 +1,9 @@
 """What a run of the battery found, kept beside those of other seeds and recipes: `python -m study.battery.results default`.
 
-Run it after `make run PROFILE=battery`. It reads data/ and params.yaml, writes `results/<recipe>-<seed>.json`, and makes the
-table and the plot of all such files anew. Retention is a score / the dense score, in percent. Its 95 % interval is of the
-test rows: both scores are of the same rows, drawn again and again. With several seeds, an interval holds those of all seeds.
+Run it after `make run PROFILE=battery`, or after a part of it. It reads data/, params.yaml and dvc.lock. It writes
+`results/<recipe>-<seed>.json`, and makes the table and the plot of all such files anew. Retention is a score / the dense
+score, in percent. Its 95 % interval is of the test rows: both scores are of the same rows, drawn again and again.
+With several seeds, an interval holds those of all seeds.
 """
 
 import argparse
@@ -16,7 +17,10 @@ from typing import Any
 import numpy as np
 
 from pipeline import gates
-from pipeline.params.document import load
+from pipeline.hashing import file_md5
+from pipeline.params.document import Params, load
+from pipeline.tracking import lock
+from pruneonce.errors import DataError
 from pruneonce.terminal import one_line_errors
 
 FOLDER = Path("study/battery")
@@ -58,12 +62,37 @@ def kept(scores: Mapping[str, Any], answers: Mapping[str, Any], variant: str) ->
     return Kept(score, 100 * score / scores["dense"]["score"], float(low), float(high))
 
 
+def finished(p: Params) -> list[str]:
+    """The tasks that were evaluated with these parameters, by dvc.lock.
+
+    Raises DataError if there is none, or if the sparse model is of other parameters.
+    """
+    stages = lock.locked()
+    made = stages["sparsify"].params if "sparsify" in stages else {}
+    asked = {"common": p.common.model_dump(), "sparsify": p.sparsify.model_dump()}
+    if {name: made.get(name) for name in asked} != asked:
+        raise DataError(
+            "expected a sparse model of the parameters in params.yaml, found one of others, or none, in dvc.lock. Get it "
+            "with: make run PROFILE=battery"
+        )
+
+    def as_locked(task: str) -> bool:
+        stage = stages.get(f"evaluate@{task}")
+        read = [path for name, path in gates.files(task).items() if name != "export"]
+        return stage is not None and all(path.exists() and stage.outs.get(str(path)) == file_md5(path) for path in read)
+
+    found = [task for task in p.tasks if as_locked(task)]
+    if not found:
+        raise DataError(f"expected results of {', '.join(p.tasks)}, found none. Get them with: make run PROFILE=battery")
+    return found
+
+
 def read(recipe: str) -> list[Result]:
-    """What the last run found, by task."""
+    """What the last run found, by task; of a run that did not end, the tasks that it finished."""
     p = load()
     tokens = p.sparsify.steps * p.sparsify.batch_size * p.prepare_corpus.block_tokens
     found = []
-    for task in p.tasks:
+    for task in finished(p):
         measured = gates.read(task)
         scores = measured.scores
         each = {name: kept(scores, measured.answers, name) for name in VARIANTS}
@@ -141,6 +170,8 @@ def main() -> None:
     (FOLDER / "table.md").write_text(table(everything))
     draw(FOLDER / "retention.svg", everything)
     print(table(found), end="")
+    if left := [task for task in load().tasks if task not in {row.task for row in found}]:
+        print(f"Not finished: {', '.join(left)}. Go on with: make run PROFILE=battery")
 
 
 if __name__ == "__main__":

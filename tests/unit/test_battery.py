@@ -1,6 +1,7 @@
 """The battery: what a row of a table says is true of the texts that it was made of, and what a run found is kept."""
 
 import csv
+import hashlib
 import json
 import random
 from collections import Counter
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline import gates
 from pipeline.params import document
+from pruneonce.errors import DataError
 from study.battery import results, tables
 from tests.conftest import ROOT
 from tests.report_facts import measured
@@ -111,16 +113,48 @@ def test_what_is_kept_is_a_share_of_the_dense_score_on_the_same_rows():
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A project after a run of the default profile, and the battery's folder."""
-    for task in document.load(ROOT / "params.yaml").tasks:
+    p = document.load(ROOT / "params.yaml")
+    sparse = {"params": {"params.yaml": {name: getattr(p, name).model_dump() for name in ("common", "sparsify")}}}
+    stages = {"sparsify": sparse}
+    for task in p.tasks:
         known = measured(task)
+        outs = []
         for name, path in gates.files(task).items():
-            path = tmp_path / path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(getattr(known, name)))
+            place = tmp_path / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(getattr(known, name)))
+            outs.append({"path": str(path), "md5": hashlib.md5(place.read_bytes()).hexdigest()})
+        stages[f"evaluate@{task}"] = {"outs": outs}
+    (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     (tmp_path / "study/battery").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["results", "default"])
     return tmp_path
+
+
+def test_of_a_run_that_did_not_end_the_finished_tasks_are_kept(run, capsys):
+    first, *others = document.load().tasks
+    path = run / f"data/metrics/evaluate/{first}.json"
+    path.write_text(path.read_text() + " ")
+    results.main()
+    assert [row.task for row in results.saved()] == others
+    assert f"Not finished: {first}. Go on with: make run PROFILE=battery" in capsys.readouterr().out
+
+
+def test_numbers_of_other_parameters_are_refused(run):
+    params = run / "params.yaml"
+    params.write_text(params.read_text().replace("sparsity: 0.85", "sparsity: 0.9", 1))
+    with pytest.raises(DataError, match=r"found one of others, or none, in dvc\.lock"):
+        results.main()
+    assert not (run / "study/battery/results").exists()
+
+
+def test_no_results_at_all_are_an_error(run):
+    lock = json.loads((run / "dvc.lock").read_text())
+    (run / "dvc.lock").write_text(json.dumps({**lock, "stages": {"sparsify": lock["stages"]["sparsify"]}}))
+    with pytest.raises(DataError, match="expected results of r8, tweets, sentences, found none"):
+        results.main()
 
 
 def test_a_run_is_kept_and_the_table_has_every_run(run, monkeypatch, capsys):

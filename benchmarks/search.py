@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
 from scipy import stats
 
 from benchmarks.measuring import Row, arguments, bar, in_turn, publish, ratio
 from pruneonce.deployment.packing import packed_bytes
 from pruneonce.serving.predictor import Predictor
 from pruneonce.sources import tables
+from pruneonce.tasks.embedding import ANSWERS, ASKS, Embedding
 
 NEAREST = 10
 TOKENS = 128  # of a call whose time is measured, or as many as the model takes
@@ -34,21 +36,22 @@ def nearest(index: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return np.argsort(-(queries @ index.T), axis=1, kind="stable")[:, :NEAREST]
 
 
-def ndcg(hits: np.ndarray, relevant: np.ndarray) -> float:
-    """Mean over queries. hits: bool[queries, NEAREST]; relevant: int[queries], how many texts could be found."""
-    discount = 1 / np.log2(np.arange(2, NEAREST + 2))
-    best = np.array([discount[: min(NEAREST, count)].sum() for count in relevant])
-    return float(((hits * discount).sum(1) / np.maximum(best, 1e-9))[relevant > 0].mean())
+def ndcg(queries: np.ndarray, index: np.ndarray, groups: Sequence[str]) -> float:
+    """As `evaluate` measures it: the queries ask and the index answers. groups: of the queries, then of the index."""
+    sides = [ASKS] * len(queries) + [ANSWERS] * len(index)
+    vectors = np.concatenate([queries, index])
+    split = Dataset.from_dict({"label": vectors.tolist(), "group": list(groups), "side": sides})
+    count, scorers = Embedding("ndcg", "mean", normalize=True, max_tokens=TOKENS).scorers(split, vectors)
+    return scorers["ndcg"](np.arange(count))
 
 
 def measure(export: Path, rows: Sequence[tuple[str, str]], *, queries: int, threads: int, rounds: int) -> list[Row]:
     """A row for each side. rows: (text, group); the first `queries` of them ask."""
-    texts, groups = [text for text, _ in rows], np.array([group for _, group in rows])
+    texts, groups = [text for text, _ in rows], [group for _, group in rows]
     models = {name: Predictor(export / f"{f}.onnx", threads=threads, execution=how) for name, (f, how) in SIDES.items()}
     vectors = {name: embed(model, texts) for name, model in models.items()}
     dense = vectors["dense fp32"]
     wanted, alike = nearest(dense[queries:], dense[:queries]), (dense[:queries] @ dense[queries:].T).ravel()
-    relevant = np.array([(groups[queries:] == group).sum() for group in groups[:queries]])
 
     def asked(name: str) -> Callable[[], float]:
         def seconds() -> float:
@@ -84,7 +87,7 @@ def measure(export: Path, rows: Sequence[tuple[str, str]], *, queries: int, thre
             {
                 "model": name,
                 "recall": float(np.mean(same)),
-                "nDCG": ndcg(groups[queries:][best] == groups[:queries, None], relevant),
+                "nDCG": ndcg(questions, index, groups),
                 "Spearman": float(stats.spearmanr(alike, (questions @ index.T).ravel()).statistic),
                 "packed MB": packed_bytes(export / f"{file}.onnx") / 1e6,
                 "queries a second": queries / float(np.median(took[name])),

@@ -56,17 +56,17 @@ class Baselines(Section):
     """Variants that a claim needs, but not at every sparsity and not by every criterion."""
 
     variants: list[Name]  # of `variants`; study/dvc.yaml has them as well
-    sparsities: Sparsities
-    criteria: Criteria
+    sparsities: Sparsities  # of the baselines
+    criteria: Criteria  # by which the baselines prune
 
 
 class Longer(Section):
     """Some cells learn one task once more, in more steps: does the order of the variants stay?"""
 
-    task: Name
-    sparsity: float
-    criterion: Criterion
-    variants: list[Name]
+    task: Name  # of the cells that learn longer
+    sparsity: float  # of these cells
+    criterion: Criterion  # of these cells
+    variants: list[Name]  # of these cells, each a variant of `variants`
     steps: Count  # in place of those of `steps`, at the rate that these chose
 
 

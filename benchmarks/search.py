@@ -41,7 +41,7 @@ def ndcg(queries: np.ndarray, index: np.ndarray, groups: Sequence[str]) -> float
     sides = [ASKS] * len(queries) + [ANSWERS] * len(index)
     vectors = np.concatenate([queries, index])
     split = Dataset.from_dict({"label": vectors.tolist(), "group": list(groups), "side": sides})
-    count, scorers = Embedding("ndcg", "mean", normalize=True, max_tokens=TOKENS).scorers(split, vectors)
+    count, scorers = Embedding("ndcg", "mean", normalize=True, max_tokens=TOKENS).scorers(split, list(vectors))
     return scorers["ndcg"](np.arange(count))
 
 

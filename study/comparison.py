@@ -16,25 +16,20 @@ Key = tuple[str, str, float]  # of a cell: variant, criterion, sparsity
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. By task: scores (one for each seed, in [0, 1]), learning rates, steps of one model.
-
-    longer: the steps of a row that learns the task in more of them; 0: those of all other rows. bits: of a weight.
-    bracketed: by task, whether a lower and a higher learning rate were tried. once_steps: steps of pre-training, paid once.
-    encoder_bytes: bytes of the prunable matrices. times_smaller: dense encoder_bytes / encoder_bytes.
-    """
+    """One line of the table."""
 
     variant: str
     criterion: str
     sparsity: float
-    longer: int
-    bits: int
-    scores: dict[str, list[float]]
-    learning_rates: dict[str, float]
-    bracketed: dict[str, bool]
-    steps: dict[str, int]
-    once_steps: int
-    encoder_bytes: float
-    times_smaller: float
+    longer: int  # steps, of a row that learns the task in more of them; 0: in those of all other rows
+    bits: int  # of a weight
+    scores: dict[str, list[float]]  # by task, one for each seed, in [0, 1]
+    learning_rates: dict[str, float]  # by task
+    bracketed: dict[str, bool]  # by task: whether a lower and a higher learning rate were tried
+    steps: dict[str, int]  # by task, of one model
+    once_steps: int  # of pre-training, paid once for all tasks
+    encoder_bytes: float  # of the prunable matrices
+    times_smaller: float  # dense encoder_bytes / encoder_bytes
 
     @property
     def name(self) -> str:

@@ -35,13 +35,14 @@ def markdown(title: str, table: Sequence[Row], verdicts: Sequence[Verdict], note
 
 
 def _cells(row: Row, tasks: Iterable[str]) -> list[str]:
-    scores = [_score(row.scores[task]) if task in row.scores else "" for task in tasks]
+    scores = [score(row.scores[task]) if task in row.scores else "" for task in tasks]
     rates, steps = (" / ".join(f"{value:g}" for value in by_task.values()) for by_task in (row.learning_rates, row.steps))
     size = [f"{row.encoder_bytes / 1e6:.2f}", f"{row.times_smaller:.1f} x"]
     return [row.name, row.criterion, f"{row.sparsity:.0%}", *scores, rates, *size, steps, str(row.once_steps)]
 
 
-def _score(seeds: Sequence[float]) -> str:
+def score(seeds: Sequence[float]) -> str:
+    """The mean of the seeds and their spread, in percent."""
     return f"{fmean(seeds):.2%} ± {100 * spread(seeds):.2f}"
 
 

@@ -49,7 +49,7 @@ def markdown(title: str, table: Sequence[Row], verdicts: Sequence[Verdict], note
 
 
 def _cells(row: Row) -> list[str]:
-    scores = [f"{fmean(scores):.2%} ± {100 * spread(scores):.2f}" for scores in row.scores.values()]
+    scores = [results.score(scores) for scores in row.scores.values()]
     in_float = " / ".join(f"{fmean(scores):.2%}" for scores in row.float_scores.values())
     latencies = [" / ".join(f"{ms:.2f}" for ms in by_task.values()) for by_task in row.latencies_ms.values()]
     packed = f"{fmean(row.packed_bytes.values()) / 1e6:.2f}"

@@ -41,7 +41,6 @@ PRUNABLE = {
     "bert-large-90": "301.99 M",
     "distilbert-85": "42.47 M",
     "distilbert-90": "42.47 M",
-    "four-tasks": "10.62 M",
     "thorough": "10.62 M",
     "tiny": "36.9 k",
 }
@@ -102,7 +101,7 @@ def page(profile=None, rate=HERE):
 
 def test_there_is_a_count_for_every_profile(project):
     assert sorted(profiles.names()) == sorted(PRUNABLE)
-    assert len(PRUNABLE) == 10
+    assert len(PRUNABLE) == 11
 
 
 @pytest.mark.parametrize("profile", sorted(PRUNABLE))
@@ -119,7 +118,7 @@ def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
     model = parse_yaml(profiles.read(profile), profile)["common"]["model"]
     assert re.search(rf"^  {model} +\(model\) ", found, re.MULTILINE)
     assert re.search(r"^  finetune +for each task +prepare_task sparsify teach_task$", found, re.MULTILINE)
-    packages = ("default", "battery", "battery-thorough", "four-tasks", "thorough")
+    packages = ("default", "battery", "battery-thorough", "thorough")
     fetched = profile not in packages  # of these there are no rows before they are fetched
     counted = len(local) if profile.startswith("battery") else len(tasks) * fetched  # rows of files of this machine are
     assert len(re.findall(r"^  (?:teach_task|finetune|quantize)@", found, re.MULTILINE)) == 3 * counted

@@ -11,7 +11,6 @@ cache folder, unless DVC's `cache.dir` and PRUNEONCE_SCRATCH name others.
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +29,7 @@ from pipeline.params.document import load
 from pipeline.params.reading import parse_yaml
 from pipeline.scratch import PLACE
 from pipeline.stopping import PARENT
-from pipeline.tracking import handover
+from pipeline.tracking import committed, handover
 from pruneonce.errors import DataError, PipelineError
 
 TRIES, WAIT_SECONDS = 6, [5.0, 10.0, 30.0, 60.0, 300.0]  # for a remote or a server that is away
@@ -111,7 +110,7 @@ def lay_out(unit: Unit) -> None:
     for path, text in unit.files.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(text.encode())
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    head = committed.head()
     if head != unit.team.commit:
         raise PipelineError(
             f"expected the commit {unit.team.commit} in this clone, found {head}. Deploy the branches again."

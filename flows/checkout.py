@@ -4,7 +4,6 @@ It uses the folder's DVC cache, so what was computed before is restored, and the
 """
 
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from dvc.repo import Repo
 
 from flows import handing
 from flows.units import KERNELS, LOCK, Team
+from pipeline import git
 from pipeline.params.document import Params
 from pipeline.scratch import DEFAULT, PLACE
 from pruneonce.errors import PipelineError
@@ -69,7 +69,7 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True)
+    done = git.run(*words)
     if done.returncode:
         raise PipelineError(f"expected a clone of this folder, found: {done.stderr.strip()}. Remove it, and run again.")
     return done.stdout.strip()

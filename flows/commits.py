@@ -2,9 +2,9 @@
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
+from pipeline import git
 from pipeline.tracking import committed
 from pruneonce import projects
 from pruneonce.errors import PipelineError, plain
@@ -17,12 +17,12 @@ OWN = "params.yaml"  # handed over as it is
 
 def head() -> str:
     """The commit of this folder. Raises PipelineError if code is not committed: others could not get it."""
-    if not projects.is_clone() or _git("rev-parse", "--show-prefix"):
+    if not projects.is_clone() or git.said("rev-parse", "--show-prefix"):
         raise PipelineError("expected a clone of the code, whose commit others can clone too, found a folder without it.")
     commit = committed.head()
     if not commit:
         raise PipelineError("expected a commit, which others can clone, found none. Make one: git add -A && git commit")
-    new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE).splitlines()
+    new = (git.said("ls-files", "--others", "--exclude-standard", "--", *CODE) or "").splitlines()
     if changed := [path for path in committed.edited() if path != OWN] + new:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise PipelineError(
@@ -45,10 +45,10 @@ def repository(commit: str) -> str:
                 "git config --global credential.helper store"
             )
         return given
-    origin = _git("remote", "get-url", "origin")
+    origin = git.said("remote", "get-url", "origin")
     if not origin:
         return str(Path.cwd())
-    if not _git("branch", "--remotes", "--contains", commit):
+    if not git.said("branch", "--remotes", "--contains", commit):
         raise PipelineError(
             f"expected the commit {commit[:8]} in a branch of {plain(origin)}, from which workers clone, found it in none. "
             f"Push it: git push; or name another repository in {REPOSITORY}."
@@ -63,8 +63,3 @@ def _open(address: str) -> str:
     if at and re.fullmatch(r"(git\+)?ssh://[^:/]*", user):
         return address
     return plain(address)
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", "--no-optional-locks", *words], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,7 +1,6 @@
 """What a run shows: the outcome of each stage, the page with the measurements, the verdict of the gates, what to commit."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from flows.order import COMPRESS, Pipeline
 from flows.repro import Outcome
 from flows.units import RanOn
-from pipeline import gates
+from pipeline import gates, git
 from pipeline.params.document import load
 from pipeline.stopping import PARENT
 
@@ -53,14 +52,10 @@ def show(pipeline: Pipeline, outcomes: list[Outcome], seconds: float) -> None:
 
 def to_commit() -> list[str]:
     """Lines that say how to keep the run in git; none if git has it already."""
-    changed = [path for path in TRACKED if Path(path).exists() and _git("status", "--porcelain", "--", path)]
+    changed = [path for path in TRACKED if Path(path).exists() and git.said("status", "--porcelain", "--", path)]
     if not changed:
         return []
     return [
         "To keep this run in git, so that the next profile can take its place:",
         f"  git add {' '.join(changed)} && git commit -m 'a run'",
     ]
-
-
-def _git(*words: str) -> str:
-    return subprocess.run(["git", "--no-optional-locks", *words], capture_output=True, text=True).stdout

@@ -6,18 +6,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.git import said
 from pipeline.tracking.lock import FOLDERS
 
 LOCKS = tuple(folder / "dvc.lock" for folder in FOLDERS)
-
-
-def git(*words: str) -> str | None:
-    """What git prints in this folder; None if it fails, or is not installed."""
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace")
-    except (OSError, ValueError):  # ValueError: a NUL in a word
-        return None
-    return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
 
 def blob(commit: str, path: Path | str) -> bytes | None:
@@ -34,19 +26,19 @@ def commit_of(name: str) -> str | None:
     """The whole id of a commit, a tag or a branch; None if git has no such one."""
     if not name or name.startswith("-"):
         return None
-    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    found = said("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     return found if found and re.fullmatch("[0-9a-f]{40,64}", found) else None
 
 
 def dated(commit: str) -> str:
     """A commit as people read it: its short id and its day."""
-    return f"{commit[:9]} ({git('log', '-1', '--format=%cs', commit) or 'an unknown day'})"
+    return f"{commit[:9]} ({said('log', '-1', '--format=%cs', commit) or 'an unknown day'})"
 
 
 def commits_of(*paths: Path | str) -> list[str]:
     """The commits of all branches that changed one of these paths, newest first."""
     head = ["HEAD"] if commit_of("HEAD") else []
-    found = git("log", "--all", "--format=%H", *head, "--", *map(str, paths))
+    found = said("log", "--all", "--format=%H", *head, "--", *map(str, paths))
     return found.split() if found else []
 
 
@@ -55,7 +47,7 @@ def locks() -> Iterator[tuple[str, bytes]]:
     commits = commits_of(*LOCKS)
     if not commits:
         return
-    prefix = git("rev-parse", "--show-prefix") or ""
+    prefix = said("rev-parse", "--show-prefix") or ""
     command = ["git", "cat-file", "--batch"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as cat:
         assert cat.stdin

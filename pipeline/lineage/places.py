@@ -15,6 +15,7 @@ from typing import Literal
 import platformdirs
 
 from pipeline import ignored
+from pipeline.git import said
 from pipeline.hashing import known_md5
 from pipeline.integrity import listed
 from pipeline.lineage import git
@@ -97,7 +98,7 @@ def md5_in(commit: str, path: str) -> str | None:
     found = git.blob(commit, path)
     if found is not None:
         return hashlib.md5(found).hexdigest()
-    names = git.git("ls-tree", "-r", "--name-only", "-z", commit, "--", f"{path}/")
+    names = said("ls-tree", "-r", "--name-only", "-z", commit, "--", f"{path}/")
     if not names:
         return None
     blobs = {Path(name): git.blob(commit, name) for name in names.split("\0") if name}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.git import said
 from pipeline.lineage import git, places
 from pipeline.lineage.blocks import Block, defined, value_of
 from pipeline.lineage.changes import Change, Workspace
@@ -153,7 +154,7 @@ def _code(change: Change) -> str:
     commit = places.commit_with(change.name, change.old) if change.old else None
     if commit is None:
         return f"code {change.name} changed; no commit has what it ran with (md5 {change.old})"
-    stat = git.git("diff", "--numstat", commit, "--", change.name) or ""
+    stat = said("diff", "--numstat", commit, "--", change.name) or ""
     rows = [line.split("\t") for line in stat.splitlines()]
     count = sum(int(n) for row in rows for n in row[:2] if n.isdigit())
     more = f" in {len(rows)} files" if len(rows) > 1 else ""

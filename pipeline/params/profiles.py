@@ -8,7 +8,6 @@ are never overwritten.
 """
 
 import hashlib
-import subprocess
 from collections.abc import Sequence
 from functools import partial, reduce
 from io import StringIO
@@ -18,10 +17,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from pipeline import git
 from pipeline.params import overlay
 from pipeline.params.document import Params, override, parse
 from pipeline.params.reading import parse_yaml, read_text
-from pruneonce.errors import ConfigError, plain
+from pruneonce.errors import ConfigError, PipelineError, plain
 
 PARAMS = Path("params.yaml")
 FOLDER = Path("profiles")
@@ -163,9 +163,9 @@ def dump(document: CommentedMap) -> str:
 def _committed() -> str:
     """params.yaml as git has it. Raises ConfigError if git has none: DVC needs a repository, and edits are found by it."""
     try:
-        done = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, encoding="utf-8", errors="replace")
-    except FileNotFoundError as error:
-        raise ConfigError(f"expected git, found none ({error}): install it, and run again.") from None
+        done = git.run("show", f"HEAD:./{PARAMS}")
+    except PipelineError as error:
+        raise ConfigError(str(error)) from None
     if done.returncode != 0:
         raise ConfigError(
             f"expected {PARAMS} in a commit of git, found: {' '.join(done.stderr.split())}. Clone the project; or, in a "

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline import git
 from pipeline.params.document import Params
 from pipeline.projects import texts, wiring
 from pipeline.projects.parameters import save
@@ -43,7 +44,7 @@ def create(folder: Path, params: str, checked: Params, *, imports: bool, data: S
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             save(folder / name, text)
-        inside = _git(folder, "rev-parse", "--is-inside-work-tree").returncode == 0
+        inside = git.run("rev-parse", "--is-inside-work-tree", folder=folder).returncode == 0
         _repository(folder, inside=inside)
         _commit(folder, [*files, ".dvc", ".dvcignore"])
     except BaseException:
@@ -52,8 +53,8 @@ def create(folder: Path, params: str, checked: Params, *, imports: bool, data: S
             path.write_bytes(content)
         raise
     place = "This folder" if folder.resolve() == Path.cwd() else str(folder)
-    git = "in the git repository that was there" if inside else "git"
-    yield f"{place}: {', '.join(files)}; {git} and DVC, one commit"
+    repository = "in the git repository that was there" if inside else "git"
+    yield f"{place}: {', '.join(files)}; {repository} and DVC, one commit"
 
 
 def _files(folder: Path, params: str, checked: Params, *, imports: bool, data: Sequence[str]) -> dict[str, str]:
@@ -85,8 +86,8 @@ def _joined(path: Path, lines: str) -> str:
 def _repository(folder: Path, *, inside: bool) -> None:
     """A git repository, unless the folder lies in one, and a DVC project. Raises PipelineError."""
     if not inside:
-        _need(_git(folder, "init", "--quiet"))
-    top = _git(folder, "rev-parse", "--show-prefix").stdout.strip() == ""
+        _need(git.run("init", "--quiet", folder=folder))
+    top = git.run("rev-parse", "--show-prefix", folder=folder).stdout.strip() == ""
     words = [sys.executable, "-m", "dvc", "init", "--quiet", *([] if top else ["--subdir"])]
     _need(subprocess.run(words, cwd=folder, capture_output=True, text=True, errors="replace", env=_quiet()))
     save(folder / ".dvc/config", texts.DVC)
@@ -95,16 +96,11 @@ def _repository(folder: Path, *, inside: bool) -> None:
 def _commit(folder: Path, names: Sequence[str]) -> None:
     """One commit of these files alone: what else is staged stays as it is."""
     there = [name for name in names if (folder / name).exists()]
-    _need(_git(folder, "add", "--", *there))
-    known = _git(folder, "config", "user.email").stdout.strip()
-    _need(_git(folder, *(() if known else NOBODY), "commit", "--quiet", "-m", "A project of pruneonce", "--", *there))
-
-
-def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, errors="replace")
-    except FileNotFoundError:
-        raise PipelineError("expected git, found none. Install it, and run again.") from None
+    _need(git.run("add", "--", *there, folder=folder))
+    known = git.run("config", "user.email", folder=folder).stdout.strip()
+    _need(
+        git.run(*(() if known else NOBODY), "commit", "--quiet", "-m", "A project of pruneonce", "--", *there, folder=folder)
+    )
 
 
 def _need(done: subprocess.CompletedProcess[str]) -> None:

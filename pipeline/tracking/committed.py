@@ -5,11 +5,11 @@ comparisons, and no alias follows them.
 """
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import git
 from pipeline.hashing import file_md5
 from pipeline.params import profiles
 from pipeline.params.reading import read_yaml
@@ -27,13 +27,13 @@ SHOWN = 3  # names of files in a message
 
 def head() -> str:
     """The commit that is checked out; empty if there is none."""
-    return _git("rev-parse", "HEAD")
+    return git.said("rev-parse", "HEAD") or ""
 
 
 def edited(*, runs: bool = False) -> list[str]:
     """The tracked files that differ from the commit. runs: all of them, also those that a run itself writes, and pages."""
     without = [] if runs else [f":(exclude){path}" for path in (*WRITTEN, *APART)]
-    found = _git("diff", "--name-only", "--relative", "HEAD", "--", ".", *without).splitlines()
+    found = (git.said("diff", "--name-only", "--relative", "HEAD", "--", ".", *without) or "").splitlines()
     return sorted(found, key=lambda path: (path not in FIRST, path))
 
 
@@ -94,7 +94,7 @@ def lineage(stages: Mapping[str, Stage], name: str) -> list[Stage]:
 def _stale(stages: Mapping[str, Stage], task: str) -> Iterator[str]:
     """What dvc.lock was made with and is not here now: after a run of other values, params.yaml may have been reset."""
     values = read_yaml(profiles.PARAMS)
-    new = _git("ls-files", "--others", "--exclude-standard").splitlines()
+    new = (git.said("ls-files", "--others", "--exclude-standard") or "").splitlines()
     seen: dict[str, str] = {}
     for stage in lineage(stages, f"evaluate@{task}"):
         for key, value in stage.params.items():
@@ -119,11 +119,3 @@ def _value(values: Any, key: str) -> Any:
     for part in key.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
-
-
-def _git(*words: str) -> str:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True)
-    except OSError:  # git is not installed
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -69,7 +69,7 @@ def obstacle(stages: Mapping[str, Stage], task: str, *, runs: bool = False) -> s
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         return f"{', '.join(changed[:SHOWN])}{more} differ from the commit {head()[:8]}. Commit them first"
-    return next(_stale(stages, task), "")
+    return next(stale(stages, task), "")
 
 
 def check(stages: Mapping[str, Stage], task: str) -> None:
@@ -91,7 +91,7 @@ def lineage(stages: Mapping[str, Stage], name: str) -> list[Stage]:
     return list(found.values())
 
 
-def _stale(stages: Mapping[str, Stage], task: str) -> Iterator[str]:
+def stale(stages: Mapping[str, Stage], task: str) -> Iterator[str]:
     """What dvc.lock was made with and is not here now: after a run of other values, params.yaml may have been reset."""
     values = read_yaml(profiles.PARAMS)
     new = (git.said("ls-files", "--others", "--exclude-standard") or "").splitlines()

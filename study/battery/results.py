@@ -19,7 +19,7 @@ import numpy as np
 from pipeline import gates
 from pipeline.hashing import file_md5
 from pipeline.params.document import Params, load
-from pipeline.tracking import lock
+from pipeline.tracking import committed, lock
 from pruneonce.errors import DataError
 from pruneonce.terminal import one_line_errors
 
@@ -63,28 +63,23 @@ def kept(scores: Mapping[str, Any], answers: Mapping[str, Any], variant: str) ->
 
 
 def finished(p: Params) -> list[str]:
-    """The tasks that were evaluated with these parameters, by dvc.lock.
-
-    Raises DataError if there is none, or if the sparse model is of other parameters.
-    """
+    """The tasks that were evaluated with these parameters and this code, by dvc.lock. Raises DataError if there is none."""
     stages = lock.locked()
-    made = stages["sparsify"].params if "sparsify" in stages else {}
-    asked = {"common": p.common.model_dump(), "sparsify": p.sparsify.model_dump()}
-    if {name: made.get(name) for name in asked} != asked:
-        raise DataError(
-            "expected a sparse model of the parameters in params.yaml, found one of others, or none, in dvc.lock. Get it "
-            "with: make run PROFILE=battery"
-        )
 
-    def as_locked(task: str) -> bool:
+    def missing(task: str) -> str:
+        """Why there is no result of the task, as the end of a sentence; empty if there is one."""
         stage = stages.get(f"evaluate@{task}")
         read = [path for name, path in gates.files(task).items() if name != "export"]
-        return stage is not None and all(path.exists() and stage.outs.get(str(path)) == file_md5(path) for path in read)
+        if stage is None or not all(path.exists() and stage.outs.get(str(path)) == file_md5(path) for path in read):
+            return f"evaluate@{task} is not finished. Run again: make run PROFILE=battery"
+        return next(committed.stale(stages, task), "")
 
-    found = [task for task in p.tasks if as_locked(task)]
-    if not found:
-        raise DataError(f"expected results of {', '.join(p.tasks)}, found none. Get them with: make run PROFILE=battery")
-    return found
+    missed = {task: missing(task) for task in p.tasks}
+    if all(missed.values()):
+        raise DataError(
+            f"expected results of {', '.join(missed)}, found none: {next(iter(missed.values()))} PROFILE=battery"
+        )
+    return [task for task, why in missed.items() if not why]
 
 
 def read(recipe: str) -> list[Result]:

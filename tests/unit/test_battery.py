@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import gates
 from pipeline.params import document
+from pipeline.params.reading import read_yaml
 from pruneonce.errors import DataError
 from study.battery import results, tables
 from tests.conftest import ROOT
@@ -113,10 +114,11 @@ def test_what_is_kept_is_a_share_of_the_dense_score_on_the_same_rows():
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A project after a run of the default profile, and the battery's folder."""
-    p = document.load(ROOT / "params.yaml")
-    sparse = {"params": {"params.yaml": {name: getattr(p, name).model_dump() for name in ("common", "sparsify")}}}
-    stages = {"sparsify": sparse}
-    for task in p.tasks:
+    values = read_yaml(ROOT / "params.yaml")
+    read = [{"path": "data/sparsify/model", "md5": "0"}]
+    asked = {name: values[name] for name in ("common", "sparsify")}
+    stages = {"sparsify": {"params": {"params.yaml": asked}, "outs": read}}
+    for task in values["tasks"]:
         known = measured(task)
         outs = []
         for name, path in gates.files(task).items():
@@ -124,7 +126,10 @@ def run(tmp_path, monkeypatch):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps(getattr(known, name)))
             outs.append({"path": str(path), "md5": hashlib.md5(place.read_bytes()).hexdigest()})
-        stages[f"evaluate@{task}"] = {"outs": outs}
+        asked = {"finetune": values["finetune"], f"tasks.{task}.finetune": values["tasks"][task]["finetune"]}
+        model = [{"path": f"data/finetune/{task}/model", "md5": "1"}]
+        stages[f"finetune@{task}"] = {"deps": read, "params": {"params.yaml": asked}, "outs": model}
+        stages[f"evaluate@{task}"] = {"deps": model, "outs": outs}
     (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     (tmp_path / "study/battery").mkdir(parents=True)
@@ -145,9 +150,18 @@ def test_of_a_run_that_did_not_end_the_finished_tasks_are_kept(run, capsys):
 def test_numbers_of_other_parameters_are_refused(run):
     params = run / "params.yaml"
     params.write_text(params.read_text().replace("sparsity: 0.85", "sparsity: 0.9", 1))
-    with pytest.raises(DataError, match=r"found one of others, or none, in dvc\.lock"):
+    with pytest.raises(DataError, match=r"found none: sparsify of params\.yaml is not what sparsify"):
         results.main()
     assert not (run / "study/battery/results").exists()
+
+
+def test_numbers_of_one_task_of_other_parameters_are_left_out(run, capsys):
+    params = run / "params.yaml"
+    assert params.read_text().count("{epochs: 0.8}\n    quantize") == 1
+    params.write_text(params.read_text().replace("{epochs: 0.8}\n    quantize", "{epochs: 0.9}\n    quantize"))
+    results.main()
+    assert "tweets" not in {row.task for row in results.saved()}
+    assert "Not finished: tweets." in capsys.readouterr().out
 
 
 def test_no_results_at_all_are_an_error(run):

@@ -148,7 +148,7 @@ def round_trip() -> YAML:
     """Keeps comments, order and the way things are written."""
     yaml = YAML()
     yaml.Representer = _Representer
-    yaml.width, yaml.preserve_quotes = 120, True
+    yaml.width, yaml.preserve_quotes = 4096, True  # a line that a person wrote is not broken
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
 

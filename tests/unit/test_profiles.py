@@ -445,3 +445,10 @@ def test_overrides_of_several_lines_stay_in_the_first_line(folder):
     assert profiles.select(None, ["report.title=|\n  one\n  two\n"]).report.title == "one\ntwo\n"
     assert load().report.title == "one\ntwo\n"
     assert profiles.select(None, ["common.seed=2"]).report.title == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("file", ["params.yaml", *sorted(f"profiles/{p.name}" for p in (ROOT / "profiles").glob("*.yaml"))])
+def test_a_file_is_written_as_it_was_read(file):
+    """So `pruneonce add-task` changes no line but those that it adds."""
+    text = (ROOT / file).read_text()
+    assert profiles.dump(profiles.round_trip().load(text)) == text

@@ -31,7 +31,7 @@ def test_every_profile_is_valid(monkeypatch):
         params = parse(parse_yaml(profiles.read(name), name), name)
         params.check_study(VARIANTS)
         params.check_patterns()
-    assert len(profiles.names()) == 10
+    assert len(profiles.names()) == 11
 
 
 @pytest.mark.parametrize("section", ["sparsify", "quantize", "common"])

@@ -76,9 +76,7 @@ def finished(p: Params) -> list[str]:
 
     missed = {task: missing(task) for task in p.tasks}
     if all(missed.values()):
-        raise DataError(
-            f"expected results of {', '.join(missed)}, found none: {next(iter(missed.values()))} PROFILE=battery"
-        )
+        raise DataError(f"expected results of {', '.join(missed)}, found none: {next(iter(missed.values()))}")
     return [task for task, why in missed.items() if not why]
 
 

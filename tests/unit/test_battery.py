@@ -150,7 +150,10 @@ def test_of_a_run_that_did_not_end_the_finished_tasks_are_kept(run, capsys):
 def test_numbers_of_other_parameters_are_refused(run):
     params = run / "params.yaml"
     params.write_text(params.read_text().replace("sparsity: 0.85", "sparsity: 0.9", 1))
-    with pytest.raises(DataError, match=r"found none: sparsify of params\.yaml is not what sparsify"):
+    with pytest.raises(
+        DataError,
+        match=r"found none: sparsify of params\.yaml is not what sparsify in dvc\.lock was made with\. Run again: make run$",
+    ):
         results.main()
     assert not (run / "study/battery/results").exists()
 
@@ -167,7 +170,9 @@ def test_numbers_of_one_task_of_other_parameters_are_left_out(run, capsys):
 def test_no_results_at_all_are_an_error(run):
     lock = json.loads((run / "dvc.lock").read_text())
     (run / "dvc.lock").write_text(json.dumps({**lock, "stages": {"sparsify": lock["stages"]["sparsify"]}}))
-    with pytest.raises(DataError, match="expected results of r8, tweets, sentences, found none"):
+    with pytest.raises(
+        DataError, match=r"expected results of r8, tweets, sentences, found none: .* Run again: make run PROFILE=battery$"
+    ):
         results.main()
 
 

@@ -22,7 +22,7 @@ def head() -> str:
     commit = committed.head()
     if not commit:
         raise PipelineError("expected a commit, which others can clone, found none. Make one: git add -A && git commit")
-    new = (git.said("ls-files", "--others", "--exclude-standard", "--", *CODE) or "").splitlines()
+    new = git.lines("ls-files", "--others", "--exclude-standard", "--", *CODE)
     if changed := [path for path in committed.edited() if path != OWN] + new:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise PipelineError(

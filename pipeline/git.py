@@ -25,3 +25,8 @@ def said(*words: str) -> str | None:
     except (PipelineError, OSError, ValueError):
         return None
     return done.stdout.rstrip("\n") if done.returncode == 0 else None
+
+
+def lines(*words: str) -> list[str]:
+    """What git prints in this folder, by lines; none if it fails, or is not installed."""
+    return (said(*words) or "").splitlines()

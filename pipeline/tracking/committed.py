@@ -33,7 +33,7 @@ def head() -> str:
 def edited(*, runs: bool = False) -> list[str]:
     """The tracked files that differ from the commit. runs: all of them, also those that a run itself writes, and pages."""
     without = [] if runs else [f":(exclude){path}" for path in (*WRITTEN, *APART)]
-    found = (git.said("diff", "--name-only", "--relative", "HEAD", "--", ".", *without) or "").splitlines()
+    found = git.lines("diff", "--name-only", "--relative", "HEAD", "--", ".", *without)
     return sorted(found, key=lambda path: (path not in FIRST, path))
 
 
@@ -94,7 +94,7 @@ def lineage(stages: Mapping[str, Stage], name: str) -> list[Stage]:
 def stale(stages: Mapping[str, Stage], task: str) -> Iterator[str]:
     """What dvc.lock was made with and is not here now: after a run of other values, params.yaml may have been reset."""
     values = read_yaml(profiles.PARAMS)
-    new = (git.said("ls-files", "--others", "--exclude-standard") or "").splitlines()
+    new = git.lines("ls-files", "--others", "--exclude-standard")
     seen: dict[str, str] = {}
     for stage in lineage(stages, f"evaluate@{task}"):
         for key, value in stage.params.items():

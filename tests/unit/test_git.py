@@ -33,6 +33,8 @@ def test_a_question_leaves_the_index_as_it_is(repository):
 def test_names_begin_and_end_as_they_do(repository):
     Path(" a b ").touch()
     assert git.said("ls-files", "--others") == " a b "
+    Path("c").touch()
+    assert git.lines("ls-files", "--others") == [" a b ", "c"]
 
 
 def test_of_bytes_that_are_no_text_something_is_left(repository):
@@ -44,6 +46,7 @@ def test_of_bytes_that_are_no_text_something_is_left(repository):
 @pytest.mark.parametrize("words", [("no-such-word",), ("rev-parse", "HEAD"), ("show", "a\0b")])
 def test_where_git_fails_it_says_nothing(repository, words):
     assert git.said(*words) is None
+    assert git.lines(*words) == []
 
 
 def test_a_folder_without_git(tmp_path, monkeypatch):

@@ -447,7 +447,9 @@ def test_overrides_of_several_lines_stay_in_the_first_line(folder):
     assert profiles.select(None, ["common.seed=2"]).report.title == "one\ntwo\n"
 
 
-@pytest.mark.parametrize("file", ["params.yaml", *sorted(f"profiles/{p.name}" for p in (ROOT / "profiles").glob("*.yaml"))])
+@pytest.mark.parametrize(
+    "file", ["params.yaml", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "profiles").rglob("*.yaml"))]
+)
 def test_a_file_is_written_as_it_was_read(file):
     """So `pruneonce add-task` changes no line but those that it adds."""
     text = (ROOT / file).read_text()

@@ -22,6 +22,7 @@ NAME = re.compile("[^A-Za-z0-9_-]+")
 STEPS = {"teach_task": 300, "finetune": 320, "quantize": 70}  # as of the default tasks, about
 # To compare two texts is harder to learn: docs/generality.md, "Pairs of texts".
 PAIR_STEPS = {"teach_task": 600, "finetune": 750, "quantize": 150}
+PAIR_RATE = 1.0e-4  # of the dense teacher: at the recipe's 2e-4 most teachers of pairs stay at chance
 MOST_EPOCHS = 10.0
 FEW_ROWS = 20  # of a class: with fewer, a split has one or two of them
 DROP, DROP_ROWS = 0.03, 900  # of gates.most_score_drop: with so many test rows, about that of the default tasks
@@ -89,7 +90,9 @@ def _braces(keys: dict[str, Any]) -> CommentedMap:
 
 
 def training(chosen: Chosen, recipes: Mapping[str, Any], train_rows: int) -> dict[str, dict[str, Any]]:
-    """The keys of each stage that trains: epochs for about STEPS or PAIR_STEPS steps, and for pairs room for both texts.
+    """The keys of each stage that trains: epochs for about STEPS or PAIR_STEPS steps.
+
+    Pairs also get room for both texts, and a rate at which their dense teacher learns.
 
     A file of few rows is read MOST_EPOCHS times at most. recipes: by their stages, and `prepare_task`.
     """
@@ -101,6 +104,8 @@ def training(chosen: Chosen, recipes: Mapping[str, Any], train_rows: int) -> dic
         found[stage] = {"epochs": max(0.01, float(f"{epochs:.2g}"))}
         if compared:
             found[stage]["max_tokens"] = max(recipes[stage]["max_tokens"], recipes["prepare_task"]["max_tokens"])
+    if compared:
+        found["teach_task"]["learning_rate"] = min(PAIR_RATE, recipes["teach_task"]["learning_rate"])
     return found
 
 

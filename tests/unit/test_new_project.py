@@ -151,11 +151,14 @@ def test_epochs_are_for_about_as_many_steps(rows, epochs):
     }
 
 
-def test_pairs_learn_for_more_steps_and_with_room_for_both_texts():
-    recipes = {stage: {"batch_size": 16, "max_tokens": 64} for stage in tasks.STEPS} | {"prepare_task": {"max_tokens": 128}}
+@pytest.mark.parametrize(("rate", "written"), [(2.0e-4, 1.0e-4), (3.0e-5, 3.0e-5)])
+def test_pairs_learn_for_more_steps_with_room_for_both_texts_and_at_a_lower_rate(rate, written):
+    recipes: dict = {stage: {"batch_size": 16, "max_tokens": 64} for stage in tasks.STEPS}
+    recipes["teach_task"]["learning_rate"] = rate
+    recipes["prepare_task"] = {"max_tokens": 128}
     task = tasks.Chosen("pairs", Path("pairs.csv"), "one", "same", "classification", pair="other")
     assert tasks.training(task, recipes, 4000) == {
-        "teach_task": {"epochs": 2.4, "max_tokens": 128},
+        "teach_task": {"epochs": 2.4, "max_tokens": 128, "learning_rate": written},
         "finetune": {"epochs": 3.0, "max_tokens": 128},
         "quantize": {"epochs": 0.6, "max_tokens": 128},
     }

@@ -93,7 +93,7 @@ def run(
         stock, sparse = ([logits for _, logits in answered[variant]] for variant in ("int8", "int8_sparse"))
         found = parity.differences(parity.Reference(texts, stock), sparse)
         least = p.sparse_same_decision_ratio
-        parity.check_sparse_kernels(found, max_difference=p.sparse_tolerance, same_decision=least)
+        parity.check_sparse_kernels(found, relative_error=p.sparse_tolerance, same_decision=least)
         metrics["int8_sparse"]["parity"] = found
 
     text = latency_batch(tests["test"], tokenizer, tokens=p.latency_tokens)

@@ -53,7 +53,7 @@ def run(
     for variant, folder, path in (("dense", dense_folder, dense_onnx), ("sparse", sparse_folder, sparse_onnx)):
         model = load(folder).eval()
         linears = masks.prunable(model, pruned)
-        metrics[variant] = export_float(model, linears, path, texts, max_difference=export.fp32_tolerance)
+        metrics[variant] = export_float(model, linears, path, texts, relative_error=export.fp32_tolerance)
         patterns[variant] = provenance.pattern(linear.weight.detach().numpy() for linear in linears.values())
 
     model = load(quantized_folder).eval()
@@ -65,7 +65,7 @@ def run(
         int8_onnx,
         texts,
         quantize_embeddings={"int8": embeddings.quantize, "fp32": embeddings.keep}[export.embeddings],
-        max_difference=export.int8_tolerance,
+        relative_error=export.int8_tolerance,
         same_decision=export.same_decision_ratio,
     )
 

@@ -59,7 +59,7 @@ def measured(task: str, kind: str = "classification", *, variants: Sequence[str]
     answers["disagreements"] = [
         {"row": 7, "text": f"{ATTACK} {task}", "pair": pair, "label": CLASSES[0], "dense": CLASSES[0], "int8": CLASSES[1]}
     ]
-    parity = {"same_decision": 0.995, "rows": 128, "max_difference": 0.1, "max_logit": 6.0}
+    parity = {"same_decision": 0.995, "rows": 128, "relative_error": 0.01, "max_difference": 0.1, "max_logit": 6.0}
     return Measured(task, scores, latencies, answers, {variant: {"parity": parity} for variant in variants})
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.params.section import Name, Ratio, Section, Seed
+from pipeline.params.section import Name, Section, Seed
 
 
 class Patterns(Section):
@@ -18,8 +18,6 @@ class Patterns(Section):
     patterns: Annotated[list[Literal["unstructured", "1x4", "4x1"]], Field(min_length=2)]
     sparsities: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]  # of every pattern
     seeds: Annotated[list[Seed], Field(min_length=2)]  # of a cell's models; the int8 file of the first one is measured
-    # smallest share of texts that an int8 file decides as PyTorch does; it stands in for that of `export`
-    same_decision_ratio: Ratio
 
     @model_validator(mode="after")
     def _differ(self) -> Self:

@@ -308,7 +308,7 @@ class Quantize(Distilled):
 
 class Export(Section):
     parity_texts: Count  # texts of the validation split on which ONNX Runtime is compared with PyTorch
-    fp32_tolerance: Positive  # largest difference of a logit, as a share of the largest logit; dense and sparse
+    fp32_tolerance: Positive  # largest relative error of the logits, |ONNX Runtime - PyTorch| / |PyTorch|; dense and sparse
     int8_tolerance: Positive  # the same, of the int8 model
     same_decision_ratio: Ratio  # smallest share of texts that the int8 model decides as PyTorch does
     embeddings: Literal["int8", "fp32"]  # of the int8 model; fp32: embedding tables stay as they were trained
@@ -321,8 +321,8 @@ class Evaluate(Section):
     warmup_runs: Runs  # calls before latency is measured
     latency_runs: Annotated[int, Field(ge=10)]  # calls whose latency is measured
     operator_runs: Count  # calls whose time is measured by operator, after as many to warm up
-    # Of the sparse kernels against ONNX Runtime's own: largest difference of a logit, as a share of the largest logit. Both
-    # round to the same grids. But float sums before a rounding differ in the last bit: some values fall to the other side.
+    # Largest relative error of the logits of the sparse kernels, against those of ONNX Runtime's own. Both round to the
+    # same grids. But float sums before a rounding differ in the last bit: some values fall to the other side.
     sparse_tolerance: Positive
     sparse_same_decision_ratio: Ratio  # smallest share of the test split's texts that both decide alike
     resamples: Annotated[int, Field(ge=40)]  # of the bootstrap: it gives the intervals of all metrics but accuracy

@@ -16,18 +16,18 @@ from pruneonce.deployment.weight_names import name_weights
 
 
 def export_float(
-    model: nn.Module, linears: Mapping[str, nn.Linear], path: Path, texts: parity.Texts, *, max_difference: float
+    model: nn.Module, linears: Mapping[str, nn.Linear], path: Path, texts: parity.Texts, *, relative_error: float
 ) -> dict[str, Any]:
     """Write a float model as ONNX; return the parity and the audit of the file.
 
     linears: the prunable ones, by layer name.
-    max_difference: of logits, as a fraction of the largest one.
-    Raises ExportError for a larger difference or another decision, PatternBroken if a zero is lost.
+    relative_error: of the logits, the largest.
+    Raises ExportError for a larger error or another decision, PatternBroken if a zero is lost.
     """
     weights = {layer: linear.weight.detach().numpy() for layer, linear in linears.items()}
     _write(model, weights, path, texts)
     measured = parity.parity(parity.reference(model, texts), path)
-    parity.check_parity(measured, max_difference=max_difference, same_decision=1.0)
+    parity.check_parity(measured, relative_error=relative_error, same_decision=1.0)
     inspect.check_zeros(path, {layer: weight == 0 for layer, weight in weights.items()})
     audit = Audit(path)
     return {"parity": measured, **audit.summary(audit.kernels(weights)), "embedding_errors": {}}
@@ -39,7 +39,7 @@ def export_int8(
     texts: parity.Texts,
     *,
     quantize_embeddings: Callable[[Path], dict[str, float]],
-    max_difference: float,
+    relative_error: float,
     same_decision: float,
 ) -> dict[str, Any]:
     """Convert the fake-quantized linears to int8, in place, and write the model as ONNX.
@@ -47,9 +47,9 @@ def export_int8(
     Returns the parity and the audit of the file.
 
     quantize_embeddings: rewrites the file, returns table -> relative error. Parity is measured after it.
-    max_difference: of logits, as a fraction of the largest one.
+    relative_error: of the logits, the largest.
     same_decision: least share of equal decisions, in [0, 1].
-    Raises ExportError for too large a difference, or a product that is not on integers. Raises PatternBroken if a zero
+    Raises ExportError for too large an error, or a product that is not on integers. Raises PatternBroken if a zero
     is lost.
     """
     pattern = {
@@ -63,7 +63,7 @@ def export_int8(
     if parity.loads_with_exact_sums(path):
         measured["parity_of_exact_sums"] = parity.parity(reference, path, entries=parity.EXACT_SUMS)
     for difference in measured.values():
-        parity.check_parity(difference, max_difference=max_difference, same_decision=same_decision)
+        parity.check_parity(difference, relative_error=relative_error, same_decision=same_decision)
     inspect.check_zeros(path, pattern)
     audit = Audit(path)
     kernels = audit.kernels(weights)

@@ -5,7 +5,6 @@ reads   model_folder  quantized model of the first seed      patterns_cell
 writes  int8_onnx     as QDQ, dynamic batch and length
 """
 
-from pipeline.params.patterns import Patterns
 from pipeline.params.sections import Common, Evaluate, Export
 from pipeline.stage import Dep, Item, Metrics, Out, main
 from pruneonce import engine, quantization
@@ -27,7 +26,6 @@ def run(
     common: Common,
     export: Export,
     evaluate: Evaluate,
-    patterns: Patterns,
 ) -> Metrics:
     engine.accelerator(common)  # sets the seeds and the threads; the model is exported on the CPU
     kind, tokenizer = kinds.load(splits), checkpoint.load_tokenizer(model_folder)
@@ -40,8 +38,8 @@ def run(
         int8_onnx,
         Texts(list(evaluation_batches(rows, kind, tokenizer)), kind.outputs, kind.decisions),
         quantize_embeddings={"int8": embeddings.quantize, "fp32": embeddings.keep}[export.embeddings],
-        max_difference=export.int8_tolerance,
-        same_decision=patterns.same_decision_ratio,
+        relative_error=export.int8_tolerance,
+        same_decision=export.same_decision_ratio,
     )
     batches = evaluation_batches(test, kind, tokenizer, batch_size=evaluate.batch_size)
     answers = measurements.answers(runtime.session(int8_onnx, threads=evaluate.threads), batches, name=int8_onnx.stem)

@@ -179,7 +179,7 @@ def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs)
     reference = parity.reference(model, texts)
     assert reference.logits[0].shape == ((4, 2, 20) if len(outputs) == 2 else (4, 20, 2))
     found = parity.parity(reference, path)
-    parity.check_parity(found, max_difference=0.02, same_decision=0.95)
+    parity.check_parity(found, relative_error=0.02, same_decision=0.95)
     assert audit.Audit(path).kernels(weights) == dict.fromkeys(expected(name), "MatMulIntegerToFloat")
     for layer, weight in weights.items():
         assert (weight == 0).mean() >= TARGET - 0.01, layer
@@ -331,4 +331,4 @@ def test_the_int8_file_at_every_length(done):
     sizes = [(4, 20), (1, 3), (5, 33), (2, ARCHITECTURES[done.name].longest)]
     batches = [token_batch(seed, rows, length) for seed, (rows, length) in enumerate(sizes)]
     found = parity.parity(parity.reference(model, parity.Texts(batches)), path)
-    parity.check_parity(found, max_difference=0.02, same_decision=1.0)
+    parity.check_parity(found, relative_error=0.02, same_decision=1.0)

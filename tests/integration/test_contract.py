@@ -399,7 +399,7 @@ def test_the_params_of_a_study_stage_are_those_it_reads(stage):
     sections = set(wants(module)["section"])
     parts = {
         "study.patterns.cell": {"sparsify": {"scope"}, "patterns": {"seeds"}},
-        "study.patterns.export": {"evaluate": {"threads", "batch_size", "resamples"}, "patterns": {"same_decision_ratio"}},
+        "study.patterns.export": {"evaluate": {"threads", "batch_size", "resamples"}},
     }.get(module, {})
     for section, keys in parts.items():
         assert set(re.findall(rf"\b{section}\.(\w+)", source.partition("\ndef run(")[2])) == keys

@@ -77,7 +77,7 @@ def test_the_model_is_the_same_to_within_its_tolerance(rounded, int8_onnx):
     assert inspect.prunable_weights(path).keys() == int8_onnx.weights.keys()
     batches = [token_batch(seed, 8, 12) for seed in range(4)]
     found = parity.parity(parity.reference(int8_onnx.model, parity.Texts(batches)), path)
-    parity.check_parity(found, max_difference=0.1, same_decision=0.95)
+    parity.check_parity(found, relative_error=0.1, same_decision=0.95)
     audit.check_integer(audit.Audit(path).kernels(int8_onnx.weights))
 
 

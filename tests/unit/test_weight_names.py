@@ -43,7 +43,7 @@ def test_layers_with_equal_weights_keep_their_names(tmp_path):
     onnx.checker.check_model(path, full_check=True)
     batches = [token_batch()]
     found = parity.parity(parity.reference(model, parity.Texts(batches)), path)
-    parity.check_parity(found, max_difference=1e-4, same_decision=1.0)
+    parity.check_parity(found, relative_error=1e-4, same_decision=1.0)
 
 
 READERS = """

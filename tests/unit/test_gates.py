@@ -60,9 +60,9 @@ def test_a_good_model_holds_every_gate():
             "sparsity: expected at least 84.00%, found 84.00%",
         ),
         (
-            changed("export", "int8.parity.same_decision", 0.9765625),
+            changed("export", "int8.parity.same_decision", 121 / 128),
             "least_same_decisions",
-            "parity: expected at least 98.00% of decisions as PyTorch's, found 97.66% of 128",
+            "parity: expected at least 95.00% of decisions as PyTorch's, found 94.53% of 128",
         ),
         (
             changed("scores", "int8.packed_bytes", 15_200_000),

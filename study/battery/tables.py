@@ -10,7 +10,6 @@ import csv
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +59,9 @@ def same_pool(pools: Sequence[Sequence[str]], draw: random.Random) -> list[Row]:
     return rows
 
 
-def same_message(messages: Sequence[str], draw: random.Random) -> list[Row]:
-    """Are two passages of one message?"""
-    return same_pool([found for found in map(passages, messages) if len(found) > 1], draw)
+def same_text(texts: Sequence[str], draw: random.Random) -> list[Row]:
+    """Are two passages of one message, or of one tale?"""
+    return same_pool([found for found in map(passages, texts) if len(found) > 1], draw)
 
 
 def same_group(messages: Sequence[tuple[str, str]], draw: random.Random) -> list[Row]:
@@ -73,22 +72,9 @@ def same_group(messages: Sequence[tuple[str, str]], draw: random.Random) -> list
     return same_pool([texts for _, texts in sorted(groups.items()) if len(texts) > 1], draw)
 
 
-def follows(tales: Sequence[str], draw: random.Random) -> list[Row]:
-    """Does the second passage follow the first one? Else it is another passage of the same tale."""
-    rows = []
-    for found in map(passages, tales):
-        for i, (first, second) in enumerate(pairwise(found)):
-            others = [*found[:i], *found[i + 2 :]]
-            right = draw.random() < 0.5 or not others
-            rows.append(
-                {"text": first, "other": second if right else draw.choice(others), "label": "yes" if right else "no"}
-            )
-    return rows
-
-
 def alike(messages: Sequence[tuple[str, str]], draw: random.Random) -> list[Row]:
     """How many telling words do two passages share? The cosine of their TF-IDF vectors, times 5. Half are of one message."""
-    rows = same_message([text for text, _ in messages], draw)
+    rows = same_text([text for text, _ in messages], draw)
     vectors = TfidfVectorizer(sublinear_tf=True).fit([row[key] for row in rows for key in ("text", "other")])
     first, second = (vectors.transform([row[key] for row in rows]) for key in ("text", "other"))
     cosines = np.asarray(first.multiply(second).sum(1)).ravel()
@@ -144,9 +130,9 @@ def every(folder: Path) -> dict[str, list[Row]]:
     lines = read("lines", "Season & Episode", "Author", "Quote")
     makers: dict[str, Callable[[random.Random], list[Row]]] = {
         "tale": lambda draw: tale(tales),
-        "same-message": lambda draw: same_message([text for text, _ in messages], draw),
+        "same-message": lambda draw: same_text([text for text, _ in messages], draw),
         "same-group": lambda draw: same_group(messages, draw),
-        "follows": lambda draw: follows([text for text, _ in tales], draw),
+        "same-tale": lambda draw: same_text([text for text, _ in tales], draw),
         "alike": lambda draw: alike(messages, draw),
         "mentions": lambda draw: mentions([text for (text,) in read("tweets", "Content")]),
         "speaker": lambda draw: speaker(lines, draw),

@@ -33,7 +33,7 @@ def test_passages_are_in_order_and_of_one_length():
 
 
 def test_passages_are_of_one_message_if_the_label_says_so():
-    rows = tables.same_message([text for text, _ in MESSAGES], random.Random(1))
+    rows = tables.same_text([text for text, _ in MESSAGES], random.Random(1))
     assert len(rows) == tables.ROWS
     assert 0.45 < Counter(row["label"] for row in rows)["yes"] / len(rows) < 0.55
     for row in rows:
@@ -46,14 +46,6 @@ def test_messages_are_of_one_group_if_the_label_says_so():
     assert {row["label"] for row in rows} == {"yes", "no"}
     for row in rows:
         assert (group_of(row["text"]) == group_of(row["other"])) == (row["label"] == "yes")
-
-
-def test_a_passage_follows_if_the_label_says_so():
-    rows = tables.follows([" ".join(WORDS[start : start + 400]) for start in (0, 1000, 2000)], random.Random(1))
-    assert {row["label"] for row in rows} == {"yes", "no"}
-    for row in rows:
-        follows = WORDS.index(row["other"].split()[0]) == WORDS.index(row["text"].split()[0]) + tables.WORDS
-        assert follows == (row["label"] == "yes")
 
 
 def test_similar_passages_share_words():

@@ -22,7 +22,7 @@ NAME = re.compile("[^A-Za-z0-9_-]+")
 STEPS = {"teach_task": 300, "finetune": 320, "quantize": 70}  # as of the default tasks, about
 # To compare two texts is harder to learn: docs/generality.md, "Pairs of texts".
 PAIR_STEPS = {"teach_task": 600, "finetune": 750, "quantize": 150}
-PAIR_RATE = 1.0e-4  # of the dense teacher: at the recipe's 2e-4 most teachers of pairs stay at chance
+PAIR_RATE = 1.0e-4  # of the dense teacher: at the recipe's 2e-4, three of six teachers stayed at chance
 MOST_EPOCHS = 10.0
 FEW_ROWS = 20  # of a class: with fewer, a split has one or two of them
 DROP, DROP_ROWS = 0.03, 900  # of gates.most_score_drop: with so many test rows, about that of the default tasks
@@ -102,9 +102,9 @@ def training(chosen: Chosen, recipes: Mapping[str, Any], train_rows: int) -> dic
     for stage, steps in (PAIR_STEPS if compared else STEPS).items():
         epochs = min(MOST_EPOCHS, steps * recipes[stage]["batch_size"] / rows)
         found[stage] = {"epochs": max(0.01, float(f"{epochs:.2g}"))}
-        if compared:
-            found[stage]["max_tokens"] = max(recipes[stage]["max_tokens"], recipes["prepare_task"]["max_tokens"])
     if compared:
+        for stage, keys in found.items():
+            keys["max_tokens"] = max(recipes[stage]["max_tokens"], recipes["prepare_task"]["max_tokens"])
         found["teach_task"]["learning_rate"] = min(PAIR_RATE, recipes["teach_task"]["learning_rate"])
     return found
 

@@ -69,21 +69,17 @@ def differences(expected: Reference, found: Sequence[np.ndarray]) -> dict[str, f
     relative_error: |difference| / |expected| of all logits as one vector. A fault of the file moves every text; a value
     that falls to the other side of a rounding moves one. The largest difference is of the worst text: it is only reported.
     """
-    decide, compared = expected.texts.decide, expected.texts.compared
-    distances, sizes, same = [], [], []
-    error = size = 0.0
-    for wanted, given, batch in zip(expected.logits, found, expected.texts.batches, strict=True):
-        same.append(decide(wanted, batch) == decide(given, batch))
-        one, other = compared(wanted, batch), compared(given, batch)
-        distances.append(np.abs(one - other).max(initial=0.0))
-        sizes.append(np.abs(one).max(initial=0.0))  # a batch may have no word at all
-        error += np.square(one - other, dtype=np.float64).sum()
-        size += np.square(one, dtype=np.float64).sum()
+    texts = expected.texts
+
+    def read(how: Read, answers: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([how(answer, batch).ravel() for answer, batch in zip(answers, texts.batches, strict=True)])
+
+    right, given = (read(texts.compared, answers).astype(np.float64) for answers in (expected.logits, found))
     return {
-        "relative_error": float(np.sqrt(error / max(size, np.finfo(np.float64).tiny))),
-        "max_difference": float(np.max(distances)),  # nan stays nan
-        "max_logit": float(np.max(sizes)),
-        "same_decision": float(np.concatenate(same).mean()),
+        "relative_error": float(np.linalg.norm(given - right) / max(np.linalg.norm(right), np.finfo(np.float64).tiny)),
+        "max_difference": float(np.abs(given - right).max(initial=0.0)),  # nan stays nan; no batch may have a word at all
+        "max_logit": float(np.abs(right).max(initial=0.0)),
+        "same_decision": float((read(texts.decide, expected.logits) == read(texts.decide, found)).mean()),
         "rows": sum(map(len, expected.logits)),
     }
 

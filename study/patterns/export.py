@@ -36,7 +36,7 @@ def run(
     exported = export_int8(
         model,
         int8_onnx,
-        Texts(list(evaluation_batches(rows, kind, tokenizer)), kind.outputs, kind.decisions),
+        Texts(list(evaluation_batches(rows, kind, tokenizer)), kind.outputs, kind.decisions, kind.compared),
         quantize_embeddings={"int8": embeddings.quantize, "fp32": embeddings.keep}[export.embeddings],
         relative_error=export.int8_tolerance,
         same_decision=export.same_decision_ratio,

@@ -185,7 +185,7 @@ def s3(folder: Path) -> Iterator[Server]:
     """An S3 server that keeps all in memory."""
     port = free_port()
     command = f"{sys.executable} -m moto.server -H 127.0.0.1 -p {port}"
-    url, env = f"http://127.0.0.1:{port}", environment(folder, folder)
+    url, env = f"http://127.0.0.1:{port}", environment(folder, folder, cold=True)
     with server(command, url, "/moto-api/", cwd=folder, env=env, log=folder / "s3.log") as begun:
         yield begun
 
@@ -195,7 +195,7 @@ def prefect_server(folder: Path, database: str) -> Iterator[Server]:
     """Prefect's server on the database (postgresql+asyncpg://...). It is PREFECT_API_URL."""
     port = free_port()
     (folder / "prefect-server").mkdir()
-    env = environment(folder, folder / "prefect-server") | {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
+    env = environment(folder, folder / "prefect-server", cold=True) | {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
     command, api = f"prefect server start --host 127.0.0.1 --port {port}", f"http://127.0.0.1:{port}/api"
     with server(command, api, "/health", cwd=folder, env=env, log=folder / "prefect-server.log") as begun:
         yield begun
@@ -208,7 +208,7 @@ def mlflow_server(folder: Path, database: str, artifacts: str, env: dict[str, st
     command = f"mlflow server --backend-store-uri {database} --artifacts-destination {artifacts}"
     command += f" --host 127.0.0.1 --port {port} --workers 1"
     # Without the processes that judge answers of language models, which nobody asks for here.
-    env = environment(folder, folder) | env | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    env = environment(folder, folder, cold=True) | env | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     url, log = f"http://127.0.0.1:{port}", folder / "mlflow-server.log"
     with server(command, url, "/health", cwd=folder, env=env, log=log) as begun:
         yield begun
@@ -261,7 +261,7 @@ class Cluster:
     def env(self, clone: Path) -> dict[str, str]:
         """What a person's terminal has on a machine of the team. Its Prefect home is its own, as on another machine."""
         return (
-            environment(clone, self.folder / f"{clone.name}-prefect")
+            environment(clone, self.folder / f"{clone.name}-prefect", cold=True)
             | {"PREFECT_API_URL": self.prefect, "MLFLOW_TRACKING_URI": self.mlflow, "DVC_NO_ANALYTICS": "1"}
             | self.storage.env
         )

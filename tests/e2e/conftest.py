@@ -12,7 +12,9 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
+from tests import warm
 from tests.conftest import wait_for
 
 ALONE = {"PREFECT_PROFILE": "ephemeral"}  # Prefect's own
@@ -42,18 +44,31 @@ def kept_in(said: str, *folders: Path) -> list[str]:
     ]
 
 
-def environment(project: Path, home: Path) -> dict[str, str]:
-    """What a process in the copy sees: this interpreter, the copy's code, Prefect in `home`, MLflow in the copy."""
+def environment(project: Path, home: Path, *, cold: bool = False) -> dict[str, str]:
+    """What a process in the copy sees: this interpreter, the copy's code, Prefect in `home`, MLflow in the copy.
+
+    cold: every program starts as it does for users. Else stages and flows start fast: see tests/warm.py.
+    """
     own = ("PREFECT_", "MLFLOW_", "DVC_", "PRUNEONCE_", "GIT_", "MAKE")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
+    fast = [] if cold else [str(warm.programs())]
     return {
         **kept,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(project), kept.get("PYTHONPATH")])),
+        "PATH": os.pathsep.join([*fast, str(Path(sys.executable).parent), kept["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([*fast, str(project), *filter(None, [kept.get("PYTHONPATH")])]),
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "NO_COLOR": "1",
     }
+
+
+@pytest.fixture
+def cold() -> Iterator[None]:
+    """Every program starts as it does for users, those of a worker that waits already among them."""
+    mark = warm.programs() / warm.COLD
+    mark.touch()
+    yield
+    mark.unlink()
 
 
 def free_port() -> int:
@@ -118,7 +133,7 @@ def prefect_server(home: Path) -> Iterator[None]:
     profile = f'active = "server"\n\n[profiles.server]\nPREFECT_API_URL = "http://127.0.0.1:{port}/api"\n'
     (home / "profiles.toml").write_text(profile)
     command, log = f"{sys.executable} -m prefect server start --no-services --no-ui --port {port}", home / "server.log"
-    env = environment(home, home) | ALONE
+    env = environment(home, home, cold=True) | ALONE
 
     def answers() -> bool:
         try:

@@ -45,7 +45,7 @@ def run(command: list[str], cwd: Path, *, expect: int = 0) -> str:
 
 
 def compress(cwd: Path, *arguments: str, expect: int = 0) -> str:
-    return run([sys.executable, "-m", "flows.compress", *arguments], cwd, expect=expect)
+    return run(["python", "-m", "flows.compress", *arguments], cwd, expect=expect)
 
 
 def outcomes(output: str) -> dict[str, str]:
@@ -61,7 +61,7 @@ def copy(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def first(copy: Path) -> Iterator[str]:
     """The output of the first run, which starts a Prefect server of its own. Those after it find one: that takes seconds."""
-    output = compress(copy, "--profile", "tiny")
+    output = run([sys.executable, "-m", "flows.compress", "--profile", "tiny"], copy)
     with prefect_server(prefect_home(copy)):
         yield output
 
@@ -219,9 +219,9 @@ def test_what_one_machine_pushed_another_one_has(copy: Path, first: str, tmp_pat
     assert not (other / "data/sparsify").exists()
     try:
         for folder, command in ((copy, remote), (copy, push), (other, remote), (other, pull)):
-            run([sys.executable, "-m", *shlex.split(command)], folder)
+            run(["python", "-m", *shlex.split(command)], folder)
     finally:
-        run([sys.executable, "-m", "dvc", "remote", "remove", "--local", "storage"], copy)
+        run(["python", "-m", "dvc", "remote", "remove", "--local", "storage"], copy)
     done = outcomes(compress(other))
     assert len(done) == STAGES
     assert set(done.values()) == {"unchanged"}
@@ -231,7 +231,7 @@ def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_p
     moved = tmp_path / "deployed.onnx"
     shutil.copy(copy / "data/export/topic/int8.onnx", moved)
     for file in ("data/export/topic/int8.onnx", str(moved)):
-        tree = run([sys.executable, "-m", "pipeline.cli", "trace", file], copy)
+        tree = run(["python", "-m", "pipeline.cli", "trace", file], copy)
         for stage in (
             "export@topic",
             "quantize@topic",
@@ -244,13 +244,13 @@ def test_trace_leads_from_the_model_to_its_sources(copy: Path, first: str, tmp_p
             assert re.search(r"run [0-9a-f]{8}", line), line
         assert re.search(r"^source tests/tiny/model +md5 \w{32}\.dir by dvc.lock; sha256 not pinned$", tree, re.MULTILINE)
     moved.write_bytes(b"something else")
-    assert "DataError" in run([sys.executable, "-m", "pipeline.cli", "trace", str(moved)], copy, expect=1)
+    assert "DataError" in run(["python", "-m", "pipeline.cli", "trace", str(moved)], copy, expect=1)
 
     inside = "data/finetune/topic/model.safetensors"
     kept = (copy / inside).read_bytes()
     (copy / inside).write_bytes(kept + b" ")
     try:
-        said = run([sys.executable, "-m", "pipeline.cli", "trace", inside], copy, expect=1)
+        said = run(["python", "-m", "pipeline.cli", "trace", inside], copy, expect=1)
         assert f"expected data/finetune/topic, in which {inside} lies, with md5" in said
     finally:
         (copy / inside).write_bytes(kept)
@@ -277,7 +277,7 @@ def test_dvc_alone_gives_the_same_bytes_and_its_runs_are_registered(
     assert len(runs) == STAGES
     for stage in lock.locked(alone).values():
         assert json.loads(runs[stage.name]["pruneonce.outs"]) == stage.outs
-    run([sys.executable, "-m", "pipeline.cli", "register"], alone)
+    run(["python", "-m", "pipeline.cli", "register"], alone)
     assert exported(copy) in registered(alone)
 
 
@@ -335,10 +335,10 @@ def test_from_text_to_an_answer_as_the_page_has_it(copy: Path, first: str, tmp_p
         shutil.copy(copy / "data/teach_task/topic" / name, tmp_path / "data/teach_task/topic")
     (tmp_path / "data/export/topic").mkdir(parents=True)
     packed = str(tmp_path / "data/export/topic/int8.packed")
-    run([sys.executable, "-m", "pruneonce.command", "pack", "data/export/topic/int8.onnx", packed], copy)
+    run(["python", "-m", "pruneonce.command", "pack", "data/export/topic/int8.onnx", packed], copy)
     assert len(list(tmp_path.rglob("*.*"))) == 3, "two json files and the model"
     assert program.count("/r8") == 2
-    done = run([sys.executable, "-W", "error", "-c", program.replace("/r8", "/topic")], tmp_path)
+    done = run(["python", "-W", "error", "-c", program.replace("/r8", "/topic")], tmp_path)
     labels = json.loads((copy / "data/teach_task/topic/config.json").read_text())["id2label"].values()
     answers = re.findall(r"'([^']+)'", done.splitlines()[-1])
     assert len(answers) == 2
@@ -380,7 +380,9 @@ def starting(tmp_path: Path) -> Iterator[subprocess.Popen]:
     """A flow that begins, its output in the file `log`."""
     project = copy_project(tmp_path / "project")
     command = shlex.join([sys.executable, "-m", "flows.compress", "--profile", "tiny"])
-    with started(command, cwd=project, env=environment(project, prefect_home(project)), log=tmp_path / "log") as process:
+    with started(
+        command, cwd=project, env=environment(project, prefect_home(project), cold=True), log=tmp_path / "log"
+    ) as process:
         yield process
 
 
@@ -423,7 +425,7 @@ def test_ctrl_c_keeps_what_was_finished(copy: Path, first: str):
     before = lock.locked(copy)
     command = shlex.join([sys.executable, "-m", "flows.compress", "--set", "sparsify.steps=4000"])
     log = copy / ".pruneonce/interrupted.log"
-    env = environment(copy, prefect_home(copy)) | ALONE  # Ctrl-C reaches a server of the flow's own, too
+    env = environment(copy, prefect_home(copy), cold=True) | ALONE  # Ctrl-C reaches a server of the flow's own, too
     with started(command, cwd=copy, env=env, log=log) as process:
         wait_for("a training step", lambda: "tokens/s" in log.read_text(), seconds=180, log=log)
         os.killpg(process.pid, signal.SIGINT)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.tracking import lock
+from tests import warm
 from tests.conftest import ROOT, commit, copy_project, wait_for
 from tests.e2e.conftest import environment, free_port, started
 
@@ -71,7 +71,7 @@ class Team:
         return said
 
     def flow(self, *words: str, expect: int = 0) -> str:
-        return self.run(sys.executable, "-m", *words, expect=expect)
+        return self.run("python", "-m", *words, expect=expect)
 
     def workers(self) -> str:
         return "".join(log.read_text() for log in sorted(self.logs.glob("w*.log")))
@@ -103,7 +103,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         for name in ("w1", "w2"):
             own = {"XDG_CACHE_HOME": str(folder / name), "DVC_GLOBAL_CONFIG_DIR": str(folder / name / "dvc")}
             # In another clone, whose code comes first on the path of this interpreter: it must not be taken.
-            env = {**team.env, **own, "PYTHONPATH": str(ROOT)}
+            env = {**team.env, **own, "PYTHONPATH": os.pathsep.join([str(warm.programs()), str(ROOT)])}
             command = f"prefect worker start --pool pruneonce --limit 1 --name {name}"
             stack.enter_context(started(command, cwd=ROOT, env=env, log=team.logs / f"{name}.log"))
         yield team

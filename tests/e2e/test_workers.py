@@ -230,7 +230,7 @@ def test_each_cell_of_a_sweep_is_a_run_of_a_worker_and_the_folder_stays_as_it_is
     assert (folder / "table.csv").read_text().splitlines() == table
 
 
-def test_a_cancelled_run_leaves_no_process_behind(reader: Reader) -> None:
+def test_a_cancelled_run_leaves_no_process_behind(reader: Reader, cold: None) -> None:
     reader.bash(reader.blocks["7. Run now"][1])
     reader.done.append("7. Run now")
     stage = wait_for("student pruning", lambda: process_of(reader, "stages.sparsify"), seconds=90)

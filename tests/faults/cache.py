@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from tests import warm
 from tests.faults.case import Case
 from tests.faults.disk import objects
 from tests.faults.ground import Copy, Ground, end, wait
@@ -69,7 +70,7 @@ def _of_the_scratch(damage: Callable, pattern: str, count: int, says: str, *, be
         watched = Watched(copy, STAGE)
         runner = copy.start(*copy.command("dvc", STAGE))
         wait(lambda: len(watched.steps()) >= 20 or runner.poll() is not None)
-        end([*copy.ground.processes(), psutil.Process(runner.pid)])
+        end([*warm.processes(), psutil.Process(runner.pid)])
         runner.wait(60)
         files = sorted(watched.scratch.glob(pattern), reverse=True)[:count]
         for file in files:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from tests.faults import warm
+from tests import warm
 from tests.faults.case import Case
 from tests.faults.ground import TRAINED, Ground
 from tests.faults.kills import Watched

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from tests.faults import warm
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("FAULTS_FOLDER") or ROOT / ".pruneonce/faults")  # two suites at once need one each
@@ -164,7 +164,6 @@ class Ground:
 
     def __enter__(self) -> "Ground":
         shutil.rmtree(self.work, ignore_errors=True)
-        shutil.rmtree(FOLDER / "programs", ignore_errors=True)
         self.work.mkdir(parents=True)
         try:
             self._start_servers()
@@ -182,7 +181,7 @@ class Ground:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
         return {
             **kept,
-            "PATH": os.pathsep.join([str(FOLDER / "programs"), str(Path(sys.executable).parent), kept["PATH"]]),
+            "PATH": os.pathsep.join([str(warm.programs()), str(Path(sys.executable).parent), kept["PATH"]]),
             "PYTHONPATH": str(folder),
             "OMP_NUM_THREADS": "1",
             "PREFECT_HOME": str(FOLDER / "prefect"),
@@ -195,21 +194,15 @@ class Ground:
         }
 
     def _start_servers(self) -> None:
-        address, environment = FOLDER / "programs/socket", {**self.environment(ROOT), "PYTHONPATH": str(ROOT)}
-        warm.shim(FOLDER / "programs", address)
         (FOLDER / "prefect").mkdir(exist_ok=True)
-        commands = {
-            "warm": [sys.executable, "-m", "tests.faults.warm", str(address), str(address.parent)],
-            "prefect": [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port), "--no-services"],
-        }
-        for name, command in commands.items():
-            with (FOLDER / f"{name}.log").open("wb") as log:
-                self.started.append(
-                    psutil.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
-                )
-        ready = wait(lambda: "ready" in (FOLDER / "warm.log").read_text() or self.started[0].poll() is not None, every=0.2)
-        if not ready or not wait(lambda: answers(f"http://127.0.0.1:{self.port}/api/health"), every=0.5):
-            sys.exit("".join((FOLDER / f"{name}.log").read_text()[-3000:] for name in commands))
+        command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port), "--no-services"]
+        environment = self.environment(ROOT)
+        with (FOLDER / "prefect.log").open("wb") as log:
+            self.started.append(
+                psutil.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+            )
+        if not wait(lambda: answers(f"http://127.0.0.1:{self.port}/api/health"), every=0.5):
+            sys.exit((FOLDER / "prefect.log").read_text()[-3000:])
 
     def _compute(self) -> None:
         """Bring the project up to date; what did not change since the last time is not computed again."""
@@ -264,10 +257,6 @@ class Ground:
         """(name, step) of all that the run without a fault has in MLflow."""
         mine = self.reference().runs(stage)
         return set(rows(self.project / "mlflow.db", "SELECT key, step FROM metrics WHERE run_uuid = ?", mine[-1][0]))
-
-    def processes(self) -> list[psutil.Process]:
-        """All that the fast programs have started."""
-        return self.started[0].children(recursive=True)
 
 
 def rows(base: Path, query: str, *words: object) -> Iterator[tuple]:

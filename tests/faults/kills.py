@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from tests import warm
 from tests.faults.case import Case
 from tests.faults.ground import TRAINED, Copy, Ground, end, wait
 
@@ -133,14 +134,14 @@ def closing(watched: Watched) -> bool:
 def kill(watched: Watched, runner: subprocess.Popen, counted: Counted, ground: Ground) -> subprocess.Popen | None:
     """Kill the stage, or all of the run. Returns the run if it goes on: a flow starts a killed stage again."""
     pid, alone = watched.pid(), ground.chance.random() < 0.5
-    pid = pid if pid in {process.pid for process in ground.processes()} else 0  # the file may be of a process that is gone
+    pid = pid if pid in {process.pid for process in warm.processes()} else 0  # the file may be of a process that is gone
     saved, now = watched.saved_at(), time.time()
     if alone and pid:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         wait(lambda: not psutil.pid_exists(pid), seconds=20)
     else:
-        end([*ground.processes(), psutil.Process(runner.pid)])
+        end([*warm.processes(), psutil.Process(runner.pid)])
     watched.killed_alone = bool(alone and pid)
     counted.kills += 1
     counted.writing += watched.half_written()
@@ -181,7 +182,7 @@ def finish(ground: Ground, watched: Watched, runner: subprocess.Popen | None, co
         code = runner.wait(900)
     except subprocess.TimeoutExpired:
         code = -1
-        end([*ground.processes(), psutil.Process(runner.pid)])
+        end([*warm.processes(), psutil.Process(runner.pid)])
     if code and not watched.killed_alone:
         counted.lost.append(f"{copy.folder.name}: the next run ended with {code}: {copy.said()[-300:]}")
     if code:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from tests import warm
 from tests.faults.case import Case
 from tests.faults.ground import Copy, Ground, answers, end, free_port, wait
 from tests.faults.kills import Watched
@@ -103,7 +104,7 @@ def killed_meanwhile(copy: Copy, proxy: Proxy) -> list[str]:
     wait(lambda: len(watched.steps()) >= 10 or runner.poll() is not None)
     proxy.mode = REFUSE
     wait(lambda: len(watched.steps()) >= 40 or runner.poll() is not None)
-    end([*copy.ground.processes(), psutil.Process(runner.pid)])
+    end([*warm.processes(), psutil.Process(runner.pid)])
     runner.wait(60)
     proxy.mode = PASS
     return _finish(copy)

@@ -41,7 +41,8 @@ print(*sys.modules, sep="\\n")
 SHIM = """#!{python} -IS
 import json, os, signal, socket, sys
 words, here = [os.path.basename(sys.argv[0]), *sys.argv[1:]], {programs!r}
-own = words[0] == "dvc" or words[1:2] == ["-m"] and words[2].startswith(("stages.", "flows.compress", "pipeline.cli"))
+modules = ("stages.", "flows.compress", "pipeline.cli")
+own = words[0] == "dvc" or words[1:2] == ["-m"] and words[2].startswith(modules) or words[1:] and words[1].endswith(".py")
 if os.path.exists(os.path.join(here, {cold!r})) or not own:
     program = ["-m", "dvc"] if words[0] == "dvc" else []
     os.execv({python!r}, [{python!r}, *program, *words[1:]])
@@ -177,9 +178,12 @@ def _become(asked: dict, files: list[int], programs: Path, own: dict[str, str], 
 
             sys.argv = ["dvc", *words]
             code = dvc(words)
-        else:
-            sys.argv = [words[1], *words[2:]]
+        elif words[0] == "-m":
+            sys.argv = words[1:]
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
     except SystemExit as ended:
         code = ended.code
     except BaseException:

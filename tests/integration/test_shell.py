@@ -1,19 +1,24 @@
 """What a person writes into params.yaml reaches no shell: words stay words, a path stays a path."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.integration.conftest import Project
 
 ODD = ["it's $HOME `touch hacked`.csv", '"; touch hacked; ".csv', "-n  *.csv"]
 
 
+def run(project: Project, *words: str, **environment: str):
+    """Run `python` or `dvc` as tests/warm.py starts it."""
+    path = os.pathsep.join([str(warm.programs()), os.environ["PATH"]])
+    return project.run(*words, PATH=path, PYTHONPATH=str(project.folder), **environment)
+
+
 def launched(project: Project, launcher: str):
     project.edit(lambda document: document.update(launcher=launcher))
-    return project.run(sys.executable, "-m", "stages.sparsify", "--teacher", "$(touch hacked)", "--model", "a  b")
+    return run(project, "python", "-m", "stages.sparsify", "--teacher", "$(touch hacked)", "--model", "a  b")
 
 
 def test_the_words_of_a_launcher_are_arguments(project):
@@ -43,7 +48,7 @@ def test_a_launched_process_starts_no_other(project):
     """Else `torchrun` would start itself for ever."""
     project.edit(lambda document: document.update(launcher="no-such-launcher"))
     for name in ("LOCAL_RANK", "PRUNEONCE_LAUNCHED"):
-        done = project.run(sys.executable, "-m", "stages.sparsify", **{name: "0"})
+        done = run(project, "python", "-m", "stages.sparsify", **{name: "0"})
         assert "arguments are required" in done.stderr
 
 
@@ -53,8 +58,7 @@ def test_dvc_fetches_a_local_source_whatever_its_path_is_called(project, name):
     project.edit(lambda document: document["fetch_local"].update(odd=source))
     (project.folder / "given").mkdir()
     (project.folder / "given" / name).write_text("text,label\na,b\n")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = project.run(sys.executable, "-m", "dvc", "repro", "--single-item", "fetch_local@odd", PATH=path)
+    done = run(project, "dvc", "repro", "--single-item", "fetch_local@odd")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (project.folder / "data/raw/odd/train.csv").read_text() == "text,label\na,b\n"
     assert not (project.folder / "hacked").exists()

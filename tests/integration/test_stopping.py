@@ -76,14 +76,19 @@ except KeyboardInterrupt:
 
 
 def script(text: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
-    """A Python script that hears signals, also where the tests were started as a background job."""
+    """A Python script that hears signals, also where the tests were started as a background job or by nohup."""
+
+    def hear() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     return subprocess.Popen(
         [sys.executable, "-c", text, *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear,
     )
 
 

@@ -150,8 +150,8 @@ def _serve(request: socket.socket, programs: Path, own: dict[str, str], path: li
 def jump(offsets: str) -> None:
     """Let the clock jump: at every call of `time.time` the next of these seconds is added. Nobody sets the monotonic one."""
     real, turn = time.time, itertools.cycle(map(float, offsets.split()))
-    time.time = lambda: real() + next(turn)  # type: ignore[assignment]
-    time.time_ns = lambda: int(time.time() * 1e9)  # type: ignore[assignment]
+    time.time = lambda: real() + next(turn)
+    time.time_ns = lambda: int(time.time() * 1e9)
 
 
 def _become(asked: dict, files: list[int], programs: Path, own: dict[str, str], path: list[str]) -> None:

@@ -29,7 +29,7 @@ import psutil
 CLOCK = "FAULTS_CLOCK"  # variable of a command: the seconds by which its clock jumps
 COLD = "cold"  # a file beside the programs: while it is there, every command starts as it does for users
 # Their modules read the environment or the folder while they are imported: each fork imports them itself.
-OURS = ("pruneonce", "pipeline", "stages", "flows", "study", "benchmarks", "docs", "kernels", "tests")
+OURS = ("pruneonce", "pipeline", "stages", "flows", "study", "benchmarks", "docs", "kernels")
 NOT_BEFORE_THE_FORK = ("prefect", *OURS)
 LOADED = """
 import importlib, sys
@@ -68,6 +68,11 @@ SITE = "import sys\nsys.executable = {python!r}\n"
 def programs() -> Path:
     """The folder of `python`, `dvc` and `sitecustomize.py`, for PATH and PYTHONPATH."""
     return _server()[0]
+
+
+def first(path: str) -> str:
+    """A PATH on which the programs come before those of this one."""
+    return os.pathsep.join([str(programs()), path])
 
 
 def processes() -> list[psutil.Process]:
@@ -133,7 +138,6 @@ def _serve(request: socket.socket, programs: Path, own: dict[str, str], path: li
         _become(asked, files, programs, own, path)
     for file in files:
         os.close(file)
-    signal.signal(signal.SIGIO, lambda *_: None)
     request.sendall(f"{child}\n".encode())
     gone = os.fork()
     if gone == 0:  # watches who asked: its end ends the parent of the command, as the end of a shell would
@@ -165,10 +169,8 @@ def _become(asked: dict, files: list[int], programs: Path, own: dict[str, str], 
     os.environ.update(own | asked["environment"])
     program, *words = asked["words"]
     sys.executable, sys.orig_argv = str(programs / "python"), asked["words"]
-    first = str(programs) if program == "dvc" else asked["folder"]
-    sys.path[:] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *path]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
-        del sys.modules[name]
+    scripts = str(programs) if program == "dvc" else asked["folder"]
+    sys.path[:] = [scripts, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *path]
     if offsets := os.environ.get(CLOCK):
         jump(offsets)
     code: object = 0

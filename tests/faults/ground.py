@@ -181,7 +181,7 @@ class Ground:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
         return {
             **kept,
-            "PATH": os.pathsep.join([str(warm.programs()), str(Path(sys.executable).parent), kept["PATH"]]),
+            "PATH": warm.first(os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])),
             "PYTHONPATH": str(folder),
             "OMP_NUM_THREADS": "1",
             "PREFECT_HOME": str(FOLDER / "prefect"),

@@ -12,8 +12,7 @@ ODD = ["it's $HOME `touch hacked`.csv", '"; touch hacked; ".csv', "-n  *.csv"]
 
 def run(project: Project, *words: str, **environment: str):
     """Run `python` or `dvc` as tests/warm.py starts it."""
-    path = os.pathsep.join([str(warm.programs()), os.environ["PATH"]])
-    return project.run(*words, PATH=path, PYTHONPATH=str(project.folder), **environment)
+    return project.run(*words, PATH=warm.first(os.environ["PATH"]), PYTHONPATH=str(project.folder), **environment)
 
 
 def launched(project: Project, launcher: str):

@@ -99,7 +99,7 @@ def environment(tracking_uri: str) -> dict[str, str]:
 
 def words(folder: Path, tracking_uri: str, *command: str, expect: int = 0) -> str:
     env = {**os.environ, **environment(tracking_uri)}
-    env["PATH"] = os.pathsep.join([str(warm.programs()), env["PATH"]])
+    env["PATH"] = warm.first(env["PATH"])
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr

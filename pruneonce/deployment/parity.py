@@ -1,20 +1,16 @@
 """Parity: the logits and decisions of ONNX Runtime against those of PyTorch, on the same inputs."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 
 from pruneonce.batch import Batch, inputs, logits
 from pruneonce.deployment import runtime
 from pruneonce.errors import ExportError
-
-EXACT_SUMS = {"session.x64quantprecision": "1"}  # no 16-bit sums on processors without VNNI, slower; others ignore it
 
 Read = Callable[[np.ndarray, Batch], np.ndarray]  # logits of a batch -> what is read of them
 
@@ -58,7 +54,7 @@ def reference(model: nn.Module, texts: Texts) -> Reference:
 
 
 def parity(expected: Reference, path: Path, *, entries: Mapping[str, str] | None = None) -> dict[str, float]:
-    """The `differences` of an ONNX file from its model. entries: session options, such as `EXACT_SUMS`."""
+    """The `differences` of an ONNX file from its model. entries: of `runtime.session`."""
     session = runtime.session(path, threads=torch.get_num_threads(), entries=entries)
     return differences(expected, [runtime.logits(session, batch) for batch in expected.texts.batches])
 
@@ -107,16 +103,3 @@ def _check(measured: Mapping[str, float], what: str, relative_error: float, same
             f"{measured['max_difference']:.3g}, largest logit {measured['max_logit']:.3g}). Logits near 0: the model has "
             f"learned nothing, train it longer. Otherwise: {advice}."
         )
-
-
-def loads_with_exact_sums(path: Path) -> bool:
-    """Whether ONNX Runtime can load an int8 file with `EXACT_SUMS`: not if several products read one int8 weight.
-
-    ALBERT's layers do, and DeBERTa's tables of positions. ONNX Runtime 1.32 then fails with "Attempt to replace the
-    existing tensor". Processors that need exact sums can take weights of 7 bits.
-    """
-    graph = onnx.load(path).graph
-    integers = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
-    dequantized = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in integers}
-    uses = Counter(dequantized[name] for node in graph.node for name in node.input if name in dequantized)
-    return all(count == 1 for count in uses.values())

@@ -8,17 +8,18 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from pruneonce.deployment import accelerate, execution
 from pruneonce.deployment.linears import linears
 from pruneonce.deployment.sparse_form import sparse_form
 from pruneonce.errors import KernelsError, PackError
 
-TOKENS, INPUTS, OUTPUTS = 5, 64, 96
+TEXTS, TOKENS, INPUTS, OUTPUTS = 2, 5, 64, 96
 
 
 def linear_model(density: float, *, outputs: int = OUTPUTS, inputs: int = INPUTS) -> bytes:
-    """x float[tokens, inputs] -> y float[tokens, outputs], by one int8 linear with a bias."""
+    """x float[texts, tokens, inputs] -> y float[texts, tokens, outputs], by one int8 linear with a bias."""
     draw = np.random.default_rng(0)
     weight = draw.integers(-127, 128, (inputs, outputs), np.int8)
     weight[draw.random(weight.shape) >= density] = 0
@@ -39,8 +40,8 @@ def linear_model(density: float, *, outputs: int = OUTPUTS, inputs: int = INPUTS
     graph = helper.make_graph(
         nodes,
         "linear",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["tokens", inputs])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["tokens", outputs])],
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["texts", "tokens", inputs])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["texts", "tokens", outputs])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
@@ -55,13 +56,24 @@ def planned(model: bytes, *, how: str = "auto", processor: str | None = "avx2") 
 
 
 def test_the_one_linear_gives_the_same_numbers():
-    x = np.random.default_rng(1).standard_normal((TOKENS, INPUTS)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((TEXTS, TOKENS, INPUTS)).astype(np.float32)
     model = linear_model(0.15)
     stock, sparse = (
         execution.session(model, threads=1, execution=name).run(None, {"x": x})[0] for name in ("stock", "sparse")
     )
     np.testing.assert_allclose(sparse, stock, rtol=1e-6, atol=1e-6)
     assert np.abs(stock).max() > 1
+
+
+@pytest.mark.parametrize("how", ["stock", "sparse"])
+def test_sums_of_large_products_are_exact_on_every_processor(how):
+    """Two products of 255 and a weight above 64 do not fit into the 16 bits of processors without VNNI."""
+    model = linear_model(1.0)
+    x = np.full((TEXTS, TOKENS, INPUTS), 100, np.float32)
+    x[..., ::3] = -100  # 0 on the grid
+    (expected,) = ReferenceEvaluator(onnx.load_model_from_string(model)).run(None, {"x": x})
+    found = execution.session(model, threads=1, execution=how).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def test_the_output_keeps_its_name():
@@ -107,7 +119,7 @@ def test_without_the_library_a_model_runs_and_one_line_says_so(monkeypatch, tmp_
     monkeypatch.setattr(execution, "LIBRARY", tmp_path / "kernels.so")
     with caplog.at_level(logging.WARNING, "pruneonce"):
         session = execution.session(linear_model(0.1), threads=1, execution="auto")
-    assert session.run(None, {"x": np.zeros((1, INPUTS), np.float32)})[0].shape == (1, OUTPUTS)
+    assert session.run(None, {"x": np.zeros((1, 1, INPUTS), np.float32)})[0].shape == (1, 1, OUTPUTS)
     (line,) = caplog.messages
     assert line.startswith(f"The library of the sparse kernels is not at {tmp_path / 'kernels.so'}: zeros save no time.")
     with pytest.raises(KernelsError, match="expected the library of the sparse kernels"):
@@ -166,7 +178,7 @@ def other_scale(graph: onnx.GraphProto, value: float) -> None:
 def test_a_linear_that_the_kernel_would_compute_otherwise_is_left_to_onnx_runtime(change, kernel):
     model = changed(change)
     assert (execution.accelerated(model, execution="sparse", threads=1) is None) == (kernel == "stock")
-    x = np.random.default_rng(1).standard_normal((TOKENS, INPUTS)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((TEXTS, TOKENS, INPUTS)).astype(np.float32)
     stock, sparse = (
         execution.session(model, threads=1, execution=name).run(None, {"x": x})[0] for name in ("stock", "sparse")
     )

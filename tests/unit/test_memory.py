@@ -40,7 +40,7 @@ def test_the_sparse_kernels_keep_nothing_of_their_rewriting(int8_onnx):
 def test_the_rewritten_model_is_given_back(tmp_path):
     """The session holds the sparse form once; the bytes that it was loaded from are free again."""
     (tmp_path / "model.onnx").write_bytes(linear_model(0.2, outputs=4096, inputs=6144))
-    inputs = {"x": np.ones((1, 6144), np.float32)}
+    inputs = {"x": np.ones((1, 1, 6144), np.float32)}
     words = 0.59 * 4096 * 6144 / 4
     found = memory.resident_bytes(tmp_path / "model.onnx", inputs, threads=1, execution="sparse")
     assert 5 * words < found < 2 * 5 * words

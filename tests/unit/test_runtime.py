@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pruneonce.deployment import runtime
-from pruneonce.errors import ModelError
+from pruneonce.errors import ModelError, PackError
 from tests.conftest import token_batch
 
 
@@ -63,6 +63,28 @@ def test_the_session_has_the_threads_it_was_given(dense_onnx):
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
 
 
-def test_a_session_takes_further_options(dense_onnx):
-    options = runtime.session(dense_onnx.path, threads=1, entries={"session.x64quantprecision": "1"}).get_session_options()
-    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+@pytest.mark.parametrize(("entries", "value"), [(None, "1"), ({"session.x64quantprecision": "0"}, "0")])
+def test_sums_are_exact_unless_a_session_is_told_otherwise(dense_onnx, entries, value):
+    options = runtime.session(dense_onnx.path, threads=1, entries=entries).get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == value
+
+
+def test_a_file_that_cannot_have_exact_sums_is_loaded_with_a_warning(dense_onnx, monkeypatch, caplog):
+    """ONNX Runtime without VNNI, played here: tests/integration/test_architectures.py has real files of this kind."""
+
+    class Refusing(runtime.Session):
+        def __init__(self, model, options, **others):
+            if options.get_session_config_entry("session.x64quantprecision") == "1":
+                raise PackError("Attempt to replace the existing tensor")
+            super().__init__(model, options, **others)
+
+    monkeypatch.setattr(runtime, "Session", Refusing)
+    running = runtime.session(dense_onnx.path, threads=1)
+    assert running.run(None, {"input_ids": BATCH, "attention_mask": np.ones_like(BATCH)})[0].shape == (2, 3)
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["Sums of 8-bit products may saturate"]
+
+
+def test_a_damaged_file_is_one_error_and_no_warning(caplog):
+    with pytest.raises(PackError, match=r"expected a model that ONNX Runtime .* loads"):
+        runtime.session(b"no model", threads=1)
+    assert not caplog.records

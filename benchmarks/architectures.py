@@ -69,7 +69,8 @@ NOTES = """\
 - The queries and keys of DeBERTa also project the table of relative positions, which does not depend on the input. These
   products run on integers too, in every call.
 - ALBERT and DeBERTa have weights that several nodes read. ONNX Runtime 1.32 cannot load such a file with
-  `session.x64quantprecision`. For processors without VNNI use `quantize.weight_bits: 7`.
+  `session.x64quantprecision`. pruneonce loads it on processors without VNNI, for other programs there use
+  `quantize.weight_bits: 7`.
 - ELECTRA and ALBERT project embeddings to the width of the layers. This matrix is not in a layer: it is not pruned and
   stays in float.
 - RoBERTa and MPNet number positions from the one after padding: 512 tokens of 514 rows.

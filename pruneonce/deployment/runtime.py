@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,11 @@ if TYPE_CHECKING:  # importing it would need torch
 
 TOO_LONG = ("broadcast", "out of data bounds")  # in ONNX Runtime's message for a text that is too long, and in others
 ANY_TOKEN = 2  # an id in every vocabulary; not 0 or 1, which some models use for padding
-# Processors without VNNI add two products of bytes in 16 bits, which saturate. With this option of a session they add those
-# of 8-bit weights in 32 bits, and store other integers for it. Other processors ignore it.
+# Without VNNI, ONNX Runtime adds two products of bytes in 16 bits, which saturate. With this option it adds those of 8-bit
+# weights in 32 bits, and stores other integers for it. With VNNI it ignores the option.
 EXACT_SUMS = {"session.x64quantprecision": "1"}
 AS_STORED = {"session.x64quantprecision": "0"}  # as in a program that does not know the option
-log = logging.getLogger("pruneonce")
+SHARED_WEIGHT = "replace the existing tensor"  # in its message where several products read such a weight
 
 
 class Session(ort.InferenceSession):
@@ -79,8 +78,6 @@ def session(
 ) -> Session:
     """A CPU session with all optimisations. Its sums of integers are exact on every processor.
 
-    One exception, which is logged: without VNNI, ONNX Runtime 1.32 cannot load a file so in which several products read one
-    weight of 8 bits, as in ALBERT and DeBERTa. Their sums may saturate there.
     Raises PackError if the model cannot be loaded, KernelsError if the operators cannot.
 
     model: an ONNX file, or its bytes.
@@ -108,15 +105,12 @@ def session(
     only = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}  # no fallback: it would print a line about it
     try:
         return Session(file, options, **only)
-    except PackError:
-        for key, value in AS_STORED.items():
-            options.add_session_config_entry(key, value)
-        running = Session(file, options, **only)  # a file that is damaged raises the same error again
-    log.warning(
-        "Sums of 8-bit products may saturate: this processor has no VNNI, and several products of the model read one "
-        "weight. Train with quantize.weight_bits=7."
-    )
-    return running
+    except PackError as error:
+        if SHARED_WEIGHT not in str(error):
+            raise
+    from pruneonce.deployment.unsigned import unsigned  # it needs onnx
+
+    return Session(unsigned(model), options, **only)
 
 
 def logits(running: ort.InferenceSession, batch: Batch) -> np.ndarray:

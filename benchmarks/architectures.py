@@ -69,7 +69,7 @@ NOTES = """\
 - The queries and keys of DeBERTa also project the table of relative positions, which does not depend on the input. These
   products run on integers too, in every call.
 - ALBERT and DeBERTa have weights that several nodes read. ONNX Runtime 1.32 cannot load such a file with
-  `session.x64quantprecision`. pruneonce loads it on processors without VNNI, for other programs there use
+  `session.x64quantprecision`. pruneonce does not need this option; for other programs on processors without VNNI use
   `quantize.weight_bits: 7`.
 - ELECTRA and ALBERT project embeddings to the width of the layers. This matrix is not in a layer: it is not pruned and
   stays in float.

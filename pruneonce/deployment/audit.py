@@ -58,10 +58,10 @@ class Audit:
 
 
 def optimised(path: Path) -> onnx.ModelProto:
-    """The model as ONNX Runtime runs it, with the integers of the file."""
+    """The model as ONNX Runtime runs it."""
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "optimised.onnx"
-        runtime.session(path, threads=1, save_optimised=saved, entries=runtime.AS_STORED)
+        runtime.session(path, threads=1, save_optimised=saved)
         return onnx.load(saved)
 
 

@@ -22,6 +22,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from pruneonce.deployment import accelerate, costs, runtime
+from pruneonce.deployment.exact_sums import exact
 from pruneonce.deployment.linears import Linear, linears
 from pruneonce.deployment.sparse_form import narrow_form, sparse_form, stored_share
 from pruneonce.errors import KernelsError, PackError, PruneOnceError
@@ -113,21 +114,32 @@ def accelerated(model: Path | bytes, *, execution: str, threads: int) -> bytes |
 
 def session(model: Path | bytes, *, threads: int, execution: str, **options: Any) -> runtime.Session:
     """As `runtime.session`, whose further options it takes, with the sparse kernels. Also of a file that `accelerated` made.
+    Sums of integers are exact on every processor.
 
     execution: of EXECUTIONS. Where the library is missing, "auto" says so in one line and runs the model without it.
     Raises KernelsError for "sparse" there. Raises PackError if the model cannot be loaded.
     """
-    if execution == "stock":
-        return runtime.session(model, threads=threads, **options)
     if execution == "auto" and processor() is None:
         log.warning(f"The library of the sparse kernels is not at {LIBRARY}: zeros save no time. {BUILD}")
-        return runtime.session(model, threads=threads, **options)
+        execution = "stock"
     # The rewritten model has no name here: it is free before its memory is given back.
-    running = runtime.session(
-        accelerated(model, execution=execution, threads=threads) or model, threads=threads, operators=LIBRARY, **options
-    )
+    if execution == "stock":
+        running = runtime.session(_exact(model), threads=threads, **options)
+    else:
+        running = runtime.session(
+            _exact(accelerated(model, execution=execution, threads=threads) or model),
+            threads=threads,
+            operators=LIBRARY,
+            **options,
+        )
     _give_back_memory()
     return running
+
+
+def _exact(model: Path | bytes) -> Path | bytes:
+    """As `exact_sums.exact`. Raises PackError if the model cannot be read."""
+    with _one_error():
+        return exact(model)
 
 
 def _give_back_memory() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from pruneonce.batch import Batch, inputs, logits
 from pruneonce.deployment import runtime
+from pruneonce.deployment.exact_sums import exact
 from pruneonce.errors import ExportError
 
 Read = Callable[[np.ndarray, Batch], np.ndarray]  # logits of a batch -> what is read of them
@@ -53,9 +54,18 @@ def reference(model: nn.Module, texts: Texts) -> Reference:
     return Reference(texts, [logits(model(**inputs(batch)), texts.outputs).float().numpy() for batch in texts.batches])
 
 
-def parity(expected: Reference, path: Path, *, entries: Mapping[str, str] | None = None) -> dict[str, float]:
-    """The `differences` of an ONNX file from its model. entries: of `runtime.session`."""
-    session = runtime.session(path, threads=torch.get_num_threads(), entries=entries)
+def parity(expected: Reference, path: Path) -> dict[str, float]:
+    """The `differences` of an ONNX file from its model. Sums of integers are exact, as wherever pruneonce runs a file."""
+    return _measured(expected, exact(path))
+
+
+def parity_elsewhere(expected: Reference, path: Path) -> dict[str, float]:
+    """The same as any other program runs the file: on processors without VNNI, sums may saturate (exact_sums.py)."""
+    return _measured(expected, path)
+
+
+def _measured(expected: Reference, model: Path | bytes) -> dict[str, float]:
+    session = runtime.session(model, threads=torch.get_num_threads())
     return differences(expected, [runtime.logits(session, batch) for batch in expected.texts.batches])
 
 

@@ -17,11 +17,6 @@ if TYPE_CHECKING:  # importing it would need torch
 
 TOO_LONG = ("broadcast", "out of data bounds")  # in ONNX Runtime's message for a text that is too long, and in others
 ANY_TOKEN = 2  # an id in every vocabulary; not 0 or 1, which some models use for padding
-# Without VNNI, ONNX Runtime adds two products of bytes in 16 bits, which saturate. With this option it adds those of 8-bit
-# weights in 32 bits, and stores other integers for it. With VNNI it ignores the option.
-EXACT_SUMS = {"session.x64quantprecision": "1"}
-AS_STORED = {"session.x64quantprecision": "0"}  # as in a program that does not know the option
-SHARED_WEIGHT = "replace the existing tensor"  # in its message where several products read such a weight
 
 
 class Session(ort.InferenceSession):
@@ -76,7 +71,7 @@ def session(
     entries: Mapping[str, str] | None = None,
     operators: Path | None = None,
 ) -> Session:
-    """A CPU session with all optimisations. Its sums of integers are exact on every processor.
+    """A CPU session with all optimisations.
 
     Raises PackError if the model cannot be loaded, KernelsError if the operators cannot.
 
@@ -84,7 +79,7 @@ def session(
     threads: of one operator, 0 for one a core. Operators run one by one.
     save_optimised: file for the optimised graph.
     save_profile: prefix of the file for the profile.
-    entries: further session options by ONNX Runtime's names, such as AS_STORED.
+    entries: further session options by ONNX Runtime's names. Example: `session.x64quantprecision`.
     operators: a library with further operators.
     """
     options = ort.SessionOptions()
@@ -94,7 +89,7 @@ def session(
         options.optimized_model_filepath = str(save_optimised)
     if save_profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(save_profile)
-    for key, value in {**EXACT_SUMS, **(entries or {})}.items():
+    for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     if operators is not None:
         try:
@@ -102,15 +97,8 @@ def session(
         except Exception as error:
             raise KernelsError(f"expected operators for ONNX Runtime {ort.__version__}, found: {error}") from None
     file = model if isinstance(model, bytes) else str(model)
-    only = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}  # no fallback: it would print a line about it
-    try:
-        return Session(file, options, **only)
-    except PackError as error:
-        if SHARED_WEIGHT not in str(error):
-            raise
-    from pruneonce.deployment.unsigned import unsigned  # it needs onnx
-
-    return Session(unsigned(model), options, **only)
+    # There is one provider, so no fallback: ONNX Runtime would print a line about it.
+    return Session(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def logits(running: ort.InferenceSession, batch: Batch) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch import nn
 
 from pruneonce import quantization
 from pruneonce.batch import inputs
-from pruneonce.deployment import inspect, parity, runtime
+from pruneonce.deployment import inspect, parity
 from pruneonce.deployment.audit import Audit, check_integer
 from pruneonce.deployment.export import to_onnx
 from pruneonce.deployment.weight_names import name_weights
@@ -44,8 +44,8 @@ def export_int8(
 ) -> dict[str, Any]:
     """Convert the fake-quantized linears to int8, in place, and write the model as ONNX.
 
-    Returns the parity and the audit of the file: the parity in any program, and with exact sums, which pruneonce asks for.
-    They differ on processors without VNNI alone (`runtime.EXACT_SUMS`).
+    Returns the parity and the audit of the file: the parity in any program, and with exact sums, as pruneonce runs it. They
+    differ on processors without VNNI alone (exact_sums.py).
 
     quantize_embeddings: rewrites the file, returns table -> relative error. Parity is measured after it.
     relative_error: of the logits, the largest.
@@ -62,7 +62,7 @@ def export_int8(
     reference = parity.reference(model, texts)
     exact = parity.parity(reference, path)
     parity.check_parity(exact, relative_error=relative_error, same_decision=same_decision)
-    measured = {"parity": parity.parity(reference, path, entries=runtime.AS_STORED), "parity_of_exact_sums": exact}
+    measured = {"parity": parity.parity_elsewhere(reference, path), "parity_of_exact_sums": exact}
     inspect.check_zeros(path, pattern)
     audit = Audit(path)
     kernels = audit.kernels(weights)

@@ -39,7 +39,7 @@ def processor(machine: str = platform.machine(), has: set[str] | None = None) ->
             "int8",
             NOTE,
             "AVX2 without VNNI: sums of 8-bit products saturate in ONNX Runtime",
-            "pruneonce asks it for exact sums. Other programs need weights of 7 bits, or an option: docs/deployment.md.",
+            "Sums of pruneonce are exact. Other programs need weights of 7 bits: docs/deployment.md.",
         )
     else:
         yield Finding(

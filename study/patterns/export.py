@@ -9,6 +9,7 @@ from pipeline.params.sections import Common, Evaluate, Export
 from pipeline.stage import Dep, Item, Metrics, Out, main
 from pruneonce import engine, quantization
 from pruneonce.deployment import embeddings, measurements, packing, runtime
+from pruneonce.deployment.exact_sums import exact
 from pruneonce.deployment.parity import Texts
 from pruneonce.deployment.variants import export_int8
 from pruneonce.models import checkpoint
@@ -42,7 +43,7 @@ def run(
         same_decision=export.same_decision_ratio,
     )
     batches = evaluation_batches(test, kind, tokenizer, batch_size=evaluate.batch_size)
-    answers = measurements.answers(runtime.session(int8_onnx, threads=evaluate.threads), batches, name=int8_onnx.stem)
+    answers = measurements.answers(runtime.session(exact(int8_onnx), threads=evaluate.threads), batches, name=int8_onnx.stem)
     total, scorers = kind.scorers(test, in_split_order(answers))
     return {
         "parity": exported["parity"],

@@ -21,7 +21,7 @@ from benchmarks import search
 from pipeline.params.sections import METRICS
 from pipeline.tracking import packaging
 from pruneonce import answers
-from pruneonce.deployment import audit, packing, runtime
+from pruneonce.deployment import audit, execution, packing, runtime
 from pruneonce.models import checkpoint
 from pruneonce.serving.predictor import Predictor
 from pruneonce.tasks import examples, kinds, splits
@@ -185,7 +185,7 @@ def test_the_int8_file_has_the_inputs_and_outputs_of_its_kind(done, task):
 
 
 def test_the_second_text_and_its_type_are_read(done):
-    running = runtime.session(done["export/pairs/int8.onnx"], threads=1)
+    running = execution.session(done["export/pairs/int8.onnx"], threads=1, execution="stock")
     split = splits.read_split(done["tasks/pairs/test.arrow"])
     feeds = {name: np.array([split[name][0]], np.int64) for name in ("input_ids", "token_type_ids")}
     feeds["attention_mask"] = np.ones_like(feeds["input_ids"])
@@ -236,7 +236,7 @@ def test_a_file_alone_answers_text_as_it_was_measured(done, name):
     """The oracle is the task's own code on its own split; the file has nothing but a text."""
     kind, split = kinds.load(done[f"tasks/{name}"]), splits.read_split(done[f"tasks/{name}/test.arrow"])
     path = done[f"export/{name}/int8.onnx"]
-    session = runtime.session(path, threads=1)
+    session = execution.session(path, threads=1, execution="stock")
     batches = evaluation_batches(split, kind, checkpoint.load_tokenizer(done[f"teach_task/{name}"]), batch_size=1)
     logits = in_split_order([(batch, runtime.logits(session, batch)) for batch in batches])
     examples = [row for row in split if row.get("window", 0) == 0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pruneonce
-from pruneonce.deployment import runtime
+from pruneonce.deployment import execution
 from tests.integration.tiny import ROOT, TASK
 
 
@@ -81,7 +81,7 @@ assert not {"torch", "tqdm"} & set(sys.modules)
     assert done.returncode == 0, done.stderr
     ids = np.array([[2, 7, 9, 11, 3]])
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    expected = runtime.session(int8, threads=1).run(["logits"], feeds)[0]
+    expected = execution.session(int8, threads=1, execution="stock").run(["logits"], feeds)[0]
     answer = np.array(done.stdout.split(), np.float32)
     np.testing.assert_allclose(answer, expected.ravel(), atol=near * np.abs(expected).max())
     from_file = pruneonce.load(int8, threads=1, execution=how).run(["logits"], feeds)[0]

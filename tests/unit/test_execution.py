@@ -13,7 +13,6 @@ from onnx.reference import ReferenceEvaluator
 from pruneonce.deployment import accelerate, execution
 from pruneonce.deployment.linears import linears
 from pruneonce.deployment.sparse_form import sparse_form
-from pruneonce.deployment.unsigned import unsigned
 from pruneonce.errors import KernelsError, PackError
 
 TEXTS, TOKENS, INPUTS, OUTPUTS = 2, 5, 64, 96
@@ -228,14 +227,3 @@ def test_attention_over_another_axis_than_the_keys_is_left_to_onnx_runtime(int8_
         made = onnx.load_model_from_string(execution.accelerated(model.SerializeToString(), execution="sparse", threads=1))
         assert [node.op_type for node in made.graph.node].count("Attention") == found
     assert softmaxes
-
-
-def test_unsigned_weights_are_the_same_function():
-    """By onnx's own evaluator, which knows nothing of processors."""
-    model = linear_model(0.5)
-    x = np.random.default_rng(1).standard_normal((TEXTS, TOKENS, INPUTS)).astype(np.float32)
-    made = onnx.load_model_from_string(unsigned(model))
-    onnx.checker.check_model(made, full_check=True)
-    assert {t.name: t.data_type for t in made.graph.initializer}["weight"] == onnx.TensorProto.UINT8
-    signed, found = (ReferenceEvaluator(m).run(None, {"x": x})[0] for m in (onnx.load_model_from_string(model), made))
-    np.testing.assert_array_equal(found, signed)

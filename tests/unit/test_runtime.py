@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from pruneonce.deployment import runtime
-from pruneonce.deployment.unsigned import unsigned
-from pruneonce.errors import ModelError, PackError
+from pruneonce.errors import ModelError
 from tests.conftest import token_batch
 
 
@@ -64,31 +63,6 @@ def test_the_session_has_the_threads_it_was_given(dense_onnx):
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
 
 
-@pytest.mark.parametrize(("entries", "value"), [(None, "1"), ({"session.x64quantprecision": "0"}, "0")])
-def test_sums_are_exact_unless_a_session_is_told_otherwise(dense_onnx, entries, value):
-    options = runtime.session(dense_onnx.path, threads=1, entries=entries).get_session_options()
-    assert options.get_session_config_entry("session.x64quantprecision") == value
-
-
-def test_a_file_whose_products_share_a_weight_has_exact_sums_too(int8_onnx, monkeypatch):
-    """ONNX Runtime without VNNI, played here: tests/integration/test_architectures.py has real files of this kind."""
-    tried = []
-
-    class Refusing(runtime.Session):
-        def __init__(self, model, *options, **others):
-            tried.append(model)
-            if len(tried) == 1:
-                raise PackError("found: Attempt to replace the existing tensor")
-            super().__init__(model, *options, **others)
-
-    feeds = {"input_ids": BATCH, "attention_mask": np.ones_like(BATCH)}
-    expected = runtime.session(int8_onnx.path, threads=1).run(None, feeds)[0]
-    monkeypatch.setattr(runtime, "Session", Refusing)
-    found = runtime.session(int8_onnx.path, threads=1).run(None, feeds)[0]
-    assert tried == [str(int8_onnx.path), unsigned(int8_onnx.path)]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
-def test_a_damaged_file_is_one_error():
-    with pytest.raises(PackError, match=r"expected a model that ONNX Runtime .* loads"):
-        runtime.session(b"no model", threads=1)
+def test_a_session_takes_further_options(dense_onnx):
+    options = runtime.session(dense_onnx.path, threads=1, entries={"session.x64quantprecision": "1"}).get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"

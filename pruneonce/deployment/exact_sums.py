@@ -7,12 +7,13 @@ several products read in 1.32.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 NARROW = 64  # two products of 255 and weights up to this fit into 16 bits
 
@@ -40,14 +41,15 @@ def saturates() -> bool:
 
 
 def unsigned(model: Path | bytes) -> bytes | None:
-    """The same function, as a file's bytes: every int8 weight w that is dequantized is w + 128 there, with zero point 128.
+    """The same function, as a file's bytes: an int8 weight w is w + 128 there, and is dequantized with zero point 128.
 
-    None for a model without weights beyond NARROW.
+    None for a model without such weights beyond NARROW. Those that anything else reads, or that have a zero point, stay.
     """
     read = onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load(model)
     stored = {tensor.name: tensor for tensor in read.graph.initializer}
     wide = {name: weight for name, tensor in stored.items() if (weight := _wide(tensor)) is not None}
-    readers = [node for node in read.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in wide]
+    others = {name for node in read.graph.node if not _dequantizes(node, stored) for name in node.input}
+    readers = [n for n in read.graph.node if _dequantizes(n, stored) and n.input[0] in wide and n.input[0] not in others]
     for name in {node.input[0] for node in readers}:
         shifted = (wide[name].astype(np.int16) + 128).astype(np.uint8)
         stored[name].CopyFrom(numpy_helper.from_array(shifted, name))
@@ -65,6 +67,11 @@ def _wide(tensor: TensorProto) -> np.ndarray | None:
         return None
     weight = numpy_helper.to_array(tensor)
     return weight if (np.abs(weight.astype(np.int16)) > NARROW).any() else None
+
+
+def _dequantizes(node: NodeProto, stored: Mapping[str, TensorProto]) -> bool:
+    """Whether a node is a DequantizeLinear by a stored scale, without a zero point."""
+    return node.op_type == "DequantizeLinear" and len(node.input) == 2 and node.input[1] in stored
 
 
 def _zero_point(scale: str) -> str:

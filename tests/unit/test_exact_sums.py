@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from pruneonce.deployment import exact_sums, runtime
 from pruneonce.doctor import machine
-from tests.unit.test_execution import INPUTS, TEXTS, TOKENS, linear_model
+from tests.unit.test_execution import INPUTS, OUTPUTS, TEXTS, TOKENS, linear_model
 
 X = np.random.default_rng(1).standard_normal((TEXTS, TOKENS, INPUTS)).astype(np.float32)
 
@@ -55,6 +55,27 @@ def test_a_model_that_cannot_saturate_stays_as_it_is(dense_onnx, monkeypatch):
     monkeypatch.setattr(exact_sums, "saturates", lambda: True)
     for model in (narrow.SerializeToString(), dense_onnx.path):
         assert exact_sums.exact(model) is model
+
+
+def with_a_zero_point(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.zeros(OUTPUTS, np.int8), "zero"))
+    next(node for node in graph.node if list(node.output) == ["w"]).input.append("zero")
+
+
+def with_another_reader(graph: onnx.GraphProto) -> None:
+    graph.node.append(helper.make_node("Cast", ["weight"], ["as_float"], to=TensorProto.FLOAT))
+
+
+def with_a_computed_scale(graph: onnx.GraphProto) -> None:
+    graph.node.insert(0, helper.make_node("Identity", ["w_scale"], ["same"]))
+    next(node for node in graph.node if list(node.output) == ["w"]).input[1] = "same"
+
+
+@pytest.mark.parametrize("change", [with_a_zero_point, with_another_reader, with_a_computed_scale])
+def test_a_weight_of_another_form_stays_as_it_is(change):
+    model = onnx.load_model_from_string(linear_model(0.5))
+    change(model.graph)
+    assert exact_sums.unsigned(model.SerializeToString()) is None
 
 
 def test_where_sums_are_exact_no_file_is_read(monkeypatch):

@@ -22,7 +22,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from pruneonce.deployment import accelerate, costs, runtime
-from pruneonce.deployment.exact_sums import exact
+from pruneonce.deployment.exact_sums import exact, saturates
 from pruneonce.deployment.linears import Linear, linears
 from pruneonce.deployment.sparse_form import narrow_form, sparse_form, stored_share
 from pruneonce.errors import KernelsError, PackError, PruneOnceError
@@ -122,17 +122,16 @@ def session(model: Path | bytes, *, threads: int, execution: str, **options: Any
     if execution == "auto" and processor() is None:
         log.warning(f"The library of the sparse kernels is not at {LIBRARY}: zeros save no time. {BUILD}")
         execution = "stock"
+    stock = execution == "stock"
     # The rewritten model has no name here: it is free before its memory is given back.
-    if execution == "stock":
-        running = runtime.session(_exact(model), threads=threads, **options)
-    else:
-        running = runtime.session(
-            _exact(accelerated(model, execution=execution, threads=threads) or model),
-            threads=threads,
-            operators=LIBRARY,
-            **options,
-        )
-    _give_back_memory()
+    running = runtime.session(
+        _exact(model if stock else accelerated(model, execution=execution, threads=threads) or model),
+        threads=threads,
+        operators=None if stock else LIBRARY,
+        **options,
+    )
+    if not stock or saturates():  # else no graph was read
+        _give_back_memory()
     return running
 
 

@@ -112,7 +112,7 @@ def test_every_profile_has_a_page_with_its_prunable_weights(project, profile):
     found = page(profile, costs.Rate(gpus=8, tflops=100.0, tokens=None))
     assert f"prunable: {PRUNABLE[profile]} in the layers" in found
     assert ("in the pooler" in found) == profile.startswith("bert-")
-    assert max(map(len, found.splitlines())) <= 112
+    assert max(map(len, found.splitlines())) <= 105
     tasks = list(parse_yaml(profiles.read(profile), profile)["tasks"])
     assert f"Tasks: {' '.join(tasks)}\n" in found
     model = parse_yaml(profiles.read(profile), profile)["common"]["model"]

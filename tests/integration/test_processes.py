@@ -14,8 +14,8 @@ from safetensors import safe_open
 from tests.integration import tiny
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-# Two sums of half a batch instead of one: what differs is the order of float32 additions, 1e-7 a step, and what ten
-# steps of AdamW make of it.
+# Two sums of half a batch instead of one: what differs is the order of additions. The model is of float64, but losses and
+# scores are added in float32, which ten steps of AdamW make 1e-7 of a loss and 4e-6 of a weight.
 SAME = 1e-5
 
 
@@ -51,15 +51,10 @@ def test_two_processes_end_with_the_weights_of_one(curves):
     (one,), two = curves[1], curves[2]
     assert two[0]["weights"] == two[1]["weights"]
     assert one["weights"].keys() == two[0]["weights"].keys()
-    swapped = 0  # in a matrix whose scores lie next to each other at the threshold, one weight goes for another
     for name, wanted in one["weights"].items():
         ours, theirs = np.array(two[0]["weights"][name]), np.array(wanted)
-        same = (ours == 0) == (theirs == 0)
-        swapped += np.count_nonzero(~same)
-        # atol: the gradient of a key's bias is 0 but for rounding (softmax forgets it), and Adam scales that up.
-        np.testing.assert_allclose(ours[same], theirs[same], rtol=SAME, atol=1e-4, err_msg=name)
-        assert np.count_nonzero(ours) == np.count_nonzero(theirs), name
-    assert swapped <= 2
+        np.testing.assert_array_equal(ours == 0, theirs == 0, err_msg=name)
+        np.testing.assert_allclose(ours, theirs, rtol=SAME, atol=SAME, err_msg=name)
     assert len(one["weights"]) > 30
 
 

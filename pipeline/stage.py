@@ -11,6 +11,7 @@ calls `run`; the first one tracks and writes, and the files of the others are de
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import inspect
 import json
@@ -112,6 +113,7 @@ def main(run: Callable[..., Metrics]) -> None:
     stage = Path(inspect.getfile(run)).stem
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     processes.end_with_parent()
+    gc.freeze()  # the imported modules stay: no collection needs to look at their two million objects again
     try:
         _main(run, stage)
     except PruneOnceError as error:

@@ -31,11 +31,16 @@ COLD = "cold"  # a file beside the programs: while it is there, every command st
 # Their modules read the environment or the folder while they are imported: each fork imports them itself.
 OURS = ("pruneonce", "pipeline", "stages", "flows", "study", "benchmarks", "docs", "kernels")
 NOT_BEFORE_THE_FORK = ("prefect", *OURS)
+# An export imports a part of PyTorch late.
 LOADED = """
-import importlib, sys
+import contextlib, importlib, io, logging, sys, warnings
 for name in ("teach_task", "sparsify", "prepare_corpus", "evaluate", "report"):
     importlib.import_module(f"stages.{name}")
-import datasets, dvc.cli, dvc.commands.repro, dvc.repo, flows.compress
+import datasets, dvc.cli, dvc.commands.repro, dvc.repo, flows.compress, stages.export, torch
+warnings.simplefilter("ignore")
+logging.disable()
+with contextlib.redirect_stdout(io.StringIO()):
+    torch.onnx.export(torch.nn.Linear(1, 1).eval(), (torch.zeros(1, 1),), dynamo=True)
 print(*sys.modules, sep="\\n")
 """
 SHIM = """#!{python} -IS

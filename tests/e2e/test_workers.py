@@ -35,7 +35,11 @@ class Reader:
         self.blocks = bash_blocks(PAGE)
         self.done: list[str] = []
         self.ports = {"4200": str(free_port()), "5000": str(free_port())}
-        own = {"PREFECT_SERVER_API_PORT": self.ports["4200"], "XDG_CACHE_HOME": str(logs / "home")}
+        own = {
+            "PREFECT_SERVER_API_PORT": self.ports["4200"],
+            "XDG_CACHE_HOME": str(logs / "home"),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes that wait for jobs, of which there are none
+        }
         self.env = environment(project, logs / "prefect") | own
 
     def follow(self, heading: str) -> str:

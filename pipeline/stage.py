@@ -113,7 +113,7 @@ def main(run: Callable[..., Metrics]) -> None:
     stage = Path(inspect.getfile(run)).stem
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     processes.end_with_parent()
-    gc.freeze()  # the imported modules stay: no collection needs to look at their two million objects again
+    gc.freeze()  # the imported modules stay: no collection needs to look at them again
     try:
         _main(run, stage)
     except PruneOnceError as error:

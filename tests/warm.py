@@ -34,9 +34,9 @@ NOT_BEFORE_THE_FORK = ("prefect", *OURS)
 # An export imports a part of PyTorch late.
 LOADED = """
 import contextlib, importlib, io, logging, sys, warnings
-for name in ("teach_task", "sparsify", "prepare_corpus", "evaluate", "report"):
+for name in ("teach_task", "sparsify", "prepare_corpus", "export", "evaluate", "report"):
     importlib.import_module(f"stages.{name}")
-import datasets, dvc.cli, dvc.commands.repro, dvc.repo, flows.compress, stages.export, torch
+import datasets, dvc.cli, dvc.commands.repro, dvc.repo, flows.compress, torch
 warnings.simplefilter("ignore")
 logging.disable()
 with contextlib.redirect_stdout(io.StringIO()):

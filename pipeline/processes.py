@@ -149,9 +149,7 @@ def _end_marked(mark: str) -> None:
     stages = {process for process in found if STAGE in _environment(process)}
     end(found - stages, seconds=SERVER_SECONDS)
     _, deaf = psutil.wait_procs(stages, timeout=max(0.0, last - time.monotonic()))
-    for process in deaf:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    _signal(deaf, signal.SIGKILL)
 
 
 def marked(name: str, value: str) -> set[psutil.Process]:
@@ -164,10 +162,26 @@ def end(processes: Iterable[psutil.Process], *, seconds: float) -> None:
     """Send SIGTERM to the processes, and SIGKILL to those that live after these seconds."""
     alive = list(processes)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in alive:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(number)
+        _signal(alive, number)
         _, alive = psutil.wait_procs(alive, timeout=seconds)
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to the processes, a parent before its children.
+
+    A shell whose child ends first goes on with its next command.
+    """
+    for process in sorted(processes, key=_age):
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+
+
+def _age(process: psutil.Process) -> tuple[float, int]:
+    """Sorts a parent before its children. Two that started in one tick of the kernel's clock are sorted by number."""
+    try:
+        return process.create_time(), process.pid
+    except psutil.Error:  # it has ended
+        return 0.0, process.pid
 
 
 if __name__ == "__main__":

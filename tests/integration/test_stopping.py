@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,3 +171,19 @@ def test_a_stage_that_does_not_hear_that_its_flow_died_is_killed(monkeypatch, tm
     assert other.poll() is None
     other.kill()
     other.wait()
+
+
+def test_a_shell_is_ended_before_its_command_whose_end_would_make_it_go_on(tmp_path, monkeypatch):
+    shell = subprocess.Popen(["sh", "-c", "sleep 60; touch late"], cwd=tmp_path)
+    above = psutil.Process(shell.pid)
+    wait_for("the command", above.children, seconds=20, every=0.05)
+    send = psutil.Process.send_signal
+
+    def slowly(process: psutil.Process, number: int) -> None:
+        send(process, number)
+        time.sleep(0.3)  # the shell has time to go on
+
+    monkeypatch.setattr(psutil.Process, "send_signal", slowly)
+    processes.end([*above.children(), above], seconds=5)
+    assert not above.is_running()
+    assert not (tmp_path / "late").exists()

@@ -36,7 +36,7 @@ def run(
     student = task.student(sparse_folder, teacher, attention=common.attention, dropout=p.dropout)
     masks.mask_linears(student, checkpoint.load_pruned(sparse_folder))
     pattern = masks.lock(student)
-    batches = task.batches(p, seed=common.seed)
+    batches = task.distilled_batches(p, seed=common.seed)
 
     task.distil(
         student,

@@ -40,7 +40,7 @@ def run(
     student = task.model(start_folder, attention=common.attention, dropout=p.dropout)
     pruned = checkpoint.load_pruned(sparse_folder)
     pattern = quantization.lock(student, pruned, momentum=p.range_momentum, weight_bits=p.weight_bits)
-    batches = task.batches(p, seed=common.seed)
+    batches = task.distilled_batches(p, seed=common.seed)
     steps = batches.steps(p.epochs)
     quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=engine)
     quantization.freeze(student)  # for this score; the training moves ranges again

@@ -113,7 +113,7 @@ class Trials:
             return folder
         student = task.student(start_folder, self.teacher, attention=self.attention, dropout=p.dropout)
         zeros = masks.zeros(student, schedule.prunable)
-        batches = task.batches(p, seed=seed)
+        batches = (task.distilled_batches if d.soft_weight else task.batches)(p, seed=seed)
         calibration = Calibration(sample=batches, batches=schedule.calibration_batches, engine=task.engine)
         gradual = GradualPruning(student, schedule, calibration)
         options = self._options(name)
@@ -135,7 +135,7 @@ class Trials:
             return json.loads(file.read_text())
         student = task.model(folder, attention=self.attention, dropout=p.dropout)
         quantization.lock(student, pruned, momentum=p.range_momentum, weight_bits=p.weight_bits)
-        batches = task.batches(p, seed=seed)
+        batches = task.distilled_batches(p, seed=seed)
         steps = batches.steps(p.epochs)
         quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=task.engine)
         ratios = {"begin_ratio": p.begin_ratio, "freeze_ranges_ratio": p.freeze_ranges_ratio}

@@ -281,6 +281,9 @@ class Distilled(TaskTraining):
     """Training on a task with a dense teacher."""
 
     distillation: Distillation  # the parts of the loss
+    # where a row is a pair of texts with one label: share of a batch's rows that get the second text of another row. Only
+    # the teacher says what such a pair is
+    new_pairs: Ratio
 
 
 class Finetune(Distilled):

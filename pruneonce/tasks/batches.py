@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from pruneonce.batch import Batch
+from pruneonce.tasks.new_pairs import NewPairs, joined
 from pruneonce.tasks.protocol import Kind
 from pruneonce.tasks.splits import positions_after_cut
 
@@ -54,15 +55,30 @@ class Batches:
     Texts of similar length share a batch, so there is little padding. Each epoch is a new shuffle: the rows are sorted by
     length within a window of `WINDOW` batches, then the batches are shuffled. Every row is in one batch of an epoch. One
     batch may be smaller.
+
+    new_pairs: share of a batch's rows that get the second text of another row (`NewPairs`). A batch then has `labelled`,
+    bool[batch]: whether the label of a row is its own. The new ones are at the end.
     """
 
     WINDOW = 32
 
-    def __init__(self, split: Dataset, kind: Kind, tokenizer, *, batch_size: int, max_tokens: int, seed: int):
+    def __init__(
+        self,
+        split: Dataset,
+        kind: Kind,
+        tokenizer,
+        *,
+        batch_size: int,
+        max_tokens: int,
+        seed: int,
+        new_pairs: float = 0.0,
+    ):
         self.split, self.kind = _Rows(split, kind), kind
         self.lengths = np.minimum(self.split.lengths, max_tokens)
-        self.batch_size, self.max_tokens, self.seed = batch_size, max_tokens, seed
+        self.batch_size, self.seed = batch_size, seed
+        self.max_tokens = int(self.lengths.max())  # a new pair is not longer than the rows
         self.pad, self.last = tokenizer.pad_token_id, tokenizer.sep_token_id
+        self.new_pairs = NewPairs(split["input_ids"], share=new_pairs, seed=seed, last=self.last) if new_pairs else None
         self._plan = lru_cache(1)(self._shuffle)  # of the epoch that is read
 
     def __len__(self) -> int:
@@ -89,7 +105,14 @@ class Batches:
         return [batches[i] for i in draw.permutation(len(batches))]
 
     def __call__(self, step: int) -> Batch:
-        rows = self.split[self.rows(step)]
+        if self.new_pairs is None:
+            return self._collate(self.split[self.rows(step)])
+        order, givers = self.new_pairs(step, self.rows(step))
+        rows, labelled = self.split[order], len(order) - len(givers)
+        new = [joined(*pair, self.last) for pair in zip(rows[labelled:], self.split[givers], strict=True)]
+        return self._collate(rows[:labelled] + new) | {"labelled": torch.arange(len(order)) < labelled}
+
+    def _collate(self, rows: Sequence[Row]) -> Batch:
         return collate(rows, self.kind, pad=self.pad, max_tokens=self.max_tokens, last=self.last)
 
 

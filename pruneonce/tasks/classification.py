@@ -32,6 +32,7 @@ class _TextKind(Kind):
     """What all three kinds share."""
 
     architecture: ClassVar[Any] = AutoModelForSequenceClassification
+    new_pairs: ClassVar[bool] = True
 
     @abstractmethod
     def target(self, label: Any) -> Any:

@@ -30,12 +30,21 @@ def positions_after_cut(ids: Sequence[int], *, max_tokens: int, last: int) -> li
     close = list(ids).index(last)
     if close == size - 1:
         return [*range(max_tokens - 1), size - 1]
-    second = next((i for i in range(close, size) if ids[i] != last), size - 1)
+    second = second_text(ids, last)
     room = max_tokens - 2 - (second - close)
     one, two = close - 1, size - 1 - second
     short = min(one, two, room // 2)
     one, two = (short, room - short) if one <= two else (room - short, short)
     return [*range(1 + one), *range(close, second), *range(second, second + two), size - 1]
+
+
+def second_text(ids: Sequence[int], last: int) -> int:
+    """Return the position at which the second text of a pair begins; that of the closing token if the text is empty.
+
+    last: the token that closes a text.
+    """
+    close = list(ids).index(last)
+    return next((i for i in range(close, len(ids)) if ids[i] != last), len(ids) - 1)
 
 
 def encode_texts(examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:

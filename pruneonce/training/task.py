@@ -48,6 +48,8 @@ class DistilledRecipe(Recipe, Protocol):
 
     @property
     def distillation(self) -> Distillation: ...
+    @property
+    def new_pairs(self) -> float: ...  # share of a batch's rows, of a task whose rows are pairs of texts
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,17 @@ class Task:
         return student.to(self.engine.device)
 
     def batches(self, recipe: Recipe, *, seed: int) -> Batches:
-        """Return the batches of the train split. seed: of their order."""
+        """Return the batches of the train split, to learn from its labels. seed: of their order."""
+        return self._batches(recipe, seed, new_pairs=0.0)
+
+    def distilled_batches(self, recipe: DistilledRecipe, *, seed: int) -> Batches:
+        """Return the same batches, to learn from a teacher: where rows are pairs of texts, some of a batch are new."""
+        pairs = self.kind.new_pairs and "pair" in self.splits["train"].column_names
+        return self._batches(recipe, seed, new_pairs=recipe.new_pairs if pairs else 0.0)
+
+    def _batches(self, recipe: Recipe, seed: int, *, new_pairs: float) -> Batches:
         sizes = {"batch_size": recipe.batch_size, "max_tokens": recipe.max_tokens}
-        return Batches(self.splits["train"], self.kind, self.tokenizer, **sizes, seed=seed)
+        return Batches(self.splits["train"], self.kind, self.tokenizer, **sizes, seed=seed, new_pairs=new_pairs)
 
     def fit(self, model: nn.Module, batches: Batches, loss: Loss, *, recipe: Recipe, steps: int, **options: Any) -> None:
         """Train with `loop.fit`. The rate rises over `warmup_ratio` of the steps, then falls linearly to 0.
@@ -168,7 +178,8 @@ def distilled_loss(kind: Kind, teacher: nn.Module, distillation: Distillation) -
     """Return the loss of a student that learns from the labels and from its teacher, of (student, batch).
 
     loss = hard_weight * hard + soft_weight * soft + hidden_weight * hidden + attention_weight * attention
-    hard, soft: of the kind of task. The other two: `distillation.losses.inner_losses`.
+    hard, soft: of the kind of task; hard is of the rows that have a label, 0 where none has one. The other two:
+    `distillation.losses.inner_losses`.
     """
     d = distillation
 
@@ -177,7 +188,7 @@ def distilled_loss(kind: Kind, teacher: nn.Module, distillation: Distillation) -
         with torch.no_grad():
             teacher_out = teacher(**inputs(batch), **outputs_for(d))
         student_logits, teacher_logits = logits(student_out, kind.outputs), logits(teacher_out, kind.outputs)
-        hard = kind.hard(student_logits, batch)
+        hard = _labelled_loss(kind, student_logits, batch)
         soft = kind.soft(student_logits, teacher_logits, batch, d.temperature)
         inner = inner_losses(student_out, teacher_out, batch["attention_mask"], d)
         total = d.hard_weight * hard + d.soft_weight * soft
@@ -186,6 +197,16 @@ def distilled_loss(kind: Kind, teacher: nn.Module, distillation: Distillation) -
         return {"loss": total, "hard": hard, "soft": soft, **{name: part for name, (_, part) in inner.items()}}
 
     return loss
+
+
+def _labelled_loss(kind: Kind, logits: Tensor, batch: Batch) -> Tensor:
+    """The hard loss of the rows that have a label: all, but for new pairs."""
+    if "labelled" not in batch:
+        return kind.hard(logits, batch)
+    labelled = batch["labelled"]
+    if not labelled.any():
+        return logits.sum() * 0.0  # as part of the graph: every process computes the same one
+    return kind.hard(logits[labelled], {name: tensor[labelled] for name, tensor in batch.items()})
 
 
 @torch.inference_mode()

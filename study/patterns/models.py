@@ -25,7 +25,7 @@ class Models(trials.Trials):
             return path
         student = task.model(folder, attention=self.attention, dropout=p.dropout)
         pattern = quantization.lock(student, pruned, momentum=p.range_momentum, weight_bits=p.weight_bits)
-        batches = task.batches(p, seed=seed)
+        batches = task.distilled_batches(p, seed=seed)
         steps = batches.steps(p.epochs)
         quantization.calibrate(student, map(batches, range(p.calibration_batches)), engine=task.engine)
         ratios = {"begin_ratio": p.begin_ratio, "freeze_ranges_ratio": p.freeze_ranges_ratio}

@@ -113,7 +113,7 @@ class Trials:
             return folder
         student = task.student(start_folder, self.teacher, attention=self.attention, dropout=p.dropout)
         zeros = masks.zeros(student, schedule.prunable)
-        batches = (task.distilled_batches if d.soft_weight else task.batches)(p, seed=seed)
+        batches = task.distilled_batches(p, seed=seed)
         calibration = Calibration(sample=batches, batches=schedule.calibration_batches, engine=task.engine)
         gradual = GradualPruning(student, schedule, calibration)
         options = self._options(name)

@@ -282,7 +282,7 @@ class Distilled(TaskTraining):
 
     distillation: Distillation  # the parts of the loss
     # where a row is a pair of texts with one label: share of a batch's rows that get the second text of another row. Only
-    # the teacher says what such a pair is
+    # the teacher says what such a pair is; without a soft loss there are none
     new_pairs: Ratio
 
 

@@ -56,8 +56,8 @@ class Batches:
     length within a window of `WINDOW` batches, then the batches are shuffled. Every row is in one batch of an epoch. One
     batch may be smaller.
 
-    new_pairs: share of a batch's rows that get the second text of another row (`NewPairs`). A batch then has `labelled`,
-    bool[batch]: whether the label of a row is its own. The new ones are at the end.
+    new_pairs: share of a batch's rows that get the second text of another row, of any length (`NewPairs`). A batch then has
+    `labelled`, bool[batch], false for the new ones at its end: their `labels` say nothing.
     """
 
     WINDOW = 32

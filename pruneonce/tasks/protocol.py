@@ -56,7 +56,7 @@ class Kind(ABC):
     targets: ClassVar[tuple[str, ...]] = ("label",)  # the columns that `labels` reads
     # folder below the splits' with the dense model, if that does the task as it was pre-trained; None: it is to learn it
     dense: ClassVar[str | None] = None
-    # whether the teacher's logits say all of a pair of texts that no row has: such a pair can be learned without a label
+    # whether the teacher's logits say all of a pair of two rows' texts: it can be learned without a label (`NewPairs`)
     new_pairs: ClassVar[bool] = False
 
     @classmethod

@@ -99,9 +99,13 @@ class Task:
         return self._batches(recipe, seed, new_pairs=0.0)
 
     def distilled_batches(self, recipe: DistilledRecipe, *, seed: int) -> Batches:
-        """Return the same batches, to learn from a teacher: where rows are pairs of texts, some of a batch are new."""
+        """Return the same batches, to learn from a teacher: where rows are pairs of texts, some of a batch are new.
+
+        Without a soft loss none is new: nothing would say what it is.
+        """
         pairs = self.kind.new_pairs and "pair" in self.splits["train"].column_names
-        return self._batches(recipe, seed, new_pairs=recipe.new_pairs if pairs else 0.0)
+        learned = pairs and recipe.distillation.soft_weight > 0
+        return self._batches(recipe, seed, new_pairs=recipe.new_pairs if learned else 0.0)
 
     def _batches(self, recipe: Recipe, seed: int, *, new_pairs: float) -> Batches:
         sizes = {"batch_size": recipe.batch_size, "max_tokens": recipe.max_tokens}
@@ -178,8 +182,8 @@ def distilled_loss(kind: Kind, teacher: nn.Module, distillation: Distillation) -
     """Return the loss of a student that learns from the labels and from its teacher, of (student, batch).
 
     loss = hard_weight * hard + soft_weight * soft + hidden_weight * hidden + attention_weight * attention
-    hard, soft: of the kind of task; hard is of the rows that have a label, 0 where none has one. The other two:
-    `distillation.losses.inner_losses`.
+    hard, soft: of the kind of task; hard is of the rows that have a label, 0 for a piece of a batch where none has one. The
+    other two: `distillation.losses.inner_losses`.
     """
     d = distillation
 

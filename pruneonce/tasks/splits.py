@@ -27,10 +27,9 @@ def positions_after_cut(ids: Sequence[int], *, max_tokens: int, last: int) -> li
     size = len(ids)
     if size <= max_tokens:
         return list(range(size))
-    close = list(ids).index(last)
+    close, second = between_texts(ids, last)
     if close == size - 1:
         return [*range(max_tokens - 1), size - 1]
-    second = second_text(ids, last)
     room = max_tokens - 2 - (second - close)
     one, two = close - 1, size - 1 - second
     short = min(one, two, room // 2)
@@ -38,13 +37,13 @@ def positions_after_cut(ids: Sequence[int], *, max_tokens: int, last: int) -> li
     return [*range(1 + one), *range(close, second), *range(second, second + two), size - 1]
 
 
-def second_text(ids: Sequence[int], last: int) -> int:
-    """Return the position at which the second text of a pair begins; that of the closing token if the text is empty.
+def between_texts(ids: Sequence[int], last: int) -> tuple[int, int]:
+    """Return the positions of the token that closes the first text of a pair, and of the second text's first token.
 
-    last: the token that closes a text.
+    Where there is no second text, the latter is that of the last token. last: the token that closes a text.
     """
     close = list(ids).index(last)
-    return next((i for i in range(close, len(ids)) if ids[i] != last), len(ids) - 1)
+    return close, next((i for i in range(close, len(ids)) if ids[i] != last), len(ids) - 1)
 
 
 def encode_texts(examples: Sequence[Example], tokenizer, *, max_tokens: int) -> tuple[dict[str, list], int]:

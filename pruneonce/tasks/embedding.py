@@ -205,12 +205,18 @@ def _directions(vectors: Sequence[Any]) -> np.ndarray:
 def _spearman(found: np.ndarray, wanted: np.ndarray, rows: np.ndarray) -> float:
     """Spearman's correlation of the cosines of rows i and i + k, in both spaces, over k up to PARTNERS."""
     order = np.random.default_rng(len(rows)).permutation(rows)
-    pairs = [(order, np.roll(order, shift)) for shift in range(1, min(PARTNERS, len(rows) - 1) + 1)]
-    if not pairs:
+    shifts = range(1, min(PARTNERS, len(rows) - 1) + 1)
+    if not shifts:
         return 0.0
-    one, other = np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])
-    one, other = one[one != other], other[one != other]  # a row that was drawn twice is no partner of itself
-    x, y = ((vectors[one] * vectors[other]).sum(-1) for vectors in (wanted, found))
+    others = np.concatenate([np.roll(order, shift) for shift in shifts])
+    different = np.tile(order, len(shifts)) != others  # a row that was drawn twice is no partner of itself
+
+    def cosines(vectors: np.ndarray) -> np.ndarray:
+        """One shift at a time: its vectors fit into the cache, those of all pairs do not."""
+        own = vectors[order]
+        return np.concatenate([(own * np.roll(own, shift, axis=0)).sum(-1) for shift in shifts])[different]
+
+    x, y = cosines(wanted), cosines(found)
     return float(stats.spearmanr(x, y).statistic) if len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0 else 0.0
 
 

@@ -41,7 +41,7 @@ def lay(task: Chosen, document: CommentedMap, folder: Path) -> Iterator[str]:
             f"expected a new name for the task, found {task.name!r}, which params.yaml has already. Give another one: --name"
         )
     found = tasks.survey(task, document["prepare_task"], seed=document["common"]["seed"])
-    gates = tasks.gates(len(found.splits["test"]))
+    gates = tasks.gates(task.kind, len(found.splits["test"]))
     over = tasks.blocks(task, parameters.place(task.path, folder), tasks.training(task, document, found.train), gates)
     checked = parameters.lay(document, over)
     yield from tasks.findings(task, found, checked)

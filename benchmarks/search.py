@@ -17,9 +17,11 @@ from scipy import stats
 
 from benchmarks.measuring import Row, arguments, bar, in_turn, publish, ratio
 from pruneonce.deployment.packing import packed_bytes
+from pruneonce.errors import DataError
 from pruneonce.serving.predictor import Predictor
 from pruneonce.sources import tables
 from pruneonce.tasks.embedding import ANSWERS, ASKS, Embedding
+from pruneonce.terminal import one_line_errors
 
 NEAREST = 10
 TOKENS = 128  # of a call whose time is measured, or as many as the model takes
@@ -46,7 +48,12 @@ def ndcg(queries: np.ndarray, index: np.ndarray, groups: Sequence[str]) -> float
 
 
 def measure(export: Path, rows: Sequence[tuple[str, str]], *, queries: int, threads: int, rounds: int) -> list[Row]:
-    """A row for each side. rows: (text, group); the first `queries` of them ask."""
+    """A row for each side. rows: (text, group); the first `queries` of them ask. Raises DataError for too few rows."""
+    if len(rows) < queries + NEAREST:
+        raise DataError(
+            f"expected {queries + NEAREST} texts or more, {queries} of them to ask and {NEAREST} to find, found "
+            f"{len(rows)}. Give fewer --queries, or another --table."
+        )
     texts, groups = [text for text, _ in rows], [group for _, group in rows]
     models = {name: Predictor(export / f"{f}.onnx", threads=threads, execution=how) for name, (f, how) in SIDES.items()}
     vectors = {name: embed(model, texts) for name, model in models.items()}
@@ -122,4 +129,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -15,14 +15,17 @@ CODE = ("dvc.yaml", ".dvc", "flows", "kernels", "pipeline", "pruneonce", "stages
 OWN = "params.yaml"  # handed over as it is
 
 
-def head() -> str:
-    """The commit of this folder. Raises PipelineError if code is not committed: others could not get it."""
+def head(*more: str) -> str:
+    """The commit of this folder. more: paths that must be in it as well as the code.
+
+    Raises PipelineError if one of them is in no commit: others could not get it.
+    """
     if not projects.is_clone() or git.said("rev-parse", "--show-prefix"):
         raise PipelineError("expected a clone of the code, whose commit others can clone too, found a folder without it.")
     commit = committed.head()
     if not commit:
         raise PipelineError("expected a commit, which others can clone, found none. Make one: git add -A && git commit")
-    new = git.lines("ls-files", "--others", "--exclude-standard", "--", *CODE)
+    new = git.lines("ls-files", "--others", "--exclude-standard", "--", *CODE, *more)
     if changed := [path for path in committed.edited() if path != OWN] + new:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise PipelineError(

@@ -41,12 +41,14 @@ Take = Callable[[Unit, Mapping[str, Mapping[str, Any]], Collection[str]], list[R
 class Handed:
     """A unit that a worker has, or will take.
 
-    run: the MLflow run with its artifacts. ready: its stages that came back. tries: how often it may be repeated.
+    run: the MLflow run with its artifacts. name: of the unit in it; another coordinator may call the same work otherwise.
+    ready: its stages that came back. tries: how often it may be repeated.
     own: whether this coordinator started the flow run; that of another one is not ours to cancel.
     """
 
     unit: Unit
     run: str
+    name: str
     flow_run: UUID
     ready: set[str]
     tries: int
@@ -58,7 +60,7 @@ def hand_out(unit: Unit, run: str, *, ready: set[str], tries: int) -> Handed:
     """Start a run of the deployment; one that is at the same work already is waited for instead."""
     if known := _at_work(unit):
         get_run_logger().info("%s: run %s of an earlier coordinator is at it; it is waited for", unit.name, known.id)
-        return Handed(unit, str(known.parameters["run"]), known.id, ready, tries, own=False)
+        return Handed(unit, str(known.parameters["run"]), str(known.parameters["name"]), known.id, ready, tries, own=False)
     handover.give(run, unit.name, unit.key, unit.as_json())
     started = run_deployment(
         DEPLOYMENT,
@@ -68,7 +70,7 @@ def hand_out(unit: Unit, run: str, *, ready: set[str], tries: int) -> Handed:
         tags=[_tag(unit)],
         timeout=0,
     )
-    return Handed(unit, run, cast(FlowRun, started).id, ready, tries)
+    return Handed(unit, run, unit.name, cast(FlowRun, started).id, ready, tries)
 
 
 def _tag(unit: Unit) -> str:
@@ -144,7 +146,7 @@ def _ended(one: Handed, state: State[Any], take: Take, done: Callable[[Outcome],
 def _came_back(one: Handed, state: State[Any], take: Take, done: Callable[[Outcome], object]) -> str:
     """Take over what is there. Returns why that is not all; empty if it is all. Raises TrackerUnreachable."""
     try:
-        for outcome in take(one.unit, handover.results(one.run, one.unit.name), one.ready):
+        for outcome in take(one.unit, handover.results(one.run, one.name), one.ready):
             one.ready.add(outcome.stage)
             done(outcome)
     except TrackerUnreachable:

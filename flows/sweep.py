@@ -62,7 +62,8 @@ def run(axes: Sequence[str], profile: str | None, overrides: list[str], *, helpe
     """The sweep, inside a flow. Raises StageFailed at its end if a cell failed; the others are in the table."""
     quiet_logs()
     wanted = check(axes, profile, overrides, name)
-    team = workers.team() if helped else Team(commits.head(), str(Path.cwd()), None, KERNELS.exists())
+    read = ["profiles"] if profile else []  # every cell is made in a clone, from the profile's name
+    team = workers.team(*read) if helped else Team(commits.head(*read), str(Path.cwd()), None, KERNELS.exists())
     folder = FOLDER / (name or "-".join(key.rpartition(".")[2] for key in wanted[0].values))
     with processes.alone(folder / "lock", f"sweep {folder.name} in this folder"):
         checkout.make(folder / "checkout", team)
@@ -106,6 +107,8 @@ def written(folder: Path, found: Rows, failed: dict[str, str], keys: list[str]) 
     text = page.markdown(f"Sweep {folder.name}", found, keys, notes)
     files = [folder / "table.md", folder / "table.csv", folder / "plot.svg"]
     files[0].write_text(text, encoding="utf-8")
+    for file in files[1:]:
+        file.unlink(missing_ok=True)  # of an earlier sweep of this name
     if found:
         page.write_csv(files[1], found, keys)
         page.draw(files[2], found, keys)

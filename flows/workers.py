@@ -17,14 +17,17 @@ from pipeline.tracking import handover
 from pruneonce.errors import DataError, PipelineError
 
 
-def team() -> Team:
-    """What the workers need to know. Raises PipelineError if they could not work: before anything is computed."""
+def team(*more: str) -> Team:
+    """What the workers need to know. more: paths that they read beside the code.
+
+    Raises PipelineError if they could not work: before anything is computed.
+    """
     if get_current_settings().api.url is None:
         raise PipelineError(
             "expected a Prefect server that the workers ask for work, found none. Start one: prefect server start; and name "
             "it: prefect config set PREFECT_API_URL=http://SERVER:4200/api"
         )
-    commit = commits.head()
+    commit = commits.head(*more)
     repository = commits.repository(commit)
     with trouble.plainly("a pipeline that DVC can read"), Repo() as repo:
         remote = units.remote_of(repo)
@@ -85,9 +88,9 @@ def without_computing(name: str, stages: list[str], parent: str, team: Team) -> 
     if len(ready) == len(stages):
         return
     unit = make(name, stages, parent, team)
-    for run in handover.runs_with(unit.key):
+    for run, named in handover.runs_with(unit.key):
         with suppress(DataError, PipelineError):  # the remote may have lost them since
-            for outcome in merging.merge(unit, handover.results(run, name), ready):
+            for outcome in merging.merge(unit, handover.results(run, named), ready):
                 ready.add(outcome.stage)
                 yield outcome
 

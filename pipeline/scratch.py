@@ -7,6 +7,7 @@ goes on from it, on any such machine that shares the scratch folder, and no othe
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ from pipeline import machine
 PLACE = "PRUNEONCE_SCRATCH"  # environment variable: another folder, such as one outside of a clone that is made for one run
 DEFAULT = Path(".pruneonce/scratch")  # ignored by git, safe to delete
 DONE = "done"  # file in a folder: its stage has ended, with these outs, which DVC may not have recorded yet
+SEEN = "seen"  # file beside the folders: when a stage last looked for old ones
+OWN = re.compile(r".+-[0-9a-f]{16}(\.gone)?")  # names of our folders: the place may hold other people's too
 DAY_SECONDS = 86400.0
 
 
@@ -67,19 +70,26 @@ def remove_recorded(outs_of: Callable[[], Mapping[str, Mapping[str, str]]]) -> N
 
 
 def remove_old(days: float, *, except_for: Path) -> Iterator[Path]:
-    """Remove the folders that nobody wrote to for so many days, unless a process holds their lock; yield their names.
+    """Remove stages' folders that nobody wrote to for so many days, unless a process holds their lock; yield their names.
 
-    Where everything is that old, nothing is removed: the clock may have jumped.
+    Where no stage began for so many days, the clock may have jumped. Then nothing is removed, and each folder gets as many
+    days again.
     """
-    ages = {folder: _age_seconds(folder) for folder in (sorted(root().iterdir()) if root().is_dir() else ())}
-    if min(ages.values(), default=0.0) >= days * DAY_SECONDS:
+    if not root().is_dir():
         return
-    for folder, age in ages.items():
-        if folder == except_for or age < days * DAY_SECONDS or not folder.is_dir():
+    seen, limit = root() / SEEN, days * DAY_SECONDS
+    jumped = not seen.exists() or _age_seconds(seen) >= limit
+    with suppress(OSError):
+        seen.touch()
+    for folder in sorted(path for path in root().iterdir() if OWN.fullmatch(path.name)):
+        if folder == except_for or _age_seconds(folder) < limit or not folder.is_dir():
             continue
         with suppress(OSError, Timeout):
-            _remove(folder)
-            yield folder
+            if jumped:
+                os.utime(folder)
+            else:
+                _remove(folder)
+                yield folder
 
 
 def _remove(folder: Path) -> None:

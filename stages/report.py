@@ -52,7 +52,7 @@ def run(
     drawn = list(curves.read_all(histories, tasks.names))
 
     rows = [row for task in found for row in task.rows]
-    page.write_text(markdown(report.title, rows))
+    page.write_text(markdown(report.title, rows), encoding="utf-8")
     table.write_text(json.dumps(rows, indent=2) + "\n")
     write_sizes(sizes, rows)
     html.write_text(html_page.render(known, drawn), encoding="utf-8")

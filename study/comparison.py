@@ -52,6 +52,12 @@ class Scored(Protocol):
 
 
 S = TypeVar("S", bound=Scored)
+ROUNDING = 1e-9  # of scores in [0, 1]: seeds that touch are not apart by a sum's last bit
+
+
+def percent(sparsity: float) -> str:
+    """A sparsity as a table has it, such as 85% or 97.5%: two sparsities never look the same."""
+    return f"{100 * sparsity:g}%"
 
 
 def spread(scores: Sequence[float]) -> float:
@@ -123,7 +129,7 @@ class Verdict:
         """ "holds", "reversed", or "within the spread" where the difference is not larger than the noise."""
         if 0 < self.smaller <= 1:
             return "reversed"
-        if abs(self.difference) <= self.noise:
+        if abs(self.difference) <= self.noise + ROUNDING:
             return "within the spread"
         return "holds" if self.difference > 0 else "reversed"
 
@@ -133,16 +139,16 @@ def verdicts(table: Sequence[Row], claims: Claims) -> Iterator[Verdict]:
     in_float = [row for row in table if row.bits == 32]
 
     def setting(row: Row) -> str:
-        return f"{row.criterion}, {row.sparsity:.0%}" + (f", {row.longer} steps" if row.longer else "")
+        return f"{row.criterion}, {percent(row.sparsity)}" + (f", {row.longer} steps" if row.longer else "")
 
     yield from compare(in_float, claims.when, what=lambda row: row.variant, where=setting)
     yield from compare(
-        table, claims.how, what=lambda row: row.criterion, where=lambda row: f"{row.name}, {row.sparsity:.0%}"
+        table, claims.how, what=lambda row: row.criterion, where=lambda row: f"{row.name}, {percent(row.sparsity)}"
     )
     yield from compare(
         [row for row in table if not row.longer],
-        [(f"int8 at {one:.0%}", f"float at {other:.0%}") for one, other in claims.smaller],
-        what=lambda row: f"{'int8' if row.bits == 8 else 'float'} at {row.sparsity:.0%}",
+        [(f"int8 at {percent(one)}", f"float at {percent(other)}") for one, other in claims.smaller],
+        what=lambda row: f"{'int8' if row.bits == 8 else 'float'} at {percent(row.sparsity)}",
         where=lambda row: f"{row.variant}, {row.criterion}",
         size=lambda row: row.encoder_bytes,
     )

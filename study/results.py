@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import report
 from study import drawing
-from study.comparison import Row, Scored, Verdict, spread
+from study.comparison import Row, Scored, Verdict, percent, spread
 
 COLUMNS = ("learning rate", "encoder MB", "smaller", "task steps", "steps paid once")
 NOTES = """\
@@ -38,7 +38,7 @@ def _cells(row: Row, tasks: Iterable[str]) -> list[str]:
     scores = [score(row.scores[task]) if task in row.scores else "" for task in tasks]
     rates, steps = (" / ".join(f"{value:g}" for value in by_task.values()) for by_task in (row.learning_rates, row.steps))
     size = [f"{row.encoder_bytes / 1e6:.2f}", f"{row.times_smaller:.1f} x"]
-    return [row.name, row.criterion, f"{row.sparsity:.0%}", *scores, rates, *size, steps, str(row.once_steps)]
+    return [row.name, row.criterion, percent(row.sparsity), *scores, rates, *size, steps, str(row.once_steps)]
 
 
 def score(seeds: Sequence[float]) -> str:
@@ -55,6 +55,9 @@ def at_edge(table: Sequence[Row]) -> str:
 
 def summary(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """What `claims` says; last, whether the ordering holds as a whole."""
+    if not verdicts:
+        yield "- No two rows could be compared."
+        return
     yield from claims(verdicts)
     says = {v.says for v in verdicts}
     if "reversed" in says:

@@ -44,7 +44,7 @@ def run(
         edge=results.at_edge(rows),
         hard=" and ".join(name for name, variant in study.variants.items() if not variant.soft_weight) or "none",
     )
-    page.write_text(results.markdown(study.title, rows, verdicts, notes))
+    page.write_text(results.markdown(study.title, rows, verdicts, notes), encoding="utf-8")
     table.write_text(json.dumps(results.as_json(rows, verdicts), indent=2) + "\n")
     results.write_points(points, rows)
     results.draw(picture, rows)

@@ -107,7 +107,7 @@ class Params(Section):
         return ((stage, task, self.section(stage, task)) for task in self.tasks for stage in TASK_STAGES)
 
     def check_study(self, wired: Collection[str]) -> None:
-        """Raises ConfigError for unknown tasks, impossible sparsities, or other variants than study/dvc.yaml has.
+        """Raises ConfigError for unknown tasks or cells, impossible sparsities, or other variants than study/dvc.yaml has.
 
         wired: the variants of study/dvc.yaml.
         """
@@ -122,6 +122,11 @@ class Params(Section):
             )
         for sparsity in dict.fromkeys([*self.study.sparsities, *self.study.baselines.sparsities]):
             self._check_sparsity("study", sparsity=sparsity)
+        if strangers := self.study.longer_without_cells():
+            raise ConfigError(
+                f"expected cells of the study in study.longer, found {', '.join(strangers)}, which it does not have. Change "
+                "study.longer in params.yaml, or study.tasks, sparsities, criteria and baselines."
+            )
 
     def check_patterns(self) -> None:
         """Raises ConfigError for unknown tasks, or sparsities that are impossible in one of the patterns."""

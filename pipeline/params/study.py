@@ -106,6 +106,13 @@ class Study(Section):
                 found += [(name, *key) for key in product(of.criteria, of.sparsities)]
         return found
 
+    def longer_without_cells(self) -> list[str]:
+        """What `longer` names and no cell has, in words."""
+        more, known = self.longer, set(self.cells())
+        missing = [name for name in more.variants if (name, more.criterion, more.sparsity) not in known]
+        task = [] if more.task in self.tasks else [f"task {more.task}"]
+        return task + [f"{name} by {more.criterion} at {more.sparsity:g}" for name in missing]
+
     @model_validator(mode="after")
     def _named(self) -> Self:
         if set(self.steps) != set(self.tasks):

@@ -43,7 +43,10 @@ def pruning(facts: Facts) -> str:
         return "none here: a sparse checkpoint was imported, and its zeros stay"
     p = facts.sparsify
     where = "of each prunable matrix" if p.scope == "uniform" else "of all prunable matrices together"
-    return f"{100 * p.sparsity:g} % {where}, pattern {p.pattern}, criterion {p.criterion.replace('_', ' ')}, {p.steps} steps"
+    criterion = p.criterion.replace("_", " ")
+    if p.first_criterion != p.criterion:
+        criterion += f" (the first jump, to {100 * p.initial_sparsity:g} %: {p.first_criterion.replace('_', ' ')})"
+    return f"{100 * p.sparsity:g} % {where}, pattern {p.pattern}, criterion {criterion}, {p.steps} steps"
 
 
 def commands(facts: Facts, task: str) -> str:

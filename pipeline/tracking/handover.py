@@ -55,11 +55,11 @@ def results(run: str, name: str) -> dict[str, dict[str, Any]]:
     return {result["stage"]: result for result in read if result and isinstance(result.get("stage"), str)}
 
 
-def runs_with(key: str) -> list[str]:
-    """The runs that have work with this key, the newest first. Raises TrackerUnreachable."""
+def runs_with(key: str) -> list[tuple[str, str]]:
+    """The runs that have work with this key, the newest first, and its name there. Raises TrackerUnreachable."""
     with store() as (client, experiment):
         found = client.search_runs([experiment], f"tags.`{TAG}{key}` != ''", order_by=["attributes.start_time DESC"])
-    return [run.info.run_id for run in found]
+    return [(run.info.run_id, run.data.tags[TAG + key]) for run in found]
 
 
 def close_runs(parents: Collection[str], stages: Collection[str]) -> list[str]:

@@ -8,6 +8,7 @@ in part: so the server is asked for what it has, and gets the rest.
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 import uuid
@@ -26,6 +27,7 @@ from pruneonce.errors import plain
 from pruneonce.files import sync
 
 LOCK = "unsent.lock"
+NAME = re.compile(r".+-(\d+-[0-9a-f]{8})\.jsonl")  # of `write`; in it, the time. The folder may hold other people's files
 WAIT_SECONDS = 60.0  # for another process that sends
 
 
@@ -75,12 +77,18 @@ def drop(run_id: str) -> None:
         file.unlink(missing_ok=True)
 
 
+def _files() -> list[Path]:
+    """What is kept, the oldest first."""
+    named = ((NAME.fullmatch(path.name), path) for path in folder().glob("*.jsonl"))
+    return [path for _, path in sorted((name[1], path) for name, path in named if name)]
+
+
 def send(client: MlflowClient) -> Iterator[str]:
     """Send what is kept for this store, each metric once. Yields a line for each file. No failure is raised."""
-    if not any(folder().glob("*.jsonl")):
+    if not _files():
         return
     with contextlib.suppress(Timeout, OSError), FileLock(folder() / LOCK, timeout=WAIT_SECONDS):
-        for file in sorted(folder().glob("*.jsonl"), key=lambda path: path.name.split("-")[1:]):  # oldest first
+        for file in _files():
             try:
                 head, *lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
                 if head["store"] == shown():

@@ -29,12 +29,15 @@ VARIANTS = ("sparse", "int8")
 
 @dataclass(frozen=True)
 class Kept:
-    """The score of a model, and how much of the dense score that is, in percent, with its 95 % interval."""
+    """The score of a model, and how much of the dense score that is, in percent, with its 95 % interval.
+
+    None of the latter three where the dense score, or a draw of it, is not above 0: then a share of it says nothing.
+    """
 
     score: float
-    percent: float
-    low: float
-    high: float
+    percent: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,13 @@ class Result:
 
 
 def kept(scores: Mapping[str, Any], answers: Mapping[str, Any], variant: str) -> Kept:
-    """Of one variant. scores, answers: as `evaluate` writes them. Raises ZeroDivisionError for a dense score of 0."""
+    """Of one variant. scores, answers: as `evaluate` writes them."""
     new, dense = (np.array(answers["variants"][name]["replicates"]) for name in (variant, "dense"))
+    score, whole = scores[variant]["score"], scores["dense"]["score"]
+    if min(whole, *dense) <= 0:
+        return Kept(score, None, None, None)
     low, high = np.percentile(100 * new / dense, (2.5, 97.5))
-    score = scores[variant]["score"]
-    return Kept(score, 100 * score / scores["dense"]["score"], float(low), float(high))
+    return Kept(score, 100 * score / whole, float(low), float(high))
 
 
 def finished(p: Params) -> list[str]:
@@ -106,8 +111,8 @@ def saved() -> list[Result]:
 def table(found: Sequence[Result]) -> str:
     """A row for each task of each recipe; scores are means over the seeds."""
     lines = [
-        "| recipe | task | metric | test rows | dense | sparse | int8 | sparse keeps | int8 keeps |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| recipe | task | metric | test rows | seeds | dense | sparse | int8 | sparse keeps | int8 keeps |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for recipe in dict.fromkeys(row.recipe for row in found):
         for task in dict.fromkeys(row.task for row in found if row.recipe == recipe):
@@ -116,15 +121,25 @@ def table(found: Sequence[Result]) -> str:
                 statistics.fmean(scores)
                 for scores in zip(*((r.dense, r.sparse.score, r.int8.score) for r in rows), strict=True)
             ]
-            words = [recipe, task, rows[0].metric, f"{rows[0].rows:,}", *(f"{score:.2%}" for score in scores)]
+            words = [
+                recipe,
+                task,
+                rows[0].metric,
+                f"{rows[0].rows:,}",
+                str(len(rows)),
+                *(f"{score:.2%}" for score in scores),
+            ]
             words += [_interval([getattr(row, name) for row in rows]) for name in VARIANTS]
             lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines) + "\n"
 
 
 def _interval(of_seeds: Sequence[Kept]) -> str:
-    middle = statistics.fmean(one.percent for one in of_seeds)
-    return f"{middle:.1f} % ({min(one.low for one in of_seeds):.1f} - {max(one.high for one in of_seeds):.1f})"
+    numbers: list[Any] = [(one.percent, one.low, one.high) for one in of_seeds]
+    if any(None in each for each in numbers):
+        return "-"
+    percents, lows, highs = zip(*numbers, strict=True)
+    return f"{statistics.fmean(percents):.1f} % ({min(lows):.1f} - {max(highs):.1f})"
 
 
 def draw(path: Path, found: Sequence[Result]) -> None:
@@ -137,12 +152,17 @@ def draw(path: Path, found: Sequence[Result]) -> None:
         panel = figure.subplots()
         for i, task in enumerate(dict.fromkeys(row.task for row in found)):
             rows = [row for row in found if row.task == task]
-            points = sorted({(row.tokens, row.recipe) for row in rows})
-            means = [
-                statistics.fmean(row.int8.percent for row in rows if (row.tokens, row.recipe) == point) for point in points
-            ]
+            by_run: dict[tuple[int, str], list[float]] = {}
+            for row in sorted(rows, key=lambda row: (row.tokens, row.recipe)):
+                if row.int8.percent is not None:
+                    by_run.setdefault((row.tokens, row.recipe), []).append(row.int8.percent)
             panel.plot(
-                [tokens for tokens, _ in points], means, marker="os^Dv<>"[i % 7], markersize=5, linewidth=1, label=task
+                [tokens for tokens, _ in by_run],
+                [statistics.fmean(percents) for percents in by_run.values()],
+                marker="os^Dv<>"[i % 7],
+                markersize=5,
+                linewidth=1,
+                label=task,
             )
         panel.set(xscale="log", xlabel="tokens that pruning read", ylabel="int8 score, % of dense")
         panel.axhline(100, color="grey", linewidth=0.8)
@@ -158,9 +178,11 @@ def main() -> None:
     found = read(recipe)
     (FOLDER / "results").mkdir(exist_ok=True)
     path = FOLDER / "results" / f"{recipe}-{found[0].seed}.json"
-    path.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+    part = path.with_suffix(".part")  # a kill leaves the file whole: it holds hours
+    part.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+    part.replace(path)
     everything = saved()
-    (FOLDER / "table.md").write_text(table(everything))
+    (FOLDER / "table.md").write_text(table(everything), encoding="utf-8")
     draw(FOLDER / "retention.svg", everything)
     print(table(found), end="")
     if left := [task for task in load().tasks if task not in {row.task for row in found}]:

@@ -54,9 +54,12 @@ def run(
     rows = [row(*key) for key in product(patterns.patterns, patterns.sparsities)]
     first, *others = patterns.patterns
     claims = [(first, other) for other in others]
-    verdicts = list(comparison.compare(rows, claims, what=lambda row: row.variant, where=lambda row: f"{row.sparsity:.0%}"))
+    verdicts = list(
+        comparison.compare(rows, claims, what=lambda row: row.variant, where=lambda row: comparison.percent(row.sparsity))
+    )
     page.write_text(
-        pages.markdown(patterns.title, rows, verdicts, pages.NOTES.format(seeds=len(patterns.seeds), **settings))
+        pages.markdown(patterns.title, rows, verdicts, pages.NOTES.format(seeds=len(patterns.seeds), **settings)),
+        encoding="utf-8",
     )
     table.write_text(json.dumps(results.as_json(rows, verdicts), indent=2) + "\n")
     pages.write_points(points, rows)

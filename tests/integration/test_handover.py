@@ -518,11 +518,20 @@ def test_a_branch_that_cannot_be_handed_out_does_not_end_the_others(home, monkey
     assert done == BRANCHES["b"]
 
 
-def of_another(monkeypatch, name: str) -> None:
-    """Another coordinator has this unit at a worker already, in its MLflow run `theirs`."""
-    theirs = SimpleNamespace(id=(name, 1), parameters={"run": "theirs"})
+def of_another(monkeypatch, name: str, called: str | None = None) -> None:
+    """Another coordinator has this unit at a worker already, in its MLflow run `theirs`. called: its name there."""
+    theirs = SimpleNamespace(id=(name, 1), parameters={"run": "theirs", "name": called or name})
     known = iter([theirs])
     monkeypatch.setattr(handing, "_at_work", lambda unit: next(known, None) if unit.name == name else None)
+
+
+def test_what_another_coordinator_calls_otherwise_is_found_under_its_name(two, monkeypatch):
+    """The same cell of a grid of other keys has another name."""
+    answers = Answers(monkeypatch, {"a": ["Completed"], "b": ["Completed"]})
+    answers.results = {"a of theirs": some(BRANCHES["a"]), "b": some(BRANCHES["b"])}
+    of_another(monkeypatch, "a", called="a of theirs")
+    assert sorted(wait_for_all(two, tries=0)) == sorted([*BRANCHES["a"], *BRANCHES["b"]])
+    assert answers.started == ["b"]
 
 
 def test_a_branch_that_another_coordinator_cancelled_is_handed_out_again(two, monkeypatch):
@@ -656,6 +665,11 @@ def test_a_stage_that_the_flow_cannot_hand_over_is_said_before_anything_runs(hom
         with pytest.raises(PipelineError, match=r"expected all code in a commit, .*pruneonce/new.py"):
             workers.team()
         shutil.rmtree(home / "pruneonce")
+        (home / "profiles").mkdir()
+        (home / "profiles/mine.yaml").touch()
+        assert commits.head() == commits.head("stages")  # of another profile nobody reads it
+        with pytest.raises(PipelineError, match=r"expected all code in a commit, .*profiles/mine.yaml in none\. Commit"):
+            workers.team("profiles")
         Path("seed").write_text("edited")
         with pytest.raises(PipelineError, match=r"expected all code in a commit, .*seed"):
             workers.team()

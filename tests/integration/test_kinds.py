@@ -22,6 +22,7 @@ from pipeline.params.sections import METRICS
 from pipeline.tracking import packaging
 from pruneonce import answers
 from pruneonce.deployment import audit, execution, packing, runtime
+from pruneonce.errors import DataError
 from pruneonce.models import checkpoint
 from pruneonce.serving.predictor import Predictor
 from pruneonce.tasks import examples, kinds, splits
@@ -299,6 +300,12 @@ def test_search_is_measured_against_the_dense_encoder(done):
     assert rows["int8, sparse"]["Spearman"] == pytest.approx(rows["int8, stock"]["Spearman"], abs=0.1)
     assert rows["int8, stock"]["Spearman"] < 1
     assert rows["int8, sparse"]["packed MB"] == rows["int8, stock"]["packed MB"] < rows["dense fp32"]["packed MB"]
+
+
+def test_a_search_among_too_few_texts_is_refused(tmp_path):
+    """Ten nearest of four texts would be a recall of 0.4 for a model that is perfect."""
+    with pytest.raises(DataError, match=r"expected 16 texts or more, 6 of them to ask and 10 to find, found 15\."):
+        search.measure(tmp_path, TABLE[:15], queries=6, threads=1, rounds=1)
 
 
 def test_ndcg_is_scikit_learns():

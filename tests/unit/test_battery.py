@@ -103,6 +103,21 @@ def test_what_is_kept_is_a_share_of_the_dense_score_on_the_same_rows():
     assert (found.low, found.high) == (pytest.approx(90), pytest.approx(90)), "every draw keeps nine tenths"
 
 
+@pytest.mark.parametrize(("dense", "draws"), [(0.0, [0.0, 0.0]), (0.02, [0.0, 0.05]), (-0.02, [-0.03, 0.01])])
+def test_of_a_dense_score_of_nothing_no_share_is_kept(tmp_path, dense, draws):
+    """The task stands in the table, and all others as well."""
+    answers = {"variants": {"dense": {"replicates": draws}, "int8": {"replicates": [0.3, 0.3]}}}
+    found = results.kept({"dense": {"score": dense}, "int8": {"score": 0.3}}, answers, "int8")
+    assert found == results.Kept(0.3, None, None, None)
+    good = results.Kept(0.0, 0.0, 0.0, 0.0)
+    rows = [
+        results.Result("default", seed, 1000, 0.85, "pairs", "classification", "f1", 500, dense, good, found)
+        for seed in (1, 2)
+    ]
+    assert results.table(rows).splitlines()[2].endswith("| 30.00% | 0.0 % (0.0 - 0.0) | - |")
+    results.draw(tmp_path / "plot.svg", rows)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A project after a run of the default profile, and the battery's folder."""
@@ -191,5 +206,5 @@ def test_seeds_share_a_row_of_the_table():
     one = results.Result("default", 1, 1000, 0.85, "pairs", "classification", "f1", 500, 1.0, kept, kept)
     other = replace(one, seed=2, dense=0.9, int8=results.Kept(0.72, 80.0, 75.0, 81.0))
     assert results.table([one, other]).splitlines()[2:] == [
-        "| default | pairs | f1 | 500 | 95.00% | 90.00% | 81.00% | 90.0 % (88.0 - 92.0) | 85.0 % (75.0 - 92.0) |"
+        "| default | pairs | f1 | 500 | 2 | 95.00% | 90.00% | 81.00% | 90.0 % (88.0 - 92.0) | 85.0 % (75.0 - 92.0) |"
     ]

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import random
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 
@@ -73,6 +75,37 @@ def test_a_claim_is_judged_against_the_spread_of_its_seeds(table):
     (back, _) = comparison.verdicts(table, claims(when=[["gradual", "once"]]))
     assert back.says == "reversed"
     assert list(comparison.verdicts(table, claims(when=[["dense", "once"]]))) == [], "no sparsity that both have"
+
+
+@pytest.mark.parametrize("total", [7, 643, 2189, 7528])
+def test_seeds_that_touch_are_within_the_spread(total):
+    """Scores are counts / rows, so the best seed of one side often equals the worst of the other."""
+    draw = random.Random(total)
+    for _ in range(500):
+        low, middle, high = sorted(draw.randrange(total + 1) / total for _ in range(3))
+        one, other = [middle, high], [low, middle]
+        noise = comparison.spread(one) + comparison.spread(other)
+        assert Verdict("a", "b", "", "t", fmean(one) - fmean(other), noise).says == "within the spread"
+        apart = Verdict("a", "b", "", "t", fmean(one) + 1 / total - fmean(other), noise)
+        assert apart.says == "holds"
+
+
+def test_sparsities_that_are_near_each_other_are_not_taken_for_one(table):
+    """97.5 % and 98 % have cells of their own, and 99.5 % is not 100 %."""
+    once, gradual = table[2], table[1]
+    good, bad = {"a": [0.9, 0.9]}, {"a": [0.8, 0.8]}
+    rows = [replace(once, sparsity=0.975, scores=good), replace(gradual, sparsity=0.975, scores=bad)]
+    rows += [replace(once, sparsity=0.98, scores=bad), replace(gradual, sparsity=0.98, scores=good)]
+    found = list(comparison.verdicts(rows, claims(when=[["once", "gradual"]])))
+    assert [(v.where, v.says) for v in found] == [("magnitude, 97.5%", "holds"), ("magnitude, 98%", "reversed")]
+    int8 = replace(table[3], sparsity=0.975, scores=bad, encoder_bytes=100.0)
+    (smaller,) = comparison.verdicts([*rows, int8], claims(smaller=[[0.975, 0.98]]))
+    assert (smaller.better, smaller.worse, smaller.says) == ("int8 at 97.5%", "float at 98%", "within the spread")
+    assert [comparison.percent(x) for x in (0.0, 0.57, 0.875, 0.995)] == ["0%", "57%", "87.5%", "99.5%"]
+
+
+def test_where_no_rows_can_be_compared_the_page_says_so():
+    assert list(results.summary([])) == ["- No two rows could be compared."]
 
 
 def test_when_and_how_are_apart(table):

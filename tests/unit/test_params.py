@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,22 @@ def test_a_study_at_a_sparsity_that_cannot_be_reached_is_an_error_where_it_runs(
     document["sparsify"] |= changes
     document["study"]["sparsities"] = sparsities
     with pytest.raises(ConfigError, match=rf"expected study\.sparsities that sparsify can reach, {message}"):
+        parse(document, "tiny").check_study(VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("longer", "found"),
+    [
+        ({"task": "other"}, "task other"),
+        ({"sparsity": 0.3}, "gradual by second_order at 0.3, once by second_order at 0.3, once_hard by second_order at 0.3"),
+        ({"criterion": "least_squares", "variants": ["once"]}, "once by least_squares at 0.9"),
+    ],
+)
+def test_longer_cells_that_the_study_does_not_have_are_an_error_where_it_runs(document, longer, found):
+    """Else it would run without them, and say nothing."""
+    parse(document, "tiny").check_study(VARIANTS)
+    document["study"]["longer"] |= longer
+    with pytest.raises(ConfigError, match=f"expected cells of the study in study.longer, found {re.escape(found)}, which"):
         parse(document, "tiny").check_study(VARIANTS)
 
 

@@ -5,6 +5,7 @@ import math
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -243,7 +244,11 @@ def test_a_sparse_model_that_was_imported_is_called_so():
     stages["finetune@r8"].deps["data/sparsify/model"] = "i.dir"
     known = made.facts(made.measured("r8"), locked=stages)
     assert "a sparse checkpoint was imported" in words.pruning(known)
-    assert "pattern unstructured" in words.pruning(made.facts(made.measured("r8")))
+    known = made.facts(made.measured("r8"))
+    assert "pattern unstructured" in words.pruning(known)
+    jump = known.sparsify.model_copy(update={"first_criterion": "least_squares", "criterion": "magnitude"})
+    said = words.pruning(replace(known, sparsify=jump))
+    assert f"magnitude (the first jump, to {100 * jump.initial_sparsity:g} %: least squares), " in said
 
 
 def test_lineage_is_that_of_the_lock():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.logging import disable_run_logger
 
-from flows import cells, handing, restoring, workers
+from flows import cells, handing, restoring, sweep, workers
 from flows.cells import Planned, Sweep
 from flows.grid import Cell
 from flows.trouble import StageFailed
@@ -104,6 +104,17 @@ def test_a_shared_stage_that_fails_is_computed_once_and_every_cell_of_it_is_name
     assert failed == dict.fromkeys(["one", "two"], "StageFailed: sparsify failed")
     assert fakes.computed == ["sparsify"]
     assert set(fakes.ended.values()) == {"FAILED"}
+
+
+def test_a_sweep_without_a_row_leaves_no_plot_of_an_earlier_one(tmp_path, monkeypatch):
+    """Its folder is named after the keys of the grid: it is that of the sweep before."""
+    monkeypatch.setattr(sweep, "create_markdown_artifact", lambda text, key: None)
+    for name in ("table.csv", "plot.svg"):
+        (tmp_path / name).write_text("old")
+    with disable_run_logger():
+        kept = sweep.written(tmp_path, [], {"one": "it failed"}, ["sparsify.sparsity"])
+    assert list(kept.files) == [tmp_path / "table.md"] == sorted(tmp_path.iterdir())
+    assert "one failed: it failed" in (tmp_path / "table.md").read_text()
 
 
 def test_a_sweep_that_is_stopped_closes_the_runs_of_its_cells(fakes, monkeypatch):

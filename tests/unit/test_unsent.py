@@ -163,14 +163,24 @@ def test_what_was_deleted_in_the_store_is_dropped_with_a_line(folder):
 @pytest.mark.parametrize("content", [b"", b"[]\n", b'{"run": "r"}\n', b"\xff\xfe", b'{"run": "r", "store": "x"\n'])
 def test_a_damaged_file_is_set_aside_with_a_line_and_stops_nothing(folder, content):
     unsent.keep("r", metrics=METRICS[:2])
-    files(folder)[0].with_name("a-0-0.jsonl").write_bytes(content)
+    files(folder)[0].with_name("a-0-00000000.jsonl").write_bytes(content)
     server = Server()
     damaged, whole = unsent.send(server)
     assert "found" in damaged
     assert damaged.endswith("It is set aside.")
     assert whole.endswith("2 metrics that were kept were sent.")
-    assert [path.name for path in folder.glob("*.damaged")] == ["a-0-0.damaged"]
+    assert [path.name for path in folder.glob("*.damaged")] == ["a-0-00000000.damaged"]
     assert list(unsent.send(server)) == []
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train-1-2.jsonl", "x-1-0123456g.jsonl"])
+def test_a_file_of_another_name_is_somebody_elses(folder, name):
+    """PRUNEONCE_SCRATCH may name a place that holds more."""
+    unsent.keep("r", metrics=METRICS[:1])
+    theirs = folder / name
+    theirs.write_text('{"text": "not ours"}\n')
+    assert len(list(unsent.send(Server()))) == 1
+    assert theirs.read_text() == '{"text": "not ours"}\n'
 
 
 def test_numbers_that_json_does_not_know_come_back(folder):

@@ -15,8 +15,8 @@ CODE = ("dvc.yaml", ".dvc", "flows", "kernels", "pipeline", "pruneonce", "stages
 OWN = "params.yaml"  # handed over as it is
 
 
-def head(*more: str) -> str:
-    """The commit of this folder. more: paths that must be in it as well as the code.
+def head(*paths: str) -> str:
+    """The commit of this folder. paths: what must be in it as well as the code.
 
     Raises PipelineError if one of them is in no commit: others could not get it.
     """
@@ -25,7 +25,7 @@ def head(*more: str) -> str:
     commit = committed.head()
     if not commit:
         raise PipelineError("expected a commit, which others can clone, found none. Make one: git add -A && git commit")
-    new = git.lines("ls-files", "--others", "--exclude-standard", "--", *CODE, *more)
+    new = git.lines("ls-files", "--others", "--exclude-standard", "--", *CODE, *paths)
     if changed := [path for path in committed.edited() if path != OWN] + new:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise PipelineError(

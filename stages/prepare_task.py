@@ -1,4 +1,6 @@
-"""A task's rows as tokenised splits that share no text, up to case and white space; a missing one is carved from train.
+"""A task's rows as tokenised splits that share no row, up to case and white space; a missing one is carved from train.
+
+Rows of pairs are equal if both texts are. Splits may share one text of a pair: `shared_second_texts` counts the second ones.
 
 reads   source     folder with train and perhaps validation, test     fetch
         model      for its tokenizer                                   fetch
@@ -45,7 +47,10 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     for name, split in rows.items():
         cut = write_split(splits / f"{name}.arrow", split, kind, tokenizer, max_tokens=p.max_tokens)
         sizes[name] = {"rows": len(split), "cut": cut}
-    if remark := cut_remark(sizes, max_tokens=p.max_tokens, setting=setting):
+    most = getattr(kind, "max_tokens", p.max_tokens)  # of an embedding it may be the model's own
+    if most != p.max_tokens:
+        setting = "max_seq_length of the model's sentence_bert_config.json"
+    if remark := cut_remark(sizes, max_tokens=most, setting=setting):
         print(f"{item}: {remark}")
     return {
         **sizes,

@@ -4,6 +4,7 @@
 """
 
 import functools
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,13 +43,18 @@ class Texts:
             for one in (self.whole, self.cut):
                 one.no_padding()
                 one.no_truncation()
+                one.encode_special_tokens = True  # "[SEP]" in a text is read as any other words of it
+            self.last = self.whole.encode("a").ids[-1]
+            self.unknown: int | None = json.loads(tokenizer)["model"].get(
+                "unk_id"
+            )  # of a Unigram model, see `splits.token_ids`
             # Of a pair the longer text is cut first, and special tokens remain, as in `tasks.splits`.
             self.cut.enable_truncation(max_tokens, strategy="longest_first")
 
     def row(self, text: str, pair: str | None = None) -> Row:
         """One row of a text or of a pair."""
         with _one_error():
-            return _row(self.cut.encode(text, pair))
+            return self._row(self.cut.encode(text, pair))
 
     def windows(self, question: str, context: str, *, stride_tokens: int) -> Iterator[Row]:
         """The rows of a question: a window of the context each, which shares `stride_tokens` with the one before."""
@@ -57,13 +63,20 @@ class Texts:
             ends = [end for _, end in self.whole.encode(question, add_special_tokens=False).offsets]
             short = question if len(ends) <= room else question[: ends[room - 1]]
             encoding = self._of_stride(stride_tokens).encode(short, context)
-        yield from map(_row, (encoding, *encoding.overflowing))
+        yield from map(self._row, (encoding, *encoding.overflowing))
 
     def _windows_tokenizer(self, stride_tokens: int) -> Tokenizer:
         """A tokenizer that cuts a context into windows. It takes some 20 ms to make, which is longer than many a call."""
         tokenizer = Tokenizer.from_str(self.whole.to_str())
+        tokenizer.encode_special_tokens = True
         tokenizer.enable_truncation(self.max_tokens, stride=stride_tokens, strategy="only_second")
         return tokenizer
+
+    def _row(self, encoding: Encoding) -> Row:
+        ids, parts = encoding.ids, encoding.sequence_ids
+        if self.unknown is not None:
+            ids = [self.unknown if i == self.last and part is not None else i for i, part in zip(ids, parts, strict=True)]
+        return Row(ids, encoding.type_ids, encoding.offsets, parts)
 
 
 @contextmanager
@@ -78,7 +91,3 @@ def _one_error() -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"expected a tokenizer in the file's metadata, found: {error}. Export it again.") from None
-
-
-def _row(encoding: Encoding) -> Row:
-    return Row(encoding.ids, encoding.type_ids, encoding.offsets, encoding.sequence_ids)

@@ -23,7 +23,7 @@ from pruneonce.sources import cells
 from pruneonce.tasks.examples import Example
 from pruneonce.tasks.protocol import Kind, TaskSettings, label_config
 from pruneonce.tasks.scores import Scorer
-from pruneonce.tasks.splits import check_offsets
+from pruneonce.tasks.splits import check_offsets, token_ids
 
 PADDING_LOGIT = -1e6  # probability 0 at any temperature; finite, because 0 times infinity is nan
 
@@ -119,7 +119,7 @@ class QuestionAnswering(Kind):
             "label": [_answer_tokens(row, encoded, w) for w, row in enumerate(windows)],
             "begins": [begins for begins, _ in spans],
             "ends": [ends for _, ends in spans],
-            "input_ids": encoded["input_ids"],
+            "input_ids": token_ids(encoded, tokenizer),
         }
         if "token_type_ids" in encoded:
             columns["token_type_ids"] = encoded["token_type_ids"]

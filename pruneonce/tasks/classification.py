@@ -220,5 +220,12 @@ class MultiLabel(ClassKind, _TextKind):
 
 
 def _f1(labels: np.ndarray, predicted: np.ndarray, average: str) -> Scorer:
-    """Return the scorer of F1, 0 where it is undefined. average: over classes, as scikit-learn names it."""
-    return lambda rows: float(metrics.f1_score(labels[rows], predicted[rows], average=average, zero_division=0))
+    """Return the scorer of F1, 0 where it is undefined. average: over classes, as scikit-learn names it.
+
+    A macro average is over the classes that the rows or the answers have: one without either has no F1.
+    """
+
+    def score(rows: np.ndarray) -> float:
+        return float(np.nan_to_num(metrics.f1_score(labels[rows], predicted[rows], average=average, zero_division=np.nan)))
+
+    return score

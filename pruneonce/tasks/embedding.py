@@ -4,9 +4,10 @@ The labels are the dense encoder's own vectors, so plain text is enough. A class
 serves the evaluation alone: it says which texts should be neighbours.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,16 +21,19 @@ from torch.nn import functional as F
 
 from pruneonce.batch import Batch
 from pruneonce.errors import DataError
-from pruneonce.models import checkpoint
+from pruneonce.models import checkpoint, configuration
 from pruneonce.sources import cells
 from pruneonce.tasks import encoder, splits
 from pruneonce.tasks.examples import Example
 from pruneonce.tasks.protocol import Kind, TaskSettings
 from pruneonce.tasks.scores import Scorer
+from pruneonce.text import text_key
 
+RETRIEVAL = ("ndcg", "recall", "neighbour")  # metrics of which texts a text finds
 PARTNERS = 32  # of each text: their similarities are compared
 NEAREST = 10  # neighbours that count for ndcg and recall
 BATCH = 32  # texts that the dense encoder reads at once
+BLOCK = 256  # texts whose similarities with all others are in memory at once
 ASKS, ANSWERS = 1, 2  # sides of a pair; 0: a text that does both
 
 
@@ -83,6 +87,7 @@ class Embedding(Kind):
         kind, said = self, encoder.stated(model_folder)
         if said:
             p, most = said.pooling, said.max_tokens or self.max_tokens
+            configuration.check_tokens(model_folder, most, setting="max_seq_length of sentence_bert_config.json")
             kind = replace(self, pooling=p.mode, normalize=p.normalize, max_tokens=most)
         model = checkpoint.load_task_model(kind.architecture, model_folder, attention="eager", dropout=0.0).eval()
         checkpoint.save(model, tokenizer, splits_folder / self.dense)
@@ -93,18 +98,18 @@ class Embedding(Kind):
         }
 
     @torch.inference_mode()
-    def _vectors(self, model: torch.nn.Module, rows: Sequence[Example], tokenizer) -> list[list[list[float]]]:
-        """The dense vector of every text of every row. Texts of similar length share a batch."""
+    def _vectors(self, model: torch.nn.Module, rows: Sequence[Example], tokenizer) -> list[list[np.ndarray]]:
+        """The dense vector, float[width], of every text of every row. Texts of similar length share a batch."""
         texts = [text for row in rows for text in row.texts]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        found: dict[int, list[float]] = {}
+        found: dict[int, np.ndarray] = {}
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
             batch = tokenizer(
                 [texts[i] for i in part], truncation=True, max_length=self.max_tokens, padding=True, return_tensors="pt"
             )
             out = model(**{name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")})[encoder.OUTPUT]
-            found.update(zip(part, out.float().tolist(), strict=True))
+            found.update(zip(part, out.float().cpu().numpy(), strict=True))
         numbers = iter(range(len(texts)))
         return [[found[next(numbers)] for _ in row.texts] for row in rows]
 
@@ -152,14 +157,15 @@ class Embedding(Kind):
 
         ndcg, recall: of the NEAREST texts that a text finds, against those of its group. neighbour: the share of texts whose
         nearest text is of its group. These are means over the texts that ask and have a group; a class's texts all ask.
+        They are computed when one of them is asked for: their cost grows with the square of the texts.
         """
         found = _directions(logits)
-        wanted = _directions(split["label"][:])
+        wanted = _directions(split.with_format("numpy", columns=["label"])[:]["label"])
         scorers: dict[str, Scorer] = {"spearman": partial(_spearman, found, wanted)}
         groups = np.array([str(group or "") for group in split["group"][:]])
         if (groups != "").any():
-            each = _retrieval(found, groups, np.array(split["side"][:]))
-            scorers |= {name: partial(_mean_of, values) for name, values in each.items()}
+            measures = cache(partial(_retrieval, found, groups, np.array(split["side"][:])))
+            scorers |= {name: partial(_mean_of, measures, name) for name in RETRIEVAL}
         return len(found), scorers
 
 
@@ -169,9 +175,9 @@ def _text(text: Any, group: Any = "") -> Example:
 
 
 def _pair(text: Any, second: Any) -> Example:
-    """The row of two texts that belong together."""
+    """The row of two texts that belong together. All rows of one second text are a group."""
     texts = cells.text(text), cells.text(second)
-    return Example(texts, label=(), group="\0".join(texts))
+    return Example(texts, label=(), group=f"{text_key(texts[1])}")
 
 
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -222,24 +228,45 @@ def _spearman(found: np.ndarray, wanted: np.ndarray, rows: np.ndarray) -> float:
 
 def _retrieval(found: np.ndarray, groups: np.ndarray, side: np.ndarray) -> dict[str, np.ndarray]:
     """The measures of every text, nan for one that does not ask, or that has nothing to find."""
-    measures = {name: np.full(len(found), np.nan) for name in ("ndcg", "recall", "neighbour")}
+    measures = {name: np.full(len(found), np.nan) for name in RETRIEVAL}
     answers = np.flatnonzero(side != ASKS)
     discount = 1 / np.log2(np.arange(2, NEAREST + 2))
-    for i in np.flatnonzero((side != ANSWERS) & (groups != "")):
-        others = answers[answers != i]
-        relevant = groups[others] == groups[i]
-        if not relevant.any():
-            continue
-        nearest = np.argsort(-(found[others] @ found[i]), kind="stable")[:NEAREST]
-        hits, count = relevant[nearest], min(NEAREST, int(relevant.sum()))
-        measures["ndcg"][i] = (hits * discount[: len(hits)]).sum() / discount[:count].sum()
-        measures["recall"][i] = hits.sum() / relevant.sum()
-        measures["neighbour"][i] = hits[0]
+    asking = np.flatnonzero((side != ANSWERS) & (groups != ""))
+    for block in np.split(asking, range(BLOCK, len(asking), BLOCK)):
+        likeness = found[block] @ found[answers].T
+        likeness[block[:, None] == answers] = -2.0  # below every cosine: a text finds itself last
+        for i, alike in zip(block, likeness, strict=True):
+            relevant = (groups[answers] == groups[i]) & (answers != i)  # not itself
+            if not relevant.any():
+                continue
+            nearest = _nearest(alike)
+            hits, count = relevant[nearest], min(NEAREST, int(relevant.sum()))
+            measures["ndcg"][i] = (hits * discount[: len(hits)]).sum() / discount[:count].sum()
+            measures["recall"][i] = hits.sum() / relevant.sum()
+            measures["neighbour"][i] = hits[0]
     return measures
 
 
-def _mean_of(values: np.ndarray, rows: np.ndarray) -> float:
-    """The mean over those of the rows that have a value; 0 if none has one."""
-    chosen = values[rows]
+def _nearest(alike: np.ndarray) -> np.ndarray:
+    """The places of the NEAREST largest values, the largest first, the first of equal ones first. alike: float[texts]"""
+    least = np.partition(alike, -NEAREST)[-NEAREST] if len(alike) > NEAREST else -np.inf
+    places = np.flatnonzero(alike >= least)
+    return places[np.argsort(-alike[places], kind="stable")][:NEAREST]
+
+
+def has_neighbours(split: Dataset) -> bool:
+    """Whether a text of the split asks for one that is there: of its class, or of its pair."""
+    finds: dict[str, list[int]] = defaultdict(list)
+    for group, side in zip(split["group"][:], split["side"][:], strict=True):
+        finds[group or ""].append(side)
+    return any(
+        group and any(side != ANSWERS for side in sides) and len(sides) > 1 and any(side != ASKS for side in sides)
+        for group, sides in finds.items()
+    )
+
+
+def _mean_of(measures: Callable[[], dict[str, np.ndarray]], name: str, rows: np.ndarray) -> float:
+    """The mean of a measure over those of the rows that have a value; 0 if none has one."""
+    chosen = measures()[name][rows]
     chosen = chosen[~np.isnan(chosen)]
     return float(chosen.mean()) if len(chosen) else 0.0

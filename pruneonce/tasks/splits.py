@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset
+from transformers import BatchEncoding
 
 from pruneonce.errors import DataError, ModelError
 from pruneonce.tasks.examples import Example
@@ -50,11 +51,29 @@ def encode_texts(examples: Sequence[Example], tokenizer, *, max_tokens: int) -> 
     """Return the columns of texts or pairs with at most max_tokens token ids, and how many were cut."""
     texts = [list(column) for column in zip(*(row.texts for row in examples), strict=True)]
     whole = tokenizer(*texts, truncation=False, verbose=False)
+    whole["input_ids"] = token_ids(whole, tokenizer)
     positions = [positions_after_cut(ids, max_tokens=max_tokens, last=tokenizer.sep_token_id) for ids in whole["input_ids"]]
     columns = dict(zip(("text", "pair"), texts, strict=False))
     for name in ("input_ids", "token_type_ids") if len(texts) == 2 and "token_type_ids" in whole else ("input_ids",):
         columns[name] = [[ids[i] for i in chosen] for ids, chosen in zip(whole[name], positions, strict=True)]
     return columns, sum(len(ids) > max_tokens for ids in whole["input_ids"])
+
+
+def token_ids(encoded: BatchEncoding, tokenizer) -> list[list[int]]:
+    """Return the token ids of each row. A closing token inside a text becomes the unknown one: it would end the text.
+
+    A Unigram tokenizer alone has such tokens: it finds them among its words. `serving.texts` does the same.
+    """
+    rows, last, unknown = encoded["input_ids"], tokenizer.sep_token_id, tokenizer.unk_token_id
+    if not rows or not encoded.is_fast or unknown is None:
+        return rows
+    closing = sum(token == last for token, part in zip(rows[0], encoded.sequence_ids(0), strict=True) if part is None)
+
+    def plain(row: int) -> list[int]:
+        inside = zip(rows[row], encoded.sequence_ids(row), strict=True)
+        return [unknown if token == last and part is not None else token for token, part in inside]
+
+    return [ids if ids.count(last) == closing else plain(row) for row, ids in enumerate(rows)]
 
 
 def check_offsets(tokenizer) -> None:

@@ -74,7 +74,7 @@ class TokenClassification(ClassKind):
         # Not `is_split_into_words`: byte-level tokenizers would read the words without the spaces between them.
         encoded = tokenizer([row.texts[0] for row in examples], return_offsets_mapping=True, verbose=False)
         ids, places = [], []
-        for i, (row, whole) in enumerate(zip(examples, encoded["input_ids"], strict=True)):
+        for i, (row, whole) in enumerate(zip(examples, splits.token_ids(encoded, tokenizer), strict=True)):
             first, words = dict[int, int](), _word_at(row.label[0])
             for place, (begin, end) in enumerate(encoded["offset_mapping"][i][: max_tokens - 1]):
                 if begin < end:  # a special token has no characters
@@ -132,6 +132,11 @@ class TokenClassification(ClassKind):
 def _word_at(words: Sequence[str]) -> list[int]:
     """Return the word number of every character of the words joined by spaces; a space counts to the word after it."""
     return [i for i, word in enumerate(words) for _ in f" {word}"][1:]
+
+
+def has_entity(kind: Any, tags: Sequence[int]) -> bool:
+    """Whether a row has a tag that names something. kind: a `TokenClassification`."""
+    return any(kind.classes[tag] != OUTSIDE for tag in tags)
 
 
 def _names_entities(names: Sequence[str]) -> bool:

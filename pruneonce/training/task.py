@@ -18,7 +18,7 @@ from pruneonce.distillation.losses import Distillation, inner_losses, outputs_fo
 from pruneonce.errors import DataError
 from pruneonce.models import checkpoint
 from pruneonce.models.tokenizers import check_vocabulary
-from pruneonce.tasks import kinds
+from pruneonce.tasks import embedding, kinds, tagging
 from pruneonce.tasks.batches import Batches, evaluation_batches, in_split_order
 from pruneonce.tasks.examples import SPLITS
 from pruneonce.tasks.protocol import Kind
@@ -70,7 +70,7 @@ class Task:
         kind = kinds.load(splits_folder)
         splits = {name: read_split(splits_folder / f"{name}.arrow") for name in SPLITS}
         for name in ("validation", "test"):
-            check_scorable(kind.metric, splits[name], name)
+            check_scorable(kind, splits[name], name)
         return cls(kind, checkpoint.load_tokenizer(model_folder), splits, engine)
 
     def model(self, folder: Path, *, attention: str, dropout: float | None, **config: Any) -> PreTrainedModel:
@@ -151,21 +151,26 @@ class Task:
         return self.metric(self.logits(model, split), split)
 
 
-# metric -> whether it is 0 for every model on these labels: all equal; none of the second class; no row with a label.
-UNDEFINED: Mapping[str, Callable[[list], bool]] = {
-    **dict.fromkeys(("mcc", "pearson", "spearman"), lambda labels: all(label == labels[0] for label in labels)),
-    "f1": lambda labels: not any(labels),
-    **dict.fromkeys(("micro_f1", "macro_f1"), lambda labels: all(label == [] for label in labels)),
+# metric -> whether it is 0 for every model on these rows: all of one label; none of the second class; no row with a label;
+# no entity; no text with another one to find.
+UNDEFINED: Mapping[str, Callable[[Kind, Dataset], bool]] = {
+    **dict.fromkeys(
+        ("mcc", "pearson", "spearman"), lambda kind, rows: all(label == rows["label"][0] for label in rows["label"])
+    ),
+    "f1": lambda kind, rows: "label" in rows.column_names and not any(rows["label"]),
+    **dict.fromkeys(("micro_f1", "macro_f1"), lambda kind, rows: all(label == [] for label in rows["label"])),
+    "entity_f1": lambda kind, rows: not any(tagging.has_entity(kind, tags) for tags in rows["label"]),
+    **dict.fromkeys(embedding.RETRIEVAL, lambda kind, rows: not embedding.has_neighbours(rows)),
 }
 
 
-def check_scorable(metric: str, split: Dataset, name: str) -> None:
-    """Raise DataError, before any training, if the metric is undefined on the labels of a split."""
-    labels = split["label"][:] if "label" in split.column_names else []
-    if UNDEFINED.get(metric, lambda labels: False)(labels):
+def check_scorable(kind: Kind, split: Dataset, name: str) -> None:
+    """Raise DataError, before any training, if the kind's metric is undefined on the labels of a split."""
+    if UNDEFINED.get(kind.metric, lambda kind, rows: False)(kind, split):
         raise DataError(
-            f"expected {name} rows of more than one label, found {len(labels)} of {labels[:1]}, on which {metric} is 0 for "
-            f"every model. Raise prepare_task.{name}_ratio, change {name}.* of the source, or choose another `metric`."
+            f"expected {name} rows that tell models apart, found {len(split)} on which {kind.metric} is 0 for every model: "
+            f"all labels are the same, or none has what it counts. Raise prepare_task.{name}_ratio, change {name}.* of the "
+            "source, or choose another `metric`."
         )
 
 

@@ -1,6 +1,7 @@
 """Too little to compute with: an error before the first step, never after the last."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pipeline.params.document import parse
 from pruneonce.errors import DataError, ModelError
 from pruneonce.language import blocks, corpus, masked_lm
 from pruneonce.models import checkpoint
-from pruneonce.tasks import classification, kinds
+from pruneonce.tasks import classification, embedding, kinds
 from pruneonce.tasks.examples import Example
 from pruneonce.tasks.splits import write_split
 from pruneonce.training.task import Task, check_scorable
@@ -100,15 +101,43 @@ def test_blocks_of_special_tokens_alone_have_nothing_to_mask(tmp_path):
         ("spearman", [0.5, 0.6], False),
         ("micro_f1", [[], []], True),
         ("macro_f1", [[], [1]], False),
+        ("entity_f1", [[1, 1], [1]], True),
+        ("entity_f1", [[1, 1], [1, 2]], False),
     ],
 )
 def test_labels_on_which_a_metric_is_0_for_every_model(metric, labels, told):
-    split = Dataset.from_dict({"label": labels})
+    split, kind = Dataset.from_dict({"label": labels}), SimpleNamespace(metric=metric, classes=["B-PER", "O", "I-PER"])
     if not told:
-        check_scorable(metric, split, "validation")
+        check_scorable(kind, split, "validation")
         return
-    with pytest.raises(DataError, match=rf"expected validation rows .* on which {metric} is 0 for every model\. Raise prep"):
-        check_scorable(metric, split, "validation")
+    with pytest.raises(
+        DataError, match=rf"expected validation rows .* on which {metric} is 0 for every model: .* Raise prep"
+    ):
+        check_scorable(kind, split, "validation")
+
+
+@pytest.mark.parametrize("metric", embedding.RETRIEVAL)
+@pytest.mark.parametrize(
+    ("groups", "sides", "told"),
+    [
+        (["a", "b", "c"], [0, 0, 0], True),  # no class has two texts: a small share of many classes
+        (["a", "b", "a"], [0, 0, 0], False),
+        ([None, None, ""], [0, 0, 0], True),
+        (["a", "a", "b", "b"], [1, 2, 1, 2], False),  # pairs
+        (["a", "a"], [1, 1], True),  # nothing answers
+        (["a", "a"], [2, 2], True),  # nothing asks
+    ],
+)
+def test_texts_that_have_nothing_to_find(metric, groups, sides, told):
+    split = Dataset.from_dict({"label": [[1.0, 0.0]] * len(groups), "group": groups, "side": sides})
+    kind = embedding.Embedding(metric, "mean", normalize=True, max_tokens=8)
+    found = kind.scorers(split, [np.array([1.0, 0.0])] * len(groups))[1]
+    assert (metric not in found or found[metric](np.arange(len(groups))) == 0) == told
+    if not told:
+        check_scorable(kind, split, "test")
+        return
+    with pytest.raises(DataError, match=rf"expected test rows .* on which {metric} is 0 for every model"):
+        check_scorable(kind, split, "test")
 
 
 @pytest.fixture
@@ -126,7 +155,7 @@ def splits(tmp_path, tokenizer):
 
 
 def test_a_task_whose_validation_says_nothing_is_an_error_when_it_is_read(splits, engine):
-    with pytest.raises(DataError, match=r"expected validation rows of more than one label, found 3 of \[0\], on which mcc"):
+    with pytest.raises(DataError, match=r"expected validation rows that tell models apart, found 3 on which mcc is 0"):
         Task.read(splits, TINY / "model", engine)
 
 

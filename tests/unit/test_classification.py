@@ -112,9 +112,18 @@ class TestMultiLabel:
         assert float(LABELS.soft(student, teacher, {}, temperature)) == pytest.approx(temperature**2 * kl.mean(), rel=1e-5)
 
     def test_metrics_by_hand(self):
-        """a: 1 right, 1 expected, 2 said; b: 1 right, 2 expected, 1 said; c: never. Texts 1 and 3 are all right."""
+        """a: 1 right, 1 expected, 2 said; b: 1 right, 2 expected, 1 said; c: never, so it has none. 1 and 3 are right."""
         _, found = all_scores(LABELS, [[0, 1], [1], []], [[1, 1, -1], [1, -1, -1], [-1, -1, -1]])
-        assert found == pytest.approx({"accuracy": 2 / 3, "micro_f1": 4 / 6, "macro_f1": (2 / 3 + 2 / 3 + 0) / 3})
+        assert found == pytest.approx({"accuracy": 2 / 3, "micro_f1": 4 / 6, "macro_f1": (2 / 3 + 2 / 3) / 2})
+        assert all_scores(LABELS, [[], []], -np.ones((2, 3)))[1] == {"accuracy": 1.0, "micro_f1": 0.0, "macro_f1": 0.0}
+
+    def test_the_interval_of_rare_labels_holds_the_score(self):
+        """A label that no drawn row has is no label that was missed."""
+        kind = MultiLabel("macro_f1", [f"label {i:02}" for i in range(40)])
+        rows = [[i % 40] for i in range(80)]
+        _, scorers = kind.scorers(Dataset.from_dict({"label": rows}), [np.eye(40)[i] * 2 - 1 for (i,) in rows])
+        found = scores.summary(scorers, "macro_f1", 80, resamples=50, seed=1)
+        assert (found["score_low"], found["score"], found["score_high"]) == (1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("kind", [CLASSES, LABELS], ids=["classes", "labels"])

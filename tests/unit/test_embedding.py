@@ -9,7 +9,7 @@ from sklearn.metrics import ndcg_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from pruneonce.errors import DataError
-from pruneonce.tasks import embedding
+from pruneonce.tasks import embedding, examples
 from pruneonce.tasks.embedding import ANSWERS, ASKS, Embedding, embedding_loss
 from tests.conftest import Settings
 
@@ -94,6 +94,51 @@ def test_of_a_pair_the_first_text_asks_and_second_texts_answer():
     assert got["neighbour"] == pytest.approx(2 / 3)
     assert got["recall"] == 1.0
     assert got["ndcg"] == pytest.approx((1 + 1 + 0.5) / 3)
+
+
+def test_a_question_may_find_any_copy_of_its_answer():
+    """Three questions of one passage, which stands in three rows: perfect vectors find it first."""
+    read = Embedding.reader(Settings(pair="other"))
+    rows = [read(f"question {i}", text) for i, text in enumerate(("the passage", "The  passage", "the passage", "another"))]
+    groups = [row.group for row in rows for _ in (ASKS, ANSWERS)]
+    assert len(set(groups)) == 2
+    found = np.array([[1, 0]] * 6 + [[0, 1]] * 2, float)
+    assert measure(found, groups=groups, sides=[ASKS, ANSWERS] * 4) == {
+        "spearman": 1.0,
+        "ndcg": 1.0,
+        "recall": 1.0,
+        "neighbour": 1.0,
+    }
+
+
+def test_no_copy_of_an_answer_is_in_another_split():
+    read = Embedding.reader(Settings(pair="other"))
+    rows = [read(f"question {i}", f"passage {i % 10}") for i in range(200)]
+    made, _ = examples.make_splits(
+        {"train": rows, "validation": None, "test": None}, validation_ratio=0.1, test_ratio=0.1, seed=1
+    )
+    assert all(made.values())
+    assert examples.shared_second_texts(made["train"], made["validation"], made["test"]) == 0
+
+
+@pytest.mark.parametrize("count", [2, 10, 11, 40, 600])
+def test_the_nearest_texts_are_those_of_a_whole_sort(count):
+    """Of equal ones the first; in blocks of texts."""
+    draw = np.random.default_rng(count)
+    for _ in range(20):
+        alike = draw.integers(0, 6, count).astype(np.float32)
+        wanted = np.argsort(-alike, kind="stable")[: embedding.NEAREST]
+        np.testing.assert_array_equal(embedding._nearest(alike), wanted)
+    vectors, groups = draw.normal(size=(count, 5)), draw.integers(0, 7, count).astype(str)
+    unit = embedding._directions(vectors)
+    got = embedding._retrieval(unit, groups, np.zeros(count, int))["neighbour"]
+    for i in range(count):
+        others = [j for j in range(count) if j != i]
+        best = max(others, key=lambda j: float(unit[i].astype(float) @ unit[j].astype(float)))
+        if (groups[others] == groups[i]).any():
+            assert got[i] == (groups[best] == groups[i])
+        else:
+            assert np.isnan(got[i])
 
 
 def test_texts_without_a_group_ask_nothing():

@@ -21,7 +21,7 @@ TRACKED = ("params.yaml", "dvc.lock", "data", "study")  # a run writes here, and
 
 def results(pipeline: Pipeline) -> Iterator[str]:
     """Markdown: the page with the measurements, the verdict of the gates, and where the page with plots is."""
-    yield pipeline.page.read_text()
+    yield pipeline.page.read_text(encoding="utf-8")
     yield from verdicts(pipeline)
     html, parent = pipeline.page.with_suffix(".html"), os.environ.get(PARENT)
     if html.exists():

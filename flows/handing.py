@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import UUID
 
@@ -56,21 +56,25 @@ class Handed:
     asks_in_vain: int = 0
 
 
-def hand_out(unit: Unit, run: str, *, ready: set[str], tries: int) -> Handed:
-    """Start a run of the deployment; one that is at the same work already is waited for instead."""
+def hand_out(unit: Unit, run: str, *, ready: set[str], tries: int, name: str | None = None) -> Handed:
+    """Start a run of the deployment; one that is at the same work already is waited for instead.
+
+    name: of the unit in the MLflow run, if that is another coordinator's; default: the unit's own.
+    """
     if known := _at_work(unit):
         get_run_logger().info("%s: run %s of an earlier coordinator is at it; it is waited for", unit.name, known.id)
         return Handed(unit, str(known.parameters["run"]), str(known.parameters["name"]), known.id, ready, tries, own=False)
-    handover.give(run, unit.name, unit.key, unit.as_json())
+    name = name or unit.name
+    handover.give(run, name, unit.key, replace(unit, name=name).as_json())
     started = run_deployment(
         DEPLOYMENT,
-        parameters={"run": run, "name": unit.name, "store": store_address()},
+        parameters={"run": run, "name": name, "store": store_address()},
         job_variables={"env": {commits.COMMIT: unit.team.commit, commits.REPOSITORY: unit.team.repository}},
         flow_run_name=unit.name,
         tags=[_tag(unit)],
         timeout=0,
     )
-    return Handed(unit, run, unit.name, cast(FlowRun, started).id, ready, tries)
+    return Handed(unit, run, name, cast(FlowRun, started).id, ready, tries)
 
 
 def _tag(unit: Unit) -> str:
@@ -136,8 +140,8 @@ def _ended(one: Handed, state: State[Any], take: Take, done: Callable[[Outcome],
     if not why or not (crashed or (state.is_cancelled() and not one.own)):
         return why, None
     handover.close_runs({one.unit.parent, one.run}, one.unit.stages)  # the dead worker's machine may never do it
-    # In the same run: there the next worker finds the stages that came back.
-    again = hand_out(one.unit, one.run, ready=one.ready, tries=one.tries - crashed)
+    # In the same run, under the same name: there the next worker finds the stages that came back.
+    again = hand_out(one.unit, one.run, ready=one.ready, tries=one.tries - crashed, name=one.name)
     how = "its worker died" if crashed else "its coordinator cancelled it"
     get_run_logger().warning("%s: %s: %s Another worker takes it.", one.unit.name, how, why)
     return why, again

@@ -62,7 +62,7 @@ def run(axes: Sequence[str], profile: str | None, overrides: list[str], *, helpe
     """The sweep, inside a flow. Raises StageFailed at its end if a cell failed; the others are in the table."""
     quiet_logs()
     wanted = check(axes, profile, overrides, name)
-    read = ["profiles"] if profile else []  # every cell is made in a clone, from the profile's name
+    read = profiles.files(profile) if profile else []  # every cell is made in a clone, from the profile's name
     team = workers.team(*read) if helped else Team(commits.head(*read), str(Path.cwd()), None, KERNELS.exists())
     folder = FOLDER / (name or "-".join(key.rpartition(".")[2] for key in wanted[0].values))
     with processes.alone(folder / "lock", f"sweep {folder.name} in this folder"):

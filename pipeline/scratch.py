@@ -22,7 +22,8 @@ from pipeline import machine
 PLACE = "PRUNEONCE_SCRATCH"  # environment variable: another folder, such as one outside of a clone that is made for one run
 DEFAULT = Path(".pruneonce/scratch")  # ignored by git, safe to delete
 DONE = "done"  # file in a folder: its stage has ended, with these outs, which DVC may not have recorded yet
-SEEN = "seen"  # file beside the folders: when a stage last looked for old ones
+SEEN = ".pruneonce-seen"  # file beside the folders: when a stage last looked for old ones
+PROLONGED = "prolonged"  # file in a folder: it got its days again once
 OWN = re.compile(r".+-[0-9a-f]{16}(\.gone)?")  # names of our folders: the place may hold other people's too
 DAY_SECONDS = 86400.0
 
@@ -61,7 +62,7 @@ def begin(folder: Path) -> None:
 
 def remove_recorded(outs_of: Callable[[], Mapping[str, Mapping[str, str]]]) -> None:
     """Remove the folders of stages that have ended, and whose outs DVC has recorded. outs_of: stage -> path -> md5."""
-    done = list(root().glob(f"*/{DONE}"))
+    done = [file for file in root().glob(f"*/{DONE}") if OWN.fullmatch(file.parent.name)]
     recorded = outs_of() if done else {}
     for file in done:
         with suppress(OSError, ValueError, Timeout):
@@ -72,8 +73,7 @@ def remove_recorded(outs_of: Callable[[], Mapping[str, Mapping[str, str]]]) -> N
 def remove_old(days: float, *, except_for: Path) -> Iterator[Path]:
     """Remove stages' folders that nobody wrote to for so many days, unless a process holds their lock; yield their names.
 
-    Where no stage began for so many days, the clock may have jumped. Then nothing is removed, and each folder gets as many
-    days again.
+    Where no stage looked for so many days, the clock may have jumped. Then each folder gets as many days again, once.
     """
     if not root().is_dir():
         return
@@ -85,8 +85,8 @@ def remove_old(days: float, *, except_for: Path) -> Iterator[Path]:
         if folder == except_for or _age_seconds(folder) < limit or not folder.is_dir():
             continue
         with suppress(OSError, Timeout):
-            if jumped:
-                os.utime(folder)
+            if jumped and not (folder / PROLONGED).exists():
+                (folder / PROLONGED).touch()
             else:
                 _remove(folder)
                 yield folder

@@ -12,7 +12,7 @@ from pipeline.stage import Dep, Item, Metrics, Out, main
 from pruneonce.engine import accelerator
 from pruneonce.models import checkpoint, configuration
 from pruneonce.sources import tables
-from pruneonce.tasks import classes, examples, kinds
+from pruneonce.tasks import classes, embedding, examples, kinds
 from pruneonce.tasks.splits import cut_remark, write_split
 
 
@@ -47,9 +47,9 @@ def run(item: Item, source: Dep, model: Dep, splits: Out, *, common: Common, pre
     for name, split in rows.items():
         cut = write_split(splits / f"{name}.arrow", split, kind, tokenizer, max_tokens=p.max_tokens)
         sizes[name] = {"rows": len(split), "cut": cut}
-    most = getattr(kind, "max_tokens", p.max_tokens)  # of an embedding it may be the model's own
-    if most != p.max_tokens:
-        setting = "max_seq_length of the model's sentence_bert_config.json"
+    most = p.max_tokens
+    if isinstance(kind, embedding.Embedding):
+        most, setting = kind.max_tokens, f"{setting}, or max_seq_length in sentence_bert_config.json where the model has one"
     if remark := cut_remark(sizes, max_tokens=most, setting=setting):
         print(f"{item}: {remark}")
     return {

@@ -73,6 +73,11 @@ def file_of(profile: str | None) -> str:
     return str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"
 
 
+def files(name: str) -> list[str]:
+    """The files that a profile is made of: its own, and those that it extends. Raises ConfigError for an unknown name."""
+    return [file_of(name), *(file for base in _bases(_parsed(name), name) for file in files(base))]
+
+
 def current() -> str:
     """params.yaml as it is. Raises ConfigError outside of the repository."""
     return read_text(PARAMS)

@@ -30,10 +30,7 @@ from pruneonce.sparsity.masks import Layers, body, prunable
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer saved in `folder`. Raises ModelError unless it makes rows for the model in the same folder.
-
-    Special tokens in a text are read as any other words of it.
-    """
+    """Return the tokenizer saved in `folder`. Raises ModelError unless it makes rows for the model in the same folder."""
     with reading("a tokenizer", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     check_special_tokens(tokenizer, folder)
@@ -46,7 +43,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if types and getattr(config, "type_vocab_size", 0) < 2:
             tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     check_rows(tokenizer, folder)
-    tokenizer.split_special_tokens = True  # a text is a text: "[SEP]" in it ends nothing
     return tokenizer
 
 

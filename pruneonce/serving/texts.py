@@ -4,7 +4,6 @@
 """
 
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,11 +42,8 @@ class Texts:
             for one in (self.whole, self.cut):
                 one.no_padding()
                 one.no_truncation()
-                one.encode_special_tokens = True  # "[SEP]" in a text is read as any other words of it
-            self.last = self.whole.encode("a").ids[-1]
-            self.unknown: int | None = json.loads(tokenizer)["model"].get(
-                "unk_id"
-            )  # of a Unigram model, see `splits.token_ids`
+            ids = self.whole.encode("a").ids
+            self.first, self.last = ids[0], ids[-1]  # that begin and close a row
             # Of a pair the longer text is cut first, and special tokens remain, as in `tasks.splits`.
             self.cut.enable_truncation(max_tokens, strategy="longest_first")
 
@@ -68,14 +64,14 @@ class Texts:
     def _windows_tokenizer(self, stride_tokens: int) -> Tokenizer:
         """A tokenizer that cuts a context into windows. It takes some 20 ms to make, which is longer than many a call."""
         tokenizer = Tokenizer.from_str(self.whole.to_str())
-        tokenizer.encode_special_tokens = True
         tokenizer.enable_truncation(self.max_tokens, stride=stride_tokens, strategy="only_second")
         return tokenizer
 
     def _row(self, encoding: Encoding) -> Row:
-        ids, parts = encoding.ids, encoding.sequence_ids
-        if self.unknown is not None:
-            ids = [self.unknown if i == self.last and part is not None else i for i, part in zip(ids, parts, strict=True)]
+        """As `splits.token_ids`: a closing token inside a text is none."""
+        parts = encoding.sequence_ids
+        inside = zip(encoding.ids, parts, strict=True)
+        ids = [self.first if token == self.last and part is not None else token for token, part in inside]
         return Row(ids, encoding.type_ids, encoding.offsets, parts)
 
 

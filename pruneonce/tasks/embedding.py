@@ -4,7 +4,6 @@ The labels are the dense encoder's own vectors, so plain text is enough. A class
 serves the evaluation alone: it says which texts should be neighbours.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -34,7 +33,8 @@ PARTNERS = 32  # of each text: their similarities are compared
 NEAREST = 10  # neighbours that count for ndcg and recall
 BATCH = 32  # texts that the dense encoder reads at once
 BLOCK = 256  # texts whose similarities with all others are in memory at once
-ASKS, ANSWERS = 1, 2  # sides of a pair; 0: a text that does both
+BOTH, ASKS, ANSWERS, COPY = range(4)  # what a text does: one without a pair does both; a copy of an answer does neither
+NOWHERE = -2.0  # a similarity below every cosine
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class Embedding(Kind):
         found: dict[int, np.ndarray] = {}
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
-            batch = tokenizer(
-                [texts[i] for i in part], truncation=True, max_length=self.max_tokens, padding=True, return_tensors="pt"
-            )
+            batch = tokenizer([texts[i] for i in part], truncation=True, max_length=self.max_tokens, padding=True)
+            batch["input_ids"] = splits.token_ids(batch, tokenizer)
+            batch = batch.convert_to_tensors("pt")
             out = model(**{name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")})[encoder.OUTPUT]
             found.update(zip(part, out.float().cpu().numpy(), strict=True))
         numbers = iter(range(len(texts)))
@@ -125,7 +125,7 @@ class Embedding(Kind):
         """A row for each text."""
         single = [replace(row, texts=(text,)) for row in examples for text in row.texts]
         columns, cut = splits.encode_texts(single, tokenizer, max_tokens=self.max_tokens)
-        sides = [side for row in examples for side in ((0,) if len(row.texts) == 1 else (ASKS, ANSWERS))]
+        sides = [side for row in examples for side in ((BOTH,) if len(row.texts) == 1 else (ASKS, ANSWERS))]
         groups = [row.group or row.stratum or None for row in examples for _ in row.texts]
         labels = [vector for row in examples for vector in row.label]
         return {
@@ -164,7 +164,7 @@ class Embedding(Kind):
         scorers: dict[str, Scorer] = {"spearman": partial(_spearman, found, wanted)}
         groups = np.array([str(group or "") for group in split["group"][:]])
         if (groups != "").any():
-            measures = cache(partial(_retrieval, found, groups, np.array(split["side"][:])))
+            measures = cache(partial(_retrieval, found, groups, _sides(split)))
             scorers |= {name: partial(_mean_of, measures, name) for name in RETRIEVAL}
         return len(found), scorers
 
@@ -177,7 +177,7 @@ def _text(text: Any, group: Any = "") -> Example:
 def _pair(text: Any, second: Any) -> Example:
     """The row of two texts that belong together. All rows of one second text are a group."""
     texts = cells.text(text), cells.text(second)
-    return Example(texts, label=(), group=f"{text_key(texts[1])}")
+    return Example(texts, label=(), group=str(text_key(texts[1])))
 
 
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -226,17 +226,28 @@ def _spearman(found: np.ndarray, wanted: np.ndarray, rows: np.ndarray) -> float:
     return float(stats.spearmanr(x, y).statistic) if len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0 else 0.0
 
 
-def _retrieval(found: np.ndarray, groups: np.ndarray, side: np.ndarray) -> dict[str, np.ndarray]:
+def _sides(split: Dataset) -> np.ndarray:
+    """int[texts]: the side of each text; COPY of a second text that stands in an earlier row as well."""
+    sides = np.array(split["side"][:])
+    answers = np.flatnonzero(sides == ANSWERS)
+    if "text" in split.column_names:
+        texts = split["text"][:]
+        _, first = np.unique([text_key(texts[i]) for i in answers], return_index=True)
+        sides[np.delete(answers, first)] = COPY
+    return sides
+
+
+def _retrieval(found: np.ndarray, groups: np.ndarray, sides: np.ndarray) -> dict[str, np.ndarray]:
     """The measures of every text, nan for one that does not ask, or that has nothing to find."""
     measures = {name: np.full(len(found), np.nan) for name in RETRIEVAL}
-    answers = np.flatnonzero(side != ASKS)
-    discount = 1 / np.log2(np.arange(2, NEAREST + 2))
-    asking = np.flatnonzero((side != ANSWERS) & (groups != ""))
+    answers = np.flatnonzero((sides == BOTH) | (sides == ANSWERS))
+    asking = np.flatnonzero(((sides == BOTH) | (sides == ASKS)) & (groups != ""))
+    discount, there = 1 / np.log2(np.arange(2, NEAREST + 2)), groups[answers]
     for block in np.split(asking, range(BLOCK, len(asking), BLOCK)):
-        likeness = found[block] @ found[answers].T
-        likeness[block[:, None] == answers] = -2.0  # below every cosine: a text finds itself last
+        likeness = np.nan_to_num(found[block] @ found[answers].T, nan=NOWHERE)
+        likeness[block[:, None] == answers] = NOWHERE  # a text does not find itself
         for i, alike in zip(block, likeness, strict=True):
-            relevant = (groups[answers] == groups[i]) & (answers != i)  # not itself
+            relevant = (there == groups[i]) & (answers != i)
             if not relevant.any():
                 continue
             nearest = _nearest(alike)
@@ -254,15 +265,14 @@ def _nearest(alike: np.ndarray) -> np.ndarray:
     return places[np.argsort(-alike[places], kind="stable")][:NEAREST]
 
 
-def has_neighbours(split: Dataset) -> bool:
-    """Whether a text of the split asks for one that is there: of its class, or of its pair."""
-    finds: dict[str, list[int]] = defaultdict(list)
-    for group, side in zip(split["group"][:], split["side"][:], strict=True):
-        finds[group or ""].append(side)
-    return any(
-        group and any(side != ANSWERS for side in sides) and len(sides) > 1 and any(side != ASKS for side in sides)
-        for group, sides in finds.items()
-    )
+def can_be_ranked(split: Dataset) -> bool:
+    """Whether a text of the split asks for one that is there, and another one is there that it does not ask for."""
+    groups, sides = np.array([str(group or "") for group in split["group"][:]]), _sides(split)
+    answers = (sides == BOTH) | (sides == ANSWERS)
+    there, counts = np.unique(groups[answers], return_counts=True)
+    alone = set(there[counts == 1])  # a text that does both does not find itself
+    both, asks = groups[sides == BOTH], groups[sides == ASKS]
+    return len(there) > 1 and bool(((set(both) - alone) | (set(asks) & set(there))) - {""})
 
 
 def _mean_of(measures: Callable[[], dict[str, np.ndarray]], name: str, rows: np.ndarray) -> float:

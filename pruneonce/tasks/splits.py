@@ -60,18 +60,19 @@ def encode_texts(examples: Sequence[Example], tokenizer, *, max_tokens: int) -> 
 
 
 def token_ids(encoded: BatchEncoding, tokenizer) -> list[list[int]]:
-    """Return the token ids of each row. A closing token inside a text becomes the unknown one: it would end the text.
+    """Return the token ids of each row. A closing token inside a text becomes one that begins a row.
 
-    A Unigram tokenizer alone has such tokens: it finds them among its words. `serving.texts` does the same.
+    Such as the "[SEP]" that somebody wrote: it would end the text. Not every tokenizer has an unknown token to put there.
+    `serving.texts` does the same.
     """
-    rows, last, unknown = encoded["input_ids"], tokenizer.sep_token_id, tokenizer.unk_token_id
-    if not rows or not encoded.is_fast or unknown is None:
+    rows, last, first = encoded["input_ids"], tokenizer.sep_token_id, tokenizer.cls_token_id
+    if not rows or not encoded.is_fast:
         return rows
     closing = sum(token == last for token, part in zip(rows[0], encoded.sequence_ids(0), strict=True) if part is None)
 
     def plain(row: int) -> list[int]:
         inside = zip(rows[row], encoded.sequence_ids(row), strict=True)
-        return [unknown if token == last and part is not None else token for token, part in inside]
+        return [first if token == last and part is not None else token for token, part in inside]
 
     return [ids if ids.count(last) == closing else plain(row) for row, ids in enumerate(rows)]
 

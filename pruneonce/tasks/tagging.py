@@ -1,7 +1,7 @@
 """Token classification: a tag for each word, predicted at the word's first token."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -134,9 +134,10 @@ def _word_at(words: Sequence[str]) -> list[int]:
     return [i for i, word in enumerate(words) for _ in f" {word}"][1:]
 
 
-def has_entity(kind: Any, tags: Sequence[int]) -> bool:
-    """Whether a row has a tag that names something. kind: a `TokenClassification`."""
-    return any(kind.classes[tag] != OUTSIDE for tag in tags)
+def entity_in(kind: Any) -> Callable[[Sequence[int]], bool]:
+    """Return whether one of a row's tags names something. kind: a `TokenClassification`."""
+    outside = {number for number, name in enumerate(kind.classes) if name == OUTSIDE}
+    return lambda tags: not outside.issuperset(tags)
 
 
 def _names_entities(names: Sequence[str]) -> bool:

@@ -151,26 +151,35 @@ class Task:
         return self.metric(self.logits(model, split), split)
 
 
-# metric -> whether it is 0 for every model on these rows: all of one label; none of the second class; no row with a label;
-# no entity; no text with another one to find.
+def _labels(rows: Dataset) -> Iterator[Any]:
+    """The labels, some at a time: an embedding's are vectors."""
+    return (label for some in rows.select_columns(["label"]).iter(1000) for label in some["label"])
+
+
+def _all_equal(rows: Dataset) -> bool:
+    labels = _labels(rows)
+    first = next(labels)
+    return all(label == first for label in labels)
+
+
+# metric -> whether it is the same for every model on these rows: all of one label; none of the second class; no row with a
+# label; no tag but the one outside of entities; no text with one to find and one not to find.
 UNDEFINED: Mapping[str, Callable[[Kind, Dataset], bool]] = {
-    **dict.fromkeys(
-        ("mcc", "pearson", "spearman"), lambda kind, rows: all(label == rows["label"][0] for label in rows["label"])
-    ),
-    "f1": lambda kind, rows: "label" in rows.column_names and not any(rows["label"]),
-    **dict.fromkeys(("micro_f1", "macro_f1"), lambda kind, rows: all(label == [] for label in rows["label"])),
-    "entity_f1": lambda kind, rows: not any(tagging.has_entity(kind, tags) for tags in rows["label"]),
-    **dict.fromkeys(embedding.RETRIEVAL, lambda kind, rows: not embedding.has_neighbours(rows)),
+    **dict.fromkeys(("mcc", "pearson", "spearman"), lambda kind, rows: _all_equal(rows)),
+    "f1": lambda kind, rows: not any(_labels(rows)),
+    **dict.fromkeys(("micro_f1", "macro_f1"), lambda kind, rows: all(label == [] for label in _labels(rows))),
+    "entity_f1": lambda kind, rows: not any(map(tagging.entity_in(kind), _labels(rows))),
+    **dict.fromkeys(embedding.RETRIEVAL, lambda kind, rows: not embedding.can_be_ranked(rows)),
 }
 
 
 def check_scorable(kind: Kind, split: Dataset, name: str) -> None:
-    """Raise DataError, before any training, if the kind's metric is undefined on the labels of a split."""
+    """Raise DataError, before any training, if the kind's metric is the same for every model on a split."""
     if UNDEFINED.get(kind.metric, lambda kind, rows: False)(kind, split):
         raise DataError(
-            f"expected {name} rows that tell models apart, found {len(split)} on which {kind.metric} is 0 for every model: "
-            f"all labels are the same, or none has what it counts. Raise prepare_task.{name}_ratio, change {name}.* of the "
-            "source, or choose another `metric`."
+            f"expected {name} rows that tell models apart, found {len(split)} on which {kind.metric} is the same for every "
+            f"model: all labels are the same, or none has what it counts. Raise prepare_task.{name}_ratio, change {name}.* "
+            "of the source, or choose another `metric`."
         )
 
 

@@ -135,10 +135,10 @@ def table(found: Sequence[Result]) -> str:
 
 
 def _interval(of_seeds: Sequence[Kept]) -> str:
-    numbers: list[Any] = [(one.percent, one.low, one.high) for one in of_seeds]
-    if any(None in each for each in numbers):
+    known = [(one.percent, one.low, one.high) for one in of_seeds]
+    if any(percent is None for percent, _, _ in known):
         return "-"
-    percents, lows, highs = zip(*numbers, strict=True)
+    percents, lows, highs = np.array(known, dtype=float).T
     return f"{statistics.fmean(percents):.1f} % ({min(lows):.1f} - {max(highs):.1f})"
 
 

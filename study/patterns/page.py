@@ -8,7 +8,7 @@ from statistics import fmean
 
 from pipeline import report
 from study import drawing, results
-from study.comparison import Verdict, spread
+from study.comparison import Verdict, percent, spread
 
 NOTES = """\
 Test scores of the int8 models in PyTorch: mean over {seeds} seeds ± half of the distance between the best and the worst.
@@ -53,7 +53,7 @@ def _cells(row: Row) -> list[str]:
     in_float = " / ".join(f"{fmean(scores):.2%}" for scores in row.float_scores.values())
     latencies = [" / ".join(f"{ms:.2f}" for ms in by_task.values()) for by_task in row.latencies_ms.values()]
     packed = f"{fmean(row.packed_bytes.values()) / 1e6:.2f}"
-    return [row.variant, f"{row.sparsity:.0%}", *scores, in_float, packed, *latencies]
+    return [row.variant, percent(row.sparsity), *scores, in_float, packed, *latencies]
 
 
 def write_points(path: Path, table: Sequence[Row]) -> None:

@@ -534,6 +534,24 @@ def test_what_another_coordinator_calls_otherwise_is_found_under_its_name(two, m
     assert answers.started == ["b"]
 
 
+@pytest.mark.parametrize("end", ["Crashed", "Cancelled"])
+def test_what_another_coordinator_called_otherwise_is_handed_out_again_under_its_name(two, monkeypatch, end):
+    """There the next worker finds the stages that came back, and so does the coordinator after this one."""
+    answers = Answers(monkeypatch, {"a": [end], "b": ["Completed"]})
+    answers.results = {"b": some(BRANCHES["b"])}
+    of_another(monkeypatch, "a", called="theirs")
+
+    def start(deployment, *, parameters, **words):
+        answers.started.append(parameters["name"])
+        if parameters["name"] == "theirs":
+            answers.states["theirs"], answers.results["theirs"] = ["Completed"], some(BRANCHES["a"])
+        return SimpleNamespace(id=(parameters["name"], answers.started.count(parameters["name"])))
+
+    monkeypatch.setattr(handing, "run_deployment", start)
+    assert sorted(wait_for_all(two, tries=1)) == sorted([*BRANCHES["a"], *BRANCHES["b"]])
+    assert answers.given == answers.started == ["b", "theirs"]
+
+
 def test_a_branch_that_another_coordinator_cancelled_is_handed_out_again(two, monkeypatch):
     answers = Answers(monkeypatch, {"a": ["Cancelled"], "b": ["Completed"]})
     answers.results = {"b": some(BRANCHES["b"])}
@@ -667,9 +685,9 @@ def test_a_stage_that_the_flow_cannot_hand_over_is_said_before_anything_runs(hom
         shutil.rmtree(home / "pruneonce")
         (home / "profiles").mkdir()
         (home / "profiles/mine.yaml").touch()
-        assert commits.head() == commits.head("stages")  # of another profile nobody reads it
+        assert commits.head("profiles/other.yaml")
         with pytest.raises(PipelineError, match=r"expected all code in a commit, .*profiles/mine.yaml in none\. Commit"):
-            workers.team("profiles")
+            workers.team("profiles/other.yaml", "profiles/mine.yaml")
         Path("seed").write_text("edited")
         with pytest.raises(PipelineError, match=r"expected all code in a commit, .*seed"):
             workers.team()

@@ -96,19 +96,24 @@ def test_of_a_pair_the_first_text_asks_and_second_texts_answer():
     assert got["ndcg"] == pytest.approx((1 + 1 + 0.5) / 3)
 
 
-def test_a_question_may_find_any_copy_of_its_answer():
-    """Three questions of one passage, which stands in three rows: perfect vectors find it first."""
+def test_the_copies_of_an_answer_are_one():
+    """Thirty questions of one passage: perfect vectors find it, once."""
     read = Embedding.reader(Settings(pair="other"))
-    rows = [read(f"question {i}", text) for i, text in enumerate(("the passage", "The  passage", "the passage", "another"))]
-    groups = [row.group for row in rows for _ in (ASKS, ANSWERS)]
-    assert len(set(groups)) == 2
-    found = np.array([[1, 0]] * 6 + [[0, 1]] * 2, float)
-    assert measure(found, groups=groups, sides=[ASKS, ANSWERS] * 4) == {
-        "spearman": 1.0,
-        "ndcg": 1.0,
-        "recall": 1.0,
-        "neighbour": 1.0,
-    }
+    rows = [read(f"question {i}", "The  passage" if i % 2 else "the passage") for i in range(30)] + [read("why?", "another")]
+    table = split([[1, 0]] * 60 + [[0, 1]] * 2, [row.group for row in rows for _ in row.texts], [ASKS, ANSWERS] * 31)
+    table = table.add_column("text", [text for row in rows for text in row.texts])
+    total, scorers = KIND.scorers(table, table["label"][:])
+    assert {name: score(np.arange(total)) for name, score in scorers.items()} == dict.fromkeys(scorers, 1.0)
+    assert list(scorers) == ["spearman", *embedding.RETRIEVAL]
+
+
+def test_a_vector_that_is_no_number_is_found_last():
+    """Of a training that diverged the score is low; it is no error."""
+    found = np.array([[1, 0], [0.9, 0.1], *[[0, 1]] * 12])
+    found[0] = np.nan
+    got = measure(found, wanted=np.ones((14, 2)), groups=["a", "a", *["b"] * 12])
+    assert got["neighbour"] < 1
+    assert 0 < got["ndcg"] < 1
 
 
 def test_no_copy_of_an_answer_is_in_another_split():

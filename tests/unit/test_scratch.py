@@ -101,16 +101,36 @@ def test_there_may_be_no_scratch_folder():
     assert list(scratch.remove_old(7, except_for=scratch.root() / "x")) == []
 
 
+def at(monkeypatch, days: float):
+    """The clock says so many days later, also to whoever touches a file."""
+    now, real = time.time, os.utime
+    monkeypatch.setattr(scratch.time, "time", lambda: now() + days * 86400)
+    monkeypatch.setattr(os, "utime", lambda path, times=None: real(path, times or (time.time(),) * 2))
+
+
 def test_after_a_jump_of_the_clock_every_folder_gets_its_days_again(monkeypatch):
     """A stage has its lock in the folder by then, and the next ones look as well."""
     waiting, own = left("waiting", days=0), left("own", days=0)
     assert list(scratch.remove_old(7, except_for=own)) == []  # the first stage here
-    now, real = time.time, os.utime
+    mark = waiting / scratch.PROLONGED
     for days, gone in ((400, []), (400, []), (406, []), (408, [waiting])):
-        monkeypatch.setattr(scratch.time, "time", lambda ahead=days: now() + ahead * 86400)
-        monkeypatch.setattr(os, "utime", lambda path, times=None: real(path, times or (time.time(),) * 2))
-        scratch.lock_of(own).touch()
-        assert list(scratch.remove_old(7, except_for=own)) == gone, days
+        with monkeypatch.context() as clock:
+            at(clock, days)
+            before = mark.exists()
+            scratch.lock_of(own).touch()
+            assert list(scratch.remove_old(7, except_for=own)) == gone, days
+            if not before:
+                aged(mark, waiting, days=0)  # a new file has the real time
+
+
+def test_where_stages_are_rare_a_folder_is_removed_all_the_same():
+    """Runs are further apart than the days: each one looks like a jump of the clock."""
+    own, old = left("own", days=0), left("old", days=30)
+    looked(days=8)
+    assert list(scratch.remove_old(7, except_for=own)) == []
+    aged(old / scratch.PROLONGED, old, days=8)
+    looked(days=8)
+    assert list(scratch.remove_old(7, except_for=own)) == [old]
 
 
 def test_a_folder_that_goes_away_meanwhile_is_no_error(monkeypatch):
@@ -142,6 +162,14 @@ def test_what_a_stage_saved_stays_until_its_outs_are_recorded():
         scratch.remove_recorded(lambda: locked)
     assert folders() == [unrecorded, unfinished, held, again]
     assert not scratch.lock_of(recorded).exists()
+
+
+def test_a_file_of_somebody_else_is_no_sign_that_a_stage_ended():
+    theirs = scratch.root() / "thesis"
+    theirs.mkdir(parents=True)
+    (theirs / scratch.DONE).write_text("null")
+    scratch.remove_recorded(lambda: {})
+    assert theirs.is_dir()
 
 
 def test_dvc_lock_is_read_only_if_a_stage_has_ended():

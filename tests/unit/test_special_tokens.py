@@ -9,7 +9,9 @@ from transformers import PreTrainedTokenizerFast
 from pruneonce.models import checkpoint
 from pruneonce.serving.texts import Texts
 from pruneonce.tasks import splits
+from pruneonce.tasks.answering import QuestionAnswering
 from pruneonce.tasks.examples import Example
+from pruneonce.tasks.tagging import TokenClassification
 
 ROLES = ("cls", "sep", "pad", "unk", "mask")
 BERT = dict(zip(ROLES, ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"), strict=True))
@@ -84,9 +86,41 @@ def test_of_a_pair_both_texts_stay_and_the_server_reads_the_same(tokenizer, one,
     assert len(again) == min(less, len(ids))
 
 
-def test_a_saved_tokenizer_does_not_change(tokenizer, tmp_path):
-    """Models of before and after are the same bytes."""
+def test_tokens_that_a_model_adds_for_its_texts_are_read(tokenizer):
+    """Markers of entities, say: they end nothing."""
     loaded, json = tokenizer
-    loaded.save_pretrained(tmp_path)
-    assert (tmp_path / "tokenizer.json").read_text() == json
-    assert "split_special_tokens" not in (tmp_path / "tokenizer_config.json").read_text()
+    marked = Tokenizer.from_str(json)
+    marked.add_special_tokens(["[E1]"])
+    more = PreTrainedTokenizerFast(
+        tokenizer_object=marked, **{f"{role}_token": getattr(loaded, f"{role}_token") for role in ROLES}
+    )
+    marker, text = marked.token_to_id("[E1]"), f"snow [E1] the sun {loaded.sep_token} [E1]"
+    ids = encoded(more, (text,), 40)
+    assert ids == Texts(marked.to_str(), max_tokens=40).row(text).ids
+    assert (ids.count(marker), ids.count(loaded.sep_token_id)) == (2, 1)
+
+
+@given(context=texts, question=texts)
+def test_of_a_question_the_windows_close_where_they_do(tokenizer, context, question):
+    loaded, json = tokenizer
+    kind = QuestionAnswering("f1", 4, 30, 20, None)
+    columns, _ = kind.encode([Example((question, context), ())], loaded, max_tokens=40)
+    served = [row.ids for row in Texts(json, max_tokens=40).windows(question, context, stride_tokens=4)]
+    assert columns["input_ids"] == served
+    for ids in served:
+        close, second = splits.between_texts(ids, loaded.sep_token_id)
+        assert ids.count(loaded.sep_token_id) == second - close + 1
+
+
+@given(words=st.lists(st.sampled_from([*"abc", "snow", *BERT.values(), *ROBERTA.values()]), min_size=1, max_size=9))
+def test_of_a_tagged_text_every_tag_is_at_its_word(tokenizer, words):
+    loaded, _ = tokenizer
+    kind = TokenClassification("token_accuracy", ["x"])
+    row = Example((" ".join(words),), (tuple(words), ("x",) * len(words)))
+    columns, _ = kind.encode([row], loaded, max_tokens=99)
+    (ids,), (places,) = columns["input_ids"], columns["places"]
+    assert ids.count(loaded.sep_token_id) == 1
+    assert places == sorted(places)
+    less = min(len(ids), 8)
+    cut = splits.positions_after_cut(ids, max_tokens=less, last=loaded.sep_token_id)
+    assert cut == [*range(less - 1), len(ids) - 1]

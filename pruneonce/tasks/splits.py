@@ -60,10 +60,10 @@ def encode_texts(examples: Sequence[Example], tokenizer, *, max_tokens: int) -> 
 
 
 def token_ids(encoded: BatchEncoding, tokenizer) -> list[list[int]]:
-    """Return the token ids of each row. A closing token inside a text becomes one that begins a row.
+    """Return the token ids of each row.
 
-    Such as the "[SEP]" that somebody wrote: it would end the text. Not every tokenizer has an unknown token to put there.
-    `serving.texts` does the same.
+    A closing token inside a text, such as a "[SEP]" that somebody wrote, would end that text. So it becomes the token that
+    begins a row: not every tokenizer has an unknown one. `serving.texts` does the same.
     """
     rows, last, first = encoded["input_ids"], tokenizer.sep_token_id, tokenizer.cls_token_id
     if not rows or not encoded.is_fast:

@@ -69,7 +69,7 @@ def kept(scores: Mapping[str, Any], answers: Mapping[str, Any], variant: str) ->
 
 def finished(p: Params) -> list[str]:
     """The tasks that were evaluated with these parameters and this code, by dvc.lock. Raises DataError if there is none."""
-    stages = lock.locked()
+    stages = lock.current()
 
     def missing(task: str) -> str:
         """Why there is no result of the task, as the end of a sentence; empty if there is one."""

@@ -138,7 +138,8 @@ def run(tmp_path, monkeypatch):
         stages[f"finetune@{task}"] = {"deps": read, "params": {"params.yaml": asked}, "outs": model}
         stages[f"evaluate@{task}"] = {"deps": model, "outs": outs}
     (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "study/battery").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["results", "default"])
@@ -152,6 +153,23 @@ def test_of_a_run_that_did_not_end_the_finished_tasks_are_kept(run, capsys):
     results.main()
     assert [row.task for row in results.saved()] == others
     assert f"Not finished: {first}. Go on with: make run PROFILE=battery" in capsys.readouterr().out
+
+
+def test_a_task_of_another_profile_is_none_of_this_run(run):
+    """DVC keeps its entry, and the corpus reads the folder that its splits lie in."""
+    lock = json.loads((run / "dvc.lock").read_text())
+    outs = [{"path": "data/tasks/other", "md5": "2"}]
+    params = {"params.yaml": {"tasks.other.prepare_task": {"source": "other"}}}
+    lock["stages"]["prepare_task@r8"] = {"outs": [{"path": "data/tasks/r8", "md5": "5"}]}
+    lock["stages"]["prepare_task@other"] = {"cmd": "", "params": params, "outs": outs}
+    lock["stages"]["prepare_corpus"] = {
+        "deps": [{"path": "data/tasks", "md5": "3"}],
+        "outs": [{"path": "data/prepare_corpus", "md5": "4"}],
+    }
+    lock["stages"]["sparsify"]["deps"] = [{"path": "data/prepare_corpus", "md5": "4"}]
+    (run / "dvc.lock").write_text(json.dumps(lock))
+    results.main()
+    assert [row.task for row in results.saved()] == list(document.load().tasks)
 
 
 def test_numbers_of_other_parameters_are_refused(run):

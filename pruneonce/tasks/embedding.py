@@ -164,7 +164,7 @@ class Embedding(Kind):
         scorers: dict[str, Scorer] = {"spearman": partial(_spearman, found, wanted)}
         groups = np.array([str(group or "") for group in split["group"][:]])
         if (groups != "").any():
-            measures = cache(partial(_retrieval, found, groups, _sides(split)))
+            measures = cache(lambda: _retrieval(found, groups, _sides(split)))
             scorers |= {name: partial(_mean_of, measures, name) for name in RETRIEVAL}
         return len(found), scorers
 
@@ -230,7 +230,7 @@ def _sides(split: Dataset) -> np.ndarray:
     """int[texts]: the side of each text; COPY of a second text that stands in an earlier row as well."""
     sides = np.array(split["side"][:])
     answers = np.flatnonzero(sides == ANSWERS)
-    if "text" in split.column_names:
+    if len(answers) and "text" in split.column_names:
         texts = split["text"][:]
         _, first = np.unique([text_key(texts[i]) for i in answers], return_index=True)
         sides[np.delete(answers, first)] = COPY

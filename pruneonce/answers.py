@@ -14,6 +14,7 @@ from pruneonce.tasks.answering import QuestionAnswering
 from pruneonce.tasks.classification import Classification, MultiLabel, Regression
 from pruneonce.tasks.embedding import Embedding, cosine
 from pruneonce.tasks.protocol import Kind
+from pruneonce.tasks.scores import Scorer
 from pruneonce.tasks.tagging import TokenClassification
 
 MOST_ROWS, MOST_CHARACTERS = 50, 300  # of the rows in which two variants differ, and of their texts
@@ -35,11 +36,16 @@ def compared(
     variants = {}
     for variant, rows in logits.items():
         total, scorers = kind.scorers(split, rows)
-        draw, scorer = np.random.default_rng(seed), scorers[kind.metric]
-        replicates = [round(scorer(draw.integers(0, total, total)), 6) for _ in range(resamples)]
-        variants[variant] = {**_classes(table["labels"], rows), "replicates": replicates}
+        drawn = replicates(total, scorers[kind.metric], resamples=resamples, seed=seed)
+        variants[variant] = {**_classes(table["labels"], rows), "replicates": drawn}
     first, second = (logits[name] for name in pair)
     return {**table, "rows": total, "variants": variants, "disagreements": _disagreements(kind, split, first, second, pair)}
+
+
+def replicates(total: int, scorer: Scorer, *, resamples: int, seed: int) -> list[float]:
+    """The metric on `resamples` draws of `total` examples with replacement, to six digits."""
+    draw = np.random.default_rng(seed)
+    return [round(scorer(draw.integers(0, total, total)), 6) for _ in range(resamples)]
 
 
 def _classes(labels: list[int] | None, logits: Logits) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.history import Log
-from pipeline.params.sections import Common, Finetune, Quantize, Sparsify
+from pipeline.params.sections import Common, Finetune, PrepareCorpus, Quantize, Sparsify
 from pipeline.params.study import Study
 from pipeline.stage import Dep, Item, Metrics, main
 from pruneonce.engine import accelerator
@@ -36,6 +36,7 @@ def run(
     splits: Dep,
     *,
     common: Common,
+    prepare_corpus: PrepareCorpus,
     sparsify: Sparsify,
     finetune: Finetune,
     quantize: Quantize,
@@ -56,7 +57,7 @@ def run(
             scope=sparsify.scope,
             sparsity=float(sparsity),
             criterion="magnitude" if chosen.pruning == "none" else criterion,
-            calibration_batches=sparsify.calibration_batches,
+            calibration_tokens=sparsify.calibration_batches * sparsify.batch_size * prepare_corpus.block_tokens,
             prune_end_steps=trials.prune_end_steps(chosen.pruning, recipe.prune_end_ratio, steps=steps),
             prune_every_steps=recipe.prune_every_steps,
         )
@@ -64,8 +65,13 @@ def run(
         name = f"{rate:g}-{seed}-{steps}"
         return cell.finetuned(start_folder, chosen.pruning, schedule, p, steps=steps, seed=seed, name=name)
 
-    def scored(models: Mapping[int, Path]) -> dict[str, float]:
-        return {str(seed): task.score(cell.load(folder), "test") for seed, folder in models.items()}
+    def tested(models: Mapping[int, Path]) -> dict[str, Any]:
+        return _by_seed(
+            {seed: cell.tested(cell.load(folder), resamples=recipe.resamples) for seed, folder in models.items()}
+        )
+
+    def int8(seed: int, folder: Path) -> trials.Tested:
+        return cell.int8(folder, pruned, quantize, seed=seed, resamples=recipe.resamples)
 
     steps = study.steps[item]
     validation = trials.climb(
@@ -80,22 +86,30 @@ def run(
         "learning_rate": rate,
         "bracketed": len(trials.around(recipe.learning_rates, rate)) == 3,
         "validation": {f"{rate:g}": score for rate, score in sorted(validation.items())},
-        "test": scored(models),
+        **tested(models),
         "steps": steps,
         "sparsity": masks.sparsity(pattern),
         "encoder_bytes": sizes.pattern_bytes(pattern, bits=32),
     }
     if chosen.int8:
         metrics["int8"] = {
-            "test": {str(seed): cell.int8_score(folder, pruned, quantize, seed=seed) for seed, folder in models.items()},
+            **_by_seed({seed: int8(seed, folder) for seed, folder in models.items()}),
             "steps": steps + task.batches(quantize, seed=first).steps(quantize.epochs),
             "encoder_bytes": sizes.pattern_bytes(pattern, bits=8),
         }
     more = study.longer
     if (item, criterion, float(sparsity)) == (more.task, more.criterion, more.sparsity) and variant in more.variants:
         trained = {seed: finetuned(rate, seed, more.steps) for seed in models}
-        metrics["longer"] = {"test": scored(trained), "steps": more.steps}
+        metrics["longer"] = {**tested(trained), "steps": more.steps}
     return metrics
+
+
+def _by_seed(models: Mapping[int, trials.Tested]) -> dict[str, dict[str, Any]]:
+    """Scores on the test split, and on the rows that are drawn from it, by seed."""
+    return {
+        "test": {str(seed): found.score for seed, found in models.items()},
+        "replicates": {str(seed): found.replicates for seed, found in models.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
 from pipeline.params.study import Claims
 
 Cell = Mapping[str, Any]  # metrics of a cell, as `study.cell` returns them
@@ -24,6 +26,7 @@ class Row:
     longer: int  # steps, of a row that learns the task in more of them; 0: in those of all other rows
     bits: int  # of a weight
     scores: dict[str, list[float]]  # by task, one for each seed, in [0, 1]
+    replicates: dict[str, list[list[float]]]  # by task, for each seed the scores on rows that are drawn from the test split
     learning_rates: dict[str, float]  # by task
     bracketed: dict[str, bool]  # by task: whether a lower and a higher learning rate were tried
     steps: dict[str, int]  # by task, of one model
@@ -47,6 +50,8 @@ class Scored(Protocol):
 
     @property
     def scores(self) -> Mapping[str, Sequence[float]]: ...  # by task, one for each seed
+    @property
+    def replicates(self) -> Mapping[str, Sequence[Sequence[float]]]: ...  # as those of `Row`; empty if there are none
     @property
     def key(self) -> str: ...
 
@@ -82,6 +87,7 @@ def rows(cells: Mapping[Key, Mapping[str, Cell]], *, once_steps: Mapping[str, in
                 longer,
                 bits,
                 scores={task: list(cell["test"].values()) for task, cell in of_task.items()},
+                replicates={task: list(cell["replicates"].values()) for task, cell in of_task.items()},
                 learning_rates={task: cell["learning_rate"] for task, cell in of_task.items()},
                 bracketed={task: cell["bracketed"] for task, cell in of_task.items()},
                 steps={task: cell["steps"] for task, cell in of_task.items()},
@@ -112,8 +118,9 @@ def _encoder_bytes(by_task: Mapping[str, Cell]) -> float:
 class Verdict:
     """The claim that `better` scores no lower than `worse`, on one task. where: what both have in common.
 
-    difference: mean of `better` minus mean of `worse`. noise: sum of the two spreads. smaller: size of `worse` / size of
-    `better`, where the claim is of size as well; else 0.
+    difference: mean of `better` minus mean of `worse`. noise: sum of the two spreads. low, high: the 95 % interval of the
+    difference over the test rows; None where it was not measured. smaller: size of `worse` / size of `better`, where the
+    claim is of size as well; else 0.
     """
 
     better: str
@@ -122,14 +129,17 @@ class Verdict:
     task: str
     difference: float
     noise: float
+    low: float | None = None
+    high: float | None = None
     smaller: float = 0.0
 
     @property
     def says(self) -> str:
-        """ "holds", "reversed", or "within the spread" where the difference is not larger than the noise."""
+        """ "holds", "reversed", or "within the spread": of the seeds, or of the test rows."""
         if 0 < self.smaller <= 1:
             return "reversed"
-        if abs(self.difference) <= self.noise + ROUNDING:
+        known = self.low is None or self.high is None or self.low > 0 or self.high < 0
+        if abs(self.difference) <= self.noise + ROUNDING or not known:
             return "within the spread"
         return "holds" if self.difference > 0 else "reversed"
 
@@ -170,10 +180,26 @@ def compare(
     by_key = {(what(row), where(row)): row for row in table}
     for better, worse in claims:
         for place in dict.fromkeys(map(where, table)):
-            high, low = by_key.get((better, place)), by_key.get((worse, place))
-            if high is None or low is None:
+            left, right = by_key.get((better, place)), by_key.get((worse, place))
+            if left is None or right is None:
                 continue
-            smaller = size(low) / size(high) if size else 0.0
-            for task in high.scores:
-                one, other = high.scores[task], low.scores[task]
-                yield Verdict(better, worse, place, task, fmean(one) - fmean(other), spread(one) + spread(other), smaller)
+            smaller = size(right) / size(left) if size else 0.0
+            for task in left.scores:
+                one, other = left.scores[task], right.scores[task]
+                difference, noise = fmean(one) - fmean(other), spread(one) + spread(other)
+                low, high = interval(left.replicates.get(task), right.replicates.get(task))
+                yield Verdict(better, worse, place, task, difference, noise, low, high, smaller)
+
+
+def interval(
+    new: Sequence[Sequence[float]] | None, old: Sequence[Sequence[float]] | None
+) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % interval of a difference of means over seeds. new, old: replicates by seed, on the same rows; None: unknown.
+
+    Source: the paired bootstrap, Efron & Tibshirani 1993, section 13.3.
+    """
+    if not new or not old:
+        return None, None
+    found = np.mean(new, axis=0) - np.mean(old, axis=0)
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)

@@ -42,6 +42,7 @@ def run(
         seeds=len(study.recipe.seeds),
         rates=", ".join(f"{rate:g}" for rate in study.recipe.learning_rates),
         edge=results.at_edge(rows),
+        resamples=study.recipe.resamples,
         hard=" and ".join(name for name, variant in study.variants.items() if not variant.soft_weight) or "none",
     )
     page.write_text(results.markdown(study.title, rows, verdicts, notes), encoding="utf-8")

@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from pipeline.history import Log
 from pipeline.params.sections import Distillation, Finetune, Quantize
 from pipeline.params.study import Variant
-from pruneonce import quantization
+from pruneonce import answers, quantization
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
 from pruneonce.sparsity.criterion import Calibration
 from pruneonce.sparsity.gradual import GradualPruning
+from pruneonce.tasks.batches import Batches
 from pruneonce.training.task import Task, distilled_loss, hard_loss
 from study import finished
 
@@ -23,7 +26,7 @@ from study import finished
 class LatePruning:
     """A `gradual.Schedule` from sparsity 0 at step 0. With prune_end_steps 0 it is one-shot pruning.
 
-    calibration_batches: of the task, that a criterion reads.
+    calibration_tokens: of the task's texts, about as many as a criterion reads.
     """
 
     prunable: list[str]
@@ -31,7 +34,7 @@ class LatePruning:
     scope: str
     sparsity: float
     criterion: str
-    calibration_batches: int
+    calibration_tokens: int
     prune_end_steps: int
     prune_every_steps: int
     initial_sparsity: ClassVar[float] = 0.0
@@ -51,6 +54,11 @@ class LatePruning:
 def prune_end_steps(pruning: str, end_ratio: float, *, steps: int) -> int:
     """The last pruning step, 0 unless pruning is gradual. A training of `steps` steps reaches it."""
     return min(round(end_ratio * steps), steps - 1) if pruning == "gradual" else 0
+
+
+def calibration_batches(batches: Batches, tokens: int) -> int:
+    """How many batches have about so many tokens, at least 1 and at most an epoch."""
+    return min(len(batches), max(1, round(tokens * len(batches) / int(batches.lengths.sum()))))
 
 
 def weighted(distillation: Distillation, variant: Variant) -> Distillation:
@@ -85,6 +93,17 @@ def around(rates: Sequence[float], rate: float) -> Sequence[float]:
     return rates[max(0, place - 1) : place + 2]
 
 
+DRAW_SEED = 1  # the same rows are drawn for every model of every cell, so replicate i of two is a pair
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A model on the test split: its score, and the metric on rows that are drawn from the split with replacement."""
+
+    score: float
+    replicates: list[float]
+
+
 @dataclass(frozen=True)
 class Trials:
     """What all models of a cell share. name: of the cell, in progress bars."""
@@ -98,6 +117,13 @@ class Trials:
     def load(self, folder: Path) -> Any:
         """A finished model, without dropout."""
         return self.task.model(folder, attention=self.attention, dropout=0.0)
+
+    def tested(self, model: Any, *, resamples: int) -> Tested:
+        """A model on the test split, and on `resamples` draws of its rows."""
+        total, scorers = self.task.kind.scorers(self.task.splits["test"], self.task.logits(model, "test"))
+        scorer = scorers[self.task.kind.metric]
+        drawn = answers.replicates(total, scorer, resamples=resamples, seed=DRAW_SEED)
+        return Tested(scorer(np.arange(total)), drawn)
 
     def finetuned(
         self, start_folder: Path, pruning: str, schedule: LatePruning, p: Finetune, *, steps: int, seed: int, name: str
@@ -114,7 +140,8 @@ class Trials:
         student = task.student(start_folder, self.teacher, attention=self.attention, dropout=p.dropout)
         zeros = masks.zeros(student, schedule.prunable)
         batches = task.distilled_batches(p, seed=seed)
-        calibration = Calibration(sample=batches, batches=schedule.calibration_batches, engine=task.engine)
+        read = calibration_batches(batches, schedule.calibration_tokens)
+        calibration = Calibration(sample=batches, batches=read, engine=task.engine)
         gradual = GradualPruning(student, schedule, calibration)
         options = self._options(name)
         if pruning == "once":
@@ -128,11 +155,11 @@ class Trials:
         options["checkpoints"].remove()
         return folder
 
-    def int8_score(self, folder: Path, pruned: list[str], p: Quantize, *, seed: int) -> float:
-        """Test score of the model in `folder` after quantization-aware training with its zeros locked."""
+    def int8(self, folder: Path, pruned: list[str], p: Quantize, *, seed: int, resamples: int) -> Tested:
+        """On the test split, the model in `folder` after quantization-aware training with its zeros locked."""
         task, file = self.task, folder.with_name(f"{folder.name}.json")
         if finished.is_finished(file):
-            return json.loads(file.read_text())
+            return Tested(**json.loads(file.read_text()))
         student = task.model(folder, attention=self.attention, dropout=p.dropout)
         quantization.lock(student, pruned, momentum=p.range_momentum, weight_bits=p.weight_bits)
         batches = task.distilled_batches(p, seed=seed)
@@ -143,10 +170,10 @@ class Trials:
         options["before_step"] = quantization.before_step(student, steps=steps, **ratios)
         task.distil(student, self.teacher, batches, recipe=p, steps=steps, **options)
         quantization.freeze(student)
-        score = task.score(student, "test")
-        finished.finish(file, lambda part: part.write_text(json.dumps(score)))
+        found = self.tested(student, resamples=resamples)
+        finished.finish(file, lambda part: part.write_text(json.dumps(asdict(found))))
         options["checkpoints"].remove()
-        return score
+        return found
 
     def _options(self, name: str) -> dict[str, Any]:
         """Keywords of `Task.fit` for one model. `name` stands before the name of every metric."""

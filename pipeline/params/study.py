@@ -40,6 +40,7 @@ class StudyRecipe(Section):
     first_learning_rate: Positive  # of these: where the search begins; it ends where both neighbours of the best are tried
     prune_end_ratio: Ratio  # gradual: share of the steps after which the target sparsity is reached
     prune_every_steps: Count  # gradual: steps between two computations of the masks
+    resamples: Count  # draws of the test rows: for the interval of a difference of two variants
 
     @model_validator(mode="after")
     def _ladder(self) -> Self:

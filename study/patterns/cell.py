@@ -50,7 +50,7 @@ def run(
         scope=sparsify.scope,
         sparsity=float(sparsity),
         criterion="magnitude",
-        calibration_batches=0,
+        calibration_tokens=0,
         prune_end_steps=0,
         prune_every_steps=1,
     )

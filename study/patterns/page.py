@@ -36,6 +36,11 @@ class Row:
     latencies_ms: dict[str, dict[str, float]]
 
     @property
+    def replicates(self) -> dict[str, list[list[float]]]:
+        """None are kept of a cell."""
+        return {}
+
+    @property
     def key(self) -> str:
         """Of the row in a file of metrics."""
         return f"{self.variant}-{self.sparsity:g}"

@@ -432,8 +432,15 @@ def test_the_params_of_a_cell_are_those_it_reads(stage):
     # Of student pruning, which the cells do not do, they read which matrices count, where zeros may lie, and how much a
     # criterion reads.
     pruned = set(re.findall(r"\bsparsify\.(\w+)", source))
-    assert pruned == {"calibration_batches", "pattern", "prunable", "scope"}
-    expected = (sections - {"study", "sparsify"}) | {f"sparsify.{key}" for key in pruned} | of_task | parts
+    assert pruned == {"batch_size", "calibration_batches", "pattern", "prunable", "scope"}
+    corpus = {f"prepare_corpus.{key}" for key in re.findall(r"\bprepare_corpus\.(\w+)", source)}
+    expected = (
+        (sections - {"study", "sparsify", "prepare_corpus"})
+        | corpus
+        | {f"sparsify.{key}" for key in pruned}
+        | of_task
+        | parts
+    )
     assert {file: set(keys) for file, keys in params_of(study_block(stage)).items()} == {PARAMS: expected}
 
 

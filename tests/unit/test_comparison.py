@@ -2,11 +2,13 @@
 
 import csv
 import json
+import math
 import random
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from statistics import fmean
 
+import numpy as np
 import pytest
 
 from pipeline.params.study import Claims
@@ -14,19 +16,26 @@ from study import comparison, results
 from study.comparison import Verdict
 
 
+def scores(one: float, two: float) -> dict:
+    """Of a cell, by seed. Every draw of the test rows moves all models by the same."""
+    moves = (-0.01, 0.0, 0.01)
+    replicates = {"1": [one + move for move in moves], "2": [two + move for move in moves]}
+    return {"test": {"1": one, "2": two}, "replicates": replicates}
+
+
 def cell(one: float, two: float, *, size: float, rate: float = 1e-4, **more) -> dict:
-    measured = {"test": {"1": one, "2": two}, "steps": 10, "encoder_bytes": size}
+    measured = {**scores(one, two), "steps": 10, "encoder_bytes": size}
     return {**measured, "learning_rate": rate, "bracketed": rate > 1e-4, **more}
 
 
 @pytest.fixture
 def table() -> list[comparison.Row]:
-    int8 = {"test": {"1": 0.90, "2": 0.88}, "steps": 14, "encoder_bytes": 225.0}
+    int8 = {**scores(0.90, 0.88), "steps": 14, "encoder_bytes": 225.0}
     cells = {
         ("dense", "none", 0.0): {"a": cell(0.98, 0.96, size=4000.0), "b": cell(0.9, 0.9, size=4000.0)},
         ("gradual", "magnitude", 0.9): {"a": cell(0.80, 0.84, size=525.0), "b": cell(0.7, 0.8, size=525.0)},
         ("once", "magnitude", 0.9): {
-            "a": cell(0.94, 0.95, size=525.0, rate=8e-4, int8=int8, longer={"test": {"1": 0.96, "2": 0.96}, "steps": 20}),
+            "a": cell(0.94, 0.95, size=525.0, rate=8e-4, int8=int8, longer={**scores(0.96, 0.96), "steps": 20}),
             "b": cell(0.79, 0.75, size=525.0, int8=int8),
         },
         ("once", "second_order", 0.95): {"a": cell(0.93, 0.93, size=325.0), "b": cell(0.7, 0.7, size=325.0)},
@@ -75,6 +84,41 @@ def test_a_claim_is_judged_against_the_spread_of_its_seeds(table):
     (back, _) = comparison.verdicts(table, claims(when=[["gradual", "once"]]))
     assert back.says == "reversed"
     assert list(comparison.verdicts(table, claims(when=[["dense", "once"]]))) == [], "no sparsity that both have"
+
+
+def test_a_difference_must_be_beyond_the_test_rows_too(table):
+    """Seeds that are apart say nothing of other test rows: every draw of these must be on one side as well."""
+    once, gradual = table[2], table[1]
+    draw = np.random.default_rng(1)
+    moved = draw.normal(0.0, 0.01, (2, 1000))
+
+    def rows(apart: float) -> list[comparison.Row]:
+        low, high = ([score + moved[i] for score in scores] for i, scores in ((0, [0.8] * 2), (1, [0.8 + apart] * 2)))
+        return [
+            replace(gradual, scores={"a": [0.8, 0.8]}, replicates={"a": low}),
+            replace(once, scores={"a": [0.8 + apart] * 2}, replicates={"a": high}),
+        ]
+
+    for apart, says in ((0.04, "holds"), (0.02, "within the spread"), (-0.02, "within the spread"), (-0.04, "reversed")):
+        (found,) = comparison.verdicts(rows(apart), claims(when=[["once", "gradual"]]))
+        assert found.says == says
+        reach = 1.96 * 0.01 * math.sqrt(2)
+        assert found.low == pytest.approx(apart - reach, abs=0.003)
+        assert found.high == pytest.approx(apart + reach, abs=0.003)
+
+
+def test_of_two_models_that_err_in_the_same_rows_a_small_difference_is_known(table):
+    """The draws of both are of the same rows: what moves both does not count."""
+    a, _ = comparison.verdicts(table, claims(when=[["once", "gradual"]]))
+    assert (a.low, a.high) == (pytest.approx(0.125), pytest.approx(0.125))
+
+
+def test_a_row_without_replicates_is_judged_by_its_seeds(table):
+    once, gradual = (replace(table[i], replicates={}) for i in (2, 1))
+    a, _ = comparison.verdicts([once, gradual], claims(when=[["once", "gradual"]]))
+    assert (a.low, a.high, a.says) == (None, None, "holds")
+    (line, *_) = (line for line in results.claims([a]) if line.startswith("  "))
+    assert "test rows" not in line
 
 
 @pytest.mark.parametrize("total", [7, 643, 2189, 7528])
@@ -146,9 +190,9 @@ def test_the_page_names_the_cells_whose_best_rate_is_at_an_edge(table):
 @pytest.mark.parametrize(
     ("differences", "whole"),
     [
-        ([0.2, 0.05], "holds: holds in 1, within the spread in 1 of 2"),
+        ([0.2, 0.05], "holds where it can be told from the spread: holds in 1, within the spread in 1 of 2"),
         ([0.2, -0.2], "does not hold: holds in 1, reversed in 1 of 2"),
-        ([0.05, -0.1], "cannot be told from the spread of the seeds: within the spread in 2 of 2"),
+        ([0.05, -0.1], "cannot be told from the spread: within the spread in 2 of 2"),
     ],
 )
 def test_the_last_line_follows_from_the_numbers(differences, whole):

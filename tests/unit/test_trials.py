@@ -1,5 +1,6 @@
 """The choice of a rate, the loss of a variant, the sparsity while a task is learned: against numbers worked by hand."""
 
+import numpy as np
 import pytest
 
 from pipeline.params.sections import Distillation
@@ -73,11 +74,18 @@ def pruning(model, *, sparsity, end, every, pattern="unstructured"):
         scope="uniform",
         sparsity=sparsity,
         criterion="magnitude",
-        calibration_batches=0,
+        calibration_tokens=0,
         prune_end_steps=end,
         prune_every_steps=every,
     )
     return GradualPruning(model, schedule, Calibration(sample=lambda step: {}, batches=0, engine=cpu_engine()))
+
+
+@pytest.mark.parametrize(("tokens", "read"), [(0, 1), (37, 1), (38, 2), (60, 2), (100, 4), (10_000, 4)])
+def test_a_criterion_reads_about_so_many_tokens_and_no_row_twice(tokens, read):
+    """Four batches of 100 tokens in all, 25 each on the average."""
+    batches = type("Batches", (), {"lengths": np.array([10, 20, 30, 40]), "__len__": lambda self: 4})()
+    assert trials.calibration_batches(batches, tokens) == read
 
 
 def test_gradual_pruning_may_have_a_pattern(classifier):

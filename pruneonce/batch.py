@@ -32,6 +32,6 @@ def pieces(batch: Batch, engine: Accelerator) -> list[Batch]:
     return [{name: tensor[i::count] for name, tensor in batch.items()} for i in range(min(count, rows))]
 
 
-def mix(seed: int, step: int) -> int:
-    """Return a seed for each step; those of neighbouring steps are far apart."""
-    return (seed * 1_000_003 + step * 7_919 + 17) % 2**63
+def mix(seed: int, step: int, process: int = 0) -> int:
+    """Return a seed for each step of each process; those of neighbours are far apart."""
+    return (seed * 1_000_003 + step * 7_919 + process * 104_729 + 17) % 2**63

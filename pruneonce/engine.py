@@ -4,7 +4,7 @@ import os
 from typing import Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import distributed
 
 from pruneonce.errors import ConfigError
@@ -50,6 +50,8 @@ def accelerator(compute: Compute, *, micro_batches: int = 1) -> Accelerator:
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=micro_batches,
         step_scheduler_with_optimizer=False,
+        # Masks and ranges are buffers, and every process computes the same ones: nothing is to be sent before each step.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
 

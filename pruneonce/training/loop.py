@@ -67,7 +67,7 @@ def fit(
     learning_rate: step -> the rate of that step.
     weight_decay: of AdamW, on matrices only.
     clip_norm: a gradient of a larger norm, over all parameters, is scaled down to it.
-    seed: of dropout, together with the step.
+    seed: of dropout, together with the step and the process.
     before_step: step -> numbers to log. A hook, e.g. one that prunes.
     log: called after every step with the step and its numbers.
     name: of the training, in the progress bar and in errors.
@@ -85,8 +85,8 @@ def fit(
 
     with progress as bar:
         for step in range(start, steps):
-            torch.manual_seed(mix(seed, step))  # dropout is a function of the step as well
             extra = before_step(step)
+            torch.manual_seed(mix(seed, step, engine.process_index))  # dropout is a function of the step and the process
             rate = learning_rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate

@@ -366,6 +366,30 @@ def test_micro_batches_cover_the_batch_once(make_engine, rows):
     assert sorted(found.tolist()) == sorted(batch["x"].tolist())
 
 
+def test_each_process_has_a_dropout_of_its_own(monkeypatch, engine):
+    """Two processes that read equal rows drop other units. The first one drops what a single process does."""
+
+    def dropped(process: int, processes: int) -> list[list[float]]:
+        monkeypatch.setattr(type(engine), "num_processes", processes)
+        monkeypatch.setattr(type(engine), "process_index", process)
+        found: list[list[float]] = []
+
+        def loss(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+            found.append(F.dropout(torch.ones(64), 0.5).tolist())
+            return cross_entropy(model, batch)
+
+        fit(network(), engine, loss, batches=lambda step: batches(0), steps=3)
+        return found
+
+    alone, first, second = dropped(0, 1), dropped(0, 2), dropped(1, 2)
+    assert first == alone
+    assert len({tuple(mask) for mask in [*first, *second]}) == 6
+
+
+def test_buffers_that_every_process_computes_are_not_sent(engine):
+    assert engine.ddp_handler.broadcast_buffers is False
+
+
 def without_dropout() -> nn.Sequential:
     model = network()
     model[2] = nn.Identity()

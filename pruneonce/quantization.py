@@ -159,8 +159,7 @@ class Int8Linear(nn.Module):
 def to_int8(model: nn.Module) -> dict[str, Int8Linear]:
     """Replace, in place, every fake-quantized linear by an Int8Linear. Returns them by name."""
     linears = {name: Int8Linear(linear) for name, linear in quantized_linears(model).items()}
-    for name, linear in linears.items():
-        body(model).set_submodule(name, linear)
+    masks.replace(model, linears)
     return linears
 
 

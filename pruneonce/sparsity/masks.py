@@ -86,9 +86,17 @@ def mask_linears(
 ) -> dict[str, MaskedLinear]:
     """Replace, in place, every prunable linear by a masked one that prunes nothing yet. Returns them by name."""
     masked = {name: masked_linear(linear) for name, linear in prunable(model, layers).items()}
-    for name, linear in masked.items():
-        body(model).set_submodule(name, linear)
+    replace(model, masked)
     return masked
+
+
+def replace(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    """Put other modules in the body, in place, for those of these names. One that several layers share goes from all."""
+    inside = body(model)
+    new = {inside.get_submodule(name): module for name, module in modules.items()}
+    for path, old in list(inside.named_modules(remove_duplicate=False)):
+        if old in new:
+            inside.set_submodule(path, new[old])
 
 
 def masked_linears(model: nn.Module) -> dict[str, MaskedLinear]:
@@ -172,13 +180,14 @@ def bake(model: nn.Module) -> dict[str, Tensor]:
 
     Returns the pattern: name -> bool[out, in], True where the weight is zero.
     """
-    pattern = {}
+    pattern, baked = {}, {}
     for name, linear in masked_linears(model).items():
         linear.weight.masked_fill_(~linear.mask, 0.0)  # a product would leave -0.0, whose sign bits do not compress
         plain = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         plain.weight, plain.bias = linear.weight, linear.bias
-        body(model).set_submodule(name, plain)
+        baked[name] = plain
         pattern[name] = linear.weight.detach() == 0
+    replace(model, baked)
     return pattern
 
 

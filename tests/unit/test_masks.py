@@ -124,6 +124,23 @@ def test_a_masked_linear_shares_its_weight_and_multiplies_with_the_mask():
     assert torch.equal(masked.weight.grad, torch.tensor([[10.0, 0.0], [0.0, 100.0]]))
 
 
+def test_a_linear_that_two_layers_share_is_masked_in_both():
+    """Pruned wherever it is used, and a plain linear again in all its places."""
+    torch.manual_seed(0)
+    shared, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    model = nn.ModuleList([nn.Sequential(shared), nn.Sequential(other), nn.Sequential(shared)])
+    masked = mask_linears(model, r"\.0$")
+    assert list(masked) == ["0.0", "1.0"]
+    assert model[0][0] is model[2][0] is masked["0.0"]
+    prune(model, 1.0)
+    x = torch.ones(1, 3)
+    assert all(torch.equal(layer(x)[0], layer[0].bias) for layer in model)
+    bake(model)
+    assert type(model[0][0]) is nn.Linear
+    assert model[0][0] is model[2][0]
+    assert all(torch.equal(layer(x)[0], layer[0].bias) for layer in model)
+
+
 def test_a_pruned_weight_comes_back_until_the_pattern_is_locked():
     model = nn.Sequential(linear([[4.0, 3.0, 2.0, 1.0]]))
     masked = mask_linears(model, "0")["0"]

@@ -57,7 +57,7 @@ def run(
     student.config.pruned = list(pattern)  # the layers whose zeros all further stages lock
     checkpoint.save(student, tokenizer, model_folder)
     log.write_history(history)
-    scores = likeness(student, teacher, held_out.first(p.held_out_batches), engine=engine)
+    scores = likeness(student, teacher, held_out.unmasked().first(p.held_out_batches), engine=engine)
     if p.masking_probability:
         scores |= masked_lm.held_out(student, held_out, engine=engine, limit=p.held_out_batches)
     return {**scores, "sparsity": masks.sparsity(pattern)}

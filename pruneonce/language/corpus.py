@@ -1,6 +1,7 @@
 """Blocks of tokens as batches for masked language modelling."""
 
 from collections.abc import Iterator
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 
@@ -63,6 +64,12 @@ class MaskedBlocks:
     def first(self, limit: int) -> Iterator[Batch]:
         """Return at most `limit` batches, each row at most once."""
         return map(self, range(min(limit, len(self))))
+
+    def unmasked(self) -> "MaskedBlocks":
+        """The same batches as plain text."""
+        plain = copy(self)
+        plain.probability = 0.0
+        return plain
 
     @property
     def columns(self) -> list[str]:

@@ -21,10 +21,14 @@ from pipeline.params.document import parse
 from pruneonce import quantization
 from pruneonce.deployment import audit, execution, inspect, runtime
 from pruneonce.errors import DataError, ExportError, ModelError, PatternBroken
+from pruneonce.language import corpus
+from pruneonce.language.likeness import likeness
+from pruneonce.models import checkpoint
 from pruneonce.sources import tables
 from pruneonce.sparsity import gradual, least_squares, masks, movement, second_order
 from pruneonce.tasks import examples
 from pruneonce.tasks.splits import read_split
+from tests.conftest import cpu_engine
 from tests.integration import tiny
 from tests.integration.conftest import digests
 from tests.integration.tiny import TASK, Result
@@ -179,6 +183,21 @@ class TestTraining:
         zeros, size = (sum(f(w) for w in weights.values()) for f in (lambda w: (w == 0).sum(), np.size))
         assert first.metrics["sparsify"]["sparsity"] == pytest.approx(zeros / size, abs=1e-12)
         assert math.isfinite(first.metrics["sparsify"]["held_out_loss"])
+
+    def test_student_and_teacher_are_compared_on_plain_text(self, first):
+        """So the numbers of two recipes mean the same, whatever share of the tokens each of them masks."""
+        asked = tiny.document()
+        assert asked["sparsify"]["masking_probability"] > 0
+        sizes = {"batch_size": asked["sparsify"]["batch_size"], "seed": asked["common"]["seed"]}
+        tokenizer = checkpoint.load_tokenizer(first["sparsify/model"])
+        blocks = corpus.read_blocks(first["prepare_corpus/tokens/held_out.arrow"])
+        batches = corpus.MaskedBlocks(blocks, tokenizer, probability=0.0, **sizes)
+        models = [
+            checkpoint.load_masked_lm(first[f"{name}/model"], attention="eager") for name in ("sparsify", "prepare_teacher")
+        ]
+        found = likeness(*models, batches.first(asked["sparsify"]["held_out_batches"]), engine=cpu_engine())
+        measured = first.metrics["sparsify"]
+        assert {name: measured[name] for name in found} == pytest.approx(found, rel=1e-4)
 
     @pytest.mark.parametrize("stage", ["finetune", "quantize"])
     def test_what_was_pruned_once_stays_pruned(self, first, stage):

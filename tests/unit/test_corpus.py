@@ -69,6 +69,15 @@ def test_masked_blocks_are_a_function_of_the_step(blocks, tokenizer):
     assert int(batch["input_ids"].max()) < len(tokenizer)
 
 
+def test_the_same_batches_without_masks_are_the_text_itself(blocks, tokenizer):
+    masked = corpus.MaskedBlocks(blocks, tokenizer, batch_size=4, probability=0.3, seed=1)
+    plain = masked.unmasked()
+    for step in (0, 2):
+        assert plain(step)["input_ids"].tolist() == blocks[masked.rows(step)]["tokens"].tolist()
+        assert (plain(step)["labels"] == IGNORED).all()
+        assert (masked(step)["labels"] != IGNORED).any(), "the other one masks still"
+
+
 def test_an_epoch_shows_every_row_once_and_shuffles_anew(blocks, tokenizer):
     batches = corpus.MaskedBlocks(blocks, tokenizer, batch_size=3, probability=0.3, seed=1)
     epochs = [np.concatenate([batches.rows(3 * e + i) for i in range(3)]) for e in range(2)]

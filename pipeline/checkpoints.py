@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.stopping import Stop
 
 ROOM_SECONDS = 3.0  # a process that is to stop saves a state if the last one took no longer: it is killed soon
+SHARE = 0.05  # of a training's time, about the most that saving takes: the state of a large model is gigabytes
 KEPT = 2  # if the last one is damaged, the one before it is taken
 NAME = re.compile(r"(.+)-(\d{8})\.safetensors")
 
@@ -21,7 +22,8 @@ NAME = re.compile(r"(.+)-(\d{8})\.safetensors")
 class Checkpoints:
     """The saved states of one training: `<name>-<steps>.safetensors` in a folder, the last two.
 
-    every_seconds: between two states; 0: one after every step. The time is the monotonic clock's, which nobody sets.
+    every_seconds: between two states, or longer where saving one takes more than SHARE of that; 0: one after every step.
+    The time is the monotonic clock's, which nobody sets.
     stop: if it is asked for, a state that is not too large is saved at the end of the running step, and the process leaves.
     before_saving: called before a state is written. So what belongs to it is on the disk first.
     """
@@ -66,7 +68,8 @@ class Checkpoints:
 
     def due(self, steps: int) -> bool:
         """Whether a state is to be saved now. steps: that were taken."""
-        return time.monotonic() - self.last >= self.every_seconds
+        seconds = max(self.every_seconds, self.took / SHARE) if self.every_seconds else 0.0
+        return time.monotonic() - self.last >= seconds
 
     def remove(self) -> None:
         """Remove all of them: the training is finished, and its result is kept."""

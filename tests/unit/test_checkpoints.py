@@ -53,18 +53,29 @@ def test_a_state_is_saved_when_the_time_has_passed_and_the_last_two_stay(tmp_pat
 
 
 def test_the_time_of_writing_does_not_count(tmp_path, clock):
-    """Else a state that takes longer to write than the interval would be written after every step."""
-    states, saved = Checkpoints(tmp_path, every_seconds=60.0, last=clock[0]), []
+    """The interval lies between the end of one and the begin of the next."""
+    assert saved_at(tmp_path, clock, step_seconds=58.0, save_seconds=3.0, steps=7) == [2, 4, 6]
 
-    def slow(path, steps):
-        clock[0] += 100.0
+
+@pytest.mark.parametrize(("save_seconds", "steps"), [(3.0, [1, 2, 3, 4, 5, 6, 7, 8]), (6.0, [1, 3, 5, 7]), (100.0, [1])])
+def test_a_large_state_is_saved_less_often(tmp_path, clock, save_seconds, steps):
+    """Saving takes a twentieth of the time at most: after 6 seconds of it, 120 of training."""
+    assert saved_at(tmp_path, clock, step_seconds=60.0, save_seconds=save_seconds, steps=8) == steps
+
+
+def saved_at(folder: Path, clock: list[float], *, step_seconds: float, save_seconds: float, steps: int) -> list[int]:
+    """The steps after which a training with an interval of a minute saved its state."""
+    states, saved = Checkpoints(folder, every_seconds=60.0, last=clock[0]), []
+
+    def save(path, steps):
+        clock[0] += save_seconds
         saved.append(steps)
         return write(path, steps)
 
-    for steps in range(1, 8):
-        clock[0] += 30.0
-        states.after_step(steps, slow)
-    assert saved == [2, 4, 6]
+    for taken in range(1, steps + 1):
+        clock[0] += step_seconds
+        states.after_step(taken, save)
+    return saved
 
 
 def test_zero_seconds_is_after_every_step(tmp_path):

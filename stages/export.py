@@ -46,18 +46,18 @@ def run(
     validation = read_split(splits / "validation.arrow")
     rows = validation.select(range(min(export.parity_texts, len(validation))))
     texts = Texts(list(evaluation_batches(rows, kind, tokenizer)), kind.outputs, kind.decisions, kind.compared)
-    pruned = checkpoint.load_pruned(sparse_folder)  # the dense model too: its matrices are compared with the others by name
     # Eager attention: the fused one exports as a longer graph of the same function.
     load = partial(checkpoint.load_task_model, kind.architecture, attention="eager", dropout=0.0)
     metrics, patterns = {}, {}
     for variant, folder, path in (("dense", dense_folder, dense_onnx), ("sparse", sparse_folder, sparse_onnx)):
         model = load(folder).eval()
-        linears = masks.prunable(model, pruned)
+        # The dense model's as well: its matrices are compared with the others by name.
+        linears = masks.prunable(model, checkpoint.load_pruned(sparse_folder, model))
         metrics[variant] = export_float(model, linears, path, texts, relative_error=export.fp32_tolerance)
         patterns[variant] = provenance.pattern(linear.weight.detach().numpy() for linear in linears.values())
 
     model = load(quantized_folder).eval()
-    linears = masks.prunable(model, pruned)
+    linears = masks.prunable(model, checkpoint.load_pruned(sparse_folder, model))
     patterns["int8"] = provenance.pattern(linear.weight.detach().numpy() for linear in linears.values())
     quantization.load(model, quantized_folder)
     metrics["int8"] = export_int8(

@@ -34,7 +34,7 @@ def run(
     task = Task.read(splits, teacher_folder, engine)
     teacher = task.teacher(teacher_folder, attention=common.attention)
     student = task.student(sparse_folder, teacher, attention=common.attention, dropout=p.dropout)
-    masks.mask_linears(student, checkpoint.load_pruned(sparse_folder))
+    masks.mask_linears(student, checkpoint.load_pruned(sparse_folder, student))
     pattern = masks.lock(student)
     batches = task.distilled_batches(p, seed=common.seed)
 

@@ -19,7 +19,7 @@ def run(source: Dep, base_folder: Dep, model_folder: Out, *, common: Common) -> 
     sparse_import.write(source, base_folder, found, model_folder)
     # As `finetune` will read it: whole, finite, and with these zeros.
     model = checkpoint.load_masked_lm(model_folder, attention=common.attention)
-    sparsity = masks.sparsity(masks.zeros(model, checkpoint.load_pruned(model_folder)))
+    sparsity = masks.sparsity(masks.zeros(model, checkpoint.load_pruned(model_folder, model)))
     return {"linears": len(found.zeros), "sparsity": sparsity, "pattern": found.pattern}
 
 

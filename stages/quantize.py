@@ -38,7 +38,7 @@ def run(
     teacher = task.teacher(teacher_folder, attention=common.attention)
     start_folder = {"sparse": sparse_folder, "dense": teacher_folder}[p.start]
     student = task.model(start_folder, attention=common.attention, dropout=p.dropout)
-    pruned = checkpoint.load_pruned(sparse_folder)
+    pruned = checkpoint.load_pruned(sparse_folder, student)
     pattern = quantization.lock(student, pruned, momentum=p.range_momentum, weight_bits=p.weight_bits)
     batches = task.distilled_batches(p, seed=common.seed)
     steps = batches.steps(p.epochs)

@@ -140,11 +140,12 @@ def prunable_in(folder: Path, model: PreTrainedModel, layers: Layers) -> list[st
     return [name for name in prunable(model, layers) if any(key.endswith(f".{name}.weight") for key in stored)]
 
 
-def load_pruned(folder: Path) -> list[str]:
-    """Return the names, in the body, of the linears that `sparsify` pruned. Every model made from the sparse LM has them.
+def load_pruned(folder: Path, model: PreTrainedModel) -> list[str]:
+    """Return the names, in the body, of the linears of `model` that `sparsify` pruned. folder: of any model after it.
 
-    A task model may have more linears: a pooler that the language model lacks is part of the task's head.
-    Raises ModelError if the model was not pruned.
+    Only a pooler may differ. A task model has no use for it where it reads every token: it then has none. One that the
+    language model lacks is part of the task's head, and is not pruned.
+    Raises ModelError if the model in `folder` was not pruned.
     """
     names = getattr(load_config(folder), "pruned", None)
     if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -152,7 +153,8 @@ def load_pruned(folder: Path) -> list[str]:
             f"expected the names of the pruned layers in {folder / 'config.json'}, found none: this model did not go "
             "through `sparsify`."
         )
-    return names
+    has_pooler = any(name.startswith("pooler.") for name, _ in body(model).named_modules())
+    return [name for name in names if has_pooler or not name.startswith("pooler.")]
 
 
 def _load(

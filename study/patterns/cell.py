@@ -43,7 +43,7 @@ def run(
     task = Task.read(splits, teacher_folder, accelerator(common, micro_batches=finetune.micro_batches))
     teacher = task.teacher(teacher_folder, attention=common.attention)
     cell = Models(task, teacher, attention=common.attention, log=log, name=f"{item} {pattern} {sparsity}")
-    pruned = checkpoint.load_pruned(sparse_folder)
+    pruned = checkpoint.load_pruned(sparse_folder, teacher)
     reached = trials.LatePruning(  # nothing is pruned here: it says what the zeros must be
         prunable=pruned,
         pattern=pattern,

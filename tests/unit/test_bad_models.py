@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from pruneonce.errors import ModelError, PruneOnceError
@@ -346,7 +347,7 @@ def test_names_of_pruned_layers_that_are_none(folder):
     for pruned in ("encoder", [1], {"a": 1}):
         config(pruned=pruned)(folder)
         with pytest.raises(ModelError, match="expected the names of the pruned layers"):
-            checkpoint.load_pruned(folder)
+            checkpoint.load_pruned(folder, nn.Module())
 
 
 def test_a_student_of_other_sizes_than_its_teacher(folder, classifier):

@@ -8,8 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForTokenClassification,
     DistilBertConfig,
     ElectraConfig,
     RobertaConfig,
@@ -120,6 +123,26 @@ def test_the_pooler_of_a_sparse_student_is_the_language_models_if_it_has_one(tok
     assert torch.equal(student.classifier.weight, teacher.classifier.weight)
 
 
+@pytest.mark.parametrize("architecture", [AUTO, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoModel])
+def test_a_task_that_has_no_use_for_the_pooler_takes_the_other_pruned_layers(tokenizer, tiny_folder, tmp_path, architecture):
+    """A language model that was pruned with its next-sentence head has a pooler; questions, tags and vectors have none."""
+    torch.manual_seed(0)
+    sparse = checkpoint.random_masked_lm(tiny_folder, attention="eager", columns=PAIRS)
+    masks.mask_linears(sparse, None)
+    masks.prune(sparse, 0.5)
+    pattern = masks.bake(sparse)
+    sparse.config.pruned = list(pattern)
+    checkpoint.save(sparse, tokenizer, tmp_path / "sparse")
+    without = {"add_pooling_layer": False} if architecture is AutoModel else {}
+    model = architecture.from_pretrained(tmp_path / "sparse", **without)
+    masks.mask_linears(model, checkpoint.load_pruned(tmp_path / "sparse", model))
+    locked = masks.lock(model)
+    kept = {name for name in pattern if architecture is AUTO or name != "pooler.dense"}
+    assert len(kept) == (13 if architecture is AUTO else 12)
+    assert set(locked) == kept
+    assert all(torch.equal(locked[name], pattern[name]) for name in kept)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -217,11 +240,11 @@ def test_a_head_that_the_language_model_has_too_is_the_teachers(tokenizer, tmp_p
 def test_what_was_pruned_is_written_with_the_model(masked_lm, tokenizer, tmp_path):
     checkpoint.save(masked_lm, tokenizer, tmp_path / "dense")
     with pytest.raises(ModelError, match=r"dense/config\.json, found none: this model did not go through `sparsify`"):
-        checkpoint.load_pruned(tmp_path / "dense")
+        checkpoint.load_pruned(tmp_path / "dense", masked_lm)
     masked_lm.config.pruned = ["encoder.layer.0.output.dense"]
     checkpoint.save(masked_lm, tokenizer, tmp_path / "sparse")
-    assert checkpoint.load_pruned(tmp_path / "sparse") == masked_lm.config.pruned
     student = checkpoint.load_sparse_task_model(tmp_path / "sparse", random_classifier(), attention="eager", dropout=0.0)
+    assert checkpoint.load_pruned(tmp_path / "sparse", student) == masked_lm.config.pruned
     assert student.config.pruned == masked_lm.config.pruned
 
 

@@ -70,7 +70,7 @@ def test_the_body_is_copied_bit_for_bit_and_finetune_can_lock_it(dense, tmp_path
     config = AutoConfig.from_pretrained(tmp_path / "a", num_labels=3)
     teacher = AutoModelForSequenceClassification.from_config(config)
     student = checkpoint.load_sparse_task_model(tmp_path / "a", teacher, attention="eager", dropout=0.0)
-    masks.mask_linears(student, checkpoint.load_pruned(tmp_path / "a"))
+    masks.mask_linears(student, checkpoint.load_pruned(tmp_path / "a", student))
     assert masks.sparsity(masks.lock(student)) == pytest.approx(found.sparsity)
 
 

@@ -6,6 +6,7 @@ from random import Random
 
 import torch
 from safetensors.torch import save
+from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
 from pruneonce import quantization, sparse_import
@@ -83,7 +84,7 @@ def run(folder: Path) -> None:
     elif which == 1:
         checkpoint.load_masked_lm(folder, attention="eager", dropout=0.0)
     elif which == 2:
-        checkpoint.load_pruned(folder)
+        checkpoint.load_pruned(folder, nn.Module())
         try:
             configuration.check_tokens(folder, 16, setting="here")
         except ConfigError:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.tracking.open_run import TAG
 from pipeline.tracking.runs import runs_that_made
 from pipeline.tracking.store import refused, store
 
-MOST = 1000  # runs that a question may find
+PAGE = 1000  # of what a search finds; the next page is asked for
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,15 @@ def beginning(prefix: str) -> list[Run]:
                 if refused(error):
                     return []
                 raise
-        found = client.search_runs([experiment], max_results=MOST, order_by=["start_time DESC"])
-        return [_run(run) for run in found if run.info.run_id.startswith(prefix)]
+        query = f"attributes.run_id LIKE '{prefix}%'"
+        return [_run(run) for run in _every(client.search_runs, [experiment], query, order_by=["start_time DESC"])]
 
 
 def children(run_id: str) -> list[Run]:
     """The runs of a flow's stages, oldest first."""
     with store() as (client, experiment):
         query = f"tags.`mlflow.parentRunId` = '{run_id}'"
-        found = client.search_runs([experiment], query, max_results=MOST, order_by=["start_time ASC"])
-        return [_run(run) for run in found]
+        return [_run(run) for run in _every(client.search_runs, [experiment], query, order_by=["start_time ASC"])]
 
 
 def registered(model: str, version: str) -> Registered | None:
@@ -133,21 +132,33 @@ def download(version: Registered, folder: Path) -> Path:
 def models() -> list[str]:
     """The names of the registered models."""
     with store() as (client, _):
-        return sorted(model.name for model in client.search_registered_models())
+        return sorted(model.name for model in _every(client.search_registered_models))
 
 
 def versions_of(md5s: Collection[str]) -> list[Registered]:
     """The registered versions of files with these md5s."""
     with store() as (client, _):
-        found = client.search_model_versions(max_results=MOST)
-        return [_registered(client, version) for version in found if version.tags.get("md5") in md5s]
+        found = (version for md5 in sorted(set(md5s)) for version in _versions(client, f"tags.md5 = '{md5}'"))
+        return [_registered(client, version) for version in found]
 
 
 def tagged(prefix: str) -> list[Registered]:
     """The registered versions of files whose md5 begins so."""
     with store() as (client, _):
-        found = client.search_model_versions(max_results=MOST)
-        return [_registered(client, version) for version in found if version.tags.get("md5", "").startswith(prefix)]
+        return [_registered(client, version) for version in _versions(client, f"tags.md5 LIKE '{prefix}%'")]
+
+
+def _versions(client: MlflowClient, query: str) -> Iterator[Any]:
+    return _every(client.search_model_versions, query)
+
+
+def _every(search: Callable[..., Any], *asked: Any, **options: Any) -> Iterator[Any]:
+    """All that a search finds, page by page."""
+    page = search(*asked, max_results=PAGE, **options)
+    yield from page
+    while page.token:
+        page = search(*asked, max_results=PAGE, page_token=page.token, **options)
+        yield from page
 
 
 def _registered(client: MlflowClient, found: Any) -> Registered:

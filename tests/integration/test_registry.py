@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import stopping
-from pipeline.tracking import address, registry, runs
+from pipeline.tracking import address, asked, registry, runs
 from pipeline.tracking.lock import Stage
 from pruneonce.errors import DataError, TrackerUnreachable
 from tests.conftest import copy_store
@@ -151,3 +151,24 @@ def test_a_model_that_fails_keeps_its_error_and_the_lines_before_it(store, monke
     assert next(lines).startswith(f"models:/{MODEL}@current is version 1")
     with pytest.raises(DataError, match="found a folder"):
         next(lines)
+
+
+def test_a_question_finds_what_stands_behind_the_first_page(store, monkeypatch):
+    """A registry is shared, and a run has an id of its own: no search ends at the newest of them."""
+    monkeypatch.setattr(asked, "PAGE", 2)
+    experiment = store.get_experiment_by_name("pruneonce").experiment_id
+    ids = [store.create_run(experiment).info.run_id for _ in range(5)]
+    for run_id in ids:
+        assert [run.id for run in asked.beginning(run_id[:12])] == [run_id]
+    parent = ids[0]
+    for _ in range(3):
+        store.create_run(experiment, tags={"mlflow.parentRunId": parent})
+    assert len(asked.children(parent)) == 3
+    names = [f"model-{i}" for i in range(5)]
+    for i, name in enumerate(names):
+        store.create_registered_model(name)
+        store.create_model_version(name, f"runs:/{parent}/model", tags={"md5": f"{i}cafe" + "0" * 27})
+    assert asked.models() == names
+    assert [found.model for found in asked.versions_of(["0cafe" + "0" * 27, "4cafe" + "0" * 27])] == ["model-0", "model-4"]
+    assert [found.model for found in asked.tagged("3caf")] == ["model-3"]
+    assert asked.tagged("5caf") == asked.versions_of(["5cafe"]) == []

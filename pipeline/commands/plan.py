@@ -27,7 +27,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def lines(args: argparse.Namespace) -> Iterable[str]:
-    from pipeline.plan import costs, page, planned  # import torch, which takes seconds
+    from pipeline.params import profiles
+    from pipeline.plan import inventory
+
+    _, _, p = profiles.stated(args.profile)  # the usual errors come first: torch, below, takes seconds to import
+    inventory.source(p.common.model, p).facts()
+    from pipeline.plan import costs, page, planned
 
     found = planned.plan(args.profile, costs.Rate(args.gpus, args.tflops, args.tokens_per_second))
     if args.json:

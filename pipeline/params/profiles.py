@@ -68,6 +68,13 @@ def _checked(profile: str | None, overrides: Sequence[str]) -> tuple[str, Params
     return text, selected
 
 
+def stated(profile: str | None) -> tuple[str, CommentedMap, Params]:
+    """A profile as it stands, None for params.yaml: its file, its document, and what the document says."""
+    name = file_of(profile)
+    document = parse_yaml(current() if profile is None else read(profile), name)
+    return name, document, parse(document, name)
+
+
 def file_of(profile: str | None) -> str:
     """The file of a profile; params.yaml for None and for `default`."""
     return str(PARAMS) if profile in (None, "default") else f"{FOLDER}/{profile}.yaml"

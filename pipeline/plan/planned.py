@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params import profiles
-from pipeline.params.document import Params, parse
-from pipeline.params.reading import parse_yaml, read_yaml
+from pipeline.params.document import Params
+from pipeline.params.reading import read_yaml
 from pipeline.plan import costs, inventory
 from pipeline.plan.costs import Model, Rate, Work
 from pipeline.plan.inventory import Source
@@ -36,11 +36,8 @@ class Plan:
 
 def plan(profile: str | None, rate: Rate) -> Plan:
     """The plan of a profile; None for params.yaml. Raises PruneOnceError at the first thing that does not fit."""
-    current = profiles.current()  # read for every profile: dvc.yaml and the sources are in the same folder
-    name = profiles.file_of(profile)
-    text = current if profile is None else profiles.read(profile)
-    document = parse_yaml(text, name)
-    p = parse(document, name)
+    profiles.current()  # for every profile: dvc.yaml and the sources are in the same folder
+    name, document, p = profiles.stated(profile)
     model, entries = _built(p)
     p.check_lengths(model.shape.positions)
     sources = {name: inventory.source(name, p) for name in sorted(p.sources())}

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -435,6 +437,22 @@ def test_the_command(project, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     assert "expected a whole number from 1 to 1000000, found '0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("profile", "lost", "said"),
+    [("no-such", None, "expected one of the profiles"), ("default", "data/raw", "expected the configuration of model")],
+)
+def test_what_is_usually_wrong_is_said_before_torch_is_imported(project, profile, lost, said):
+    if lost:
+        shutil.rmtree(project / lost)
+    ask = "import sys; from pipeline import cli; sys.argv = ['pruneonce', 'plan', sys.argv[1]]; import atexit; "
+    ask += "atexit.register(lambda: print('torch' in sys.modules)); cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", ask, profile], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stdout) == (1, "False\n")
+    assert said in done.stderr
 
 
 def test_the_same_for_a_program(tiny, monkeypatch, capsys):

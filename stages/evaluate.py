@@ -78,13 +78,12 @@ def run(
     table = compared(kind, tests["test"], logits, pair=("dense", "int8"), resamples=p.resamples, seed=seed)
     answers.write_text(json.dumps({"task": item, "test_md5": md5, **table}, sort_keys=True) + "\n")
     more = [name for name in tests if name != "test"]
+    files = {path: _measured(path) for path in {path for path, _ in variants.values()}}  # two variants are of one file
     metrics = {
         variant: {
             **score(variant, "test", answered[variant]),
             "more_tests": {name.removeprefix("test-"): score(variant, name, answer(variant, name)) for name in more},
-            "file_bytes": path.stat().st_size,
-            "packed_bytes": packing.packed_bytes(path),
-            **inspect.sparsity(path),
+            **files[path],
         }
         for variant, (path, _) in variants.items()
     }
@@ -113,6 +112,15 @@ def run(
     times["machine"] = {**here, "versions": machine.versions()}
     latency.write_text(json.dumps(times, indent=2, sort_keys=True) + "\n")
     return metrics
+
+
+def _measured(path: Path) -> Metrics:
+    """Bytes of a file as it is and packed, and its zeros."""
+    return {
+        "file_bytes": path.stat().st_size,
+        "packed_bytes": packing.packed_bytes(path),
+        **inspect.sparsity(path),
+    }
 
 
 if __name__ == "__main__":

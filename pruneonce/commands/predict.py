@@ -14,6 +14,8 @@ EXAMPLES = (
     'pruneonce predict models:/pruneonce-r8@champion --text "wheat exports fell"',
 )
 
+SHOWN = 4  # numbers of a vector, on a line
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     inspect.how(parser, ("auto", "stock", "sparse"))
@@ -69,6 +71,9 @@ def _shown(answer: dict[str, Any], text: str) -> str:
             said = f"{number:.4g}"
         case {"words": words, "tags": tags}:
             return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
-        case _:
-            said = answer["answer"] or "no answer"
+        case {"embedding": vector}:
+            first = ", ".join(f"{number:.3f}" for number in vector[:SHOWN])
+            said = f"{len(vector)} numbers: {first}{', ...' if len(vector) > SHOWN else ''}"
+        case {"answer": found}:
+            said = found or "no answer"
     return f"{said}\t{' '.join(text.split())[:100]}"

@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
         **{"metric": "f1", "stride_tokens": 4, "n_best": 5},
         **{"max_answer_tokens": 10, "null_threshold": 0.0},
     },
+    "embedding": {"metric": "spearman"},
 }
 
 
@@ -50,12 +51,15 @@ def tokenizer() -> str:
 @functools.cache
 def graph(kind: str) -> bytes:
     """The ONNX file alone: the mean of the tokens' vectors, times a matrix; or each of them, times a matrix."""
-    draw, outputs = np.random.default_rng(1), {"regression": 1, "question_answering": 1}.get(kind, len(CLASSES))
+    draw, outputs = (
+        np.random.default_rng(1),
+        {"regression": 1, "question_answering": 1, "embedding": 8}.get(kind, len(CLASSES)),
+    )
     nodes = [helper.make_node("Gather", ["words", "input_ids"], ["vectors"])]
-    names = ["start_logits", "end_logits"] if kind == "question_answering" else ["logits"]
+    names = {"question_answering": ["start_logits", "end_logits"], "embedding": ["embedding"]}.get(kind, ["logits"])
     stored = {"words": draw.standard_normal((162, 8))} | {f"w{i}": draw.standard_normal((8, outputs)) for i in range(2)}
     read = "vectors"
-    if kind in ("classification", "multi_label", "regression"):
+    if kind in ("classification", "multi_label", "regression", "embedding"):
         nodes.append(helper.make_node("ReduceMean", ["vectors", "one"], ["mean"], keepdims=0))
         read = "mean"
     for number, name in enumerate(names):
@@ -70,7 +74,7 @@ def graph(kind: str) -> bytes:
         for name in names
     }
     if read == "mean":
-        axes = {"logits": ["batch", outputs]}
+        axes = {names[0]: ["batch", outputs]}
     arrays = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in stored.items()]
     arrays += [numpy_helper.from_array(np.array([n], np.int64), name) for name, n in (("one", 1), ("last", -1))]
     made = helper.make_graph(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -11,9 +12,10 @@ from pruneonce.deployment import provenance
 from pruneonce.errors import DataError, ModelError, PackError
 from pruneonce.models import checkpoint
 from pruneonce.serving import rows
-from pruneonce.serving.predictor import MOST_CHARACTERS, Predictor
+from pruneonce.serving.predictor import KINDS, MOST_CHARACTERS, Predictor
 from pruneonce.serving.texts import Texts
 from tests.conftest import TINY
+from tests.fuzz import answering
 
 CLASSES = ["kitchen", "river", "weather"]
 SAID = {
@@ -62,6 +64,39 @@ def call(monkeypatch, capsys, tmp_path):
         return capsys.readouterr().out.splitlines()
 
     return called
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A file of a kind of task; pair: the column of the second text."""
+
+    def made(kind, *, pair=None):
+        path = tmp_path / f"{kind}.onnx"
+        path.write_bytes(answering.file(kind, pair=pair))
+        return path
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("classification", r"(O|B-X|I-X)\t0\.\d{3}\tthe rain"),
+        ("multi_label", r"(none|((O|B-X|I-X) 0\.\d{3}(, )?)+)\tthe rain"),
+        ("regression", r"-?[\d.e-]+\tthe rain"),
+        ("embedding", r"8 numbers: (-?\d\.\d{3}, ){4}\.\.\.\tthe rain"),
+        ("token_classification", r"the/(O|B-X|I-X) rain/(O|B-X|I-X)"),
+        ("question_answering", r"(no answer|.*rain.*|.*late.*)\tthe rain"),
+    ],
+)
+def test_an_answer_of_every_kind_is_a_line(model, call, kind, line):
+    pair = ["--pair", "the late rain"] if kind == "question_answering" else []
+    (said,) = call(model(kind, pair="context" if pair else None), "--text", "the rain", *pair)
+    assert re.fullmatch(line, said)
+
+
+def test_a_line_for_every_kind():
+    assert set(answering.KINDS) == set(KINDS)
 
 
 def test_a_line_and_an_object_for_each_text(file, call):

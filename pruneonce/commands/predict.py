@@ -30,7 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def lines(args: argparse.Namespace) -> Iterator[str]:
     from pruneonce.errors import PackError
-    from pruneonce.serving.predictor import Predictor  # imports numpy, onnx, onnxruntime
+    from pruneonce.serving.predictor import Predictor, input_names  # imports numpy, onnx, onnxruntime
 
     if str(args.file).startswith("models:"):  # the project's command has put a file in its place
         raise PackError(
@@ -38,25 +38,26 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
             "folder of its project: change to it. It needs the extra [pipeline]."
         )
     predictor = Predictor(args.file, threads=args.threads, execution=args.execution)
-    for number, row in enumerate(_rows(args, predictor.about["columns"])):
+    names = input_names(predictor.about)
+    trained = [predictor.about["columns"][part] for part in ("text", "pair")]
+    for number, row in enumerate(_rows(args, [*zip(names, trained, strict=False)])):
         answer = predictor.answer(row, number)
         yield json.dumps(answer, ensure_ascii=False) if args.json else _shown(answer, row[0])
 
 
-def _rows(args: argparse.Namespace, trained: dict[str, str | None]) -> Iterable[Sequence[Any]]:
-    """The texts of each row. trained: the columns that the model was trained on."""
+def _rows(args: argparse.Namespace, inputs: Sequence[tuple[str, str | None]]) -> Iterable[Sequence[Any]]:
+    """The texts of each row. inputs: the name of each input of the model, and the column that it was trained on."""
     from pruneonce.errors import DataError
     from pruneonce.serving import rows
 
     if args.text:
         pairs = args.pair or []
-        if len(pairs) != (len(args.text) if trained["pair"] else 0):
-            needs = "one --pair for each --text" if trained["pair"] else "no --pair: the model reads one text"
+        if len(pairs) != (len(args.text) if len(inputs) == 2 else 0):
+            needs = "one --pair for each --text" if len(inputs) == 2 else "no --pair: the model reads one text"
             raise DataError(f"expected {needs}, found {len(args.text)} --text and {len(pairs)} --pair.")
         return [*zip(args.text, pairs, strict=True)] if pairs else [(text,) for text in args.text]
-    columns = [(args.column,) if args.column else (trained["text"] or "text", "text")]
-    if trained["pair"]:
-        columns.append((args.pair_column,) if args.pair_column else (trained["pair"], "pair"))
+    given = (args.column, args.pair_column)
+    columns = [(own,) if own else (trained or name, name) for own, (name, trained) in zip(given, inputs, strict=False)]
     return rows.read(args.rows, columns)
 
 

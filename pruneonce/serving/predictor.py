@@ -111,6 +111,8 @@ class Predictor:
 
     def __call__(self, rows: Iterable[Input]) -> list[Answer]:
         """The answer to each row. Raises DataError, naming the row, for one that is no text, or too long."""
+        if isinstance(rows, str | bytes):  # whose letters would be rows
+            raise DataError(f"expected a list of texts, found {type(rows).__name__}. Put it into a list: [text].")
         return [self._answer(*texts) for texts in [self._texts(row, number) for number, row in enumerate(rows)]]
 
     def answer(self, row: Input, number: int = 0) -> Answer:

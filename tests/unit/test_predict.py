@@ -95,6 +95,16 @@ def test_an_answer_of_every_kind_is_a_line(model, call, kind, line):
     assert re.fullmatch(line, said)
 
 
+def test_an_embedding_of_a_pair_reads_one_text(model, call, tmp_path):
+    """Each text of a pair has a vector of its own. `pair` says which texts belong together, for the evaluation."""
+    path = model("embedding", pair="other")
+    alone = call(path, "--text", "the rain")
+    assert len(alone) == 1
+    (tmp_path / "a.csv").write_text("body\nthe rain\n")
+    assert call(path, "--file", "a.csv") == alone
+    assert "expected no --pair: the model reads one text" in call(path, "--text", "the rain", "--pair", "salt")
+
+
 def test_a_line_for_every_kind():
     assert set(answering.KINDS) == set(KINDS)
 
@@ -172,6 +182,11 @@ class TestPredictor:
         for row, found in ((3, "int"), (None, "NoneType"), (["a", "b"], "str, str"), ([], "nothing"), (b"a", "int")):
             with pytest.raises(DataError, match=rf"expected a text in row 0, found {found}\.$"):
                 predictor([row])
+
+    @pytest.mark.parametrize("text", ["hello", b"hello", ""])
+    def test_one_text_is_no_list_of_texts(self, file, text):
+        with pytest.raises(DataError, match=r"expected a list of texts, found (str|bytes)\. Put it into a list"):
+            Predictor(file, threads=1)(text)
 
     def test_the_longest_text(self, file):
         predictor = Predictor(file, threads=1)

@@ -15,7 +15,7 @@ from pruneonce.serving.answers import Answer
 from pruneonce.serving.texts import QUESTION_ROOM, Texts
 from pruneonce.sources import cells
 
-MOST_CHARACTERS = 100_000  # of a text. The model reads `max_tokens` of it, and splitting a longer one takes seconds.
+MOST_CHARACTERS = 100_000  # of a text: splitting a longer one takes seconds
 
 MOST_TOKENS = 1_000_000  # of a text, by what a file says of itself
 
@@ -127,14 +127,17 @@ class Predictor:
             expected = "a text" if len(names) == 1 else f"two texts, {' and '.join(names)},"
             found = ", ".join(type(text).__name__ for text in texts) or "nothing"
             raise DataError(f"expected {expected} in row {number}, found {found}.")
-        if not texts[0].strip():
-            raise DataError(f"expected a text in row {number}, found an empty one.")
+        if empty := [name for name, text in zip(names, texts, strict=True) if not text.strip()]:  # training drops such rows
+            what = "second text" if empty[0] == "pair" else empty[0]
+            raise DataError(f"expected a {what} in row {number}, found an empty one.")
         if any(re.search("[\ud800-\udfff]", text) for text in texts):  # of bytes on a command line, or of JSON's \\ud800
             raise DataError(f"expected Unicode in row {number}, found half of a surrogate pair. Write the text in UTF-8.")
         if (longest := max(map(len, texts))) > MOST_CHARACTERS:
+            most = self.about["max_tokens"]
+            reads = f"a context in windows of {most}" if names[-1] == "context" else f"the first {most}"
             raise DataError(
-                f"expected at most {MOST_CHARACTERS} characters in row {number}, found {longest}. The model reads the first "
-                f"{self.about['max_tokens']} tokens: cut the text."
+                f"expected at most {MOST_CHARACTERS} characters in row {number}, found {longest}. The model reads {reads} "
+                "tokens: cut the text."
             )
         if self.kind["kind"] == "question_answering":  # positions of the answer refer to the context as it is
             return texts[0].strip(), texts[1]

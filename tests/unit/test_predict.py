@@ -194,6 +194,25 @@ class TestPredictor:
         with pytest.raises(DataError, match="at most 100000 characters in row 1, found 100001"):
             predictor(["a", "a" * (MOST_CHARACTERS + 1)])
 
+    @pytest.mark.parametrize(
+        ("kind", "row", "what"),
+        [
+            ("classification", ("rain", " \n"), "second text"),
+            ("regression", ("", "rain"), "text"),
+            ("question_answering", ("rain", ""), "context"),
+            ("question_answering", (" ", "rain"), "question"),
+        ],
+    )
+    def test_an_empty_text_of_a_pair_is_refused(self, model, kind, row, what):
+        """Training drops such rows."""
+        with pytest.raises(DataError, match=rf"expected a {what} in row 1, found an empty one\.$"):
+            Predictor(model(kind, pair="other"), threads=1)([("rain", "salt"), row])
+
+    def test_a_context_that_is_too_long_is_not_said_to_be_cut(self, model):
+        predictor = Predictor(model("question_answering", pair="other"), threads=1)
+        with pytest.raises(DataError, match="The model reads a context in windows of 24 tokens: cut the text"):
+            predictor([("rain", "a" * (MOST_CHARACTERS + 1))])
+
     def test_no_rows_no_answers(self, file):
         assert Predictor(file, threads=1)([]) == []
 

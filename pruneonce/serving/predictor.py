@@ -91,7 +91,8 @@ class Predictor:
     Raises PackError for a file that is damaged, or that does not say its task and its tokenizer.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0, execution: str = "auto"):
+    def __init__(self, path: str | Path, *, threads: int = 0, execution: str = "auto"):
+        path = Path(path)
         model = unpacking.model(path)
         metadata = entries(model)
         self.about = parse(metadata.get(ABOUT), str(path))

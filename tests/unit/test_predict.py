@@ -213,8 +213,8 @@ class TestPredictor:
         with pytest.raises(DataError, match="The model reads a context in windows of 24 tokens: cut the text"):
             predictor([("rain", "a" * (MOST_CHARACTERS + 1))])
 
-    def test_no_rows_no_answers(self, file):
-        assert Predictor(file, threads=1)([]) == []
+    def test_no_rows_no_answers_and_a_file_s_name_is_a_path(self, file):
+        assert Predictor(str(file), threads=1)([]) == Predictor(file, threads=1)([]) == []
 
     def test_a_file_that_does_not_say_enough(self, int8_onnx, file, tmp_path):
         with pytest.raises(PackError, match="does not say its task, its labels and its tokenizer"):

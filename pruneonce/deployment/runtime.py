@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # importing it would need torch
 
 TOO_LONG = ("broadcast", "out of data bounds")  # in ONNX Runtime's message for a text that is too long, and in others
 ANY_TOKEN = 2  # an id in every vocabulary; not 0 or 1, which some models use for padding
+READABLE = {"attention_mask": 1, "token_type_ids": 0}  # input -> a value that every model reads; of others ANY_TOKEN
 
 
 class Session(ort.InferenceSession):
@@ -44,7 +45,8 @@ class Session(ort.InferenceSession):
         shapes = {name: np.shape(rows) for name, rows in feeds.items()}
         one = set(shapes.values())
         length = next(iter(one))[-1] if len(one) == 1 and all(len(shape) == 2 for shape in one) else 0
-        if length and any(words in str(error) for words in TOO_LONG) and (most := self._positions(length)) < length:
+        # 0: not even one token of those that are tried is read, so nothing is known of the length.
+        if any(words in str(error) for words in TOO_LONG) and 0 < (most := self._positions(length)) < length:
             return f"expected texts of at most {most} tokens, for which the model has positions, found {length}. Cut them."
         return f"expected inputs that the model can read, found {shapes}: {error}"
 
@@ -52,9 +54,11 @@ class Session(ort.InferenceSession):
         """The longest text, up to `length` tokens, that the model answers. Found by trying: the file does not hold it."""
 
         def refuses(tokens: int) -> bool:
-            row = np.full((1, tokens), ANY_TOKEN, np.int64)
+            names = [node.name for node in self.get_inputs()]
             try:
-                super(Session, self).run(None, {node.name: row for node in self.get_inputs()})
+                super(Session, self).run(
+                    None, {name: np.full((1, tokens), READABLE.get(name, ANY_TOKEN), np.int64) for name in names}
+                )
             except Exception:
                 return True
             return False

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pruneonce.deployment import runtime
+from pruneonce.deployment import export, runtime
 from pruneonce.errors import ModelError
-from tests.conftest import token_batch
+from tests.conftest import random_classifier, token_batch
 
 
 @pytest.fixture
@@ -56,6 +56,38 @@ def test_a_text_that_is_too_long_is_told_the_positions(running, capfd):
         ):
             running.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
     assert capfd.readouterr() == ("", "")
+
+
+PAIR = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@pytest.fixture(scope="module")
+def of_pairs(tmp_path_factory):
+    """A model that reads which of two texts a token belongs to."""
+    path = tmp_path_factory.mktemp("pairs") / "model.onnx"
+    export.to_onnx(random_classifier(), path, inputs=PAIR)
+    return runtime.session(path, threads=1)
+
+
+def test_a_pair_that_is_too_long_is_told_the_positions(of_pairs):
+    """The types of the tokens are 0 and 1 alone: no other value is tried for them."""
+    ids = np.full((1, 70), 7)
+    with pytest.raises(ModelError, match="at most 64 tokens, for which the model has positions, found 70"):
+        of_pairs.run(None, dict.fromkeys(PAIR, np.ones_like(ids)) | {"input_ids": ids})
+
+
+@pytest.mark.parametrize(("name", "value"), [("input_ids", 1007), ("token_type_ids", 2)])
+def test_an_id_that_the_model_does_not_know_is_no_question_of_length(of_pairs, name, value):
+    feeds = dict.fromkeys(PAIR, np.ones_like(BATCH)) | {name: np.full_like(BATCH, value)}
+    with pytest.raises(ModelError, match=f"expected inputs that the model can read, found .*idx={value}"):
+        of_pairs.run(None, feeds)
+
+
+def test_a_model_that_reads_none_of_the_tokens_tried_has_no_length(of_pairs, monkeypatch):
+    monkeypatch.setattr(runtime, "ANY_TOKEN", 1007)
+    ids = np.full((1, 70), 7)
+    with pytest.raises(ModelError, match=r"expected inputs that the model can read, found .*70"):
+        of_pairs.run(None, dict.fromkeys(PAIR, np.ones_like(ids)) | {"input_ids": ids})
 
 
 def test_the_session_has_the_threads_it_was_given(dense_onnx):

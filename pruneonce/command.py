@@ -35,7 +35,9 @@ PROJECT_COMMANDS = {  # name -> its line of help, which the file of pipeline/com
     "promote": "make the models of dvc.lock the champions, if every gate holds",
     "rollback": "put the alias champion back on the version before",
 }
-WIDER = ("predict", "doctor", "completion")  # of the library, and in a project's folder of the project, which knows more
+# Of the library, and in a project's folder of the project, which knows more. They are started in any folder, completion by
+# every new shell. So they run no code of a clone that this package is not installed from.
+WIDER = ("predict", "doctor", "completion")
 
 
 def main() -> None:
@@ -68,7 +70,9 @@ def _is_project(folder: Path) -> bool:
 
 
 def _runs_here() -> bool:
-    """Whether this folder is a project, and what its commands import is installed, in its version."""
+    """Whether this folder is a project whose code is this package's, and what its commands import is installed."""
+    if projects.is_foreign():
+        return False
     try:
         projects.check_packages()
         if not projects.is_clone():

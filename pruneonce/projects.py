@@ -32,6 +32,11 @@ def is_clone(folder: Path = Path()) -> bool:
     return all((folder / file).is_file() for file in CLONE)
 
 
+def is_foreign(folder: Path = Path()) -> bool:
+    """Whether the folder is a clone that this package is not installed from: its code may be anybody's."""
+    return is_clone(folder) and folder.resolve() != root()
+
+
 def named_version(folder: Path = Path()) -> str | None:
     """The version that params.yaml in the folder names; None if this is no project of `pruneonce init`."""
     try:

@@ -34,8 +34,8 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
 
     if str(args.file).startswith("models:"):  # the project's command has put a file in its place
         raise PackError(
-            f"expected a model file in a folder that is no project's, found {args.file}. A registered model is found in the "
-            "folder of its project: change to it. It needs the extra [pipeline]."
+            f"expected a model file here, found {args.file}. A registered model is found in the folder of its project: "
+            "change to it. It needs the extra [pipeline]. In a clone, install pruneonce from the clone."
         )
     predictor = Predictor(args.file, threads=args.threads, execution=args.execution)
     names = input_names(predictor.about)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 
 from pruneonce import projects
-from pruneonce.doctor.findings import OK, PROBLEM, Finding
+from pruneonce.doctor.findings import NOTE, OK, PROBLEM, Finding
 from pruneonce.errors import PipelineError
 
 
@@ -31,6 +31,14 @@ def base() -> Iterator[Finding]:
 def project() -> Iterator[Finding]:
     """In a project's folder: whether its commands can run. Elsewhere there is nothing to say."""
     if not projects.is_clone() and projects.named_version() is None:
+        return
+    if projects.is_foreign():
+        yield Finding(
+            "project",
+            NOTE,
+            f"this folder is a clone, and pruneonce is installed from {projects.root()}: nothing of the clone was run",
+            "If you trust its code: make install, then .venv/bin/pruneonce doctor.",
+        )
         return
     try:
         projects.check_packages()

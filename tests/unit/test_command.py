@@ -173,6 +173,7 @@ def test_a_wrong_use_is_shown_the_right_one(call, project, words):
     ],
 )
 def test_another_command_becomes_the_projects(monkeypatch, project, words):
+    monkeypatch.setattr(projects, "root", project.resolve)  # the clone that this package is installed from
     monkeypatch.setattr(os, "execv", start)
     monkeypatch.setattr(sys, "argv", ["pruneonce", *words])
     with pytest.raises(Started) as started:
@@ -266,6 +267,26 @@ def test_the_librarys_process_becomes_the_projects():
     done = subprocess.run([*COMMAND, "plan", "--help"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--tokens-per-second" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["completion", "bash"], ["doctor", "--json"], ["predict", "x.onnx", "--text", "a"]])
+def test_what_every_shell_may_start_runs_no_code_of_a_folder(project, words):
+    """~/.bashrc asks for the completion, and a terminal may open in a clone of anybody's."""
+    (project / "pipeline/cli.py").write_text('print("foreign")\n')
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"from pruneonce import command; import sys; sys.argv[1:] = {words}; command.main()"],
+        cwd=project,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert "foreign" not in done.stdout + done.stderr
+    expected = {
+        "completion": "_pruneonce_task()",
+        "doctor": f"pruneonce is installed from {ROOT}: nothing of the clone was run",
+        "predict": "PackError: expected a file at x.onnx, found none",
+    }
+    assert expected[words[0]] in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("word", ["doctor", "completion"])

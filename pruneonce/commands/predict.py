@@ -15,6 +15,7 @@ EXAMPLES = (
 )
 
 SHOWN = 4  # numbers of a vector, on a line
+NOT_READ = "?"  # in place of the tag of a word that the model did not read
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +72,7 @@ def _shown(answer: dict[str, Any], text: str) -> str:
         case {"number": number}:
             said = f"{number:.4g}"
         case {"words": words, "tags": tags}:
-            return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
+            return " ".join(f"{word}/{tag or NOT_READ}" for word, tag in zip(words, tags, strict=True))
         case {"embedding": vector}:
             first = ", ".join(f"{number:.3f}" for number in vector[:SHOWN])
             said = f"{len(vector)} numbers: {first}{', ...' if len(vector) > SHOWN else ''}"

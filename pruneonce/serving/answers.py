@@ -8,7 +8,6 @@ import numpy as np
 from pruneonce.serving.texts import Row
 
 Answer = dict[str, Any]
-OUTSIDE = "O"  # tag of a word that was cut, as in `tasks.tagging`
 DIGITS = 6  # of a probability
 
 
@@ -39,16 +38,18 @@ def vector(embedding: np.ndarray) -> Answer:
 
 
 def tags(logits: np.ndarray, classes: Sequence[str], row: Row, words: Sequence[str]) -> Answer:
-    """logits: float[tokens, classes] of the words joined by spaces. The tag of each word is that of its first token."""
+    """logits: float[tokens, classes] of the words joined by spaces. The tag of each word is that of its first token.
+
+    A word without a token has no tag: it was cut, or the tokenizer drops it.
+    """
     word_at = [i for i, word in enumerate(words) for _ in f" {word}"][1:]
     first = dict[int, int]()
     for place, (begin, end) in enumerate(row.offsets[:-1]):  # the last token closes the text
         if begin < end:  # a special token has no characters
             first.setdefault(word_at[end - 1], place)
-    found, shares = [OUTSIDE] * len(words), [0.0] * len(words)
-    for word, place in first.items():
-        found[word] = classes[int(logits[place].argmax())]
-        shares[word] = _rounded(_softmax(logits[place]).max())
+    places = [first.get(word) for word in range(len(words))]
+    found = [None if place is None else classes[int(logits[place].argmax())] for place in places]
+    shares = [None if place is None else _rounded(_softmax(logits[place]).max()) for place in places]
     return {"words": list(words), "tags": found, "probabilities": shares}
 
 

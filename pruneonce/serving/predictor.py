@@ -1,5 +1,6 @@
 """A model that answers text: one exported file, packed or not, with its tokenizer and labels inside."""
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,8 @@ def _check_classes(outputs: object, kind: Mapping[str, Any], path: Path) -> None
         raise PackError(f"expected a label for each of the {outputs} outputs of {path}, found {found}. Export it again.")
 
 
-Input = str | Sequence[str]  # a text, or a pair: two texts; of a question: question and context
+# A text, or a pair: two texts; of a question: question and context. To be tagged, a list is the words of one text.
+Input = str | Sequence[str]
 
 
 class Predictor:
@@ -114,14 +116,17 @@ class Predictor:
         """The answer to each row. Raises DataError, naming the row, for one that is no text, or too long."""
         if isinstance(rows, str | bytes):  # whose letters would be rows
             raise DataError(f"expected a list of texts, found {type(rows).__name__}. Put it into a list: [text].")
-        return [self._answer(*texts) for texts in [self._texts(row, number) for number, row in enumerate(rows)]]
+        return [self._answer(texts) for texts in [self._texts(row, number) for number, row in enumerate(rows)]]
 
     def answer(self, row: Input, number: int = 0) -> Answer:
         """The answer to one row. number: of the row, for the message. Raises DataError as above."""
-        return self._answer(*self._texts(row, number))
+        return self._answer(self._texts(row, number))
 
     def _texts(self, row: Input, number: int) -> tuple[str, ...]:
-        """The texts of a row, each as the splits have it."""
+        """The texts of a row, each as the splits have it; of a row to be tagged its words."""
+        words = _words(row) if self.kind["kind"] == "token_classification" else None
+        if words is not None:
+            row = " ".join(words)
         texts = (row,) if isinstance(row, str) else tuple(row) if isinstance(row, Sequence) else (row,)
         names = input_names(self.about)
         if len(texts) != len(names) or not all(isinstance(text, str) for text in texts):
@@ -142,10 +147,13 @@ class Predictor:
             )
         if self.kind["kind"] == "question_answering":  # positions of the answer refer to the context as it is
             return texts[0].strip(), texts[1]
+        if self.kind["kind"] == "token_classification":
+            return tuple(words or texts[0].split())
         return tuple(map(cells.text, texts))
 
-    def _answer(self, text: str, pair: str | None = None) -> Answer:
+    def _answer(self, texts: Sequence[str]) -> Answer:
         kind, classes = self.kind["kind"], self.kind.get("classes", [])
+        text, pair = (" ".join(texts), None) if kind == "token_classification" else (*texts, None)[:2]
         if kind == "question_answering":
             assert pair is not None
             rows = list(self.texts.windows(text, pair, stride_tokens=self.kind["stride_tokens"]))
@@ -153,8 +161,7 @@ class Predictor:
             return answers.span(
                 [(row, *(o[0] for o in out)) for row, out in zip(rows, outputs, strict=True)], pair, self.kind
             )
-        words = text.split()
-        row = self.texts.row(" ".join(words) if kind == "token_classification" else text, pair)
+        row = self.texts.row(text, pair)
         output = "embedding" if kind == "embedding" else "logits"
         logits: Any = self.session.run([output], row.feeds(self.inputs))[0][0]
         match kind:
@@ -165,6 +172,16 @@ class Predictor:
             case "multi_label":
                 return answers.labels(logits, classes)
             case "token_classification":
-                return answers.tags(logits, classes, row, words)
+                return answers.tags(logits, classes, row, texts)
             case _:
                 return answers.number(logits)
+
+
+def _words(row: Any) -> list[str] | None:
+    """The words of a list, also in text, as `tasks.tagging` reads them in training; None for a text without one."""
+    if isinstance(row, tuple) and len(row) == 1:  # a row of one column
+        (row,) = row
+    if not isinstance(row, list):
+        with contextlib.suppress(DataError):  # a text in brackets is no list
+            row = cells.parse_list(row)
+    return [*map(cells.text, row)] if isinstance(row, list) and row else None

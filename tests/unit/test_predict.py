@@ -14,6 +14,7 @@ from pruneonce.models import checkpoint
 from pruneonce.serving import rows
 from pruneonce.serving.predictor import KINDS, MOST_CHARACTERS, Predictor
 from pruneonce.serving.texts import Texts
+from pruneonce.tasks.tagging import TokenClassification
 from tests.conftest import TINY
 from tests.fuzz import answering
 
@@ -212,6 +213,25 @@ class TestPredictor:
         predictor = Predictor(model("question_answering", pair="other"), threads=1)
         with pytest.raises(DataError, match="The model reads a context in windows of 24 tokens: cut the text"):
             predictor([("rain", "a" * (MOST_CHARACTERS + 1))])
+
+    @pytest.mark.parametrize(
+        "cell", ["the rain", ["the", "rain"], '["the", "rain"]', "['the', 'rain']", ["New York", "rain"], "[the rain]"]
+    )
+    def test_words_to_be_tagged_are_read_as_in_training(self, model, cell):
+        predictor = Predictor(model("token_classification"), threads=1)
+        text, (words, _) = (example := TokenClassification.example(cell, ["O", "O"])).texts[0], example.label
+        alone, among_columns = predictor([cell, (cell,)])
+        assert alone == among_columns
+        assert alone["words"] == list(words)
+        assert alone["tags"][0] == predictor([text])[0]["tags"][0]
+
+    def test_a_word_that_was_not_read_has_no_tag(self, model, call):
+        """Twenty-four tokens, of which two begin and close the text."""
+        path = model("token_classification")
+        (answer,) = Predictor(path, threads=1)(["the " * 30])
+        assert set(answer["tags"][:22]) <= set(answering.CLASSES)
+        assert answer["tags"][22:] == answer["probabilities"][22:] == [None] * 8
+        assert call(path, "--text", "the " * 30)[0].endswith(" the/?" * 8)
 
     def test_no_rows_no_answers_and_a_file_s_name_is_a_path(self, file):
         assert Predictor(str(file), threads=1)([]) == Predictor(file, threads=1)([]) == []

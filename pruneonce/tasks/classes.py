@@ -34,9 +34,14 @@ class ClassKind(Kind):
 def label_names(train: Iterable[str], others: Iterable[str], expected: Sequence[str] | None) -> list[str]:
     """Return the classes, sorted, or `expected` in its order.
 
-    Raises DataError for fewer than two classes and for a label that is not among them: only train shows new ones. Without
-    `expected` it also raises for a program's word for a missing value, and for two spellings of one number.
+    Raises DataError for fewer than two classes and for a label that is not among them: only train shows new ones. With
+    `expected` it also raises for a name that stands there twice: the class of the second one would have no row. Without
+    it, for a program's word for a missing value, and for two spellings of one number.
     """
+    if twice := [name for name, count in Counter(expected or ()).items() if count > 1]:
+        raise DataError(
+            f"expected every class once in the task's `labels`, found {twice[:5]} more than once. Remove a copy."
+        )
     counts = Counter(train)
     names = list(expected) if expected else sorted(counts)
     unknown = sorted({*counts, *others} - set(names))

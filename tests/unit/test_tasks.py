@@ -134,6 +134,12 @@ def test_a_label_that_training_never_shows_is_an_error():
         classes.label_names("ba", "", ["b", "c"])
 
 
+def test_a_class_that_is_named_twice_is_an_error():
+    """Found after all training, by whoever answers with the file, it would cost hours."""
+    with pytest.raises(DataError, match=r"expected every class once in the task's `labels`, found \['a'\] more than once"):
+        classes.label_names("ba", "", ["b", "a", "a"])
+
+
 def test_one_class_is_an_error():
     with pytest.raises(DataError, match="two classes or more"):
         classes.label_names("a", "", None)

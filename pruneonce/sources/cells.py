@@ -27,6 +27,11 @@ class CellError(DataError):
         self.cell = cell
 
 
+def is_missing(cell: Any) -> bool:
+    """Return whether the cell is None or NaN."""
+    return cell is None or (isinstance(cell, float | Decimal | np.floating) and math.isnan(cell))
+
+
 def string(cell: Any) -> str:
     """Return the cell as text; "" for None and NaN.
 
@@ -36,7 +41,7 @@ def string(cell: Any) -> str:
         cell = cell.item()
     if isinstance(cell, str):
         return cell
-    if cell is None or (isinstance(cell, float | Decimal) and math.isnan(cell)):
+    if is_missing(cell):
         return ""
     if isinstance(cell, bool | int | float | Decimal | date | time | timedelta):
         return str(cell)

@@ -175,12 +175,18 @@ class MultiLabel(ClassKind, _TextKind):
 
     @classmethod
     def example(cls, *row: Any) -> Example:
-        """Return the example. Its labels are a list, a list in text (`cells.parse_list`) or text with commas; or none."""
-        *texts, label = row
+        """Return the example. Its labels are a list, a list in text (`cells.parse_list`) or text with commas; or none.
+
+        An empty list or text says that no label applies. None and NaN say nothing: the row has no label.
+        """
+        *cells_of_texts, label = row
+        texts = tuple(map(cells.text, cells_of_texts))
+        if cells.is_missing(label):
+            return Example(texts, None)
         values = label if isinstance(label, list) else cells.parse_list(label)
         if values is None:
             values = cells.split_labels(cells.class_name(label))
-        return Example(tuple(map(cells.text, texts)), tuple(sorted({*filter(None, map(cells.class_name, values))})))
+        return Example(texts, tuple(sorted({*filter(None, map(cells.class_name, values))})))
 
     @classmethod
     def classes_of(cls, row: Example) -> Iterable[str]:

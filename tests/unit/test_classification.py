@@ -1,5 +1,7 @@
 """Kinds that decide on a whole text: rows, targets, losses against their definitions, metrics worked by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -94,7 +96,12 @@ class TestMultiLabel:
     def test_labels_are_lists_or_text_with_commas(self):
         assert MultiLabel.example("x", "b, a,,b").label == ("a", "b")
         assert MultiLabel.example("x", ["b", 1]).label == ("1", "b")
-        assert MultiLabel.example("x", None).label == ()
+
+    def test_a_row_that_says_nothing_of_its_labels_is_dropped(self):
+        """An empty list says that no label applies; None and NaN are not answered yet."""
+        rows = [MultiLabel.example("x", label) for label in (["b"], [], "", "[]", None, math.nan)]
+        kept, dropped = examples.drop_empty(rows)
+        assert ([row.label for row in kept], dropped.empty) == ([("b",), (), (), ()], 2)
 
     def test_targets_are_ones_and_zeros(self):
         found = LABELS.labels([{"label": [0, 2]}, {"label": []}], 7)

@@ -13,10 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pruneonce.errors import DataError
-from pruneonce.sources import cells
+from pruneonce.sources import cells, tables
 from pruneonce.sources.formats import reading
 from pruneonce.sources.rows import read_rows
 
@@ -88,17 +86,6 @@ class Guess:
         return None if self.label is None else self.columns[self.label].kind
 
 
-def names(path: Path) -> list[str]:
-    """The columns of a file. Raises DataError for a file that cannot be read, or without rows."""
-    with reading(path):
-        if path.suffix == ".parquet":
-            return [name for name in pq.ParquetFile(path).schema_arrow.names if name]
-        first = next(read_rows(path, []), None)
-        if first is None:
-            raise DataError(f"expected rows in {path}, found none.")
-        return [name for name in first[1] if name]
-
-
 def read(path: Path, columns: Sequence[str], *, most: int | None = None) -> list[dict[str, Any]]:
     """The first rows of a file, with these columns as the file has them. Raises DataError."""
     with reading(path):
@@ -107,7 +94,7 @@ def read(path: Path, columns: Sequence[str], *, most: int | None = None) -> list
 
 def guess(path: Path, *, text: str | None = None, label: str | None = None) -> Guess:
     """Guess the columns of a task. text, label: those that are known. Raises DataError for one that is not there."""
-    there = names(path)
+    there = tables.names(path)
     for wanted in (text, label):
         if wanted is not None and wanted not in there:
             raise DataError(f"expected column {wanted!r} in {path}, found columns {there}.")

@@ -2,11 +2,12 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pruneonce.commands import inspect
+from pruneonce.errors import DataError, PackError
 
 EXAMPLES = (
     'pruneonce predict int8.packed --text "oil prices rose in the gulf today"',
@@ -22,44 +23,74 @@ def options(parser: argparse.ArgumentParser) -> None:
     inspect.how(parser, ("auto", "stock", "sparse"))
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", action="append", help="a text, or a question; may be given several times")
-    what.add_argument("--file", dest="rows", type=Path, help="csv, tsv, jsonl, or txt with a text a line; -: standard input")
+    rows = "csv, tsv, tab, jsonl, parquet, or txt with a text a line; -: standard input"
+    what.add_argument("--file", dest="rows", type=Path, help=rows)
     parser.add_argument("--pair", action="append", help="the second text of each --text, or the context of a question")
-    parser.add_argument("--column", help="of the text in --file; default: as in training, else text")
-    parser.add_argument("--pair-column", help="of the second text in --file; default: as in training, else pair")
+    parser.add_argument("--column", help="of the text in --file; default: as in training, else text or question")
+    parser.add_argument("--pair-column", help="of the second text in --file; default: as in training, else pair or context")
+    parser.add_argument("--skip-rows", type=_count, help="rows at the beginning of --file that are not data; default: 0")
     parser.add_argument("--json", action="store_true", help="an object a line, with every probability")
 
 
 def lines(args: argparse.Namespace) -> Iterator[str]:
-    from pruneonce.errors import PackError
     from pruneonce.serving.predictor import Predictor, input_names  # imports numpy, onnx, onnxruntime
+    from pruneonce.serving.rows import read
 
+    _check_options(args)
     if str(args.file).startswith("models:"):  # the project's command has put a file in its place
         raise PackError(
             f"expected a model file here, found {args.file}. A registered model is found in the folder of its project: "
             "change to it. It needs the extra [pipeline]. In a clone, install pruneonce from the clone."
         )
     predictor = Predictor(args.file, threads=args.threads, execution=args.execution)
-    names = input_names(predictor.about)
-    trained = [predictor.about["columns"][part] for part in ("text", "pair")]
-    for number, row in enumerate(_rows(args, [*zip(names, trained, strict=False)])):
-        answer = predictor.answer(row, number)
-        yield json.dumps(answer, ensure_ascii=False) if args.json else _shown(answer, row[0])
+    trained = [predictor.about["columns"][column] for column in ("text", "pair")]
+    inputs = dict(zip(input_names(predictor.about), trained, strict=False))  # name -> column of training
 
-
-def _rows(args: argparse.Namespace, inputs: Sequence[tuple[str, str | None]]) -> Iterable[Sequence[Any]]:
-    """The texts of each row. inputs: the name of each input of the model, and the column that it was trained on."""
-    from pruneonce.errors import DataError
-    from pruneonce.serving import rows
+    def line(answer: dict[str, Any], row: Sequence[Any]) -> str:
+        return json.dumps(answer, ensure_ascii=False) if args.json else _shown(answer, row[0])
 
     if args.text:
-        pairs = args.pair or []
-        if len(pairs) != (len(args.text) if len(inputs) == 2 else 0):
-            needs = "one --pair for each --text" if len(inputs) == 2 else "no --pair: the model reads one text"
-            raise DataError(f"expected {needs}, found {len(args.text)} --text and {len(pairs)} --pair.")
-        return [*zip(args.text, pairs, strict=True)] if pairs else [(text,) for text in args.text]
-    given = (args.column, args.pair_column)
-    columns = [(own,) if own else (trained or name, name) for own, (name, trained) in zip(given, inputs, strict=False)]
-    return rows.read(args.rows, columns)
+        rows = _given(args.text, args.pair or [], pairs=len(inputs) == 2)
+        yield from map(line, predictor(rows), rows)
+    else:
+        columns = _columns(args, inputs)
+        yield from read(args.rows, columns, lambda *row: line(predictor.answer(row), row), skip_rows=args.skip_rows or 0)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number of rows, found {text!r}")
+    return int(text)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises DataError for an option that would be ignored."""
+    if args.rows and args.pair:
+        raise DataError(
+            "expected --pair with --text, found it with --file. There the second text is in a column: --pair-column NAME."
+        )
+    of_file = {"--column": args.column, "--pair-column": args.pair_column, "--skip-rows": args.skip_rows}
+    if args.text and (found := [option for option, value in of_file.items() if value is not None]):
+        raise DataError(f"expected {found[0]} with --file, found it with --text. Leave it out.")
+
+
+def _given(texts: Sequence[str], seconds: Sequence[str], *, pairs: bool) -> list[tuple[str, ...]]:
+    """The rows of the command line. pairs: whether the model reads pairs. Raises DataError unless they are as many."""
+    if len(seconds) != (len(texts) if pairs else 0):
+        needs = "one --pair for each --text" if pairs else "no --pair: the model reads one text"
+        raise DataError(f"expected {needs}, found {len(texts)} --text and {len(seconds)} --pair.")
+    return [*zip(texts, seconds, strict=True)] if pairs else [(text,) for text in texts]
+
+
+def _columns(args: argparse.Namespace, inputs: Mapping[str, str | None]) -> dict[str, tuple[str, ...]]:
+    """For each input of the model the option that names its column, and the names that it may have."""
+    given = {"--column": args.column, "--pair-column": args.pair_column}
+    if len(inputs) == 1 and args.pair_column:
+        raise DataError("expected no --pair-column: the model reads one text. Leave it out.")
+    return {
+        option: (own,) if own else (trained or name, name)
+        for (option, own), (name, trained) in zip(given.items(), inputs.items(), strict=False)
+    }
 
 
 def _shown(answer: dict[str, Any], text: str) -> str:

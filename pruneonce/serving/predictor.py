@@ -116,13 +116,13 @@ class Predictor:
         """The answer to each row. Raises DataError, naming the row, for one that is no text, or too long."""
         if isinstance(rows, str | bytes):  # whose letters would be rows
             raise DataError(f"expected a list of texts, found {type(rows).__name__}. Put it into a list: [text].")
-        return [self._answer(texts) for texts in [self._texts(row, number) for number, row in enumerate(rows)]]
+        return [self._answer(texts) for texts in [self._texts(row, f" in row {n}") for n, row in enumerate(rows)]]
 
-    def answer(self, row: Input, number: int = 0) -> Answer:
-        """The answer to one row. number: of the row, for the message. Raises DataError as above."""
-        return self._answer(self._texts(row, number))
+    def answer(self, row: Input) -> Answer:
+        """The answer to one row. Raises DataError as above."""
+        return self._answer(self._texts(row))
 
-    def _texts(self, row: Input, number: int) -> tuple[str, ...]:
+    def _texts(self, row: Input, where: str = "") -> tuple[str, ...]:
         """The texts of a row, each as the splits have it; of a row to be tagged its words."""
         words = _words(row) if self.kind["kind"] == "token_classification" else None
         if words is not None:
@@ -130,19 +130,19 @@ class Predictor:
         texts = (row,) if isinstance(row, str) else tuple(row) if isinstance(row, Sequence) else (row,)
         names = input_names(self.about)
         if len(texts) != len(names) or not all(isinstance(text, str) for text in texts):
-            expected = "a text" if len(names) == 1 else f"two texts, {' and '.join(names)},"
+            expected = "a text" if len(names) == 1 else f"two texts ({' and '.join(names)})"
             found = ", ".join(type(text).__name__ for text in texts) or "nothing"
-            raise DataError(f"expected {expected} in row {number}, found {found}.")
+            raise DataError(f"expected {expected}{where}, found {found}.")
         if empty := [name for name, text in zip(names, texts, strict=True) if not text.strip()]:  # training drops such rows
             what = "second text" if empty[0] == "pair" else empty[0]
-            raise DataError(f"expected a {what} in row {number}, found an empty one.")
+            raise DataError(f"expected a {what}{where}, found an empty one.")
         if any(re.search("[\ud800-\udfff]", text) for text in texts):  # of bytes on a command line, or of JSON's \\ud800
-            raise DataError(f"expected Unicode in row {number}, found half of a surrogate pair. Write the text in UTF-8.")
+            raise DataError(f"expected Unicode{where}, found half of a surrogate pair. Write the text in UTF-8.")
         if (longest := max(map(len, texts))) > MOST_CHARACTERS:
             most = self.about["max_tokens"]
             reads = f"a context in windows of {most}" if names[-1] == "context" else f"the first {most}"
             raise DataError(
-                f"expected at most {MOST_CHARACTERS} characters in row {number}, found {longest}. The model reads {reads} "
+                f"expected at most {MOST_CHARACTERS} characters{where}, found {longest}. The model reads {reads} "
                 "tokens: cut the text."
             )
         if self.kind["kind"] == "question_answering":  # positions of the answer refer to the context as it is

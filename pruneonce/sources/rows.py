@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from pruneonce.errors import DataError
 from pruneonce.sources.formats import DELIMITERS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
@@ -140,8 +141,19 @@ def _json(line: str, number: int, path: Path) -> Any:
     return row
 
 
+def parquet_file(path: Path, *, buffer_size: int = 0) -> "pq.ParquetFile":
+    """Return the opened file. Raises DataError where pyarrow is not installed: a model answers without it."""
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise DataError(
+            f"expected pyarrow to read {path}, found none. Install it (pip install pyarrow), or write the rows as csv."
+        ) from None
+    return pq.ParquetFile(path, buffer_size=buffer_size)
+
+
 def _parquet(path: Path, columns: Sequence[str]) -> Rows:
-    table = pq.ParquetFile(path)
+    table = parquet_file(path)
     check_columns(path, columns, table.schema_arrow.names)
     classes = {column: names for column, names in _classes(table.schema_arrow, path).items() if column in columns}
     rows = (row for batch in table.iter_batches(columns=list(columns)) for row in batch.to_pylist())
@@ -149,7 +161,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Rows:
         yield number, row | {column: _class_names(row[column], names, path) for column, names in classes.items()}
 
 
-def _classes(schema: pa.Schema, path: Path) -> dict[str, list[str]]:
+def _classes(schema: "pa.Schema", path: Path) -> dict[str, list[str]]:
     """Return column -> names of its classes, from the metadata that `datasets` writes into a parquet file."""
     classes: dict[str, list[str]] = {}
     try:

@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow.parquet as pq
-
 from pruneonce.errors import DataError
 from pruneonce.sources import cells
 from pruneonce.sources.formats import DELIMITERS, SUFFIXES, reading
-from pruneonce.sources.rows import check_columns, read_rows
+from pruneonce.sources.rows import check_columns, parquet_file, read_rows
 
 # Endings of files that hold rows too, but are not read.
 NOT_READ = (".json", ".ndjson", ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".gz", ".bz2", ".xz", ".zst", ".zip")
@@ -50,6 +48,17 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
+def names(path: Path) -> list[str]:
+    """Return the columns of a file. Raises DataError for a file that cannot be read, or without rows."""
+    with reading(path):
+        if path.suffix == ".parquet":
+            return [name for name in parquet_file(path).schema_arrow.names if name]
+        first = next(read_rows(path, []), None)
+        if first is None:
+            raise DataError(f"expected rows in {path}, found none.")
+        return [name for name in first[1] if name]
+
+
 def read(path: Path, columns: Sequence[str], *, skip_rows: int = 0) -> Iterator[dict[str, str]]:
     """Yield column -> text of every row, stripped; "" for a missing value. Arguments and errors as for `read_as`."""
 
@@ -84,7 +93,7 @@ def count(path: Path, columns: Sequence[str], *, skip_rows: int = 0) -> int:
     if path.suffix != ".parquet":
         return sum(1 for _ in _numbered(path, columns, skip_rows))
     with reading(path):
-        table = pq.ParquetFile(path)
+        table = parquet_file(path)
         check_columns(path, columns, table.schema_arrow.names)
         return max(0, table.metadata.num_rows - skip_rows)
 
@@ -92,7 +101,7 @@ def count(path: Path, columns: Sequence[str], *, skip_rows: int = 0) -> int:
 def column_bytes(path: Path, column: str) -> int:
     """Return the bytes of a parquet file's column before compression. Raises DataError for a damaged file."""
     with reading(path):
-        table = pq.ParquetFile(path, buffer_size=1 << 16)
+        table = parquet_file(path, buffer_size=1 << 16)
         schema, size = table.metadata.schema, 0
         own = [i for i in range(len(schema)) if schema.column(i).path.partition(".")[0] == column]
         for group in range(table.num_row_groups):

@@ -215,6 +215,8 @@ def test_a_wrong_arrow_would_be_seen(file, name):
         ("pruneonce", ("torch", "onnx", "onnxruntime", "numpy")),
         ("pruneonce.command", ("torch", "onnx", "onnxruntime", "numpy")),
         ("pruneonce.deployment.runtime", ("torch", "transformers", "accelerate", "onnx", "tqdm")),
+        ("pruneonce.serving.predictor", ("torch", "transformers", "pyarrow")),
+        ("pruneonce.serving.rows", ("torch", "transformers", "pyarrow")),
         ("stages.fetch", ("torch", "transformers", "prefect", "dvc")),
         ("stages.report", ("torch", "transformers", "prefect", "dvc")),
         ("study.table", ("torch", "transformers", "prefect", "dvc", "matplotlib")),

@@ -11,7 +11,6 @@ from pruneonce import command
 from pruneonce.deployment import provenance
 from pruneonce.errors import DataError, ModelError, PackError
 from pruneonce.models import checkpoint
-from pruneonce.serving import rows
 from pruneonce.serving.predictor import KINDS, MOST_CHARACTERS, Predictor
 from pruneonce.serving.texts import Texts
 from pruneonce.tasks.tagging import TokenClassification
@@ -146,15 +145,19 @@ def test_standard_input_is_a_text_a_line(file, call, monkeypatch):
     ("name", "content", "said"),
     [
         ("a.csv", b"story\nrain\n", "expected column 'body' or 'text' in a.csv, found ['story']. Name it: --column NAME."),
-        ("a.csv", b"body,n\nrain\n", "expected 2 fields in line 2 of a.csv, found 1"),
-        ("a.csv", b"", "expected column 'body' or 'text' in a.csv, found []"),
-        ("a.csv", b'body\n"rain', "expected fields with ',' between them in a.csv"),
-        ("a.csv", b"body\nr\xff\n", "expected UTF-8 in a.csv, found byte 0xff"),
-        ("a.jsonl", b"rain\n", "expected an object in line 1 of a.jsonl, found no JSON"),
-        ("a.jsonl", b'["rain"]\n', "expected column 'body' or 'text' in a.jsonl, found []"),
-        ("a.jsonl", b'{"body": 3}\n', "expected a text in row 0, found int"),
-        ("a.xlsx", b"PK", "expected a file that ends in .csv, .tsv, .tab, .jsonl, .txt, or - for standard input"),
-        ("a.txt", b"rain\n\n", "expected a text in row 1, found an empty one"),
+        ("a.csv", b"", "expected rows in a.csv, found an empty file"),
+        ("a.csv", b"body\n", "expected rows in a.csv, found none"),
+        ("a.csv", b'body\n"rain', "expected .csv rows in a.csv, found a quote that is never closed"),
+        ("a.csv", b"body\nr\xff\n", "expected UTF-8 in a.csv, found byte 0xff in line 2"),
+        ("a.csv", b"body,body\nrain,salt\n", "expected column 'body' once in a.csv, found it twice"),
+        ("a.csv", b"\x1f\x8b", "expected .csv rows in a.csv, found a gzip file. Unpack it: gunzip < FILE > NEW"),
+        ("a.jsonl", b"rain\n", "expected .jsonl rows in a.jsonl, found in line 1, at character 1"),
+        ("a.jsonl", b'["rain"]\n', "expected an object in line 1 of a.jsonl, found list"),
+        ("a.jsonl", b'{"body": "a"}\n{"text": "b"}', "expected column 'body' in line 2 of a.jsonl, found columns ['text']"),
+        ("a.jsonl", b'{"body": ["a"]}\n', "expected a text, found list. It stands in line 1 of a.jsonl"),
+        ("a.xlsx", b"PK", "expected one of .csv, .tsv, .tab, .jsonl, .parquet, .txt, found a.xlsx"),
+        ("a.txt", b"rain\n\n", "expected a text, found an empty one. It stands in line 2 of a.txt."),
+        ("a.csv", b"n,body\n\n1,rain\n2\n", "expected a text, found an empty one. It stands in the row that ends in line 4"),
     ],
 )
 def test_a_file_that_is_wrong_is_one_line(file, call, tmp_path, name, content, said):
@@ -163,7 +166,7 @@ def test_a_file_that_is_wrong_is_one_line(file, call, tmp_path, name, content, s
 
 
 def test_a_file_that_is_not_there(file, call):
-    assert call(file, "--file", "no.csv") == "DataError: expected a file at no.csv, found: No such file or directory."
+    assert call(file, "--file", "no.csv") == "DataError: expected rows in no.csv, found no such file."
 
 
 def test_pairs_and_columns_that_the_model_does_not_read(file, call):
@@ -171,10 +174,55 @@ def test_pairs_and_columns_that_the_model_does_not_read(file, call):
     assert said == "DataError: expected no --pair: the model reads one text, found 1 --text and 1 --pair."
 
 
-def test_lines_are_no_pairs(tmp_path):
-    (tmp_path / "a.txt").write_text("rain\n")
-    with pytest.raises(DataError, match="expected the columns text and pair, found lines"):
-        list(rows.read(tmp_path / "a.txt", [["text"], ["pair"]]))
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--file", "a.txt", "--pair", "salt"], "expected --pair with --text, found it with --file. There the second text"),
+        (["--text", "rain", "--pair", "salt", "--column", "x"], "expected --column with --file, found it with --text."),
+        (["--text", "rain", "--pair", "salt", "--pair-column", "x"], "expected --pair-column with --file, found it with"),
+        (
+            ["--text", "rain", "--pair", "salt", "--skip-rows", "0"],
+            "expected --skip-rows with --file, found it with --text.",
+        ),
+        (["--file", "a.csv"], "expected column 'other' or 'pair' in a.csv, found ['body']. Name it: --pair-column NAME."),
+        (["--file", "a.txt"], "expected two columns, found a text a line in a.txt: take a csv or jsonl file."),
+        (["--file", "-"], "expected two columns, found a text a line in standard input: take a csv or jsonl file."),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused_and_a_missing_column_names_its_option(
+    model, call, tmp_path, words, said
+):
+    for name in ("a.csv", "a.txt"):
+        (tmp_path / name).write_text("body\nrain\n")
+    assert call(model("classification", pair="other"), *words).startswith(f"DataError: {said}")
+
+
+def test_a_model_of_one_text_has_no_second_column(file, call, tmp_path):
+    (tmp_path / "a.csv").write_text("body,pair\nrain,salt\n")
+    assert call(file, "--file", "a.csv", "--pair-column", "pair") == (
+        "DataError: expected no --pair-column: the model reads one text. Leave it out."
+    )
+
+
+def test_rows_that_are_no_data_are_skipped(file, call, tmp_path, monkeypatch):
+    (tmp_path / "a.tab").write_text("body\nstring\nmeta\nthe rain\n")
+    assert call(file, "--file", "a.tab", "--skip-rows", "2") == call(file, "--text", "the rain")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("string\nthe rain\n"))
+    assert call(file, "--file", "-", "--skip-rows", "1") == call(file, "--text", "the rain")
+
+
+@pytest.mark.parametrize("cell", ['{"body": ["the", "rain"]}', '{"body": "[\\"the\\", \\"rain\\"]"}'])
+def test_a_file_of_words_to_be_tagged(model, call, tmp_path, cell):
+    (tmp_path / "a.jsonl").write_text(cell)
+    path = model("token_classification")
+    assert call(path, "--file", "a.jsonl") == call(path, "--text", "the rain")
+
+
+def test_a_line_of_standard_input_is_named(file, call, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("rain\n\nsalt\n"))
+    assert (
+        call(file, "--file", "-") == "DataError: expected a text, found an empty one. It stands in line 2 of standard input."
+    )
 
 
 class TestPredictor:
@@ -260,13 +308,13 @@ def test_the_column_of_training_or_text(file, call, tmp_path):
 
 def test_half_of_a_surrogate_pair_is_refused(file, call, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800b"}')
-    for words in ["--text", "a\udcff"], ["--file", "a.jsonl"]:
-        assert "expected Unicode in row 0, found half of a surrogate pair" in call(file, *words)
+    assert "expected Unicode in row 0, found half of a surrogate pair" in call(file, "--text", "a\udcff")
+    assert "expected .jsonl rows in a.jsonl, found in line 1: 'utf-8' codec can't" in call(file, "--file", "a.jsonl")
 
 
 def test_json_that_is_too_deep_is_refused(file, call, tmp_path):
     (tmp_path / "a.jsonl").write_text("[" * 100_000)
-    assert "expected an object in line 1 of a.jsonl, found no JSON" in call(file, "--file", "a.jsonl")
+    assert "expected .jsonl rows in a.jsonl, found in line 1: maximum recursion depth" in call(file, "--file", "a.jsonl")
 
 
 def test_standard_input_is_utf_8_or_refused(file, call, monkeypatch):

@@ -23,6 +23,7 @@ Mode = Literal["mean", "cls", "max"]
 MODULES = "modules.json"
 POOLING = "1_Pooling"
 TRANSFORMER = "sentence_bert_config.json"
+PROMPTS = "config_sentence_transformers.json"
 KEYS: dict[Mode, str] = {
     "mean": "pooling_mode_mean_tokens",
     "cls": "pooling_mode_cls_token",
@@ -64,7 +65,7 @@ class Stated:
 def stated(folder: Path) -> Stated | None:
     """Read the files of sentence-transformers in a model's folder; None if it has none.
 
-    Raises ModelError if they ask for more than pooling and normalization, or cannot be read.
+    Raises ModelError if they ask for more than pooling and normalization, such as a prompt, or cannot be read.
     """
     if not (folder / MODULES).exists():
         return None
@@ -75,8 +76,12 @@ def stated(folder: Path) -> Stated | None:
             raise ValueError(f"the modules {', '.join(kinds) or 'none'}")
         chosen = [key for key, on in _read(folder / names[1][1] / "config.json").items() if on is True and "_mode_" in key]
         mode = next(mode for mode, key in KEYS.items() if [key] == chosen)
-        settings = folder / TRANSFORMER
-        most = _read(settings).get("max_seq_length") if settings.exists() else None
+        settings, prompts = (_read(path) if (path := folder / name).exists() else {} for name in (TRANSFORMER, PROMPTS))
+        if settings.get("do_lower_case"):  # a tokenizer has its own rule for cases; this one is for texts before it
+            raise ValueError(f"do_lower_case in {TRANSFORMER}")
+        if prompt := (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name")):
+            raise ValueError(f"the prompt {prompt!r} before every text in {PROMPTS}")
+        most = settings.get("max_seq_length")
         if not (most is None or (isinstance(most, int) and most > 2)):
             raise ValueError(f"max_seq_length {most}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError) as error:

@@ -1,6 +1,7 @@
 """Sentence encoders: pooling by its definition, the files of sentence-transformers, loading and saving."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -59,6 +60,32 @@ def test_another_encoder_is_one_error(tmp_path, modules, pooling):
     folder(tmp_path, modules, **pooling)
     with pytest.raises(ModelError, match="expected a sentence encoder with the mean, the first token or the largest values"):
         encoder.stated(tmp_path)
+
+
+PROMPTS = {"prompts": {"query": "query: ", "none": ""}, "default_prompt_name": "query"}
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "found"),
+    [
+        ("sentence_bert_config.json", {"do_lower_case": True}, "found do_lower_case in sentence_bert_config.json"),
+        ("config_sentence_transformers.json", PROMPTS, "found the prompt 'query: ' before every text"),
+        ("sentence_bert_config.json", {"max_seq_length": 200, "do_lower_case": False}, None),
+        ("config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None}, None),
+        ("config_sentence_transformers.json", PROMPTS | {"default_prompt_name": None}, None),
+        ("config_sentence_transformers.json", PROMPTS | {"default_prompt_name": "none"}, None),
+        ("config_sentence_transformers.json", {"__version__": {"transformers": "4"}}, None),
+    ],
+)
+def test_what_changes_a_text_before_the_model_is_refused(tmp_path, file, said, found):
+    """Without it the vectors are not those of the model's authors."""
+    folder(tmp_path, mean_tokens=True)
+    (tmp_path / file).write_text(json.dumps(said))
+    if found is None:
+        assert encoder.stated(tmp_path) == Stated(Pooling("mean", True), 200)
+    else:
+        with pytest.raises(ModelError, match=re.escape(found)):
+            encoder.stated(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["modules.json", "1_Pooling/config.json"])

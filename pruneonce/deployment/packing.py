@@ -38,6 +38,7 @@ import numpy as np
 
 from pruneonce.deployment.protobuf import Span, tensors
 from pruneonce.deployment.safe_files import open_file, write_whole
+from pruneonce.errors import PackError
 
 MAGIC, VERSION = b"\x89PRUNED", 1
 END, DENSE, SPARSE = 0, 1, 2
@@ -53,6 +54,9 @@ def pack(source: Path, target: Path) -> None:
     Raises PackError for a file that is not ONNX, keeps its weights in another file, or cannot be written.
     """
     with open_file(source) as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            raise PackError(f"expected an ONNX file, found {source}, which is packed already.")
+        file.seek(0)
         write_whole(target, packed(file), file)
 
 

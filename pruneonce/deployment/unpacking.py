@@ -29,6 +29,8 @@ RATIO = 1032  # most bytes that zlib makes of one: 258 from two bits
 def unpack(source: Path, target: Path) -> None:
     """Write the ONNX file that `source` was packed from, and check its sha256. target: as in `pack`. Raises PackError."""
     with open_file(source) as file:
+        _check_magic(file)  # before the target, which is the source if this is an ONNX file already
+        file.seek(0)
         write_whole(target, unpacked(file), file)
 
 
@@ -60,13 +62,7 @@ def model(source: Path) -> Path | bytes:
 
 def unpacked(file: BinaryIO) -> Iterator[bytes]:
     """The bytes of the ONNX file, one piece at a time; the checksum is compared after the last one. Raises PackError."""
-    magic = file.read(len(MAGIC) + 1)
-    if magic[:-1] != MAGIC:
-        raise PackError(f"expected a file that `pruneonce pack` wrote, found one that begins with {magic!r}.")
-    if magic[-1] != VERSION:
-        raise PackError(
-            f"expected a packed file of version {VERSION}, found version {magic[-1]}. Unpack it with its pruneonce."
-        )
+    _check_magic(file)
     digest, size = hashlib.sha256(), 0
     try:
         segments, sha256 = _heads(file)
@@ -78,6 +74,16 @@ def unpacked(file: BinaryIO) -> Iterator[bytes]:
         raise _damaged(str(error)) from None
     if digest.digest() != sha256:
         raise _damaged(f"{size} bytes with sha256 {digest.hexdigest()} that the file's end does not name")
+
+
+def _check_magic(file: BinaryIO) -> None:
+    magic = file.read(len(MAGIC) + 1)
+    if magic[:-1] != MAGIC:
+        raise PackError(f"expected a file that `pruneonce pack` wrote, found one that begins with {magic!r}.")
+    if magic[-1] != VERSION:
+        raise PackError(
+            f"expected a packed file of version {VERSION}, found version {magic[-1]}. Unpack it with its pruneonce."
+        )
 
 
 def _damaged(found: str) -> PackError:

@@ -333,6 +333,22 @@ def files(int8_onnx, dense_onnx, empty) -> Path:
     return empty
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["pack", "int8.packed"], "expected an ONNX file, found int8.packed, which is packed already."),
+        (["pack", "int8.packed", "other"], "expected an ONNX file, found int8.packed, which is packed already."),
+        (["unpack", "int8.onnx"], "expected a file that `pruneonce pack` wrote, found one that begins with "),
+        (["unpack", "int8.onnx", "other"], "expected a file that `pruneonce pack` wrote, found one that begins with "),
+    ],
+)
+def test_a_file_that_is_in_this_form_already_is_said_to_be(call, files, words, says):
+    """Also where the file that would be written is the one that is read."""
+    before = {path.name: path.read_bytes() for path in files.iterdir()}
+    assert call(*words)[0].startswith(f"PackError: {says}")
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == before
+
+
 @pytest.mark.parametrize("file", ["int8.onnx", "int8.packed"])
 @pytest.mark.parametrize("how", ["auto", "stock", "sparse"])
 def test_inspect_prints_every_matrix(call, files, file, how):

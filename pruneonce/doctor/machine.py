@@ -93,11 +93,22 @@ def memory(meminfo: Path = Path("/proc/meminfo"), root: Path = Path("/sys/fs/cgr
 
 
 def memory_limit(root: Path) -> tuple[float, float]:
-    """(bytes that the control group may use, bytes that it uses); inf and 0 without a limit."""
+    """(bytes that the control group may use, bytes that it cannot give back); inf and 0 without a limit."""
     for most, now in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
         try:
             limit = (root / most).read_text().strip()
-            return (math.inf, 0.0) if limit == "max" else (float(limit), float((root / now).read_text()))
+            if limit == "max":
+                return math.inf, 0.0
+            return float(limit), float((root / now).read_text()) - _cached(root / now)
         except (OSError, ValueError):
             continue
     return math.inf, 0.0
+
+
+def _cached(used: Path) -> float:
+    """Bytes of files that were read and are used no more: the system counts them, and gives them to whoever asks."""
+    try:
+        counts = dict(line.split() for line in used.with_name("memory.stat").read_text().splitlines())
+        return float(counts.get("total_inactive_file", counts.get("inactive_file", 0)))  # version 1 has both
+    except (OSError, ValueError):
+        return 0.0

@@ -120,10 +120,28 @@ def test_features_are_read_as_linux_writes_them(tmp_path):
             2.0,
             (70, 7),
         ),
+        (
+            {
+                "memory.max": "1000\n",
+                "memory.current": "400\n",
+                "memory.stat": "anon 50\nactive_file 70\ninactive_file 280\n",
+            },
+            float("inf"),
+            (1000, 120),
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "70\n",
+                "memory/memory.usage_in_bytes": "30\n",
+                "memory/memory.stat": "inactive_file 3\ntotal_inactive_file 20\n",
+            },
+            float("inf"),
+            (70, 10),
+        ),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf"), (float("inf"), 0)),
         ({}, float("inf"), (float("inf"), 0)),
     ],
-    ids=["v2", "v2 without limits", "v1", "v1 without limits", "none"],
+    ids=["v2", "v2 without limits", "v1", "v2 with cached files", "v1 with cached files", "v1 without limits", "none"],
 )
 def test_the_limits_of_a_container(tmp_path, files, cores, limit):
     for name, text in files.items():

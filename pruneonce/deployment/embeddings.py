@@ -15,6 +15,11 @@ from onnx import numpy_helper
 TINY = 1e-8  # floor of a scale, for a column of zeros
 
 
+def scales_of(table: str) -> str:
+    """The name of a table's scales."""
+    return f"{table}_scale"
+
+
 def quantize(path: Path) -> dict[str, float]:
     """Store as int8, in the ONNX file itself, every float table whose rows Gather nodes read, and no other node.
 
@@ -30,7 +35,7 @@ def quantize(path: Path) -> dict[str, float]:
         norm = float(np.linalg.norm(table))
         errors[tensor.name] = float(np.linalg.norm(table - integers * scale)) / norm if norm else 0.0
         tensor.CopyFrom(numpy_helper.from_array(integers, tensor.name))
-        graph.initializer.append(numpy_helper.from_array(scale, f"{tensor.name}_scale"))
+        graph.initializer.append(numpy_helper.from_array(scale, scales_of(tensor.name)))
     nodes = [part for node in graph.node for part in _dequantized(node, errors)]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -68,5 +73,5 @@ def _dequantized(node: onnx.NodeProto, tables: Collection[str]) -> list[onnx.Nod
     integers, floats = f"{values}_int8", f"{values}_float"
     node.output[0] = integers
     cast = onnx.helper.make_node("Cast", [integers], [floats], name=f"{node.name}_cast", to=onnx.TensorProto.FLOAT)
-    scale = onnx.helper.make_node("Mul", [floats, f"{node.input[0]}_scale"], [values], name=f"{node.name}_scale")
+    scale = onnx.helper.make_node("Mul", [floats, scales_of(node.input[0])], [values], name=f"{node.name}_scale")
     return [node, cast, scale]

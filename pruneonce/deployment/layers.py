@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from pruneonce.deployment.embeddings import scales_of
 from pruneonce.deployment.inspect import PRUNABLE
 from pruneonce.deployment.provenance import ABOUT, BLOCKS, GROUPS
 from pruneonce.errors import PackError
@@ -145,7 +146,8 @@ def _in_blocks(zero: np.ndarray, rows: int, columns: int) -> bool:
 
 
 def _parameters(graph: onnx.GraphProto) -> int:
-    scales = {
+    scales = {scales_of(tensor.name) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    scales |= {
         name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]
     }
     indices = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pruneonce.deployment import layers, provenance
+from pruneonce.deployment import embeddings, layers, provenance
 from pruneonce.errors import PackError
 
 RNG = np.random.default_rng(0)
@@ -82,6 +82,16 @@ def model(about: object = None) -> bytes:
     said = {"pruneonce.prunable": json.dumps({"a": "in,out", "c": "in,out"})}
     helper.set_model_props(proto, said | ({} if about is None else {provenance.ABOUT: str(about)}))
     return proto.SerializeToString()
+
+
+def test_the_scales_of_an_int8_table_are_no_parameters(tmp_path):
+    """They are read by a Mul, behind the look-up."""
+    (tmp_path / "a.onnx").write_bytes(model())
+    float_ = layers.content(tmp_path / "a.onnx")
+    assert list(embeddings.quantize(tmp_path / "a.onnx")) == ["words.weight"]
+    int8 = layers.content(tmp_path / "a.onnx")
+    assert int8.parameters == float_.parameters
+    assert int8.layers[0].bits == 8
 
 
 def test_each_matrix_is_described_once():

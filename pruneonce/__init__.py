@@ -19,7 +19,7 @@ def load(path: str | Path, *, threads: int = 0, execution: str = "auto") -> Sess
     threads: of the processor; 0 for one a core.
     execution: "auto" runs every int8 matrix the faster way on this processor, by the sparse kernel or by ONNX Runtime's own
     product. "sparse" and "stock" take one of the two for all. `pruneonce inspect` prints what runs how.
-    Needs onnxruntime, onnx-ir and numpy, no torch.
+    Needs onnxruntime, onnx, onnx-ir and numpy, no torch.
     Raises KernelsError for "sparse" where the library of the kernels is missing. Raises PackError for a file that is
     damaged, cut short or of another kind. `run` raises ModelError for inputs that the model cannot read, such as a text
     that is too long.

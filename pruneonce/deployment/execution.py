@@ -4,7 +4,7 @@
     sparse   the sparse kernel for every matrix
     auto     the faster one for each matrix, by a cost model that was measured (costs.py)
 
-Needs onnxruntime, onnx-ir and numpy, no torch.
+Needs onnxruntime, onnx, onnx-ir and numpy, no torch.
 """
 
 import ctypes

@@ -1,1 +1,1 @@
-"""Models in Hugging Face folders, and what a step of training costs."""
+"""Models in Hugging Face folders: read, made, checked."""

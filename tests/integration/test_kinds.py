@@ -27,6 +27,7 @@ from pruneonce.models import checkpoint
 from pruneonce.serving.predictor import Predictor
 from pruneonce.tasks import examples, kinds, splits
 from pruneonce.tasks.batches import evaluation_batches, in_split_order
+from pruneonce.tasks.tagging import OUTSIDE
 from tests.conftest import TINY
 from tests.integration import tiny
 from tests.pages import blocks
@@ -231,7 +232,7 @@ def said(answer: dict[str, Any]) -> str:
         case {"number": number}:
             return f"{number:.4g}"
         case {"tags": tags}:
-            return " ".join(tags)
+            return " ".join(tag or OUTSIDE for tag in tags)  # null: the word was cut
         case _:
             return answer["answer"]
 

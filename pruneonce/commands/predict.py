@@ -15,6 +15,7 @@ EXAMPLES = (
     'pruneonce predict models:/pruneonce-r8@champion --text "wheat exports fell"',
 )
 
+DIGITS = 9  # of a number of rows
 SHOWN = 4  # numbers of a vector, on a line
 NOT_READ = "?"  # in place of the tag of a word that the model did not read
 
@@ -58,8 +59,8 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a number of rows, found {text!r}")
+    if not text.isdecimal() or len(text) > DIGITS:
+        raise argparse.ArgumentTypeError(f"expected a number of at most {DIGITS} digits, found {text!r}")
     return int(text)
 
 

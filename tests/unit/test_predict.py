@@ -211,6 +211,12 @@ def test_rows_that_are_no_data_are_skipped(file, call, tmp_path, monkeypatch):
     assert call(file, "--file", "-", "--skip-rows", "1") == call(file, "--text", "the rain")
 
 
+@pytest.mark.parametrize("rows", ["-1", "x", "9" * 30])
+def test_a_number_of_rows_is_one(file, call, capsys, rows):
+    assert call(file, "--file", "a.tab", f"--skip-rows={rows}") == "2"
+    assert "expected a number of at most 9 digits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("cell", ['{"body": ["the", "rain"]}', '{"body": "[\\"the\\", \\"rain\\"]"}'])
 def test_a_file_of_words_to_be_tagged(model, call, tmp_path, cell):
     (tmp_path / "a.jsonl").write_text(cell)

@@ -49,6 +49,7 @@ def make(draw: Random) -> Files:
         words += ["--file", name]
         for option in ("--column", "--pair-column"):
             words += [f"{option}={draw.choice(COLUMNS)}"] if draw.random() < 0.2 else []
+        words += [f"--skip-rows={draw.choice(('0', '1', '9', '-1', 'x', '9' * 30))}"] if draw.random() < 0.2 else []
     return {**files, "case.json": json.dumps({"kind": kind, "words": words}).encode()}
 
 

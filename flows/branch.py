@@ -26,10 +26,10 @@ from flows import fresh, merging, restoring, trouble, units
 from flows.repro import Outcome, quiet_logs, repro
 from flows.units import KERNELS, LOCK, PARAMS, Unit
 from pipeline.params.document import load
-from pipeline.params.reading import parse_yaml
 from pipeline.scratch import PLACE
 from pipeline.stopping import PARENT
 from pipeline.tracking import committed, handover
+from pipeline.tracking.lock import blocks
 from pruneonce.errors import DataError, PipelineError
 
 TRIES, WAIT_SECONDS = 6, [5.0, 10.0, 30.0, 60.0, 300.0]  # for a remote or a server that is away
@@ -167,8 +167,8 @@ def result(unit: Unit, outcome: Outcome, small: list[str]) -> dict[str, Any]:
 
 def entry(lock: str, stage: str) -> dict[str, Any] | None:
     """The entry of a stage in the text of a dvc.lock; None if it has none."""
-    found: dict[str, Any] | None = (parse_yaml(lock, str(LOCK)) or {}).get("stages", {}).get(stage)
-    return found
+    with blocks(LOCK, lambda _: lock) as entries:
+        return entries.get(stage)
 
 
 def where() -> str:

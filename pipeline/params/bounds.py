@@ -14,7 +14,7 @@ from pruneonce.errors import ConfigError
 
 MOST_CHARACTERS = 2_000_000
 MOST_DEPTH = 40
-MOST_VALUES = 50_000  # a dvc.lock of 100 tasks has 30,000; with every alias counted as what it stands for
+MOST_VALUES = 50_000  # of a person's file, with every alias counted as what it stands for
 
 
 @dataclass
@@ -29,9 +29,10 @@ class _Open:
 
 @dataclass
 class Count:
-    """Counts the parser's events. name: the file that they come from."""
+    """Counts the parser's events. name: the file that they come from. most: values that it may stand for."""
 
     name: str
+    most: int
     inside: list[_Open] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)  # values that an anchor stands for
 
@@ -84,20 +85,24 @@ class Count:
         if self.inside:
             self.inside[-1].values += values
             self.inside[-1].key = None
-            if self.inside[-1].values > MOST_VALUES:
-                raise self._bad(f"at most {MOST_VALUES:,} values", "more, with its aliases", "Write out what is meant")
+            if self.inside[-1].values > self.most:
+                raise self._bad(f"at most {self.most:,} values", "more, with its aliases", "Write out what is meant")
 
     def _bad(self, expected: str, found: str, do: str) -> ConfigError:
         return ConfigError(f"expected {expected} in {self.name}, found {found}. {do}.")
 
 
-def check(text: str, name: str) -> None:
-    """Raises ConfigError if `text` is too much to read, or not what a file of parameters is; YAMLError if it is no YAML."""
-    if len(text) > MOST_CHARACTERS:
+def check(text: str, name: str, *, generated: bool = False) -> None:
+    """Raises ConfigError if `text` is too much to read, or not what a file of parameters is; YAMLError if it is no YAML.
+
+    generated: a program wrote it, such as dvc.lock, which grows with the tasks. It may be of any length, and stand for as
+    many values as it has characters.
+    """
+    if not generated and len(text) > MOST_CHARACTERS:
         raise ConfigError(
             f"expected at most {MOST_CHARACTERS:,} characters in {name}, found {len(text):,}. Is this the file?"
         )
-    count = Count(name)
+    count = Count(name, max(MOST_VALUES, len(text)) if generated else MOST_VALUES)
     for event in YAML(typ="safe").parse(text):
         count(event)
 

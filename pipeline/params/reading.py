@@ -28,10 +28,13 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"expected a file in UTF-8, found one that cannot be read ({why}): {path}") from None
 
 
-def parse_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
-    """YAML out of `text`, which came from `name`. Raises ConfigError: where `bounds` does, before anything is built."""
+def parse_yaml(text: str, name: str, yaml: YAML | None = None, *, generated: bool = False) -> Any:
+    """YAML out of `text`, which came from `name`. Raises ConfigError: where `bounds` does, before anything is built.
+
+    generated: a program wrote it (`bounds.check`).
+    """
     try:
-        bounds.check(text, name)
+        bounds.check(text, name, generated=generated)
         document = (yaml or YAML(typ="safe")).load(text)
         bounds.check_values(document, name)
     except ConfigError:

@@ -16,6 +16,7 @@ from pruneonce.errors import ConfigError
 # The folders of the DVC projects; no stage name stands in two of them.
 PIPELINE, STUDY, PATTERNS = Path(), Path("study"), Path("study/patterns")
 FOLDERS = (PIPELINE, STUDY, PATTERNS)
+LOCK = "dvc.lock"
 Reader = Callable[[Path], str | None]  # the text of a file of the project, of now or of a commit; None if there is none
 
 
@@ -44,7 +45,7 @@ def locked_in(read: Reader) -> dict[str, Stage]:
     """`locked` of a project whose files `read` gives."""
     stages: dict[str, Stage] = {}
     for folder in FOLDERS:
-        with blocks(folder / "dvc.lock", read) as entries:
+        with blocks(folder / LOCK, read) as entries:
             stages |= {name: _stage(name, entry, folder) for name, entry in entries.items()}
     return stages
 
@@ -54,7 +55,7 @@ def blocks(path: Path, read: Reader) -> Iterator[dict[str, Any]]:
     """The stages in a file of DVC's; empty if there is none. Raises ConfigError if its structure is not DVC's."""
     try:
         text = read(path)
-        yield {} if text is None else (_parsed(text, str(path)) or {}).get("stages", {})
+        yield {} if text is None else (_parsed(text, path) or {}).get("stages", {})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"expected stages as DVC has them in {path}, found another structure ({type(error).__name__}: {error}). "
@@ -63,9 +64,9 @@ def blocks(path: Path, read: Reader) -> Iterator[dict[str, Any]]:
 
 
 @functools.lru_cache(maxsize=32)
-def _parsed(text: str, name: str) -> Any:
+def _parsed(text: str, path: Path) -> Any:
     """A lock file of many commits is the same text. The result is not to be changed."""
-    return parse_yaml(text, name)
+    return parse_yaml(text, str(path), generated=path.name == LOCK)
 
 
 def _stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:

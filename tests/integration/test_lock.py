@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
 
+from flows import branch
 from pipeline import hashing, stage, stopping
 from pipeline.history import Log
-from pipeline.params.reading import read_yaml
+from pipeline.params import bounds
+from pipeline.params.reading import parse_yaml, read_yaml
 from pipeline.stage import Metrics, Out
 from pipeline.tracking import address, committed, flow_runs, lock, runs, store
 from pipeline.tracking.lock import Stage
 from pipeline.tracking.open_run import OpenRun
+from pruneonce.errors import ConfigError
 from tests.conftest import ROOT
 
 PIPELINE = """
@@ -92,6 +96,27 @@ def test_dvc_lock_is_read_back(inside):
     assert stages["grow"].params == {"grow": {"rate": 1e-4}}
     assert set(stages["harvest"].deps) == {"out", "size.txt"}
     assert stages["harvest"].deps["out"] == stages["grow"].outs["out"]
+
+
+def test_a_lock_grows_with_the_tasks_and_is_read(tmp_path):
+    """A person's file of so many values is refused. The numbers are those of a task in this project's dvc.lock."""
+    head, _, entries = (ROOT / "dvc.lock").read_text().partition("stages:\n")
+    task = "".join(entry for entry in re.split(r"(?m)^(?=  \S)", entries) if entry.partition(":")[0].endswith("@r8"))
+    tasks = [f"t{number}" for number in range(-(-bounds.MOST_CHARACTERS // len(task)) + 1)]
+    text = f"{head}stages:\n" + "".join(task.replace("@r8:", f"@{name}:") for name in tasks)
+    (tmp_path / "dvc.lock").write_text(text)
+    stages = lock.locked(tmp_path)
+    assert {name.partition("@")[2] for name in stages} == set(tasks)
+    assert set(branch.entry(text, f"export@{tasks[-1]}")) == {"cmd", "deps", "params", "outs"}
+    with pytest.raises(ConfigError, match="expected at most 2,000,000 characters"):
+        parse_yaml(text, "params.yaml")
+
+
+def test_aliases_of_a_lock_stand_for_no_more_than_it_has_characters(tmp_path):
+    doubled = "".join(f"  a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
+    (tmp_path / "dvc.lock").write_text(f"stages:\n  a0: &a0 [x, x]\n{doubled}")
+    with pytest.raises(ConfigError, match=r"at most 50,000 values in .*dvc\.lock, found more, with its aliases"):
+        lock.locked(tmp_path)
 
 
 def test_without_dvc_lock_there_are_no_stages(tmp_path):

@@ -43,6 +43,7 @@ class Project:
             text = re.sub(rf"(?m)^  {key}: \S+", f"  {key}: {value}", text)
         Path("params.yaml").write_text(text)
         stages = {name: {"foreach": "${tasks}", "do": {"cmd": name}} for name in ("export", "evaluate")}
+        stages["sparsify"] = {"cmd": "sparsify"}
         Path("dvc.yaml").write_text(json.dumps({"stages": stages}) + "\n")
         Path(".gitignore").write_text("/data/\n/mlflow.db*\n/mlruns/\n/.pruneonce/\n")
         git("init", "-q")
@@ -66,9 +67,14 @@ class Project:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
         files = write(found)
-        common = {**read_yaml(Path("params.yaml"))["common"], "seed": seed}
-        reads = {f"export@{TASK}": [], f"evaluate@{TASK}": [path]}
+        values = read_yaml(Path("params.yaml"))
+        common = {**values["common"], "seed": seed}
+        sparse = Path("data/sparsify")
+        sparse.write_text(str(values["sparsify"]))
+        reads = {"sparsify": [], f"export@{TASK}": [sparse], f"evaluate@{TASK}": [path]}
+        more = {"sparsify": {"sparsify": values["sparsify"]}}
         writes = {
+            "sparsify": [sparse],
             f"export@{TASK}": [path, files["export"]],
             f"evaluate@{TASK}": [files[name] for name in ("scores", "latencies", "answers")],
         }
@@ -76,7 +82,7 @@ class Project:
             name: {
                 "cmd": name,
                 "deps": [{"path": str(each), "md5": file_md5(each)} for each in deps],
-                "params": {"params.yaml": {"common": common}},
+                "params": {"params.yaml": {"common": common, **more.get(name, {})}},
                 "outs": [{"path": str(each), "md5": file_md5(each)} for each in writes[name]],
             }
             for name, deps in reads.items()

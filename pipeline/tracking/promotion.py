@@ -73,12 +73,12 @@ def judge(task: str, *, alias: str = champions.ALIAS, accept_other_split: bool =
     params, stages = load(), lock.current()
     md5 = next((md5 for name, _, md5 in registry.evaluated(stages) if name == task), None)
     if md5 is None:
-        raise PipelineError(f"expected an evaluated model of {task} in dvc.lock, found none. Make it with: make run")
+        raise PipelineError(f"expected an evaluated model of {task} in dvc.lock, found none. Make it with: pruneonce run")
     committed.check(stages, task)
     _check_files(stages, task)
     measured = gates.read(task)
     with store() as (client, _):
-        list(registry.register({name: s for name, s in stages.items() if name.partition("@")[2] == task}))
+        list(registry.register(stages, only=task))
         candidate = versions.find(client, task, md5)
         if candidate is None:
             raise PipelineError(

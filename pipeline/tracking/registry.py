@@ -37,15 +37,18 @@ def update() -> Iterator[str]:
     yield from register(current())
 
 
-def register(stages: Mapping[str, Stage]) -> Iterator[str]:
+def register(stages: Mapping[str, Stage], only: str | None = None) -> Iterator[str]:
     """Bring the registry to the state of these stages. Yields a line for each version that `current` moved to, or did not.
+
+    only: of this task. Its recipe is also that of the stages which all tasks share.
 
     Each model is registered when its lines are read. So those before one that fails are registered.
     Raises PruneOnceError: TrackerUnreachable if the store fails, also where a disk is full.
     """
     with store() as (client, _):
         for task, path, md5 in evaluated(stages):
-            yield from _current(client, stages, task, Path(path), md5)
+            if only in (None, task):
+                yield from _current(client, stages, task, Path(path), md5)
 
 
 def evaluated(stages: Mapping[str, Stage]) -> Iterator[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -145,6 +146,17 @@ def test_seeds_of_the_same_parameters_are_told(project):
         "3 seeds of these parameters: 96.80% on average, standard deviation 0.20 points (96.60% to 97.00%). A smaller "
         "difference than theirs may be the seed's."
     )
+
+
+def test_models_of_another_sparsity_are_no_seeds_of_the_same_parameters(project):
+    """The stage that prunes is one for all tasks."""
+    for seed, sparsity in ((1, 0.8), (2, 0.85)):
+        text = Path("params.yaml").read_text().replace(f"seed: {seed - 1}", f"seed: {seed}", 1)
+        Path("params.yaml").write_text(re.sub(r"(?m)^  sparsity: \S+", f"  sparsity: {sparsity}", text, count=1))
+        judged = shipped(project, measured(), f"seed {seed}", seed=seed)
+    recipes = {version.tags["recipe"] for version in project.client.search_model_versions(f"name='{MODEL}'")}
+    assert len(recipes) == 2
+    assert not any("seeds of these parameters" in note for note in judged.notes)
 
 
 def test_rollbacks_go_back_one_by_one_and_end(project):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,13 +32,18 @@ BATCH = 90  # entries a request: the server's limit is 100 params, 1000 metrics
 
 
 @contextmanager
-def one_error(also: str = "") -> Iterator[None]:
-    """Our own errors keep their type; any other is a TrackerUnreachable. also: words to end the message with."""
+def one_error(also: str = "", *, connecting: bool = False) -> Iterator[None]:
+    """What MLflow and the system raise is a TrackerUnreachable. Our own errors and faults of the code keep their type.
+
+    also: words to end the message with. connecting: any other error is that of an address which cannot be.
+    """
     try:
         yield
     except PruneOnceError as error:
         raise type(error)(f"{error}{also}") from None
     except Exception as error:
+        if not (connecting or isinstance(error, OSError | MlflowException) or _in_mlflow(error)):
+            raise
         advice = database.advice(str(error), sqlite_file(uri()) or Path("it"))
         if not advice and os.environ.get("MLFLOW_TRACKING_URI"):
             advice = "Start it, or unset MLFLOW_TRACKING_URI to use a local file."
@@ -45,7 +51,13 @@ def one_error(also: str = "") -> Iterator[None]:
         raise TrackerUnreachable(f"{found}{also}") from None
 
 
-@one_error()
+def _in_mlflow(error: Exception) -> bool:
+    """Whether it was raised in a call of MLflow: SQLAlchemy's errors, a driver's, those of a server that is not MLflow's."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(module.partition(".")[0] == "mlflow" for module in modules)
+
+
+@one_error(connecting=True)
 def connect() -> tuple[MlflowClient, str]:
     """A client and the id of our experiment. Raises TrackerUnreachable."""
     if file := sqlite_file(uri()):

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import requests
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline import stopping
@@ -135,14 +137,24 @@ def test_any_other_folder_is_its_own_project(tmp_path, monkeypatch, folder):
     assert uri() == "sqlite:///runs.db"
 
 
-def test_an_error_that_is_no_mlflows_is_one_too(monkeypatch):
+def test_an_error_of_mlflow_or_the_system_says_that_the_store_failed(monkeypatch):
     monkeypatch.setattr(store, "connect", lambda: (None, "0"))
     began = time.monotonic()
-    for error in (MlflowException("x\ny"), RuntimeError("x\ny"), AttributeError("x\ny")):
+    for error in (MlflowException("x\ny"), OSError("x\ny"), requests.ConnectionError("x\ny")):
         with pytest.raises(TrackerUnreachable, match="found: x y") as caught, store.store(" So."):
             raise error
         assert str(caught.value).endswith(" So.")
+    with pytest.raises(TrackerUnreachable, match="found: 'NoneType' object has no attribute"), store.store():
+        MlflowClient.get_run(None, "a run")
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("error", [KeyError("test_md5"), TypeError("x"), ValueError("x")])
+def test_a_fault_of_the_code_is_not_called_one_of_the_store(monkeypatch, error):
+    monkeypatch.setattr(store, "connect", lambda: (None, "0"))
+    with pytest.raises(type(error)) as caught, store.store():
+        raise error
+    assert caught.value is error
 
 
 @pytest.mark.parametrize(

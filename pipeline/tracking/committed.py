@@ -19,8 +19,9 @@ from pipeline.tracking.lock import Stage
 from pruneonce.errors import PipelineError
 
 EXPERIMENT = "DVC_EXP_NAME"  # `dvc exp run` sets it for its commands
-WRITTEN = ("dvc.lock", "data", "study")  # a run writes here
-APART = ("docs", "tests", "*.md")  # no stage reads these
+# A run writes these; of study/, what the studies write beside their code.
+WRITTEN = ("dvc.lock", "data", "study/**/dvc.lock", *(f"study/**/*.{kind}" for kind in ("json", "csv", "svg", "md")))
+APART = ("docs", "tests", "*.md")  # no stage reads these: folders, and pages in the root
 FIRST = ("params.yaml", "dvc.lock", "dvc.yaml")  # in messages
 SHOWN = 3  # names of files in a message
 
@@ -32,7 +33,7 @@ def head() -> str:
 
 def edited(*, runs: bool = False) -> list[str]:
     """The tracked files that differ from the commit. runs: all of them, also those that a run itself writes, and pages."""
-    without = [] if runs else [f":(exclude){path}" for path in (*WRITTEN, *APART)]
+    without = [] if runs else [f":(exclude,glob){path}" for path in (*WRITTEN, *APART)]
     found = git.lines("diff", "--name-only", "--relative", "HEAD", "--", ".", *without)
     return sorted(found, key=lambda path: (path not in FIRST, path))
 
@@ -99,14 +100,14 @@ def stale(stages: Mapping[str, Stage], task: str) -> Iterator[str]:
     for stage in lineage(stages, f"evaluate@{task}"):
         for key, value in stage.params.items():
             if _value(values, key) != value:
-                yield f"{key} of params.yaml is not what {stage.name} in dvc.lock was made with. Run again: make run"
+                yield f"{key} of params.yaml is not what {stage.name} in dvc.lock was made with. Run again: pruneonce run"
         for path, md5 in stage.deps.items():
             if lock.producers(path, stages):
                 made = {maker.outs[path] for maker in stages.values() if path in maker.outs}
                 if made and md5 not in made:
-                    yield f"{stage.name} in dvc.lock was made with another {path}. Run again: make run"
+                    yield f"{stage.name} in dvc.lock was made with another {path}. Run again: pruneonce run"
             elif seen.setdefault(path, file_md5(Path(path)) if Path(path).exists() else "") != md5:
-                yield f"{path} is not what {stage.name} in dvc.lock was made with. Run again: make run"
+                yield f"{path} is not what {stage.name} in dvc.lock was made with. Run again: pruneonce run"
             elif not stage.name.startswith("fetch_local@"):  # which reads a file of the user's, of which DVC keeps a copy
                 yield from (
                     f"{file}, which {stage.name} reads, is in no commit. Commit it first"

@@ -177,7 +177,8 @@ def test_numbers_of_other_parameters_are_refused(run):
     params.write_text(params.read_text().replace("sparsity: 0.85", "sparsity: 0.9", 1))
     with pytest.raises(
         DataError,
-        match=r"found none: sparsify of params\.yaml is not what sparsify in dvc\.lock was made with\. Run again: make run$",
+        match=r"found none: sparsify of params\.yaml is not what sparsify in dvc\.lock was made with\. "
+        r"Run again: pruneonce run$",
     ):
         results.main()
     assert not (run / "study/battery/results").exists()

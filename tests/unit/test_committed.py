@@ -31,16 +31,19 @@ def edit(name: str) -> None:
 
 
 def test_a_run_of_what_is_committed_has_none(project):
-    """It writes dvc.lock and data/; pages and tests are read by no stage."""
-    for name in ("docs/a.txt", "tests/a.py", "README.md", "study/table.json", "notes.txt"):
+    """It writes dvc.lock and data/, and the studies their tables; pages and tests are read by no stage."""
+    written = ("study/table.json", "study/dvc.lock", "study/patterns/latencies.svg", "study/battery/results/a.json")
+    for name in ("docs/a.txt", "tests/a.py", "README.md", "notes.txt", *written):
         edit(name)
     git("add", "--all", ":!notes.txt")
     assert obstacle(project) == ""
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml", "pipeline/a.py"])
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml", "pipeline/a.py", "pipeline/a.md", "study/a.py"])
 def test_edits_of_what_a_run_reads_are_named(project, name):
-    edit("pipeline/a.py")
+    """A page of Markdown in a package is a template."""
+    for present in ("pipeline/b.py", name):
+        edit(present)
     commit()
     edit(name)
     assert obstacle(project) == f"{name} differ from the commit {committed.head()[:8]}. Commit them first"
@@ -90,7 +93,7 @@ def test_a_copy_of_an_experiment_is_known_by_its_place(project, monkeypatch):
 
 def test_values_that_were_reset_since_are_named(project):
     """A run of seed 2, then `git checkout params.yaml`."""
-    expected = "common of params.yaml is not what evaluate@topic in dvc.lock was made with. Run again: make run"
+    expected = "common of params.yaml is not what evaluate@topic in dvc.lock was made with. Run again: pruneonce run"
     assert obstacle(project, seed=2) == expected
 
 
@@ -98,11 +101,11 @@ def test_code_and_data_that_changed_since_are_named(project):
     stages = project.run(measured(), "new")
     export = stages[f"export@{TASK}"]
     export.deps["dvc.yaml"] = "0" * 32
-    expected = "dvc.yaml is not what export@topic in dvc.lock was made with. Run again: make run"
+    expected = "dvc.yaml is not what export@topic in dvc.lock was made with. Run again: pruneonce run"
     assert committed.obstacle(stages, TASK) == expected
     del export.deps["dvc.yaml"]
     export.outs[FILE] = "0" * 32
-    expected = f"evaluate@topic in dvc.lock was made with another {FILE}. Run again: make run"
+    expected = f"evaluate@topic in dvc.lock was made with another {FILE}. Run again: pruneonce run"
     assert committed.obstacle(stages, TASK) == expected
 
 

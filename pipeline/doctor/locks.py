@@ -5,6 +5,7 @@ Linux lists who holds a lock in /proc/locks. So nothing is locked here, and no r
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,11 +90,12 @@ def _is_dvc(pid: int) -> bool:
 
 def leftovers() -> Iterator[Finding]:
     """What runs that did not end have saved, to continue from, and what MLflow's database was to become."""
-    kept = [path for path in sorted(scratch.root().glob("*")) if path.is_dir() and not (path / scratch.DONE).exists()]
+    own = [path for path in sorted(scratch.root().glob("*")) if scratch.OWN.fullmatch(path.name) and path.is_dir()]
+    kept = [path for path in own if not (path / scratch.DONE).exists()]
     if kept:
         stages = sorted({path.name.rpartition("-")[0] for path in kept})
         size = sum(file.stat().st_size for path in kept for file in path.rglob("*") if file.is_file())
-        advice = f"They continue when they run again. To start from step 0: rm -r {scratch.root()}"
+        advice = f"They continue when they run again. To start from step 0: rm -r {shlex.join(map(str, kept))}"
         yield Finding("unfinished", NOTE, f"{', '.join(stages)}: {size / 1e6:,.0f} MB in {scratch.root()}", advice)
     part = TRACKING.with_suffix(".part")
     if part.exists() and _inode(TRACKING) not in holder_of():

@@ -322,13 +322,16 @@ def test_dvcs_paths_by_the_process_that_uses_them(folder):
 
 def test_what_unfinished_runs_have_saved(folder):
     assert list(locks.leftovers()) == []
-    for name in ("sparsify-0123", "finetune@r8-4567"):
+    names = ("finetune@r8-4567012345670123", "sparsify-0123456701234567")
+    for name in (*names, "somebodys"):
         (scratch.DEFAULT / name).mkdir(parents=True)
         (scratch.DEFAULT / name / "a.safetensors").write_bytes(bytes(1_500_000))
-    (scratch.DEFAULT / "sparsify-0123.lock").touch()
+    (scratch.DEFAULT / f"{names[1]}.lock").touch()
+    (scratch.DEFAULT / "0123-1-89abcdef.jsonl").touch()  # metrics that MLflow is still to have
     (folder / "mlflow.db.part").touch()
     saved, database = locks.leftovers()
     assert (saved.level, saved.found) == (NOTE, "finetune@r8, sparsify: 3 MB in .pruneonce/scratch")
+    assert saved.advice.endswith(f"rm -r .pruneonce/scratch/{names[0]} .pruneonce/scratch/{names[1]}")
     assert database.found == "mlflow.db.part is of a process that was killed: the next run replaces it"
 
 

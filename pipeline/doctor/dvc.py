@@ -1,6 +1,5 @@
-"""DVC's settings, read without DVC: the project, the cache's folder, the remotes and whether they answer."""
+"""DVC's project, and its remotes: whether they answer."""
 
-import configparser
 import os
 import shutil
 import socket
@@ -8,31 +7,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pipeline import dvc_settings
 from pruneonce.doctor.findings import NOTE, OK, PROBLEM, Finding
 from pruneonce.doctor.packages import version
-from pruneonce.errors import plain
+from pruneonce.errors import ConfigError, plain
 
 HOME = Path(".dvc")
 # Scheme of a remote -> the package that DVC needs for it.
 PLUGINS = {"s3": "dvc-s3", "gs": "dvc-gs", "azure": "dvc-azure", "ssh": "dvc-ssh", "http": "dvc-http", "https": "dvc-http"}
 PORTS = {"ssh": 22, "http": 80, "https": 443}
 WAIT_SECONDS = 1.0
-
-Settings = Mapping[str, Mapping[str, str]]
-
-
-def settings() -> Settings:
-    """Section -> key -> value: the user's file, then the project's, then the one of this clone alone."""
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dvc/config"
-    found = configparser.ConfigParser(interpolation=None, strict=False)
-    found.read([user, HOME / "config", HOME / "config.local"], encoding="utf-8")
-    return {name.strip("'"): dict(found[name]) for name in found.sections()}
-
-
-def cache_folder() -> Path:
-    """Where DVC keeps every version of every out."""
-    named = settings().get("cache", {}).get("dir")
-    return HOME / Path(named).expanduser() if named else HOME / "cache"  # a relative one begins at the file that names it
 
 
 def project() -> Iterator[Finding]:
@@ -43,14 +27,14 @@ def project() -> Iterator[Finding]:
         )
         return
     try:
-        settings()
-    except (configparser.Error, UnicodeDecodeError) as error:
-        yield Finding("dvc", PROBLEM, f"expected settings in {HOME / 'config'}, found: {error}", "Correct the file.")
+        dvc_settings.read(*dvc_settings.files())
+    except ConfigError as error:
+        yield Finding("dvc", PROBLEM, str(error))
 
 
 def remotes() -> Iterator[Finding]:
     """The remotes: whether there is one, whether each can be reached."""
-    said = settings()
+    said = dvc_settings.read(*dvc_settings.files())
     urls = {name.split('"')[1]: section.get("url", "") for name, section in said.items() if name.startswith("remote ")}
     if not urls:
         advice = "To share or back up results: dvc remote add --default NAME URL (docs/servers.md)."

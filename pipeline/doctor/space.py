@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.doctor.dvc import cache_folder
+from pipeline import dvc_settings
 from pruneonce.doctor.findings import NOTE, OK, PROBLEM, Finding
 
 LOCK = Path("dvc.lock")
@@ -17,7 +17,7 @@ ADVICE = "Free some, or move DVC's cache: dvc cache dir. What no commit needs: d
 
 def disk() -> Iterator[Finding]:
     """Free space against the bytes of all outs of dvc.lock, which a run with other parameters writes anew."""
-    folder = cache_folder()
+    folder = dvc_settings.cache()
     there = next(path for path in (folder, *folder.parents) if path.exists())
     kind = filesystem(there)
     shared = there.stat().st_dev == Path().stat().st_dev and kind in REFLINKS

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import dvc_settings
 from pipeline.hashing import file_md5
 from pipeline.lineage import git
 from pipeline.lineage.graph import Node
+from pipeline.lineage.places import OBJECTS, project_of
 from pipeline.tracking.address import shown, sqlite_file, uri
 from pruneonce.errors import TrackerUnreachable
 
 if TYPE_CHECKING:
     from pipeline.tracking.asked import Run
 
-CACHE = Path(".dvc/cache/files/md5")  # DVC's own default; `places` asks DVC
 # What a line of a tree says: key of the numbers -> words with it.
 SAID = {
     "int8.score": "int8 {:.4f}",
@@ -98,7 +99,7 @@ def _numbers(text: bytes) -> dict[str, float]:
 
 def _content(path: str, md5: str, commit: str) -> bytes | None:
     """The small file of this md5: from this folder, from DVC's cache, or from git; None if it is in none of them."""
-    for place in (Path(path), CACHE / md5[:2] / md5[2:]):
+    for place in (Path(path), dvc_settings.cache(project_of(path)) / OBJECTS / md5[:2] / md5[2:]):
         try:
             if place.is_file() and file_md5(place) == md5:
                 return place.read_bytes()

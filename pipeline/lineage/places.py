@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
-
-from pipeline import ignored
+from pipeline import dvc_settings, ignored
 from pipeline.git import said
 from pipeline.hashing import known_md5
 from pipeline.integrity import listed
@@ -115,14 +113,8 @@ class Stores:
     """DVC's cache and remote of each project, by what DVC says of its configuration. DVC is asked once."""
 
     def __init__(self) -> None:
-        self.cache, self.remote = functools.cache(self._cache), functools.cache(self._remote)
+        self.cache, self.remote = functools.cache(dvc_settings.cache), functools.cache(self._remote)
         self._configuration, self._absent = functools.cache(_configuration), functools.cache(_absent)
-
-    def _cache(self, project: Path) -> Path:
-        """The folder of the cache."""
-        if "cache.dir" not in self._configuration(project):
-            return project / ".dvc/cache"
-        return project / (_dvc(project, "cache", "dir").strip() or ".dvc/cache")
 
     def _remote(self, project: Path) -> tuple[str, Path | None] | None:
         """(name, folder or None for one that is no folder) of the default remote; None if there is none."""
@@ -147,12 +139,9 @@ class Stores:
 
 
 def _configuration(project: Path) -> dict[str, str]:
-    """What DVC's configuration says of cache and remotes. DVC takes a second to tell: it is asked if a file names one."""
-    system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or platformdirs.site_config_dir("dvc", "iterative")
-    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or platformdirs.user_config_dir("dvc", "iterative")
-    folders = (project / ".dvc", project / ".dvc", Path(user), Path(system))
-    files = [folder / name for folder, name in zip(folders, ("config", "config.local", "config", "config"), strict=True)]
-    if not any(re.search("cache|remote", file.read_text(errors="replace")) for file in files if file.is_file()):
+    """What DVC's configuration says of remotes. DVC takes a second to tell: it is asked if a file names one."""
+    files = dvc_settings.files(project)
+    if not any("remote" in file.read_text(errors="replace") for file in files if file.is_file()):
         return {}
     lines = _dvc(project, "config", "--list").splitlines()
     return {key: value for key, _, value in (line.partition("=") for line in lines)}

@@ -10,6 +10,8 @@ import pytest
 from pipeline import hashing
 from pipeline.lineage import trace
 from pipeline.lineage.facts import Facts
+from pipeline.lineage.graph import Node
+from pipeline.lineage.history import Version
 from pipeline.tracking import lock
 from pruneonce.errors import DataError
 
@@ -91,6 +93,18 @@ def test_a_file_in_an_out_is_known_by_its_name_where_dvc_links_it(traced, tmp_pa
         assert next(trace.full(name)) == f"{name}  md5 {md5('one')}"
     Path("by-another-name").symlink_to(tmp_path / "folder")
     assert next(trace.full("by-another-name/one")).endswith(md5("one"))
+
+
+def test_the_numbers_of_an_older_version_are_in_the_cache_that_dvc_is_set_to(traced, tmp_path):
+    scores = json.dumps({"int8": {"score": 0.9}})
+    digest = md5(scores)
+    kept = tmp_path / "elsewhere/files/md5" / digest[:2] / digest[2:]
+    kept.parent.mkdir(parents=True)
+    kept.write_text(scores)
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text(f"[cache]\n    dir = {tmp_path}/elsewhere\n")
+    older = lock.Stage("evaluate@a", {}, {"data/metrics/evaluate/a.json": digest}, {})
+    assert Facts().numbers(Node(older, Version("", {}, frozenset()))) == {"int8.score": 0.9}
 
 
 def test_a_loop_of_links_is_one_line(traced):

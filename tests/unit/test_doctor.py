@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import scratch
+from pipeline import dvc_settings, scratch
 from pipeline.doctor import dvc, environment, git, locks, servers, space
 from pipeline.doctor import kernels as sources
 from pruneonce.commands import doctor
@@ -366,7 +366,24 @@ def test_a_folder_that_is_no_project_of_dvcs(folder, settings):
     settings("[core]\n    analytics = false\n")
     assert list(dvc.project()) == []
     settings("analytics = false\n")
-    assert [finding.advice for finding in dvc.project()] == ["Correct the file."]
+    (found,) = dvc.project()
+    assert (found.level, found.found.startswith("expected settings of DVC in .dvc/config, found: ")) == (PROBLEM, True)
+    assert found.found.endswith("Correct the file.")
+
+
+def test_the_cache_is_where_any_file_of_dvcs_settings_says(folder, settings, monkeypatch):
+    """`dvc cache dir` says the same."""
+    places = {"DVC_SYSTEM_CONFIG_DIR": folder / "system", "DVC_GLOBAL_CONFIG_DIR": folder / "user"}
+    for variable, place in places.items():
+        place.mkdir()
+        monkeypatch.setenv(variable, str(place))
+    assert dvc_settings.cache() == Path(".dvc/cache")
+    (folder / "system/config").write_text("[cache]\n    dir = /srv/cache\n")
+    assert dvc_settings.cache() == Path("/srv/cache")
+    (folder / "user/config").write_text("[cache]\n    dir = kept\n")
+    assert dvc_settings.cache() == folder / "user/kept"
+    settings("[cache]\n    dir = ../kept\n")
+    assert dvc_settings.cache().resolve() == folder / "kept"
 
 
 def test_remotes(folder, settings, monkeypatch):

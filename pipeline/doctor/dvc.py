@@ -48,17 +48,20 @@ def remotes() -> Iterator[Finding]:
 
 
 def _reached(name: str, url: str, section: Mapping[str, str]) -> Finding:
-    parts = urlsplit(url)
+    shown, asked = f"{name} ({plain(url)})", section.get("endpointurl", url)
+    try:
+        parts, server = urlsplit(url), urlsplit(asked)
+        port = server.port or PORTS.get(server.scheme)
+    except ValueError:
+        return no_address("remote", f"{name} ({plain(asked)})")
     plugin = PLUGINS.get(parts.scheme)
-    shown = f"{name} ({plain(url)})"
     if plugin and version(plugin) is None:
         return Finding("remote", PROBLEM, f"{shown} needs {plugin}, found none", f"pip install {plugin}")
     if not parts.scheme:
         return _folder(shown, HOME / Path(url).expanduser())
-    server = urlsplit(section.get("endpointurl", url))
-    if server.scheme not in PORTS or not server.hostname:
+    if server.scheme not in PORTS or not server.hostname or port is None:
         return Finding("remote", OK, f"{shown}: not tried, because that needs its keys")
-    if error := refused(server.hostname, server.port or PORTS[server.scheme]):
+    if error := refused(server.hostname, port):
         return Finding("remote", PROBLEM, f"{shown} does not answer: {error}", "Check the address and the network.")
     return Finding("remote", OK, f"{shown} answers")
 
@@ -69,6 +72,12 @@ def _folder(shown: str, folder: Path) -> Finding:
     if not os.access(folder, os.R_OK | os.W_OK):
         return Finding("remote", PROBLEM, f"{shown} cannot be read and written", "Change its permissions.")
     return Finding("remote", OK, f"{shown}: {shutil.disk_usage(folder).free / 1e9:.0f} GB are free")
+
+
+def no_address(about: str, shown: str) -> Finding:
+    """The finding for an address without a host or a port. Python's message may hold a part of its password."""
+    advice = "A password in it has %2F for /, %23 for #, %3F for ?."
+    return Finding(about, PROBLEM, f"expected a host and a port in {shown}, found another address", advice)
 
 
 def refused(host: str, port: int) -> str:

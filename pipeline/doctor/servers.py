@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.doctor.dvc import refused
+from pipeline.doctor.dvc import no_address, refused
 from pipeline.tracking import address, database
 from pruneonce.doctor.findings import NOTE, OK, PROBLEM, Finding
 from pruneonce.errors import TrackerUnreachable, plain
@@ -80,9 +80,12 @@ def _prefect_address() -> str | None:
 
 def _server(name: str, url: str, advice: str) -> Finding:
     """Whether something listens at an address. Its password is not shown."""
-    parts = urlsplit(url)
     shown = plain(url)
-    port = parts.port or PORTS.get(parts.scheme.partition("+")[0])
+    try:
+        parts = urlsplit(url)
+        port = parts.port or PORTS.get(parts.scheme.partition("+")[0])
+    except ValueError:
+        return no_address(name, shown)
     if not parts.hostname or port is None:
         return Finding(name, NOTE, f"{shown}: not tried")
     if error := refused(parts.hostname, port):

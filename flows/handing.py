@@ -84,8 +84,8 @@ def _tag(unit: Unit) -> str:
 def store_address() -> str | None:
     """MLflow's address for workers that have none of their own; None if it holds a password, for Prefect shows it."""
     uri = address.uri()
-    if file := address.sqlite_file(uri):
-        return f"sqlite:///{file.absolute()}"
+    if address.sqlite_file(uri):
+        return address.everywhere()
     return uri if plain(uri) == uri else None
 
 

@@ -37,6 +37,12 @@ def shown() -> str:
     return plain(address if "://" in address else address.rpartition("@")[2])
 
 
+def everywhere() -> str:
+    """`shown`, for any folder of this machine: a sqlite file by its whole path. Two projects' own files are two stores."""
+    file = sqlite_file(uri())
+    return f"sqlite:///{file.absolute()}" if file else shown()
+
+
 def message(error: object) -> str:
     """The message of an error in one line, without its SQL and without a password of the address."""
     text = str(error).partition("[SQL:")[0].replace(uri(), shown())

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
-from pipeline.scratch import PLACE
-from pipeline.tracking.address import home, shown
+from pipeline.scratch import DEFAULT, PLACE
+from pipeline.tracking.address import everywhere, home, shown
 from pipeline.tracking.store import in_batches, refused
 from pruneonce.errors import plain
 from pruneonce.files import sync
@@ -32,9 +32,12 @@ WAIT_SECONDS = 60.0  # for another process that sends
 
 
 def folder() -> Path:
-    """Where the files lie. If scratch folders lie outside of the project, there: it may be a clone for one run."""
-    outside = os.environ.get(PLACE)
-    return Path(outside) if outside else home() / ".pruneonce/unsent"
+    """Where the files lie. If scratch folders lie outside of the project, there: it may be a clone for one run.
+
+    A cell of a sweep has the scratch folder of the project that started it: beside that lies what this project looks for.
+    """
+    scratch = Path(os.environ.get(PLACE) or home() / DEFAULT)
+    return scratch.with_name("unsent") if scratch.parts[-2:] == DEFAULT.parts else scratch
 
 
 def write(
@@ -42,7 +45,7 @@ def write(
 ) -> Path:
     """Write what is to be sent to a run, whole or not at all. status: how the run ended, now. Raises OSError."""
     now = int(time.time() * 1000)
-    lines: list[Mapping[str, Any]] = [{"run": run_id, "store": shown()}]
+    lines: list[Mapping[str, Any]] = [{"run": run_id, "store": everywhere()}]
     lines += [{"metric": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in metrics]
     lines += [{"tag": key, "value": value} for key, value in (tags or {}).items()]
     lines += [{"status": status, "ended": now}] if status else []
@@ -91,7 +94,7 @@ def send(client: MlflowClient) -> Iterator[str]:
         for file in _files():
             try:
                 head, *lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-                if head["store"] == shown():
+                if head["store"] == everywhere():
                     yield _send(client, head["run"], lines)
                     file.unlink()
             except (ValueError, KeyError, TypeError) as error:

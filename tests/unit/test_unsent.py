@@ -10,6 +10,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
+from flows import checkout
 from pipeline.tracking import unsent
 from pipeline.tracking.open_run import OpenRun
 
@@ -208,3 +209,29 @@ def test_a_clone_of_one_run_keeps_it_beside_the_checkpoints(tmp_path, monkeypatc
     monkeypatch.setenv(unsent.PLACE, str(tmp_path / "shared"))
     unsent.keep("r", metrics=METRICS)
     assert len(files(tmp_path / "shared")) == 1
+
+
+def test_two_projects_that_share_the_place_have_two_stores(tmp_path, monkeypatch):
+    """Each has the default store: a file of one name, in its own folder."""
+    monkeypatch.setenv(unsent.PLACE, str(tmp_path / "shared"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    server = Server()
+    for project in ("one", "other"):
+        (tmp_path / project).mkdir()
+        monkeypatch.chdir(tmp_path / project)
+        assert list(unsent.send(server)) == [], "the other's is left alone"
+        unsent.keep(project, metrics=METRICS[:1])
+    assert len(files(tmp_path / "shared")) == 2
+    assert len(list(unsent.send(server))) == 1
+    assert [file.name.partition("-")[0] for file in files(tmp_path / "shared")] == ["one"]
+
+
+def test_what_a_cell_of_a_sweep_keeps_is_found_by_the_project(tmp_path, folder, monkeypatch):
+    """The cell is computed in a clone, with the store and the scratch folder of the project."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "clone").mkdir()
+    with checkout.inside(tmp_path / "clone"):
+        unsent.keep("r", metrics=METRICS[:1])
+    assert len(files(folder)) == 1
+    assert len(list(unsent.send(Server()))) == 1
+    assert files(folder) == []

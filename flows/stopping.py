@@ -11,8 +11,6 @@ from contextlib import suppress
 from threading import Thread
 from typing import NoReturn
 
-from pipeline.stopping import PARENT
-
 CLOSING_SECONDS = 5.0
 
 
@@ -27,10 +25,10 @@ def listens() -> bool:
 
 
 def leave() -> NoReturn:
-    """Close the MLflow run, in a thread, and exit: the interrupted code may hold a lock that MLflow needs."""
+    """Close the MLflow runs, in a thread, and exit: the interrupted code may hold a lock that MLflow needs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if run := os.environ.get(PARENT):
-        closing = Thread(target=_close, args=(run,), daemon=True)
+    if runs := list(getattr(sys.modules.get("pipeline.tracking.flow_runs"), "OPEN", ())):
+        closing = Thread(target=_close, args=(runs,), daemon=True)
         closing.start()
         closing.join(CLOSING_SECONDS)
     with suppress(OSError, ValueError):  # the terminal may be gone
@@ -39,7 +37,8 @@ def leave() -> NoReturn:
     os._exit(130)
 
 
-def _close(run: str) -> None:
+def _close(runs: list[str]) -> None:
     from pipeline.tracking import flow_runs  # imported before, if there is a run
 
-    flow_runs.end_flow(run, "KILLED")
+    for run in reversed(runs):
+        flow_runs.end_flow(run, "KILLED")

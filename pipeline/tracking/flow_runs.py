@@ -16,6 +16,7 @@ from pipeline.tracking.store import store
 from pruneonce.errors import TrackerUnreachable
 
 NOTE = "mlflow.note.content"  # tag: what MLflow's page of the run says
+OPEN: dict[str, None] = {}  # the runs that this process opened and did not close, in order
 HEADLINES = ("score", "packed_bytes", "median_ms")  # of a row of the report
 
 
@@ -36,6 +37,7 @@ def start_flow(name: str, params: Mapping[str, Any], *, flow_run: str = "", pare
         send_kept(client)
         close_lost_of(client, experiment)
         run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        OPEN[run_id] = None
         log_params(client, run_id, flatten(params))
     return run_id
 
@@ -57,6 +59,7 @@ class Finished:
 
 def end_flow(run_id: str, status: str, left: Finished | None = None) -> None:
     """Close the parent run. A lost server is printed, not raised."""
+    OPEN.pop(run_id, None)
     left = left or Finished()
     seconds = {stage.replace("@", "."): value for stage, value in left.seconds.items()}
     try:

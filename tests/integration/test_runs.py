@@ -338,3 +338,30 @@ def test_a_task_that_params_yaml_no_longer_has_is_not_registered(finished, monke
     Path("params.yaml").write_text("tasks: {r8: {}}\n")
     list(compress.register())
     assert [sorted(stages) for stages in asked] == [["evaluate@topic", "export@topic"], []]
+
+
+STOPPED = """
+import signal
+from flows import stopping
+
+stopping.listen()
+stopping.CLOSING_SECONDS = 60.0
+from pipeline.tracking import flow_runs
+
+sweep = flow_runs.start_flow("sweep", {})
+flow_runs.end_flow(flow_runs.start_flow("done", {}, parent=sweep), "FINISHED")
+flow_runs.start_flow("cell", {}, parent=sweep)
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_closes_every_run_that_the_flow_opened(empty_store, tmp_path):
+    """That of a sweep lies above those of its cells."""
+    copy_store(empty_store, tmp_path)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(ROOT)}
+    environment.pop(stopping.PARENT, None)
+    done = subprocess.run([sys.executable, "-c", STOPPED], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, "Stopped by Ctrl-C" in done.stderr) == (130, True), done.stderr
+    found = {run.info.run_name: run.info.status for run in MlflowClient(store).search_runs(["1"])}
+    assert found == {"sweep": "KILLED", "done": "FINISHED", "cell": "KILLED"}

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.params.reading import parse_yaml
 from pruneonce.errors import ConfigError
 
 LONGEST = 80  # characters of a cell's name, which stands in file names
@@ -43,11 +44,17 @@ def cells(axes: Sequence[str]) -> list[Cell]:
 def _axis(text: str) -> tuple[str, list[str]]:
     key, sign, values = text.partition("=")
     found = _split(values)
-    if not sign or not key or not all(found) or len(set(found)) < len(found):
+    if not sign or not key or not all(found) or len({_meant(value, text) for value in found}) < len(found):
         raise ConfigError(
             f"expected section.key=value,value with values that differ, such as sparsify.sparsity=0.85,0.9, found {text!r}."
         )
     return key, found
+
+
+def _meant(value: str, text: str) -> str:
+    """The value as params.yaml takes it: 0.9 and 0.90 are one."""
+    meant = parse_yaml(value, f"the grid {text!r}")
+    return repr(float(meant) if isinstance(meant, int) and not isinstance(meant, bool) else meant)
 
 
 def _split(values: str) -> list[str]:

@@ -12,6 +12,8 @@ if __name__ == "__main__":  # before what takes seconds to import
     stopping.listen()
 
 import argparse
+import hashlib
+import json
 import re
 import signal
 import sys
@@ -27,7 +29,7 @@ from rich.markdown import Markdown
 
 from flows import checkout, commits, trouble, workers
 from flows.cells import Sweep
-from flows.grid import Cell
+from flows.grid import LONGEST, Cell
 from flows.grid import cells as combined
 from flows.repro import quiet_logs, say_errors_once
 from flows.trouble import StageFailed
@@ -64,7 +66,7 @@ def run(axes: Sequence[str], profile: str | None, overrides: list[str], *, helpe
     wanted = check(axes, profile, overrides, name)
     read = profiles.files(profile) if profile else []  # every cell is made in a clone, from the profile's name
     team = workers.team(*read) if helped else Team(commits.head(*read), str(Path.cwd()), None, KERNELS.exists())
-    folder = FOLDER / (name or "-".join(key.rpartition(".")[2] for key in wanted[0].values))
+    folder = FOLDER / (name or default_name(wanted, profile, overrides))
     with processes.alone(folder / "lock", f"sweep {folder.name} in this folder"):
         checkout.make(folder / "checkout", team)
         said = {"grid": " ".join(axes), "profile": profile or "params.yaml", "overrides": " ".join(overrides)}
@@ -85,6 +87,12 @@ def run(axes: Sequence[str], profile: str | None, overrides: list[str], *, helpe
         told = " ".join(f"{cell}: {why}" for cell, why in failed.items())
         raise StageFailed(f"{len(failed)} of {len(wanted)} cells failed. {told} The others are in {folder}/table.md.")
     return found
+
+
+def default_name(wanted: Sequence[Cell], profile: str | None, overrides: Sequence[str]) -> str:
+    """The keys of the grid, and a digest of all that tells this sweep from another one over the same keys."""
+    digest = hashlib.sha256(json.dumps([[cell.values for cell in wanted], profile, list(overrides)]).encode()).hexdigest()
+    return f"{'-'.join(wanted[0].values)[:LONGEST]}-{digest[:8]}"
 
 
 def check(axes: Sequence[str], profile: str | None, overrides: list[str], name: str | None) -> list[Cell]:
@@ -124,7 +132,7 @@ def main() -> None:
     parser.add_argument("--profile", help="a file of profiles/ without its suffix; default: params.yaml as it stands")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change it in every cell")
     parser.add_argument("--workers", action="store_true", help="each cell on a worker of the pool; see docs/machines.md")
-    parser.add_argument("--name", help="of the folder of the table; default: made from the keys of the grid")
+    parser.add_argument("--name", help="of the folder of the table; default: made from the grid")
     with flushed_output():
         args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

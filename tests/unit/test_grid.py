@@ -41,7 +41,16 @@ def test_names_are_fit_for_files_and_differ(values):
 
 @pytest.mark.parametrize(
     "axes",
-    [[], ["sparsify.sparsity"], ["=1,2"], ["common.seed=1,,2"], ["common.seed=1,1"], ["common.seed=1", "common.seed=2"]],
+    [
+        [],
+        ["sparsify.sparsity"],
+        ["=1,2"],
+        ["common.seed=1,,2"],
+        ["common.seed=1,1"],
+        ["sparsify.sparsity=0.9,0.90"],
+        ["sparsify.sparsity=1,1.0"],
+        ["common.seed=1", "common.seed=2"],
+    ],
 )
 def test_a_grid_that_says_nothing_is_one_clear_error(axes):
     with pytest.raises(ConfigError, match="expected"):

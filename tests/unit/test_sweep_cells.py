@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.logging import disable_run_logger
 
-from flows import cells, handing, restoring, sweep, workers
+from flows import cells, grid, handing, restoring, sweep, workers
 from flows.cells import Planned, Sweep
 from flows.grid import Cell
 from flows.trouble import StageFailed
@@ -125,3 +125,12 @@ def test_a_sweep_that_is_stopped_closes_the_runs_of_its_cells(fakes, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         fakes.run()
     assert fakes.ended == {"run of one": "KILLED"}
+
+
+def test_sweeps_that_are_not_the_same_have_folders_of_their_own():
+    rates = ["sparsify.learning_rate=1e-4,2e-4", "finetune.learning_rate=1e-4,2e-4", "sparsify.learning_rate=1e-4,3e-4"]
+    names = {sweep.default_name(grid.cells([axis]), None, []) for axis in rates}
+    names |= {sweep.default_name(grid.cells(rates[:1]), *more) for more in (("tiny", []), (None, ["common.seed=2"]))}
+    assert len(names) == 5
+    assert sweep.default_name(grid.cells(rates[:1]), None, []) in names, "the same command finds its folder again"
+    assert sum(name.startswith("sparsify.learning_rate-") for name in names) == 4

@@ -142,10 +142,13 @@ def pull(stages: list[str]) -> int:
     retry_delay_seconds=WAIT_SECONDS,
 )
 def deliver(run: str, unit: Unit, outcome: Outcome) -> None:
-    """Push the outs of a stage, then hand back its entry of dvc.lock and its small files: who finds it finds the outs."""
+    """Push the outs of a stage, then hand back its entry of dvc.lock and its small files: who finds it finds the outs.
+
+    A team without a remote shares the cache: its outs are there.
+    """
     stage = outcome.stage
-    with trouble.plainly(f"a DVC remote that takes the outs of {stage}"), Repo() as repo:
-        if repo.config["core"].get("remote"):
+    with trouble.plainly(f"a DVC remote that takes the outs of {stage}", trouble.REACH), Repo() as repo:
+        if unit.team.remote is not None:
             repo.push(targets=[stage])
         small = [units.path_of(out) for found in repo.stage.collect(stage) for out in found.outs if not out.use_cache]
     handover.hand_back(run, unit.name, stage, result(unit, outcome, small))

@@ -32,6 +32,8 @@ NO_SERVER = ("ephemeral Prefect API server", "Unable to find an available port",
 RETRY_SECONDS = 5.0  # before a stage starts again: a disk that was lost may be back, other programs' memory free
 BASE_SECONDS = 1.0  # for another process that holds Prefect's database
 FILES = ("params.yaml", *(str(folder / name) for folder in FOLDERS for name in ("dvc.yaml", "dvc.lock")))
+CORRECT = "Correct it: git diff shows the changes, git checkout -- FILE undoes them"  # of files that git has
+REACH = "See that the remote answers, and that this machine has its keys"
 
 
 class StageFailed(PruneOnceError):
@@ -72,14 +74,19 @@ def ended(stage: str, how: str) -> StageEnded:
 
 
 @contextmanager
-def plainly(goal: str) -> Iterator[None]:
-    """Turn errors of DVC, git and the file system into AlreadyRunning or PipelineError. goal: names what is attempted."""
+def plainly(goal: str, remedy: str = CORRECT) -> Iterator[None]:
+    """Turn errors of DVC, git and the file system into AlreadyRunning or PipelineError.
+
+    goal: names what is attempted. remedy: what to do about an error that does not say so itself.
+    """
     try:
         yield
     except LockError as error:
         raise busy(error) from None
     except (DvcException, SCMError, ObjectFormatError, OSError, sqlite3.Error) as error:
-        raise PipelineError(f"expected {goal}, found: {messages(error)}. {_remedy(error)}, and run again.") from None
+        raise PipelineError(
+            f"expected {goal}, found: {messages(error)}. {_remedy(error) or remedy}, and run again."
+        ) from None
 
 
 def busy(error: LockError) -> AlreadyRunning:
@@ -114,6 +121,7 @@ def messages(error: BaseException) -> str:
 
 
 def _remedy(error: BaseException) -> str:
+    """What to do about an error that says so itself; empty for another one."""
     if disk_is_full(error):
         return "Free some space"
     if conflicts := [name for name in FILES if _conflict(Path(name))]:
@@ -123,7 +131,7 @@ def _remedy(error: BaseException) -> str:
         return "Remove it when no command of DVC runs: rm .dvc/tmp/rwlock"
     if isinstance(error, NotDvcRepoError):
         return "Run inside the repository; what git has of it comes back with git checkout -- .dvc"
-    return "Correct it: git diff shows the changes, git checkout -- FILE undoes them"
+    return ""
 
 
 def _conflict(path: Path) -> bool:
@@ -135,7 +143,7 @@ def check_prefect() -> None:
     minutes, and tell by a traceback."""
     settings = get_current_settings()
     if settings.api.url is None:
-        with plainly(f"the folder PREFECT_HOME={settings.home}"):
+        with plainly(f"the folder PREFECT_HOME={settings.home}", "Set another one"):
             settings.home.mkdir(parents=True, exist_ok=True)
         given = settings.server.database.connection_url
         address = make_url(given.get_secret_value() if given else "sqlite://")

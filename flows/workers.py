@@ -103,7 +103,7 @@ def make(name: str, stages: list[str], parent: str, team: Team) -> Unit:
 
 def push(stages: list[str], ready: set[str]) -> None:
     """Push what a unit of these stages reads. ready: those of them that are up to date already."""
-    with trouble.plainly("a DVC remote that takes what the workers read"), Repo() as repo:
+    with trouble.plainly("a DVC remote that takes what the workers read", trouble.REACH), Repo() as repo:
         needed = [units.path_of(out) for out in units.reads(repo, stages) if out.use_cache]
         if targets := [*needed, *sorted(ready)]:
             repo.push(targets=targets)

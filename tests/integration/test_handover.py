@@ -457,6 +457,25 @@ def test_results_in_a_store_that_is_away_are_waited_for(two, monkeypatch):
     assert answers.started == ["a", "b"]
 
 
+def test_outs_are_pushed_only_where_another_machine_must_get_them(home, monkeypatch):
+    """The cells of a sweep that are computed here share the cache. A file stands where the remote's folder was."""
+    with Repo() as repo:
+        there = Team(head(home), str(home), units.remote_of(repo), False)
+    shutil.rmtree(home.parent / "store")
+    (home.parent / "store").write_text("a disk that is away\n")
+    came: list[str] = []
+    monkeypatch.setattr(handover, "hand_back", lambda run, name, stage, result: came.append(stage))
+    outcome = Outcome("sparsify", "ran", "new", 1.0)
+    here = workers.make("a", BRANCHES["a"], "0" * 32, dataclasses.replace(there, remote=None))
+    branch.deliver.fn("run", here, outcome)
+    assert came == ["sparsify"]
+    with pytest.raises(
+        PipelineError, match=r"a DVC remote that takes the outs of sparsify, .*\. See that the remote answers"
+    ):
+        branch.deliver.fn("run", dataclasses.replace(here, team=there), outcome)
+    assert came == ["sparsify"]
+
+
 def test_an_error_of_one_branch_does_not_end_the_others(two, monkeypatch):
     """Such as one of a remote's library, or of a result that is no result."""
     answers = Answers(monkeypatch, {"a": ["Completed"], "b": ["Completed"]})

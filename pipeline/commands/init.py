@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pipeline.params.metrics import METRICS
+
 EXAMPLES = (
     "pruneonce init reviews --data reviews.csv",
     "pruneonce init . --data reviews.csv --text body --label stars",
@@ -31,8 +33,6 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def task_options(parser: argparse.ArgumentParser) -> None:
     """Those of every command that makes a task from a file."""
-    from pipeline.params.sections import METRICS
-
     parser.add_argument("--text", metavar="COLUMN", help="default: guessed")
     parser.add_argument("--label", metavar="COLUMN", help="default: guessed")
     parser.add_argument("--pair", metavar="COLUMN", help="of a second text, or of the context of a question")

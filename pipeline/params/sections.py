@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.params.metrics import METRICS
 from pipeline.params.section import (
     Count,
     Name,
@@ -189,17 +190,6 @@ class Sparsify(MaskedLM):
                 "blocks and N:M take second_order"
             )
         return self
-
-
-# The metrics of a kind; the first one is its usual `score`. `pruneonce.tasks.kinds` computes all of them.
-METRICS = {
-    "classification": ("accuracy", "f1", "macro_f1", "mcc"),
-    "regression": ("pearson", "spearman"),
-    "multi_label": ("micro_f1", "macro_f1", "accuracy"),
-    "token_classification": ("entity_f1", "token_accuracy"),
-    "question_answering": ("f1", "exact_match"),
-    "embedding": ("spearman", "ndcg", "recall", "neighbour"),
-}
 
 
 class PrepareTask(Section):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.params.sections import METRICS
+from pipeline.params.metrics import METRICS
 from pipeline.projects import tasks
 from pipeline.projects.tasks import Chosen
 from pruneonce.errors import ConfigError, DataError

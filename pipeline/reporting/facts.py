@@ -7,7 +7,8 @@ from typing import Any
 from pipeline import gates
 from pipeline.gates import Measured, Verdict
 from pipeline.params.document import TASK_STAGES
-from pipeline.params.sections import METRICS, Common, Gates, Sparsify
+from pipeline.params.metrics import METRICS
+from pipeline.params.sections import Common, Gates, Sparsify
 from pipeline.report import Row, task_rows
 from pipeline.reporting import lineage, origins
 from pipeline.reporting.lineage import Drawing

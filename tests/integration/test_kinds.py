@@ -18,7 +18,7 @@ from sklearn.metrics import ndcg_score
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import search
-from pipeline.params.sections import METRICS
+from pipeline.params.metrics import METRICS
 from pipeline.tracking import packaging
 from pruneonce import answers
 from pruneonce.deployment import audit, execution, packing, runtime

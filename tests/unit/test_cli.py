@@ -124,3 +124,11 @@ def test_a_pipe_is_not_waited_for(monkeypatch, capsys, tmp_path):
 def test_a_folder_that_the_project_lies_in_is_not_read_whole(monkeypatch, capsys, tmp_path, name):
     monkeypatch.chdir(tmp_path)
     assert "the folder that this project lies in" in call(monkeypatch, capsys, "trace", name)[0]
+
+
+def test_the_options_of_all_commands_need_no_large_import():
+    code = "import sys; from pipeline import cli; cli._parser(); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert {"pydantic", "ruamel.yaml", "numpy", "torch"}.isdisjoint(done.stdout.split())

@@ -12,7 +12,7 @@ import pytest
 import vl_convert
 from huggingface_hub import ModelCard
 
-from pipeline.params.sections import METRICS
+from pipeline.params.metrics import METRICS
 from pipeline.report import task_rows
 from pipeline.reporting import card, charts, curves, lineage, matrices, origins, page, pareto, training, words
 from tests import report_facts as made

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.history import Log
+from pipeline.params.metrics import METRICS
 from pipeline.params.reading import read_yaml
-from pipeline.params.sections import METRICS, Common, PrepareCorpus, PrepareTask
+from pipeline.params.sections import Common, PrepareCorpus, PrepareTask
 from stages import prepare_corpus, prepare_task
 from tests.conftest import TINY
 from tests.fuzz import damage

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pipeline.params.document import TASK_STAGES, Params
 from pipeline.params.sections import Common, Distillation, MaskedLM, Quantize, TaskTraining
@@ -10,7 +10,9 @@ from pipeline.plan.inventory import Source, text_bytes
 from pruneonce import step_costs
 from pruneonce.errors import DataError
 from pruneonce.step_costs import ForwardFlops, Piece, Shape
+from pruneonce.tasks import batches
 from pruneonce.tasks.examples import SPLITS
+from pruneonce.tasks.kinds import KINDS
 
 BYTES_PER_TOKEN = 5  # of English text in WordPiece, about: see docs/design-notes.md
 TRAINING_STAGES = tuple(name for name, section in TASK_STAGES.items() if issubclass(section, TaskTraining))
@@ -120,8 +122,21 @@ def task_training(p: Params, model: Model, gpus: int, training_rows: Mapping[str
     for task, rows in training_rows.items():
         for stage in TRAINING_STAGES if rows else ():
             section: Any = p.section(stage, task)
-            steps = max(section.epochs > 0, round(section.epochs * -(-(rows or 0) // section.batch_size)))
-            yield _work(f"{stage}@{task}", section, p.common, model, gpus, steps=steps, length=section.max_tokens, read=0.0)
+            count = steps(stage, task, p, rows or 0)
+            yield _work(f"{stage}@{task}", section, p.common, model, gpus, steps=count, length=section.max_tokens, read=0.0)
+
+
+def steps(stage: str, task: str, p: Params, rows: int) -> int:
+    """The steps of a stage on a task with so many rows to train on; 0 where the dense model does the task already."""
+    training, prepared = cast(Any, p.section(stage, task)), cast(Any, p.section("prepare_task", task))
+    if stage == "teach_task" and KINDS[prepared.kind].dense is not None:
+        return 0
+    return batches.steps(training.epochs, encoded(rows, prepared.kind, prepared.pair), training.batch_size)
+
+
+def encoded(rows: int, kind: str, pair: str | None) -> int:
+    """How many rows the model is given: an embedding reads each text of a pair alone."""
+    return 2 * rows if pair is not None and kind == "embedding" else rows
 
 
 def _work(name: str, section: Any, common: Common, model: Model, gpus: int, *, steps: int, length: int, read: float) -> Work:

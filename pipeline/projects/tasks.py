@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from pipeline.params.document import GATES, Params, in_words, merged
-from pipeline.params.sections import METRICS, PrepareTask
+from pipeline.params.metrics import METRICS
+from pipeline.params.sections import PrepareTask
+from pipeline.plan import costs
 from pruneonce import columns
 from pruneonce.errors import ConfigError, DataError
 from pruneonce.sources import tables
@@ -99,7 +101,7 @@ def training(chosen: Chosen, recipes: Mapping[str, Any], train_rows: int) -> dic
     """
     found: dict[str, dict[str, Any]] = {}
     compared = chosen.pair is not None and chosen.kind != "embedding"
-    rows = encoded(train_rows, chosen.kind, chosen.pair)
+    rows = costs.encoded(train_rows, chosen.kind, chosen.pair)
     for stage, steps in (PAIR_STEPS if compared else STEPS).items():
         epochs = min(MOST_EPOCHS, steps * recipes[stage]["batch_size"] / rows)
         found[stage] = {"epochs": max(0.01, float(f"{epochs:.2g}"))}
@@ -108,11 +110,6 @@ def training(chosen: Chosen, recipes: Mapping[str, Any], train_rows: int) -> dic
             keys["max_tokens"] = max(recipes[stage]["max_tokens"], recipes["prepare_task"]["max_tokens"])
         found["teach_task"]["learning_rate"] = min(PAIR_RATE, recipes["teach_task"]["learning_rate"])
     return found
-
-
-def encoded(rows: int, kind: str, pair: str | None) -> int:
-    """How many rows the model is given: an embedding reads each text of a pair alone."""
-    return 2 * rows if pair is not None and kind == "embedding" else rows
 
 
 @dataclass(frozen=True)
@@ -178,12 +175,10 @@ def findings(chosen: Chosen, found: Survey, p: Params) -> Iterator[str]:
 
 def cost(p: Params, name: str, found: Survey) -> str:
     """One line: steps, and for the default model about how long they take."""
-    prepared: Any = p.section("prepare_task", name)
-    rows = encoded(found.train, prepared.kind, prepared.pair)
     steps, seconds = {}, float(CLOSING_SECONDS)
     for stage in STEPS:
         training: Any = p.section(stage, name)
-        steps[stage] = max(training.epochs > 0, round(training.epochs * -(-rows // training.batch_size)))
+        steps[stage] = costs.steps(stage, name, p, found.train)
         seconds += steps[stage] * STEP_SECONDS[stage] * training.max_tokens / STEP_TOKENS
     said = ", ".join(f"{stage} {count}" for stage, count in steps.items())
     time = f"; about {max(1, round(seconds / 60))} minutes on two cores with AMX" if p.common.model == "minilm-l6" else ""

@@ -36,6 +36,16 @@ def collate(rows: Sequence[Row], kind: Kind, *, pad: int, max_tokens: int, last:
     return batch | {"labels": kind.labels(rows, longest)}
 
 
+def per_epoch(rows: int, batch_size: int) -> int:
+    """Return the batches in one epoch."""
+    return -(-rows // batch_size)
+
+
+def steps(epochs: float, rows: int, batch_size: int) -> int:
+    """Return the steps of `epochs`: 0 for 0, else at least 1."""
+    return max(1, round(epochs * per_epoch(rows, batch_size))) if epochs else 0
+
+
 class _Rows:
     """The columns of a split that a batch needs, read from the disk by row number."""
 
@@ -83,11 +93,11 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the batches in one epoch."""
-        return -(-len(self.lengths) // self.batch_size)
+        return per_epoch(len(self.lengths), self.batch_size)
 
     def steps(self, epochs: float) -> int:
         """Return the steps of `epochs`: 0 for 0, else at least 1."""
-        return max(1, round(epochs * len(self))) if epochs else 0
+        return steps(epochs, len(self.lengths), self.batch_size)
 
     def rows(self, step: int) -> np.ndarray:
         """Return the row numbers of the batch of `step`."""

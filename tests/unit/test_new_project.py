@@ -182,11 +182,14 @@ def test_the_largest_drop_is_of_the_kind_and_larger_for_few_test_rows(kind, drop
 
 
 def test_the_steps_that_are_said_are_those_of_what_the_model_reads(folder):
-    """48 training rows in batches of 16, 10 times: twice as many steps where both texts of a pair are read alone."""
+    """48 training rows in batches of 16, 10 times: twice as many steps where both texts of a pair are read alone.
+
+    The dense model does the task already.
+    """
     written(folder / "pairs.csv", [(f"text {i}", f"other {i}") for i in range(60)], ("one", "two"))
     for name, words, steps in (("alone", (), 30), ("pairs", ("--pair", "two"), 60)):
         lines = add("pairs.csv", "--name", name, "--kind", "embedding", "--text", "one", *words)
-        assert any(f"Steps of the task: teach_task {steps}, finetune {steps}" in line for line in lines), lines
+        assert any(f"Steps of the task: teach_task 0, finetune {steps}" in line for line in lines), lines
 
 
 def answers(*typed):

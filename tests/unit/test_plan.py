@@ -381,6 +381,13 @@ def test_no_epochs_are_no_steps(tiny):
     assert work == {"teach_task@topic": 180, "finetune@topic": 180, "quantize@topic": 0}
 
 
+def test_an_embedding_is_taught_nothing_and_its_pairs_are_two_rows_each(tiny):
+    """288 rows are 576 texts: 72 steps an epoch. The dense model does the task already."""
+    tiny(lambda d: d["tasks"]["topic"]["prepare_task"].update(kind="embedding", metric="spearman", label=None, pair="b"))
+    work = {w.name: w.steps for w in costs.task_training(load(), model(), 1, {"topic": 288})}
+    assert work == {"teach_task@topic": 0, "finetune@topic": 360, "quantize@topic": 144}
+
+
 def test_positions_are_those_that_tokens_can_take():
     """RoBERTa numbers them behind that of padding."""
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 9}

@@ -44,8 +44,15 @@ def task_options(parser: argparse.ArgumentParser) -> None:
 def lines(args: argparse.Namespace) -> Iterable[str]:
     from pipeline.params.profiles import dump
     from pipeline.projects import create, parameters
+    from pruneonce.errors import ConfigError
 
     create.check(args.folder)
+    given = [f"--{name}" for name in ("text", "label", "pair", "kind", "name") if getattr(args, name) is not None]
+    if given and not args.data:
+        raise ConfigError(
+            f"expected --data FILE beside {', '.join(given)}, found none: without it the first task is R8. Give the file "
+            "that they describe, or leave them out."
+        )
     document = parameters.default()
     parameters.drop_tasks(document, *([] if args.data else ["r8"]))
     imported = None

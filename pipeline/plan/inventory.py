@@ -76,7 +76,7 @@ class Source:
     def facts(self) -> Mapping[str, Any]:
         """A model's configuration. Raises DataError if it is not known yet, ModelError if its file holds none."""
         if "config.json" in self.files:
-            return _configuration(self.files["config.json"])
+            return configuration(self.files["config.json"])
         if self.files:
             raise DataError(
                 f"expected config.json in source {self.name!r}, found {sorted(self.files)[:8]}. If the model is a folder "
@@ -118,7 +118,7 @@ def _names(settings: PackageSource | HubSource | LocalSource) -> frozenset[str] 
     return None if whole else frozenset(settings.members)
 
 
-def _configuration(path: Path) -> Mapping[str, Any]:
+def configuration(path: Path) -> Mapping[str, Any]:
     """The facts of a config.json. Raises ModelError."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,5 @@
 """params.yaml of a project: out of the code's default for a new one, or with one more task. Comments and order stay."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline.params import overlay, profiles
 from pipeline.params.document import Params, parse
 from pipeline.params.profiles import PARAMS, dump, round_trip
 from pipeline.params.reading import parse_yaml, read_text
+from pipeline.plan.inventory import configuration
 from pipeline.projects.wiring import SPARSE
 from pruneonce import projects
 from pruneonce.errors import ConfigError
@@ -48,9 +48,6 @@ def drop_tasks(document: CommentedMap, *kept: str) -> None:
         overlay.drop(document, "tasks", task)
         if source in document["fetch"]:
             overlay.drop(document, "fetch", source)
-    if not document["tasks"]:
-        document["gates"]["least_score"] = None  # it is that of the tasks that went, and so is its comment
-        document["gates"].ca.items.pop("least_score", None)
 
 
 def lay(document: CommentedMap, over: CommentedMap) -> Params:
@@ -108,7 +105,7 @@ def set_model(document: CommentedMap, where: str, folder: Path) -> None:
         weights = path / "model.safetensors"
         if weights.is_file():  # a byte a weight, before the zeros are packed
             document["gates"]["most_packed_bytes"] = weights.stat().st_size // 4
-        positions = json.loads(read_text(path / "config.json")).get("max_position_embeddings")
+        positions = configuration(path / "config.json").get("max_position_embeddings")
         _shorten(document, positions if isinstance(positions, int) else None)
 
 

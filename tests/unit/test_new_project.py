@@ -249,6 +249,28 @@ def test_a_model_of_the_hub_has_a_commit(folder):
         parameters.set_model(parameters.default(), "owner/name@main", folder)
 
 
+@pytest.mark.parametrize(("text", "found"), [("{", "no JSON"), ("[]", "a list")])
+def test_a_damaged_configuration_of_a_model_is_one_error(folder, text, found):
+    Path("damaged").mkdir()
+    Path("damaged/config.json").write_text(text)
+    with pytest.raises(ModelError, match=f"expected a model's configuration in damaged/config.json, found {found}"):
+        parameters.set_model(parameters.default(), "damaged", folder)
+
+
+def test_the_default_task_takes_no_columns(folder):
+    """They describe the rows of --data."""
+    args = cli._parser().parse_args(["init", "new", "--text", "body", "--kind", "regression"])
+    with pytest.raises(ConfigError, match=r"expected --data FILE beside --text, --kind, found none"):
+        list(args.lines(args))
+    assert not Path("new").exists()
+
+
+def test_a_task_that_is_dropped_leaves_the_comments_of_the_gates():
+    document = parameters.default()
+    parameters.drop_tasks(document)
+    assert "# null: better than the most frequent class" in dump(document)
+
+
 def test_dvc_yaml_of_another_version_is_written_anew(folder, monkeypatch):
     Path("dvc.yaml").write_text(wiring.text(imports=True))
     assert wiring.refresh() is None

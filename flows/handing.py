@@ -176,9 +176,9 @@ def _state(flow_run: UUID) -> State[Any] | None:
 
 @dataclass
 class Idle:
-    """How long nothing came back. Says now and then that units wait for a worker."""
+    """Says now and then that units wait for a worker, and gives them up where none can come."""
 
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)  # when that was last looked at, or the wait began
     held_since: float | None = None  # since when all units wait, and every place of the pool is held by such runs
 
     def look(self, handed: list[Handed]) -> list[tuple[Handed, str]]:

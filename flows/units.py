@@ -19,9 +19,9 @@ from pruneonce.errors import DataError, PipelineError, plain
 
 LOCK, PARAMS = Path("dvc.lock"), Path("params.yaml")
 KERNELS = Path("pruneonce/deployment/kernels.so")  # git does not have it; with it `evaluate` measures one more variant
-# Of a remote's settings in DVC: how to reach it. Keys and passwords are each machine's own.
 # Of a result of a stage, as `branch.result` makes it: the fields that are read, and what they are.
 FIELDS = {"entry": dict, "files": dict, "result": str, "why": str, "seconds": int | float, "where": str}
+# Of a remote's settings in DVC: how to reach it. Keys and passwords are each machine's own.
 REMOTE = ("url", "endpointurl", "region", "use_ssl", "ssl_verify", "version_aware")
 
 

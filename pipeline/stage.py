@@ -41,7 +41,7 @@ from pruneonce.errors import ConfigError, DataError, PruneOnceError, disk_is_ful
 Dep = Annotated[Path, "dep"]  # a path the stage reads
 Given = Annotated[Path, "given"]  # a path that params.yaml names under this key; it is not part of a command
 Out = Annotated[Path, "out"]  # a path that this stage alone writes
-Record = Annotated[Path, "record"]  # a small out that git keeps: a metric or a plot's numbers
+Record = Annotated[Path, "record"]  # a small out, a metric or a plot's numbers: git keeps it, or DVC's cache
 Item = Annotated[str, "item"]  # a value of dvc.yaml's foreach or matrix; the first one is a task or a source
 Metrics = Mapping[str, Any]  # numbers by name; nested mappings are groups
 

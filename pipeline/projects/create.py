@@ -15,7 +15,6 @@ from pruneonce import projects
 from pruneonce.errors import PipelineError, plain
 
 OURS = ("params.yaml", "dvc.yaml", "prefect.yaml", "prefect.toml", "flow.py", ".dvc")  # that a folder must not have yet
-KEPT = ("README.md", ".gitignore")  # that it may have: they are the user's
 DATA = ("/data/", "!/data/", "/dvc_plots/")  # lines of the code's .gitignore about what stages write
 NOBODY = ("-c", "user.name=pruneonce", "-c", "user.email=pruneonce@localhost")  # where git knows no name
 

@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param
 
 from pipeline import machine
+from pipeline.holder import CLOCK_SECONDS
 from pipeline.stopping import PARENT
 from pipeline.tracking import committed, unsent
 from pipeline.tracking.lock import Stage
@@ -32,7 +33,6 @@ RUN = "run"  # file in a stage's scratch folder: the id of its run, for the proc
 EXPERIMENT = "pruneonce.experiment"  # tag of a run: the experiment of DVC that it is
 HOST, PROCESS = "pruneonce.host", "pruneonce.process"  # tags: by whom a run is written
 MARK = "pruneonce.mark"  # tag: what the scratch folder has until it has the run's id
-CLOCK_SECONDS = 10.0  # two readings of a process's start may differ by this: the system's clock is set now and then
 
 
 @contextmanager

@@ -126,18 +126,20 @@ def forward_flops(model: PreTrainedModel, *, rows: int, length: int) -> ForwardF
 
     They are nan for a model whose code reads values of its input, as XLM's and Longformer's: there are none.
     """
-    inside = _counted(body(model), rows=rows, length=length)
-    return ForwardFlops(inside, (_counted(model, rows=rows, length=length) - inside) / (rows * length))
-
-
-def _counted(module: nn.Module, *, rows: int, length: int) -> float:
+    inside = math.nan
     try:
         fake = FakeTensorMode(allow_non_fake_inputs=True)  # transformers looks for padding in tensors that are not fake
         with fake, torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(input_ids=torch.zeros(rows, length, dtype=torch.int64))
+
+            def after_body(*_: object) -> None:
+                nonlocal inside
+                inside = counter.get_total_flops()
+
+            with body(model).register_forward_hook(after_body):
+                model(input_ids=torch.zeros(rows, length, dtype=torch.int64))
     except Exception:  # of each architecture another one
-        return math.nan
-    return counter.get_total_flops()
+        return ForwardFlops(inside, math.nan)
+    return ForwardFlops(inside, (counter.get_total_flops() - inside) / (rows * length))
 
 
 def step_flops(forward: ForwardFlops, *, read: float, teacher_read: float | None) -> float:

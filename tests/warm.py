@@ -46,7 +46,7 @@ print(*sys.modules, sep="\\n")
 SHIM = """#!{python} -IS
 import json, os, signal, socket, sys
 words, here = [os.path.basename(sys.argv[0]), *sys.argv[1:]], {programs!r}
-modules = ("stages.", "flows.compress", "pipeline.cli")
+modules = ("stages.", "flows.compress", "flows.sweep", "pipeline.cli", "prefect.engine", "pruneonce.deployment.memory")
 own = words[0] == "dvc" or words[1:2] == ["-m"] and words[2].startswith(modules) or words[1:] and words[1].endswith(".py")
 if os.path.exists(os.path.join(here, {cold!r})) or not own:
     program = ["-m", "dvc"] if words[0] == "dvc" else []

@@ -11,9 +11,11 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from accelerate.state import AcceleratorState
 
@@ -21,6 +23,8 @@ from pipeline.history import Log
 from pipeline.params.document import parse
 from pipeline.params.reading import read_yaml
 from pipeline.stage import Origin, contract
+from pruneonce.deployment import memory
+from pruneonce.deployment.measurements import latencies_ms
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "profiles/tiny.yaml"
@@ -99,8 +103,11 @@ def _fill(text: str, scope: dict[str, Any]) -> str:
     return re.sub(r"\$\{([^}]+)\}", value, text)
 
 
-def run(command: Command, folder: Path, tiny: dict[str, Any]) -> Any:
-    """One stage's `run` on files below `folder`; writes the metrics file as the command line would."""
+def run(command: Command, folder: Path, tiny: dict[str, Any], *, memory_measured: bool = False) -> Any:
+    """One stage's `run` on files below `folder`; writes the metrics file as the command line would.
+
+    memory_measured: the memory of each session is measured. Else a number stands for it: each measurement is a process.
+    """
     function = importlib.import_module(f"stages.{command.stage}").run
     wants = contract(function)
     loaded = parse(tiny, "tiny")
@@ -115,16 +122,30 @@ def run(command: Command, folder: Path, tiny: dict[str, Any]) -> Any:
     log = Log(folder / "scratch" / command.name)
     given: dict[str, Any] = dict.fromkeys(wants["log"], log)
     given |= dict.fromkeys(wants["origin"], Origin(dict.fromkeys(command.flags.values(), "0" * 32), "0" * 64))
-    metrics = function(**item, **paths, **sections, **given)
+    with _short_measurements(memory_measured):
+        metrics = function(**item, **paths, **sections, **given)
     report.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(log.scratch, ignore_errors=True)
     return metrics
 
 
+@contextmanager
+def _short_measurements(memory_measured: bool) -> Iterator[None]:
+    """Latencies without pauses. The memory of a session from one process, or from none."""
+    with (
+        mock.patch.dict(latencies_ms.__kwdefaults__, pause_seconds=0.0),
+        mock.patch.object(memory, "PROCESSES", 1),
+        mock.patch.object(
+            memory, "resident_bytes", memory.resident_bytes if memory_measured else lambda *_, **__: 1_000_000
+        ),
+    ):
+        yield
+
+
 def run_all(folder: Path) -> Result:
     tiny, result = document(), Result(folder)
     for command in commands(tiny):
-        result.metrics[command.name] = run(command, folder, tiny)
+        result.metrics[command.name] = run(command, folder, tiny, memory_measured=True)
     return result
 
 

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 
 from pipeline import hashing
 from pipeline.tracking import lock
+from tests import warm
 from tests.conftest import ROOT, copy_project, copy_store, wait_for
 from tests.e2e.conftest import ALONE, CANARIES, environment, kept_in, prefect_server, started
 from tests.pages import IN_ORDER, blocks, inline, saved
@@ -296,7 +297,7 @@ def test_every_command_of_the_pages(copy: Path, first: str):
     script = "\n".join(commands).replace("/r8/", "/topic/")
     # The environment that runs the tests is the one `make run` would install.
     script = re.sub(r"^make run$", "make run PROFILE=tiny", script, flags=re.MULTILINE)
-    script = script.replace("make run", "make -o install run")
+    script = script.replace("make run", f"make -o install run BIN={warm.programs()}")
     if not (copy / ".venv").exists():
         (copy / ".venv").symlink_to(sys.prefix)
     identity = "git config user.name t; git config user.email t@localhost; git config commit.gpgsign false"

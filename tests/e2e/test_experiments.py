@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,4 +43,4 @@ def test_an_applied_experiment_is_traced_to_its_run(tmp_path: Path, commands: li
     stage, parent = sorted(runs, key=lambda r: "pruneonce.stage" not in r.data.tags)
     assert [(r.info.run_name, r.info.status) for r in (stage, parent)] == [(STAGE, "FINISHED"), ("one", "FINISHED")]
     assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert stage.info.run_id[:8] in run(sys.executable, "-m", "pipeline.cli", "trace", "data/raw/corpus")
+    assert stage.info.run_id[:8] in run("python", "-m", "pipeline.cli", "trace", "data/raw/corpus")

@@ -1,7 +1,6 @@
 """A password or token in an address or a variable is neither shown nor stored: by a stage, the flow, a command, Prefect."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,9 @@ def test_a_password_is_found_nowhere(tmp_path: Path):
     said = ""
     for words in (
         ["dvc", "repro", "fetch_local@corpus"],
-        [sys.executable, "-m", "flows.compress"],
-        [sys.executable, "-m", "pipeline.cli", "trace", "x"],
-        [sys.executable, "-m", "pipeline.cli", "register"],
+        ["python", "-m", "flows.compress"],
+        ["python", "-m", "pipeline.cli", "trace", "x"],
+        ["python", "-m", "pipeline.cli", "register"],
     ):
         done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
         assert "http://127.0.0.1:9/mlflow" in done.stdout + done.stderr, done.stderr[-3000:]
@@ -72,7 +71,7 @@ def test_no_address_is_shown_with_its_password(tmp_path: Path):
         ("-m", "pipeline.cli", "doctor"): "http://127.0.0.1:9/dvc",
         ("-c", INDEX): "SourceError: expected x==1 from the package index",
     }.items():
-        done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(["python", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
         assert says in done.stdout + done.stderr, (done.stdout + done.stderr)[-3000:]
         assert done.returncode == 1
         said += done.stdout + done.stderr

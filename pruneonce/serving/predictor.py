@@ -153,7 +153,9 @@ class Predictor:
 
     def _answer(self, texts: Sequence[str]) -> Answer:
         kind, classes = self.kind["kind"], self.kind.get("classes", [])
-        text, pair = (" ".join(texts), None) if kind == "token_classification" else (*texts, None)[:2]
+        text, pair = texts[0], texts[1] if len(texts) == 2 else None
+        if kind == "token_classification":
+            text, pair = " ".join(texts), None
         if kind == "question_answering":
             assert pair is not None
             rows = list(self.texts.windows(text, pair, stride_tokens=self.kind["stride_tokens"]))

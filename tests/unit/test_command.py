@@ -272,6 +272,7 @@ def test_the_librarys_process_becomes_the_projects():
 @pytest.mark.parametrize("words", [["completion", "bash"], ["doctor", "--json"], ["predict", "x.onnx", "--text", "a"]])
 def test_what_every_shell_may_start_runs_no_code_of_a_folder(project, words):
     """~/.bashrc asks for the completion, and a terminal may open in a clone of anybody's."""
+    (project / "pipeline/__init__.py").touch()
     (project / "pipeline/cli.py").write_text('print("foreign")\n')
     done = subprocess.run(
         [sys.executable, "-P", "-c", f"from pruneonce import command; import sys; sys.argv[1:] = {words}; command.main()"],

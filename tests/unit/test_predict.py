@@ -269,11 +269,19 @@ class TestPredictor:
             predictor([("rain", "a" * (MOST_CHARACTERS + 1))])
 
     @pytest.mark.parametrize(
-        "cell", ["the rain", ["the", "rain"], '["the", "rain"]', "['the', 'rain']", ["New York", "rain"], "[the rain]"]
+        ("cell", "label"),
+        [
+            ("the rain", "O O"),
+            (["the", "rain"], ["O", "O"]),
+            ('["the", "rain"]', '["O", "O"]'),
+            ("['the', 'rain']", "['O', 'O']"),
+            (["New York", "rain"], ["O", "O"]),
+            ("[the rain]", "O O"),
+        ],
     )
-    def test_words_to_be_tagged_are_read_as_in_training(self, model, cell):
+    def test_words_to_be_tagged_are_read_as_in_training(self, model, cell, label):
         predictor = Predictor(model("token_classification"), threads=1)
-        text, (words, _) = (example := TokenClassification.example(cell, ["O", "O"])).texts[0], example.label
+        text, (words, _) = (example := TokenClassification.example(cell, label)).texts[0], example.label
         alone, among_columns = predictor([cell, (cell,)])
         assert alone == among_columns
         assert alone["words"] == list(words)

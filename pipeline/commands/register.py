@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterable
 
-EXAMPLES = ("pruneonce register     # after a plain `dvc repro`; `pruneonce run` does it by itself",)
+EXAMPLES = ("pruneonce register     # after a plain `dvc repro`; a run does it by itself",)
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -121,7 +121,10 @@ def _reproduce(stage: str) -> None:
 
 
 def reasons(stage: str, changes: list[Any]) -> list[str]:
-    """Why DVC runs the stage, e.g. "parameter sparsify.sparsity: 0.85 -> 0.9". changes: DVC's status of it."""
+    """Why DVC runs the stage, e.g. "parameter sparsify.sparsity: 0.85 -> 0.9". changes: DVC's status of it.
+
+    In DVC's own words where dvc.yaml has what only DVC reads: the stage runs all the same.
+    """
     states: list[tuple[str, str, str]] = []
     for change in changes:
         if isinstance(change, str):  # changed command
@@ -133,7 +136,11 @@ def reasons(stage: str, changes: list[Any]) -> list[str]:
                     states += [("param", key, how) for key, how in state.items()]
                 else:
                     states.append((kind.removeprefix("changed ").removesuffix("s"), name, state))
-    return why.told(stage, states) or ["DVC does not say why"]
+    try:
+        said = why.told(stage, states)
+    except Exception:  # of any syntax of DVC's: an explanation must end no run
+        said = [" ".join(filter(None, state)) for state in states]
+    return said or ["DVC does not say why"]
 
 
 def shortened(causes: list[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.params.reading import read_yaml
-from pipeline.tracking.lock import FOLDERS, PIPELINE, as_text, blocks, cells, files_of
+from pipeline.tracking.lock import FOLDERS, PIPELINE, as_text, blocks, cells, command_of, files_of
 from pruneonce.errors import ConfigError
 
 TEMPLATE = re.compile(r"\$\{\s*([\w.\-]+(?:\[\w+\][\w.\-]*)*)\s*\}")
@@ -61,15 +61,16 @@ def _block(name: str, folder: Path, block: Mapping[str, Any], scope: Mapping[str
                 outs[path(written)] = bool((options or {}).get("cache", True))
     deps = tuple(path(dep) for dep in block.get("deps", []))
     params = {key: file for file, key in _params(block, folder, scope, name)}
-    return Block(name, folder, fill(block.get("cmd", ""), scope, name), deps, outs, params)
+    return Block(name, folder, fill(command_of(block), scope, name), deps, outs, params)
 
 
 def _params(block: Mapping[str, Any], folder: Path, scope: Mapping[str, Any], name: str) -> Iterator[tuple[Path, str]]:
-    """(file, dotted key) of every parameter."""
+    """(file, dotted key) of every parameter; of a file that is named alone, its sections."""
     for entry in block.get("params", []):
         for file, keys in entry.items() if isinstance(entry, Mapping) else [("params.yaml", [entry])]:
             place = Path(posixpath.normpath(folder / fill(file, scope, name)))
-            yield from ((place, fill(key, scope, name)) for key in keys)
+            whole = (read_yaml(place) or {}) if keys is None and place.exists() else ()
+            yield from ((place, fill(key, scope, name)) for key in keys or whole)
 
 
 def fill(text: str, scope: Mapping[str, Any], stage: str) -> str:

@@ -78,7 +78,13 @@ def _stage(name: str, entry: Mapping[str, Any], folder: Path) -> Stage:
     values = {key: value for file in entry.get("params", {}).values() for key, value in file.items()}
     if not all(isinstance(text, str) for text in (name, *values, *md5s("deps").values(), *md5s("outs").values())):
         raise TypeError(f"a name or an md5 of {name} that is no text")
-    return Stage(name, md5s("deps"), md5s("outs"), values, str(entry.get("cmd", "")))
+    return Stage(name, md5s("deps"), md5s("outs"), values, command_of(entry))
+
+
+def command_of(entry: Mapping[str, Any]) -> str:
+    """The command of a stage in dvc.yaml or dvc.lock; of several, one a line."""
+    command = entry.get("cmd", "")
+    return "\n".join(map(str, command)) if isinstance(command, list) else str(command)
 
 
 def current(root: Path = Path()) -> dict[str, Stage]:

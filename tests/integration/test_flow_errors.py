@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_DATAB
 
 from flows import compress, keeping, order, repro, trouble
 from pipeline import hashing
+from pipeline.lineage import why
 from pruneonce.errors import AlreadyRunning, DataError, PipelineError, PruneOnceError
 from tests.conftest import commit, wait_for
 
@@ -366,6 +367,34 @@ def test_a_first_run_reads_as_a_start(project):
         changes = repo.status(targets=["grow"], with_deps=False)["grow"]
     assert repro.reasons("grow", changes) == ["its first run: it has no entry in dvc.lock"]
     assert not keeping._not_in_cache(changes[0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (PIPELINE.replace("cmd: wc", "cmd:\n      - wc"), ["its command in dvc.yaml changed"]),
+        (PIPELINE.replace("[count]", "[count]\n    params:\n      - my.yaml:"), ["code my.yaml is a new dep"]),
+        (f"vars: [my.yaml]\n{PIPELINE.replace('wc -c', 'wc -c${rate}')}", ["command changed command"]),
+    ],
+    ids=["a list of commands", "a whole file of parameters", "variables of its own"],
+)
+def test_any_syntax_that_dvc_takes_starts_a_stage(project, changed, said):
+    Path("my.yaml").write_text("rate: 3\n")
+    Path("dvc.yaml").write_text(changed)
+    with Repo() as repo:
+        changes = repo.status(targets=["count"], with_deps=False)["count"]
+    assert repro.reasons("count", changes) == said
+
+
+def test_why_reads_lists_of_commands_and_whole_files_of_parameters(project):
+    Path("my.yaml").write_text("rate: 3\n")
+    listed = PIPELINE.replace("cmd: wc", "cmd:\n      - touch more\n      - wc")
+    Path("dvc.yaml").write_text(listed.replace("[count]", "[count]\n    params:\n      - my.yaml:"))
+    assert why.of("count").words == ["its command in dvc.yaml changed", "parameter rate is new: 3"]
+    dvc("repro", "--quiet")
+    assert why.reasons() == {}
+    Path("my.yaml").write_text("rate: 4\n")
+    assert why.of("count").words == ["parameter rate: 3 -> 4"]
 
 
 STUDY = """

@@ -37,7 +37,10 @@ ALSO = {
         "pruneonce.deployment.packing",
         "pruneonce.deployment.unpacking",
     ),
-    "pipeline/plan/costs.py": ("pruneonce.step_costs", "pruneonce.tasks.examples"),
+    "pipeline/plan/costs.py": (
+        *("pruneonce.step_costs", "pruneonce.tasks.batches"),
+        *("pruneonce.tasks.examples", "pruneonce.tasks.kinds"),
+    ),
     "pipeline/plan/inventory.py": ("pruneonce.sources.folders", "pruneonce.sources.formats", "pruneonce.sources.tables"),
     "pipeline/plan/planned.py": ("pruneonce.step_costs", "pruneonce.sparsity.matrices", "pruneonce.sparsity.masks"),
     "pipeline/tracking/packaging.py": (

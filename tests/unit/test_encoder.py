@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
@@ -10,8 +12,9 @@ from transformers import AutoModel
 from pruneonce.errors import ModelError
 from pruneonce.models import checkpoint
 from pruneonce.tasks import encoder
+from pruneonce.tasks.embedding import Embedding
 from pruneonce.tasks.encoder import Pooling, Stated
-from tests.conftest import TINY
+from tests.conftest import TINY, random_masked_lm
 
 MODULES = ["Transformer", "Pooling", "Normalize"]
 
@@ -44,6 +47,39 @@ def test_a_folder_says_how_it_pools(tmp_path):
     assert encoder.stated(tmp_path) is None
     folder(tmp_path, cls_token=False, mean_tokens=True)
     assert encoder.stated(tmp_path) == Stated(Pooling("mean", True), 200)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize(("key", "mode"), [("mean_tokens", "mean"), ("cls_token", "cls"), ("max_tokens", "max")])
+def test_every_pooling_has_its_name_in_sentence_transformers(tmp_path, key, mode, normalize):
+    folder(tmp_path, MODULES[: 2 + normalize], **{key: True})
+    assert encoder.stated(tmp_path) == Stated(Pooling(mode, normalize), 200)
+
+
+@pytest.mark.parametrize("length", [2, "200"])
+def test_a_length_that_is_none_is_one_error(tmp_path, length):
+    folder(tmp_path, mean_tokens=True)
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length}))
+    with pytest.raises(ModelError, match=f"found max_seq_length {length}"):
+        encoder.stated(tmp_path)
+
+
+def test_the_vectors_to_be_learned_are_those_that_the_folder_asks_for(tmp_path, tokenizer):
+    """Whatever the task's settings say: `cls`, no length 1, and texts of ten tokens at most."""
+    source = tmp_path / "model"
+    shutil.copytree(TINY, source)
+    checkpoint.save(random_masked_lm(), tokenizer, source)
+    folder(source, MODULES[:2], cls_token=True)
+    (source / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 10}))
+    asked = Embedding("spearman", "mean", True, 30)
+    rows = {"train": [Embedding.example("apple " * 20)]}
+    (tmp_path / "splits").mkdir()
+    kind, labelled = asked.taught(rows, source, tokenizer, tmp_path / "splits", device=torch.device("cpu"))
+    assert (kind.pooling, kind.normalize, kind.max_tokens) == ("cls", False, 10)
+    body = AutoModel.from_pretrained(source).eval()
+    with torch.no_grad():
+        states = body(**tokenizer("apple " * 20, truncation=True, max_length=10, return_tensors="pt")).last_hidden_state
+    np.testing.assert_allclose(labelled["train"][0].label[0], states[0, 0].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce.sparsity import least_squares, masks, second_order
+from pruneonce.sparsity import least_squares, masks, patterns, second_order
+from pruneonce.sparsity.criterion import Calibration
 from pruneonce.sparsity.least_squares import Moments, choose
 from tests.conftest import token_batch
 from tests.unit.test_second_order import correlated
@@ -169,3 +170,67 @@ def test_layers_are_pruned_in_the_order_in_which_they_run(masked_lm):
     rest = ["attention.output.dense", "intermediate.dense", "output.dense"]
     wanted = [[f"encoder.layer.{i}.{name}" for name in names] for i in (0, 1) for names in (layer, *([r] for r in rest))]
     assert [sorted(names) for names in found] == [sorted(names) for names in wanted]
+
+
+def chain(*, features: int = 24) -> tuple[nn.Sequential, dict[str, torch.Tensor]]:
+    """Three linears in a row, masked, and a batch of what the first one reads."""
+    torch.manual_seed(1)
+    model = nn.Sequential(*(nn.Linear(features, features) for _ in range(3)))
+    masks.mask_linears(model, "")
+    x = correlated(features)
+    return model, {"x": x, "attention_mask": torch.ones(len(x), dtype=torch.int64)}
+
+
+def prune_chain(model: nn.Sequential, batch: dict[str, torch.Tensor], sparsity: float) -> None:
+    least_squares.prune(model, sparsity, read=lambda m, b: m(b["x"]), batches=lambda: iter([batch]))
+
+
+def test_a_model_loses_less_than_where_each_layer_is_fitted_to_the_dense_inputs():
+    """Later layers make up for the errors of the earlier ones: that needs the inputs of both models."""
+    model, batch = chain()
+    dense, alone = copy.deepcopy(model), copy.deepcopy(model)
+    x = batch["x"]
+    with torch.no_grad():
+        wanted = dense(x)
+        for linear, of_dense in zip(alone, dense, strict=True):
+            least_squares.fit(linear, of_dense.weight, seen(x), 0.7)
+            x = of_dense(x)
+    prune_chain(model, batch, 0.7)
+    assert masks.masked_sparsity(model) == pytest.approx(0.7, abs=2e-3)
+    assert error(model, batch["x"], wanted) < 0.9 * error(alone, batch["x"], wanted)
+
+
+def test_sparsity_0_leaves_a_model_as_it_computes():
+    model, batch = chain()
+    with torch.no_grad():
+        wanted = model(batch["x"])
+    prune_chain(model, batch, 0.0)
+    torch.testing.assert_close(model(batch["x"]), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_what_was_pruned_before_counts_as_zero():
+    results = []
+    for behind in (0.0, 9.0):
+        model, batch = chain()
+        prune_chain(model, batch, 0.3)
+        with torch.no_grad():
+            for linear in model:
+                linear.weight[~linear.mask] = behind
+        prune_chain(model, batch, 0.6)
+        results.append([linear.effective_weight.detach() for linear in model])
+    assert all(map(torch.equal, *results))
+
+
+def test_inputs_are_measured_without_dropout_and_the_model_goes_on_with_it(masked_lm, engine):
+    weights = []
+    for rate in (0.0, 0.5):
+        model = copy.deepcopy(masked_lm).train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = rate
+        placed = patterns.placement("unstructured", "uniform", masks.mask_linears(model, r"^encoder\.layer\.0\."))
+        calibration = Calibration(sample=token_batch, batches=2, engine=engine)
+        least_squares.LeastSquares(placed, calibration).prune(model, 0.6)
+        assert model.training
+        weights.append(masks.zeros(model, r"^encoder\.layer\.0\."))
+    assert all(torch.equal(zero, weights[1][name]) for name, zero in weights[0].items())

@@ -98,6 +98,34 @@ def test_matrices_decay_and_vectors_do_not():
     assert [tuple(p.shape) for p in rest["params"]] == [(4,), (4,)]
 
 
+def test_a_model_is_trained_in_training_mode_however_it_came(engine):
+    """transformers loads a model in evaluation mode: there is no dropout in it, and no gradient checkpointing."""
+    model, modes = network().eval(), []
+
+    def loss(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        modes.append(model.training)
+        return cross_entropy(model, batch)
+
+    fit(model, engine, loss, steps=2)
+    assert modes == [True, True]
+
+
+def test_seed_and_step_choose_what_is_dropped(engine):
+    def dropped(seed: int) -> list[list[float]]:
+        found: list[list[float]] = []
+
+        def loss(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+            found.append(F.dropout(torch.ones(64), 0.5).tolist())
+            return cross_entropy(model, batch)
+
+        fit(network(), engine, loss, steps=3, seed=seed)
+        return found
+
+    one, again, other = dropped(3), dropped(3), dropped(4)
+    assert one == again
+    assert len({tuple(mask) for mask in [*one, *other]}) == 6
+
+
 def test_the_model_leaves_in_evaluation_mode(engine):
     model = network()
     fit(model, engine, steps=1)

@@ -136,6 +136,21 @@ def test_a_group_is_chosen_after_the_updates_of_the_groups_before_it():
     assert masked(x).sub(linear(x)).square().mean() < 0.05 * linear(x).square().mean()
 
 
+def test_what_was_pruned_before_counts_as_zero():
+    """The optimizer goes on to move the weights behind a mask: its momentum does. They are not in use."""
+    x = correlated(32)
+    moments, results = x.T @ x / len(x), []
+    for behind in (0.0, 9.0):
+        torch.manual_seed(0)
+        linear = masks.MaskedLinear(nn.Linear(32, 16))
+        second_order.prune_second_order(linear, moments, 0.3)
+        with torch.no_grad():
+            linear.weight[~linear.mask] = behind
+        second_order.prune_second_order(linear, moments, 0.6)
+        results.append((linear.effective_weight.detach(), linear.mask))
+    assert all(map(torch.equal, *results))
+
+
 def test_an_input_that_never_fires_is_no_error():
     moments = torch.zeros(6, 6)
     linear = masks.MaskedLinear(nn.Linear(6, 4))

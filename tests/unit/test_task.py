@@ -131,3 +131,5 @@ def test_a_teacher_is_asked_and_never_trained(classifier, engine, tokenizer, tmp
     student = task.model(tmp_path, attention="eager", dropout=0.25)
     assert all(p.requires_grad for p in student.parameters())
     assert {m.p for m in student.modules() if isinstance(m, nn.Dropout)} == {0.25}
+    student = task.student(tmp_path, teacher, attention="eager", dropout=0.25)
+    assert {m.p for m in student.modules() if isinstance(m, nn.Dropout)} == {0.25}

@@ -5,6 +5,8 @@ import collections
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pruneonce.errors import DataError
 from pruneonce.sources import cells
@@ -46,6 +48,23 @@ def test_no_text_stands_in_two_splits():
     keys = [{text_key(r.texts[0]) for r in split} for split in (train, validation, test)]
     assert [len(k) for k in keys] == [len(train), len(validation), 20]
     assert sum(map(len, keys)) == len(set.union(*keys)) == 120
+
+
+SOME = st.lists(st.builds(row, st.sampled_from([f"text {i}" for i in range(24)]), st.sampled_from("ab")), max_size=24)
+SOURCE = {"train": SOME, "validation": st.none() | SOME, "test": st.none() | SOME, "test-more": SOME}
+
+
+@given(st.fixed_dictionaries(SOURCE))
+def test_no_text_is_learned_from_and_scored_on(source):
+    """Whatever splits a source has, and however many texts they share."""
+    try:
+        made, _ = examples.make_splits(source, validation_ratio=0.2, test_ratio=0.2, seed=1)
+    except DataError:  # nothing is left of a split
+        return
+    texts = {name: {text_key(r.texts[0]) for r in split} for name, split in made.items()}
+    tests = texts["test"] | texts["test-more"]
+    assert not texts["train"] & (texts["validation"] | tests)
+    assert not texts["validation"] & tests
 
 
 def test_carve_is_stratified_and_loses_no_row():
@@ -158,6 +177,13 @@ def test_a_split_round_trips_and_counts_what_it_cut(tmp_path, tokenizer):
     assert cut == 1  # the second text has exactly 8 tokens
 
 
+@pytest.mark.parametrize("rows", [999, 1000, 1001, 2001])
+def test_a_long_split_keeps_every_row(tmp_path, tokenizer, rows):
+    """They are written a thousand at a time."""
+    splits.write_split(tmp_path / "s.arrow", [row(f"a {i}", "a") for i in range(rows)], ABC, tokenizer, max_tokens=8)
+    assert splits.read_split(tmp_path / "s.arrow")["text"][:] == [f"a {i}" for i in range(rows)]
+
+
 def test_collate_pads_and_keeps_the_last_token():
     rows = [{"input_ids": [2, 7, 3], "label": 1}, {"input_ids": [2, 7, 8, 9, 10, 3], "label": 0}]
     batch = collate(rows, ABC, pad=0, max_tokens=4, last=3)
@@ -195,6 +221,18 @@ def test_batches_are_a_function_of_the_step(split, tokenizer):
         assert all(torch.equal(two(step)[k], v) for k, v in wanted[step].items())
     epochs = [np.concatenate([one.rows(13 * e + i) for i in range(13)]).tolist() for e in range(2)]
     assert epochs[0] != epochs[1]
+
+
+def test_another_seed_is_another_order(split, tokenizer):
+    one, two = (Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=seed) for seed in (1, 2))
+    assert any(one.rows(step).tolist() != two.rows(step).tolist() for step in range(13))
+
+
+def test_an_epoch_is_in_no_order_of_length(split, tokenizer):
+    """Rows of one length share a batch, but short batches do not all come first."""
+    batches = Batches(split, ABC, tokenizer, batch_size=8, max_tokens=64, seed=1)
+    means = [float(batches.lengths[batches.rows(step)].mean()) for step in range(13)]
+    assert means not in (sorted(means), sorted(means, reverse=True))
 
 
 def test_batches_carry_the_label_of_their_text(split, tokenizer):

@@ -102,8 +102,9 @@ def copy_store(store: Path, folder: Path) -> str:
     """Copy a store as mlflow.db of the folder, its artifacts beside it. Returns its address."""
     shutil.copy(store, folder / "mlflow.db")
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as base, base:
-        moved = "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)"
-        base.execute(moved, (f"{store.parent}/mlruns", f"{folder}/mlruns"))
+        for table, address in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            moved = f"UPDATE {table} SET {address} = replace({address}, ?, ?)"
+            base.execute(moved, (f"{store.parent}/mlruns", f"{folder}/mlruns"))
     return f"sqlite:///{folder}/mlflow.db"
 
 

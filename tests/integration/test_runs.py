@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -84,12 +85,25 @@ with runs.stage_run("sparsify", {"common.seed": 1}, {"data/x": "1" * 32}, scratc
 """
 
 
-@pytest.fixture
-def killed(folder) -> tuple[str, str]:
-    """Ids of a flow's and a stage's runs whose process was killed in step 12."""
+@pytest.fixture(scope="module")
+def kill(tmp_path_factory, empty_store) -> tuple[Path, tuple[str, ...]]:
+    """A folder in which a process was killed in step 12, and the ids of its flow's and its stage's runs."""
+    folder = tmp_path_factory.mktemp("kill")
+    copy_store(empty_store, folder)
     out, err = python(KILLED, folder).communicate(timeout=240)
     assert len(out.split()) == 2, err
-    return tuple(out.split())
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as base:
+        base.execute("SELECT * FROM runs").fetchall()  # the first reader takes back what the kill left half done
+    return folder, tuple(out.split())
+
+
+@pytest.fixture
+def killed(folder, kill) -> tuple[str, ...]:
+    """Those ids; `folder` is as the kill left it."""
+    left, ids = kill
+    copy_store(left / "mlflow.db", folder)
+    shutil.copytree(left / "scratch", folder / "scratch")
+    return ids
 
 
 def status(run_id: str) -> str:

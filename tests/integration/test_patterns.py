@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForSequenceClassification
 
+from flows import order
 from pipeline.history import Log
 from pipeline.params.document import load
 from pruneonce.deployment import provenance
@@ -184,18 +184,10 @@ def test_a_sparse_model_of_another_pattern_is_an_error(done, tmp_path):
         study.run(study.Command("wrong", command.module, other), tmp_path, document())
 
 
-ORDER = """
-import json
-from flows import order
-print(json.dumps(order.in_order(order.PATTERNS)))
-"""
-
-
-def test_the_study_brings_what_it_stands_on(project):
+def test_the_study_brings_what_it_stands_on(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
     project.edit(lambda asked: asked["patterns"].update(sparsities=[0.8, 0.9]))
-    done = project.run(sys.executable, "-c", ORDER, PYTHONPATH=str(project.folder))
-    assert done.returncode == 0, done.stderr
-    whole = json.loads(done.stdout.splitlines()[-1])
+    whole = order.in_order(order.PATTERNS)
     mine = [name.removeprefix("study/patterns/dvc.yaml:") for name in whole if name.startswith("study/")]
     asked = tiny.document()
     asked["patterns"]["sparsities"] = [0.8, 0.9]

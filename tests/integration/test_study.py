@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification
 
+from flows import order
 from pipeline import stage
 from pipeline.history import Log
+from pipeline.params.document import load
+from pipeline.params.reading import read_yaml
 from pipeline.tracking import lock, store
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
@@ -243,32 +246,16 @@ def test_under_dvc_a_stage_has_the_name_it_has_there_and_set_changes_one_value(d
     assert run.data.params["study.title"] == "Otherwise"
 
 
-ORDER = """
-import json
-from flows import order
-print(json.dumps([order.in_order(order.COMPRESS), order.in_order(order.STUDY)]))
-"""
-VARIANTS = """
-import json
-from flows import order
-from pipeline.params.document import load
-from pipeline.params.reading import read_yaml
-wired = order.variants(read_yaml(order.STUDY.folder / "dvc.yaml"))
-load().check_study(wired)
-print(json.dumps(sorted(wired)))
-"""
+def test_the_variants_of_the_study_are_those_that_its_file_has_cells_of(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    wired = order.variants(read_yaml(order.STUDY.folder / "dvc.yaml"))
+    load().check_study(wired)
+    assert sorted(wired) == sorted(STUDY["variants"])
 
 
-def test_the_variants_of_the_study_are_those_that_its_file_has_cells_of(project):
-    done = project.run(sys.executable, "-c", VARIANTS, PYTHONPATH=str(project.folder))
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == sorted(STUDY["variants"])
-
-
-def test_the_pipeline_passes_the_study_by_and_the_study_brings_what_it_stands_on(project):
-    done = project.run(sys.executable, "-c", ORDER, PYTHONPATH=str(project.folder))
-    assert done.returncode == 0, done.stderr
-    pipeline, whole = json.loads(done.stdout.splitlines()[-1])
+def test_the_pipeline_passes_the_study_by_and_the_study_brings_what_it_stands_on(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    pipeline, whole = order.in_order(order.COMPRESS), order.in_order(order.STUDY)
     assert sorted(pipeline) == sorted(command.name for command in tiny.commands(tiny.document()))
     mine = [f"study/dvc.yaml:{command.name}" for command in study.commands(study.document())]
     assert sorted(name for name in whole if "study" in name) == sorted(mine)

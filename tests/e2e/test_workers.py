@@ -38,7 +38,6 @@ class Reader:
         own = {
             "PREFECT_SERVER_API_PORT": self.ports["4200"],
             "XDG_CACHE_HOME": str(logs / "home"),
-            "PREFECT_WORKER_QUERY_SECONDS": "2",  # of 10: a run waits for its worker so long
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes that wait for jobs, of which there are none
         }
         self.env = environment(project, logs / "prefect") | own

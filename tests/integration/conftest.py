@@ -21,6 +21,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import stage
+from tests import warm
 from tests.conftest import copy_project, copy_store, made_once
 from tests.integration import tiny
 
@@ -96,10 +97,13 @@ class Project:
         (found,) = [c for c in tiny.commands(tiny.document()) if c.name == name]
         item = ["--item", found.item] if found.item else []
         paths = [word for key, path in found.flags.items() for word in (f"--{key.replace('_', '-')}", path)]
-        return [sys.executable, "-m", f"stages.{found.stage}", *item, *paths]
+        return ["python", "-m", f"stages.{found.stage}", *item, *paths]
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the folder; `python` and `dvc` as tests/warm.py starts them."""
         env = {**self.environment, **environment}
+        if words[0] in ("python", "dvc"):
+            env["PATH"] = warm.first(env["PATH"])
         return subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=120)
 
     def main(self, name: str) -> subprocess.CompletedProcess[str]:

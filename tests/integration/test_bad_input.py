@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
@@ -24,7 +24,7 @@ from pipeline.params.reading import read_yaml
 from pipeline.tracking import open_run, runs, store, unsent
 from pruneonce.errors import ConfigError, LossNotFinite, TrackerUnreachable
 from tests.integration import tiny
-from tests.integration.conftest import Project
+from tests.integration.conftest import Project, new_project
 from tests.integration.tiny import TASK
 
 Document = dict[str, Any]
@@ -187,6 +187,12 @@ def failed(done: subprocess.CompletedProcess[str], message: str, *, code: int = 
     assert done.stderr.endswith(f"{lines[0]}\n") or "step/s" in done.stderr, "nothing but a progress bar comes after it"
 
 
+def newest_run(tracking_uri: str) -> Run:
+    client = MlflowClient(tracking_uri)
+    experiment = client.get_experiment_by_name(store.EXPERIMENT)
+    return client.search_runs([experiment.experiment_id], order_by=["start_time DESC"], max_results=1)[0]
+
+
 def columns(project: Project) -> None:
     project.edit(put(f"tasks.{TASK}.prepare_task.text", "body"))
 
@@ -268,16 +274,25 @@ IN_PROCESS = {
     layers,
     diverging,
 }  # through the same `main`, but without waiting for imports
+AS_USERS_DO = {columns, checksum}
+
+
+def cold(command: list[str]) -> list[str]:
+    """A command of `Project.command` as it starts for users."""
+    return [sys.executable, *command[1:]]
 
 
 @pytest.mark.parametrize("spoil", BAD_RUNS, ids=lambda spoil: spoil.__name__)
-def test_a_stage_that_cannot_go_on(computed, spoil):
+def test_a_stage_that_cannot_go_on(computed, tracking_uri, spoil):
     name, message = BAD_RUNS[spoil]
     spoil(computed)
     command = next(c for c in tiny.commands(tiny.document()) if c.name == name)
     before = computed.snapshot()
-    run = computed.main if spoil in IN_PROCESS else lambda name: computed.run(*computed.command(name))
-    failed(run(name), message)
+    words = cold(computed.command(name)) if spoil in AS_USERS_DO else computed.command(name)
+    failed(computed.main(name) if spoil in IN_PROCESS else computed.run(*words), message)
+    if spoil is checksum:  # through the command line, on a real store
+        run = newest_run(tracking_uri)
+        assert (run.info.run_name, run.info.status) == (name, "FAILED")
     own = tuple(path for flag, path in command.flags.items() if flag in ("source", "splits", "model", "history"))
     kept = {path: content for path, content in before.items() if not path.startswith(own)}
     after = computed.snapshot()
@@ -296,7 +311,7 @@ def test_no_package_index(project):
     source = {"package": "no-such-package-here==1.0", "sha256": "0" * 64, "members": {".": "model"}}
     project.edit(lambda d: d["fetch"].update(ghost=source))
     command = [
-        sys.executable,
+        "python",
         "-m",
         "stages.fetch",
         "--item",
@@ -402,7 +417,7 @@ def test_a_stage_that_is_stopped(computed, tracking_uri, number, code, message):
     before, log = computed.snapshot(), computed.folder / "log"
     with log.open("w") as err:
         started = subprocess.Popen(
-            computed.command("prepare_teacher"),
+            cold(computed.command("prepare_teacher")),
             cwd=computed.folder,
             env=computed.environment,
             stderr=err,
@@ -419,9 +434,7 @@ def test_a_stage_that_is_stopped(computed, tracking_uri, number, code, message):
     assert "Traceback" not in log.read_text()
     assert message in log.read_text()
     assert computed.snapshot() == before
-    client = MlflowClient(tracking_uri)
-    experiment = client.get_experiment_by_name(store.EXPERIMENT)
-    run = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"], max_results=1)[0]
+    run = newest_run(tracking_uri)
     assert (run.info.run_name, run.info.status) == ("prepare_teacher", "KILLED")
     assert run.data.params["prepare_teacher.steps"] == "100000"
 
@@ -567,23 +580,19 @@ def test_a_run_ends_as_its_stage_did(kept, monkeypatch, error, status):
     assert [m.key for m in client.metrics] == ["loss"], "what was logged before is sent"
 
 
-def test_a_failing_stage_ends_its_run_as_failed(project, tracking_uri):
-    """Through the command line, on a real store."""
-    checksum(project)
-    failed(project.run(*project.command("fetch_local@corpus")), "ChecksumMismatch")
-    client = MlflowClient(tracking_uri)
-    experiment = client.get_experiment_by_name(store.EXPERIMENT)
-    run = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"], max_results=1)[0]
-    assert (run.info.run_name, run.info.status) == ("fetch_local@corpus", "FAILED")
-
-
 class TestProfiles:
     """What `--profile` and `--set` refuse; params.yaml is as it was after each refusal."""
 
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory, tracking_uri) -> Path:
+        return new_project(tmp_path_factory.mktemp("profiles") / "project", tracking_uri).folder
+
     @pytest.fixture(autouse=True)
-    def _inside(self, project, monkeypatch):
-        subprocess.run(["git", "checkout", "--quiet", "params.yaml"], cwd=project.folder, check=True)
-        monkeypatch.chdir(project.folder)
+    def _inside(self, folder, monkeypatch):
+        """In the project as git has it."""
+        for words in (["checkout", "--quiet", "."], ["clean", "--quiet", "-fdx"]):
+            subprocess.run(["git", *words], cwd=folder, check=True)
+        monkeypatch.chdir(folder)
 
     @pytest.mark.parametrize(
         ("profile", "overrides", "message"),

@@ -1,18 +1,15 @@
 """What a person writes into params.yaml reaches no shell: words stay words, a path stays a path."""
 
-import os
-
 import pytest
 
-from tests import warm
 from tests.integration.conftest import Project
 
 ODD = ["it's $HOME `touch hacked`.csv", '"; touch hacked; ".csv', "-n  *.csv"]
 
 
 def run(project: Project, *words: str, **environment: str):
-    """Run `python` or `dvc` as tests/warm.py starts it."""
-    return project.run(*words, PATH=warm.first(os.environ["PATH"]), PYTHONPATH=str(project.folder), **environment)
+    """Run `python` or `dvc` on the project's own code."""
+    return project.run(*words, PYTHONPATH=str(project.folder), **environment)
 
 
 def launched(project: Project, launcher: str):

@@ -48,6 +48,8 @@ LONG = (
     "integration/test_kinds",
     "integration/test_packaging",
     "kernels/test_sanitized",
+    "unit/test_fuzz",
+    "unit/test_plan",  # and test_planning
     "integration",
 )
 

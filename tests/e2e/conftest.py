@@ -62,6 +62,11 @@ def environment(project: Path, home: Path, *, cold: bool = False) -> dict[str, s
     }
 
 
+def prefect_home(copy: Path) -> Path:
+    """Beside the copy. Its parent must be there: Prefect does not make it, and its server then never starts."""
+    return copy.with_name(f"{copy.name}-prefect")
+
+
 @pytest.fixture
 def cold() -> Iterator[None]:
     """Every program starts as it does for users, those of a worker that waits already among them."""

@@ -8,11 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -21,7 +19,7 @@ from pipeline import hashing
 from pipeline.tracking import lock
 from tests import warm
 from tests.conftest import ROOT, copy_project, copy_store, wait_for
-from tests.e2e.conftest import ALONE, CANARIES, environment, kept_in, prefect_server, started
+from tests.e2e.conftest import ALONE, CANARIES, environment, kept_in, prefect_home, prefect_server, started
 from tests.pages import IN_ORDER, blocks, inline, saved
 
 STAGES = 14  # three sources, and each of the eleven other stages once: tiny has one task
@@ -29,11 +27,6 @@ STAGES = 14  # three sources, and each of the eleven other stages once: tiny has
 TIMED = ("data/latency", "data/report")
 
 pytestmark = pytest.mark.slow
-
-
-def prefect_home(copy: Path) -> Path:
-    """Beside the copy. Its parent must be there: Prefect does not make it, and its server then never starts."""
-    return copy.with_name(f"{copy.name}-prefect")
 
 
 def run(command: list[str], cwd: Path, *, expect: int = 0) -> str:
@@ -374,52 +367,6 @@ def test_rows_that_the_model_has_no_positions_for_are_an_error_before_anything_i
     assert set(outcomes(output)) == {"fetch_local@corpus", "fetch_local@tiny-bert", "fetch_local@topic"}
     assert lock.locked(copy) == before
     shutil.copy(copy / "profiles/tiny.yaml", copy / "params.yaml")
-
-
-@pytest.fixture
-def starting(tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """A flow that begins, its output in the file `log`."""
-    project = copy_project(tmp_path / "project")
-    command = shlex.join([sys.executable, "-m", "flows.compress", "--profile", "tiny"])
-    with started(
-        command, cwd=project, env=environment(project, prefect_home(project), cold=True), log=tmp_path / "log"
-    ) as process:
-        yield process
-
-
-def family(process: subprocess.Popen) -> list[psutil.Process]:
-    """What the process has started and what that has, its watcher among them."""
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-@pytest.mark.parametrize("to", ["the process", "its group"])
-@pytest.mark.parametrize("seconds", [1, 2, 6])  # imports, and Prefect's start
-def test_ctrl_c_at_any_moment_of_a_start_ends_it_at_once(seconds, to, starting, tmp_path: Path):
-    time.sleep(seconds)
-    others = family(starting)
-    os.kill(starting.pid, signal.SIGINT) if to == "the process" else os.killpg(starting.pid, signal.SIGINT)
-    assert starting.wait(10) == 130
-    said = (tmp_path / "log").read_text()
-    ours = "Stopped by Ctrl-C. Finished stages are kept; run again to go on."
-    if to == "the process":
-        assert said.strip().splitlines()[-1] == ours
-        assert "Traceback" not in said
-    else:  # it reaches Prefect's server too, which may say "Aborted!", or where it was while its modules were imported
-        assert said.count(ours) == 1
-        assert not re.findall(r'File "[^"]*/(?:flows|pipeline)/', said)
-    _, alive = psutil.wait_procs(others, timeout=15)
-    assert alive == []
-
-
-def test_prefects_server_ends_with_a_flow_that_is_killed(starting, tmp_path: Path):
-    def server() -> list[psutil.Process]:
-        return [child for child in family(starting) if "uvicorn" in " ".join(child.cmdline())]
-
-    wait_for("the server", server, seconds=90, every=0.2, log=tmp_path / "log")
-    others = family(starting)
-    starting.kill()
-    _, alive = psutil.wait_procs(others, timeout=15)
-    assert alive == []
 
 
 def test_ctrl_c_keeps_what_was_finished(copy: Path, first: str):

@@ -19,6 +19,7 @@ from pruneonce.errors import KernelsError
 from tests import elf
 from tests.conftest import ROOT, copy_project
 from tests.integration.test_packaging import Environment, package
+from tests.kernels import conftest
 from tests.unit.test_kernels_build import fake
 
 MACHINE = platform.machine()
@@ -87,12 +88,11 @@ def test_onnx_runtime_takes_it(library):
     onnxruntime.SessionOptions().register_custom_ops_library(str(library))
 
 
-def test_with_sanitizers_it_needs_their_libraries_and_a_compiler_that_has_them(tmp_path):
+def test_with_sanitizers_it_needs_their_libraries_and_a_compiler_that_has_them(tmp_path, tmp_path_factory):
     output = tmp_path / "checked.so"
-    compiler = build.find_compiler(MACHINE)
-    if not build.is_zig(compiler):
-        build.build(output, compiler=compiler, target=MACHINE, flags=build.SANITIZED)
-        assert {name.partition(".")[0] for name in elf.read(output).needed} >= {"libasan", "libubsan"}
+    if not build.is_zig(build.find_compiler(MACHINE)):
+        checked = conftest.compiled("sanitized", conftest.CHECKED, tmp_path_factory)
+        assert {name.partition(".")[0] for name in elf.read(checked).needed} >= {"libasan", "libubsan"}
     with pytest.raises(KernelsError, match="found ziglang"):
         build.build(output, compiler=build.ZIG, target=MACHINE, flags=build.SANITIZED)
     assert not output.exists()

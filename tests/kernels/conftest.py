@@ -11,6 +11,7 @@ from kernels import build
 from tests.kernels.native import NAMES, Library
 
 EXPORTED = ("-fvisibility=default",)
+CHECKED = build.Flags((*build.SANITIZED.compile, *EXPORTED), build.SANITIZED.link)
 GIVEN = "PRUNEONCE_TEST_LIBRARY"  # a library that is there already: the one for the sanitizers
 
 

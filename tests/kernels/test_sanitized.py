@@ -24,13 +24,12 @@ def test_memory_and_undefined_behaviour(tmp_path_factory):
     preloaded = [done.stdout.strip() for done in asked]
     if build.is_zig(compiler) or not all(Path(file).is_absolute() for file in preloaded):
         pytest.skip(f"no gcc with libasan and libstdc++: {' '.join(compiler)}")
-    flags = build.Flags((*build.SANITIZED.compile, *conftest.EXPORTED), build.SANITIZED.link)
     env = os.environ | {
         "LD_PRELOAD": ":".join(preloaded),  # the one of C++ too: ONNX Runtime throws
         "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONMALLOC": "malloc",
-        conftest.GIVEN: str(conftest.compiled("sanitized", flags, tmp_path_factory)),
+        conftest.GIVEN: str(conftest.compiled("sanitized", conftest.CHECKED, tmp_path_factory)),
     }
     folder = Path(__file__).parent
     words = [

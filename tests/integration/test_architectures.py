@@ -4,6 +4,7 @@ DeBERTa-v3 is the class and the `model_type` of DeBERTa-v2 with another configur
 """
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -24,10 +25,12 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+import pruneonce
 from pipeline.kept import Kept
 from pruneonce import quantization
 from pruneonce.batch import IGNORED, inputs
 from pruneonce.deployment import audit, execution, export, parity, runtime, weight_names
+from pruneonce.errors import ModelError
 from pruneonce.language import corpus, masked_lm, preparation
 from pruneonce.models import checkpoint, configuration
 from pruneonce.sparsity import masks, matrices
@@ -108,6 +111,7 @@ SHORT = {
 }
 TARGET = 0.85
 PLAIN_ATTENTION = ("deberta-v2", "mpnet", "modernbert")  # of another form than BERT's: positions in its scores
+RELATIVE = ("deberta-v2", "modernbert")  # positions are computed, not looked up: a text of any length is answered
 TRAINED = [name for name in ARCHITECTURES if name != "bert"]  # the tiny profile is one, and goes through all in test_stages
 
 
@@ -117,18 +121,20 @@ def name(request) -> str:
 
 
 @pytest.fixture
-def built(name) -> Callable[[Any], Any]:
-    """auto class -> a model of random weights in evaluation mode."""
+def built(name) -> Callable[..., Any]:
+    """auto class -> a model of random weights in evaluation mode, of two layers or of one."""
 
-    def build(auto):
+    def build(auto, layers=2):
         torch.manual_seed(0)
-        return auto.from_config(AutoConfig.for_model(name, **ARCHITECTURES[name].config), attn_implementation="eager").eval()
+        config = AutoConfig.for_model(name, **ARCHITECTURES[name].config)
+        config.num_hidden_layers = layers
+        return auto.from_config(config, attn_implementation="eager").eval()
 
     return build
 
 
-def expected(name: str) -> list[str]:
-    return [f"{layer}.{part}" for layer in ARCHITECTURES[name].layers for part in ARCHITECTURES[name].parts]
+def expected(name: str, layers: int = 2) -> list[str]:
+    return [f"{layer}.{part}" for layer in ARCHITECTURES[name].layers[:layers] for part in ARCHITECTURES[name].parts]
 
 
 def test_what_is_prunable_is_found_from_the_structure(name, built):
@@ -156,14 +162,18 @@ def test_a_mask_is_made_ready_only_where_that_is_the_same_function(name, built):
     )
 
 
+def batches_of_many_lengths() -> list[dict[str, torch.Tensor]]:
+    return [token_batch(seed, *shape) for seed, shape in enumerate([(4, 20), (1, 3), (5, 33)])]
+
+
 @pytest.mark.parametrize(
     ("auto", "outputs"),
     [(AutoModelForQuestionAnswering, ("start_logits", "end_logits")), (AutoModelForTokenClassification, ("logits",))],
     ids=["answers", "tags"],
 )
 def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs):
-    """Heads on every token; the stages below classify whole texts."""
-    model = built(auto)
+    """Heads on every token, above one layer; the stages below classify whole texts, by layers above another."""
+    model = built(auto, layers=1)
     masks.mask_linears(model, None)
     masks.prune(model, TARGET)
     masks.bake(model)
@@ -171,22 +181,26 @@ def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs)
     masks.lock(model)
     quantization.calibrate(model, [token_batch(seed, 8, 12) for seed in range(2)], engine=cpu_engine())
     weights = {layer: m.weight.numpy().T for layer, m in quantization.to_int8(model).items()}
-    assert list(weights) == expected(name)
+    assert list(weights) == expected(name, layers=1)
     path = tmp_path / "int8.onnx"
     export.to_onnx(model, path, outputs=outputs)
     weight_names.name_weights(path, weights)
-    batches = [token_batch(seed, *shape) for seed, shape in enumerate([(4, 20), (1, 3), (5, 33)])]
-    texts = parity.Texts(batches, outputs, lambda logits, _: logits.argmax(-1).ravel())
+    texts = parity.Texts(batches_of_many_lengths(), outputs, lambda logits, _: logits.argmax(-1).ravel())
     reference = parity.reference(model, texts)
     assert reference.logits[0].shape == ((4, 2, 20) if len(outputs) == 2 else (4, 20, 2))
     found = parity.parity(reference, path)
     parity.check_parity(found, relative_error=0.02, same_decision=0.95)
-    assert audit.Audit(path).kernels(weights) == dict.fromkeys(expected(name), "MatMulIntegerToFloat")
+    assert audit.Audit(path).kernels(weights) == dict.fromkeys(weights, "MatMulIntegerToFloat")
     for layer, weight in weights.items():
         assert (weight == 0).mean() >= TARGET - 0.01, layer
 
-    sessions = [execution.session(path, threads=1, execution=name) for name in ("stock", "sparse")]
-    for batch in batches:
+    check_sparse_execution(name, path, layers=1)
+
+
+def check_sparse_execution(name: str, path: Path, *, layers: int) -> None:
+    """An int8 file answers on the sparse kernels as on ONNX Runtime's own, by all of them that its architecture has."""
+    sessions = [execution.session(path, threads=1, execution=execution_name) for execution_name in ("stock", "sparse")]
+    for batch in batches_of_many_lengths():
         stock, sparse = (runtime.logits(session, batch) for session in sessions)
         # A number in the middle of two grid points goes to the other one: that moves a logit by a small part of it.
         np.testing.assert_allclose(sparse, stock, rtol=0, atol=0.02 * np.abs(stock).max())
@@ -194,8 +208,8 @@ def test_answers_and_tags_ship_in_integers(name, built, tmp_path, auto, outputs)
         node.op_type
         for node in onnx.load_model_from_string(execution.accelerated(path, execution="sparse", threads=1)).graph.node
     )
-    layers = SIZES["num_hidden_layers"]
-    products = {"albert": 2 * 6, "deberta-v2": 2 * 6 + 4}.get(name, len(expected(name)))  # one group; tables of positions
+    tables = 2 * layers if name == "deberta-v2" else 0  # of positions
+    products = layers * len(ARCHITECTURES[name].parts) + tables  # also of one group of layers
     assert nodes["SparseLinear"] == products - 2 * nodes["Attention"], "queries, keys and values are one product"
     assert nodes["Attention"] == (0 if name in PLAIN_ATTENTION else layers)
     assert nodes["AddNormalize"] == (0 if name == "modernbert" else 2 * layers), "it normalizes before a linear, not after"
@@ -331,3 +345,38 @@ def test_the_int8_file_at_every_length(done):
     batches = [token_batch(seed, rows, length) for seed, (rows, length) in enumerate(sizes)]
     found = parity.parity(parity.reference(model, parity.Texts(batches)), path)
     parity.check_parity(found, relative_error=0.02, same_decision=1.0)
+
+
+def test_the_int8_file_on_the_sparse_kernels(done):
+    """Two layers: of ModernBERT's one is local, and ALBERT's share their weights."""
+    check_sparse_execution(done.name, done.data / f"export/{TASK}/int8.onnx", layers=2)
+
+
+def test_the_int8_file_of_a_bert_on_the_sparse_kernels(first):
+    check_sparse_execution("bert", first[f"export/{TASK}/int8.onnx"], layers=2)
+
+
+def check_longest(name: str, path: Path) -> None:
+    """A text of more tokens than a model has positions for is one error that says how many it has."""
+    longest, session = ARCHITECTURES[name].longest, pruneonce.load(path, threads=1)
+
+    def answer(tokens: int) -> np.ndarray:
+        ids = np.full((2, tokens), 7)
+        return session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+
+    assert np.isfinite(answer(longest)).all()
+    if name in RELATIVE:
+        assert np.isfinite(answer(longest + 1)).all()
+        return
+    for tokens in (longest + 1, 1000):
+        says = f"expected texts of at most {longest} tokens, for which the model has positions, found {tokens}."
+        with pytest.raises(ModelError, match=re.escape(says)):
+            answer(tokens)
+
+
+def test_a_text_is_answered_up_to_the_last_position(done):
+    check_longest(done.name, done.data / f"export/{TASK}/dense.onnx")
+
+
+def test_a_text_is_answered_up_to_the_last_position_of_a_bert(dense_onnx):
+    check_longest("bert", dense_onnx.path)

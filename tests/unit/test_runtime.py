@@ -39,7 +39,7 @@ BATCH = np.full((2, 9), 7)
     ],
 )
 def test_inputs_that_the_model_cannot_read_are_one_error(running, given, says, capfd):
-    """The number of positions is named where it is what is wrong: tests/integration/test_longest.py."""
+    """The number of positions is named where it is what is wrong: tests/integration/test_architectures.py."""
     feeds = {"input_ids": BATCH, "attention_mask": np.ones_like(BATCH), **given}
     says = ".*".join(map(re.escape, says.split(".*")))
     with pytest.raises(ModelError, match=f"expected inputs that the model can read, found .*{says}"):

@@ -101,6 +101,9 @@ def test_what_is_kept_is_a_share_of_the_dense_score_on_the_same_rows():
     found = results.kept({"dense": {"score": 0.8}, "int8": {"score": 0.74}}, answers, "int8")
     assert (found.score, found.percent) == (0.74, pytest.approx(92.5))
     assert (found.low, found.high) == (pytest.approx(90), pytest.approx(90)), "every draw keeps nine tenths"
+    answers = {"variants": {"dense": {"replicates": [1.0] * 1001}, "int8": {"replicates": [i / 1000 for i in range(1001)]}}}
+    found = results.kept({"dense": {"score": 1.0}, "int8": {"score": 0.5}}, answers, "int8")
+    assert (found.low, found.high) == (pytest.approx(2.5), pytest.approx(97.5)), "of 95 % of the draws"
 
 
 @pytest.mark.parametrize(("dense", "draws"), [(0.0, [0.0, 0.0]), (0.02, [0.0, 0.05]), (-0.02, [-0.03, 0.01])])

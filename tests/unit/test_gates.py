@@ -1,7 +1,6 @@
 """Each gate by name: where it holds, where it fails, and what it says."""
 
 import copy
-import json
 import math
 
 import pytest
@@ -193,4 +192,3 @@ def test_a_file_without_what_a_gate_reads_is_an_error():
     del found.answers["variants"]["int8"]
     with pytest.raises(DataError, match=r"data/answers/topic\.json.*without 'int8'"):
         gates.of(found, GATES)
-    assert json.dumps(found.answers)

@@ -26,6 +26,20 @@ def test_soft_loss_is_its_definition(shape, temperature):
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_of_bf16_inputs_the_losses_are_those_of_the_same_numbers():
+    """A bf16 model gives bf16 logits and states: the sums over them are in float32."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(64, 30, 48, generator=draw).bfloat16() for _ in range(2))
+    looks = [torch.randn(4, 2, 30, 30, generator=draw).softmax(-1).bfloat16() for _ in range(2)]
+    mask = torch.ones(4, 30, dtype=torch.int64)
+    for loss, one, other in (
+        (lambda s, t: soft_loss(s, t, 2.0), student, teacher),
+        (lambda s, t: hidden_loss([s], [t]), student, teacher),
+        (lambda s, t: attention_loss([s], [t], mask), *looks),
+    ):
+        assert float(loss(one, other)) == pytest.approx(float(loss(one.double(), other.double())), rel=1e-4)
+
+
 def test_soft_loss_is_0_for_logits_a_constant_apart():
     logits = torch.randn(4, 9)
     assert float(soft_loss(logits, logits + torch.arange(4.0)[:, None], 2.0)) == pytest.approx(0, abs=1e-6)

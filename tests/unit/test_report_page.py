@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from pipeline.params.metrics import METRICS
 from pipeline.report import task_rows
-from pipeline.reporting import card, charts, curves, lineage, matrices, origins, page, pareto, training, words
+from pipeline.reporting import card, charts, curves, lineage, matrices, origins, page, pareto, timing, training, words
 from tests import report_facts as made
 from tests.conftest import ROOT
 from tests.report_facts import ATTACK
@@ -124,6 +124,47 @@ def test_every_number_of_the_table_is_that_of_the_json(known, read, data):
         value = rows[row["data-task"], row["data-variant"]][attrs["data-field"]]
         assert float(attrs["value"]) == value
         assert shown == shows[attrs["data-field"]](value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("score", 0.97123, "97.12"),
+        ("score_change", -0.0078, "\u22120.78"),
+        ("score_low", 0.9634, "96.3"),
+        ("score_high", 0.9771, "97.7"),
+        ("sparsity", 0.85004, "85.00"),
+        ("file_bytes", 24_140_497, "24.1"),
+        ("packed_bytes", 13_310_582, "13.3"),
+        ("times_smaller", 6.87, "6.9"),
+        ("median_ms", 5.96, "6.0"),
+        ("p90_ms", 7.04, "7.0"),
+        ("p99_ms", 9.5, "9.5"),
+        ("times_faster", 3.256, "3.26"),
+        ("resident_bytes", 52_400_000, "52"),
+    ],
+)
+def test_a_cell_is_in_the_unit_of_its_column(field, value, shown):
+    (column,) = (column for column in page.COLUMNS if column.field == field)
+    assert column.shows(value) == shown
+    assert len(page.COLUMNS) == 13, "a line above for each"
+
+
+def test_the_line_of_a_plot_runs_along_what_nothing_dominates():
+    task = made.measured("r8")
+    rows = task_rows("r8", task.scores, task.latencies)
+    chart = charts.trade_off("r8", rows, "packed_bytes", "packed megabytes")
+    best = {row["variant"] for row, names in zip(rows, pareto.dominated(rows, "packed_bytes"), strict=True) if not names}
+    assert {point["variant"] for point in chart.rows if point["front"]} == best
+    assert [point["cost"] for point in chart.rows] == pytest.approx([row["packed_bytes"] / 1e6 for row in rows])
+
+
+def test_percentiles_of_a_call_are_those_of_its_row(known):
+    rows = known.tasks[0].rows
+    found = {(point["variant"], point["what"]): point["ms"] for point in timing.percentiles("r8", rows).rows}
+    wanted = {(r["variant"], n): r[f"{'median' if n == 'p50' else n}_ms"] for r in rows for n in ("p50", "p90", "p99")}
+    assert found == wanted
+    assert len(set(wanted.values())) > len(rows), "the three of a row differ"
 
 
 def test_differences_have_a_sign_and_zero_has_none():

@@ -136,6 +136,13 @@ def test_a_group_is_chosen_after_the_updates_of_the_groups_before_it():
     assert masked(x).sub(linear(x)).square().mean() < 0.05 * linear(x).square().mean()
 
 
+def test_inputs_in_bf16_are_added_in_float32():
+    x = torch.randn(3, 4, 8).bfloat16()
+    found = second_order.rows_of_tokens(x, torch.ones(3, 4, dtype=torch.bool))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, x.flatten(0, 1).float())
+
+
 def test_what_was_pruned_before_counts_as_zero():
     """The optimizer goes on to move the weights behind a mask: its momentum does. They are not in use."""
     x = correlated(32)

@@ -59,13 +59,15 @@ def test_the_distilled_loss_is_the_weighted_sum_of_its_parts(classifier, batch, 
 
 
 def test_fault_5_the_teacher_gets_no_gradient_and_is_no_part_of_the_student(classifier, batch):
-    teacher, names = random_classifier(1), set(classifier.state_dict())
+    teacher = random_classifier(1)
     weights = {"hard_weight": 0.5, "soft_weight": 0.5, "hidden_weight": 1.0, "attention_weight": 1.0}
     loss = distilled_loss(KIND, teacher, distillation(**weights))
+    answered = []
+    teacher.register_forward_hook(lambda model, inputs, out: answered.append(out.logits.requires_grad))
     loss(classifier, batch)["loss"].backward()
+    assert answered == [False], "nothing of its forward pass is kept for a gradient"
     assert all(p.grad is None for p in teacher.parameters())
     assert classifier.classifier.weight.grad.abs().sum() > 0
-    assert set(classifier.state_dict()) == names
 
 
 class Fixed(nn.Module):
@@ -83,6 +85,17 @@ def test_the_score_is_that_of_all_rows_whatever_their_batch(engine, tokenizer):
     task = Task(KIND, tokenizer, {"validation": split}, engine)
     assert task.score(Fixed().train(), "validation") == pytest.approx(3 / 5)
     assert task.metric(task.logits(Fixed(), "validation"), "validation") == pytest.approx(3 / 5)
+
+
+def test_a_model_that_computes_in_bf16_is_scored_in_float32(classifier, tokenizer):
+    """numpy has no bf16: without the conversion there is no score at all."""
+    in_bf16 = SimpleNamespace(device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    split = Dataset.from_dict({"input_ids": [[2, i, 7, 3] for i in range(5, 25)], "label": [0] * 20})
+    task = Task(KIND, tokenizer, {"test": split}, in_bf16)
+    logits = np.array(task.logits(classifier, "test"))
+    assert logits.dtype == np.float32
+    assert set(torch.tensor(logits).bfloat16().float().flatten().tolist()) == set(logits.flatten().tolist())
+    task.score(classifier, "test")
 
 
 def test_answers_come_back_in_the_order_of_the_rows(tokenizer):

@@ -23,8 +23,9 @@ from pipeline.params.reading import read_yaml
 from pipeline.tracking import lock, store
 from pruneonce.models import checkpoint
 from pruneonce.sparsity import masks
+from pruneonce.training.task import Task
 from study import table, trials
-from tests.conftest import PRUNABLE
+from tests.conftest import PRUNABLE, cpu_engine
 from tests.integration import study, tiny
 
 BY = "second_order"
@@ -98,6 +99,22 @@ def test_a_model_has_the_sparsity_of_its_cell_and_the_pattern_it_began_with(done
             begun = checkpoint.load_masked_lm(done[0] / f"study/data/sparsify/{BY}-0.9/model", attention="eager")
             masks.check_pattern(masks.zeros(begun, PRUNABLE), pattern)
     assert cells[name]["sparsity"] == pytest.approx(float(sparsity), abs=1e-3)
+
+
+def test_seeds_give_other_models_and_a_rate_is_judged_by_validation_alone(done, cells):
+    """The test split is larger, so a score of it would be another number."""
+    folder, name = done[0], f"once-{BY}-0.9"
+    (scratch,) = (folder / "scratch").glob(f"study_*@topic-{name}")
+    rate = f"{cells[name]['learning_rate']:g}"
+    one, two = (scratch / f"{rate}-{seed}-{STEPS}" for seed in (1, 2))
+    assert (one / "model.safetensors").read_bytes() != (two / "model.safetensors").read_bytes()
+    task = Task.read(folder / "data/tasks/topic", folder / "data/teach_task/topic", cpu_engine())
+    model = task.model(one, attention="eager", dropout=0.0)
+    assert cells[name]["validation"][rate] == pytest.approx(task.score(model, "validation"), abs=1e-6)
+    assert cells[name]["test"]["1"] == pytest.approx(task.score(model, "test"), abs=1e-6)
+    for seed, drawn in cells[name]["replicates"].items():
+        assert len(drawn) == STUDY["recipe"]["resamples"]
+        assert fmean(drawn) == pytest.approx(cells[name]["test"][seed], abs=0.05)
 
 
 def test_sparsity_rises_while_the_task_is_learned(done):

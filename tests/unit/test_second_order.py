@@ -1,6 +1,7 @@
 """Second-order pruning against least squares in float64."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -210,16 +211,25 @@ def test_no_more_is_read_at_a_time_than_training_does(masked_lm, make_engine):
         torch.testing.assert_close(found[1][name], weight, atol=1e-4, rtol=1e-3)
 
 
-def test_inputs_are_measured_without_dropout_and_the_model_goes_on_with_it(masked_lm, engine):
-    weights = []
+def check_dropout_is_off(masked_lm, layers: str, prune) -> int:
+    """A model with dropout loses the same weights as one without, and goes on with it. Returns its linears.
+
+    prune: called with the model and its masked linears.
+    """
+    patterns_of = []
     for rate in (0.0, 0.5):
         model = copy.deepcopy(masked_lm).train()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = rate
-        calibration = Calibration(sample=token_batch, batches=2, engine=engine)
-        second_order.prune(model, masks.mask_linears(model, r"^encoder\."), calibration, 0.6)
+        prune(model, masks.mask_linears(model, layers))
         assert model.training
-        weights.append(masks.zeros(model, r"^encoder\."))
-    assert len(weights[0]) == 12
-    assert all(torch.equal(zero, weights[1][name]) for name, zero in weights[0].items())
+        patterns_of.append(masks.zeros(model, layers))
+    assert all(torch.equal(zero, patterns_of[1][name]) for name, zero in patterns_of[0].items())
+    return len(patterns_of[0])
+
+
+def test_inputs_are_measured_without_dropout_and_the_model_goes_on_with_it(masked_lm, engine):
+    calibration = Calibration(sample=token_batch, batches=2, engine=engine)
+    prune = partial(second_order.prune, calibration=calibration, sparsity=0.6)
+    assert check_dropout_is_off(masked_lm, r"^encoder\.", prune) == 12
